@@ -1,0 +1,1 @@
+//! pollux-block-target
