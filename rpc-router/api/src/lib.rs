@@ -1,1 +1,14 @@
-//! pollux-api
+//! The contract: everything that two processes of the array must agree on, and nothing else.
+//!
+//! Identities and units, actions, ranks, errors, and the typed payloads of every service. No I/O, no clock; `no_std`
+//! with `alloc`, so that the decision cores can use it. A change here is a change of a protocol: members are added
+//! with a default, never renamed or given another meaning.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod action;
+pub mod error;
+pub mod rank;

@@ -1,0 +1,259 @@
+//! Service `router`: what the message bus itself answers.
+//!
+//! These methods are served by the router, on the connection that asks; `partner/router.status` goes to the
+//! partner's router like any other call.
+
+use crate::action::ActionId;
+use crate::id::ControllerId;
+use crate::rank::Rank;
+use alloc::{string::String, vec::Vec};
+use serde::{Deserialize, Serialize};
+
+/// Name of the service.
+pub const SERVICE: &str = "router";
+/// `router.register`: [`Register`] -> [`Registered`]: this connection is a service from now on.
+pub const REGISTER: &str = "router.register";
+/// `router.unregister`: no parameters -> `null`: no further calls come; those that run may be answered.
+pub const UNREGISTER: &str = "router.unregister";
+/// `router.subscribe`: [`Subscribe`] -> [`Subscribed`].
+pub const SUBSCRIBE: &str = "router.subscribe";
+/// `router.unsubscribe`: [`Subscribe`] -> [`Subscribed`].
+pub const UNSUBSCRIBE: &str = "router.unsubscribe";
+/// `router.publish`: notification, [`Publish`]. Only a service may publish, on topics that begin with its name.
+pub const PUBLISH: &str = "router.publish";
+/// Notification that a subscriber receives: [`Event`].
+pub const EVENT: &str = "router.event";
+/// `router.status`: no parameters -> [`Status`].
+pub const STATUS: &str = "router.status";
+/// `router.trace`: [`Trace`] -> [`TraceReport`].
+pub const TRACE: &str = "router.trace";
+
+/// Longest message in bytes, in either direction, its newline included.
+pub const MAX_MESSAGE: usize = 1 << 20;
+/// Deepest nesting of arrays and objects.
+pub const MAX_DEPTH: usize = 64;
+/// Deadline of a request that names none, ms.
+pub const DEFAULT_DEADLINE_MS: u64 = 30_000;
+/// Longest deadline, ms; a longer one is shortened to this.
+pub const MAX_DEADLINE_MS: u64 = 600_000;
+
+/// A method that a service offers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Method {
+    /// Full name, `pool.import`.
+    pub name: String,
+    /// Doing it twice is the same as doing it once.
+    pub idempotent: bool,
+    /// The same service on the partner may call it.
+    #[serde(default)]
+    pub peer: bool,
+    /// It takes notifications: no answer is expected and any rank may send.
+    #[serde(default)]
+    pub notification: bool,
+}
+
+/// Parameters of [`REGISTER`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Register {
+    /// Unique on the controller; every method begins with it and a dot.
+    pub name: String,
+    /// Version of the program.
+    pub version: String,
+    /// Place in the order of calls.
+    pub rank: Rank,
+    /// What it offers.
+    pub methods: Vec<Method>,
+}
+
+/// Answer to [`REGISTER`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The controller that this router belongs to.
+    pub controller: ControllerId,
+    /// Version of the router.
+    pub version: String,
+}
+
+/// Parameters of [`SUBSCRIBE`] and [`UNSUBSCRIBE`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscribe {
+    /// `config.changed` for this controller's topic, `partner/config.changed` for the partner's.
+    pub topics: Vec<String>,
+}
+
+/// Answer to [`SUBSCRIBE`] and [`UNSUBSCRIBE`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscribed {
+    /// All topics that this connection now has.
+    pub topics: Vec<String>,
+}
+
+/// Parameters of [`PUBLISH`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Publish<P> {
+    /// Topic, `config.changed`.
+    pub topic: String,
+    /// What happened.
+    pub payload: P,
+}
+
+/// Parameters of [`EVENT`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Event<P> {
+    /// Topic as it was subscribed to.
+    pub topic: String,
+    /// Where it was published.
+    pub controller: ControllerId,
+    /// Number of events that the router has taken on this topic; starts again at 1 with the router. A hole says
+    /// that events were dropped because the subscriber's queue was full.
+    pub sequence: u64,
+    /// What happened.
+    pub payload: P,
+}
+
+/// Answer to [`STATUS`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The controller that answers.
+    pub controller: ControllerId,
+    /// Version of the router.
+    pub version: String,
+    /// Since when the router runs, ms of Unix time.
+    pub started_unix_ms: u64,
+    /// Services that are registered now, in order of their names.
+    pub services: Vec<ServiceInfo>,
+    /// The link to the partner's router.
+    pub link: Link,
+    /// Counters since the router started.
+    pub counters: Counters,
+}
+
+/// A registered service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceInfo {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its rank.
+    pub rank: Rank,
+    /// Process, from the socket's peer credentials; 0 if it lives in another process namespace.
+    pub pid: i32,
+    /// Its methods.
+    pub methods: Vec<String>,
+    /// Calls that it has not answered yet.
+    pub pending: u64,
+    /// Since when, ms of Unix time.
+    pub since_unix_ms: u64,
+}
+
+/// State of the link between the routers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Both routers know each other and messages flow.
+    pub up: bool,
+    /// Since when it is so, ms of Unix time.
+    pub since_unix_ms: u64,
+    /// Address of the partner's router.
+    pub partner: String,
+    /// Version of the partner's router, once it has said it.
+    pub version: Option<String>,
+    /// Why it is down.
+    pub problem: Option<String>,
+}
+
+/// What a router counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Requests taken.
+    pub requests: u64,
+    /// Notifications taken.
+    pub notifications: u64,
+    /// Answers delivered.
+    pub answers: u64,
+    /// Answers with an unknown or an outdated id, dropped.
+    pub late_answers: u64,
+    /// Refusals because a queue was full.
+    pub overloaded: u64,
+    /// Notifications and events dropped because a queue was full.
+    pub dropped: u64,
+    /// Messages that were no JSON-RPC.
+    pub malformed: u64,
+    /// Trace records that the journal could not take in time.
+    pub trace_dropped: u64,
+}
+
+/// Parameters of [`TRACE`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace {
+    /// The action to begin with; without it, the newest roots.
+    #[serde(default)]
+    pub action_id: Option<ActionId>,
+    /// At most so many records; 1000 if not said.
+    #[serde(default)]
+    pub limit: Option<u32>,
+    /// Do not ask the partner.
+    #[serde(default)]
+    pub local: bool,
+}
+
+/// Answer to [`TRACE`]: every message under an action, from the routers that could be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceReport {
+    /// In order of time; the tree is in `parent`.
+    pub records: Vec<TraceRecord>,
+    /// Controllers whose records are in here.
+    pub seen: Vec<ControllerId>,
+    /// Controllers that could not be asked, and why.
+    pub missing: Vec<Missing>,
+    /// There were more records than the limit.
+    pub truncated: bool,
+}
+
+/// A controller that did not tell what it saw.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// The controller.
+    pub controller: ControllerId,
+    /// Why.
+    pub why: String,
+}
+
+/// One message as a router saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceRecord {
+    /// Its action.
+    pub action_id: ActionId,
+    /// The action in whose course it was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ActionId>,
+    /// The router that saw it.
+    pub at: ControllerId,
+    /// Method, without the controller.
+    pub method: String,
+    /// Sender: `a/heartbeat`, or `a/shell` for a caller that is no service.
+    pub from: String,
+    /// Receiver: `b/pool`.
+    pub to: String,
+    /// When it came, µs of Unix time on the clock of `at`.
+    pub start_unix_us: u64,
+    /// Time until it was answered, µs; none for a notification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_us: Option<u64>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How a message ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Answered with a result.
+    Done,
+    /// Answered with the error of this name.
+    Error(String),
+    /// A notification: nobody knows.
+    Sent,
+    /// Not answered yet.
+    Pending,
+}
