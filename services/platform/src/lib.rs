@@ -1,1 +1,2 @@
 //! pollux-platform
+pub mod lease;
