@@ -10,5 +10,14 @@
 extern crate alloc;
 
 pub mod action;
+pub mod address;
+pub mod alua;
+pub mod chassis;
+pub mod config;
 pub mod error;
+pub mod heartbeat;
+pub mod id;
+pub mod pool;
 pub mod rank;
+pub mod target;
+pub mod router;

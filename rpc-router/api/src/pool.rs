@@ -1,0 +1,241 @@
+//! Service `pool`: what a pool manager is asked to do, and what it reports.
+//!
+//! A pool is imported by exactly one controller. Heartbeat decides which; the pool manager obeys, but
+//! only with exclusion taken on the disks themselves: [`Take`] registers the new owner's key on every
+//! member disk, preempts (and aborts) whoever was there, and reads keys and reservation back. `import`
+//! succeeds only in the process that holds that proof.
+//!
+//! Order of a take: `pool.take` -> `pool.import`. Order of a release: `pool.export`.
+
+use crate::id::{ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId, VolumeId};
+use alloc::{string::String, vec::Vec};
+use serde::{Deserialize, Serialize};
+
+/// Name under which the pool manager registers.
+pub const SERVICE: &str = "pool";
+/// `pool.take`: [`Take`] -> [`Taken`]. Idempotent for one key.
+pub const TAKE: &str = "pool.take";
+/// `pool.import`: [`Import`] -> [`Imported`]. Idempotent for one key.
+pub const IMPORT: &str = "pool.import";
+/// `pool.export`: [`Export`] -> [`Exported`]: flush, stop serving volumes, unregister. Idempotent.
+pub const EXPORT: &str = "pool.export";
+/// `pool.stop`: [`Export`] -> [`Exported`]: stop at once without touching the disks (they may be another's).
+pub const STOP: &str = "pool.stop";
+/// `pool.status`: no parameters -> [`Status`].
+pub const STATUS: &str = "pool.status";
+/// `pool.resync`: [`Resync`] -> [`PoolHealth`]: bring a returned or replaced leg back, with progress in the status.
+pub const RESYNC: &str = "pool.resync";
+/// Topic on which [`PoolEvent`] is published; heartbeat also gets it as notification `heartbeat.pool_event`.
+pub const EVENTS: &str = "pool.events";
+
+/// The key of a persistent reservation: who, in which epoch, under which claim. Never constant, so that a
+/// stale fencer cannot preempt a later owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ReservationKey {
+    /// The controller that holds the pool.
+    pub controller: ControllerId,
+    /// The epoch in which it took the pool.
+    pub epoch: Epoch,
+    /// The generation of its claim.
+    pub generation: Generation,
+}
+
+/// Take exclusion of a pool: register `key` on every member disk, preempt and abort every other key, read back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Take {
+    /// The pool.
+    pub pool: PoolId,
+    /// Member disks as the configuration lists them; the labels on the disks decide where they are readable.
+    pub disks: Vec<DiskIndex>,
+    /// The key under which the pool will be held.
+    pub key: ReservationKey,
+    /// The controller that is being fenced, if any; none for the first import of a new pool.
+    pub victim: Option<ControllerId>,
+}
+
+/// Exclusion was taken and read back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// The key that now stands alone on every fenced disk.
+    pub key: ReservationKey,
+    /// Disks on which the key was read back alone.
+    pub fenced: Vec<DiskIndex>,
+    /// Disks that could not be fenced. Confirmed only when `confirmed`.
+    pub unfenced: Vec<DiskIndex>,
+    /// Every disk is fenced but those that the pool's own metadata on fenced disks already calls failed.
+    pub confirmed: bool,
+}
+
+/// Import a pool under a key whose exclusion this process has taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Import {
+    /// The pool.
+    pub pool: PoolId,
+    /// Its name, for labels and messages.
+    pub name: String,
+    /// Member disks as the configuration lists them.
+    pub disks: Vec<DiskIndex>,
+    /// The key given to `pool.take`.
+    pub key: ReservationKey,
+    /// The configuration says that the pool was never ready: blank disks may be labelled. Otherwise a
+    /// missing label is damage, never a reason to create.
+    pub create: bool,
+    /// Stands in for reservations that could not be confirmed: the previous owner's incarnation was
+    /// reported off after the epoch was chosen.
+    pub power_off: Option<PowerOff>,
+}
+
+/// The previous owner was reported off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PowerOff {
+    /// Whose power.
+    pub controller: ControllerId,
+    /// The incarnation that was running.
+    pub incarnation: Incarnation,
+    /// The epoch under which the report was gathered.
+    pub epoch: Epoch,
+}
+
+/// A pool is imported and its volumes are served at `run/volumes/<volume>.sock`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// The pool.
+    pub pool: PoolId,
+    /// Bytes that volumes can use.
+    pub capacity_bytes: u64,
+    /// Volumes that are served.
+    pub volumes: Vec<VolumeId>,
+    /// State of each leg.
+    pub health: PoolHealth,
+}
+
+/// Give a pool up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Export {
+    /// The pool.
+    pub pool: PoolId,
+}
+
+/// The pool is no longer used by this controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exported {
+    /// The pool.
+    pub pool: PoolId,
+    /// It had been imported (false: there was nothing to do).
+    pub was_imported: bool,
+}
+
+/// Bring one leg back into its mirror.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resync {
+    /// The pool.
+    pub pool: PoolId,
+    /// The disk to copy to.
+    pub disk: DiskIndex,
+}
+
+/// Health of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolHealth {
+    /// One line per member disk.
+    pub legs: Vec<Leg>,
+}
+
+/// One member disk of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leg {
+    /// The disk.
+    pub disk: DiskIndex,
+    /// Its state.
+    pub state: LegState,
+    /// Share of a resync that is done, 0..=100, while it runs.
+    pub resync_percent: Option<u8>,
+}
+
+/// State of a member disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LegState {
+    /// Holds every acknowledged write.
+    InSync,
+    /// Is being copied to; not read.
+    Resyncing,
+    /// Recorded as failed in the labels of the other legs; neither read nor written.
+    Failed,
+}
+
+/// What this controller has imported, and what it sees on the disks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Pools imported here.
+    pub imported: Vec<ImportedPool>,
+    /// Pools whose labels were found, imported here or not.
+    pub seen: Vec<SeenPool>,
+}
+
+/// A pool that is imported here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportedPool {
+    /// The pool.
+    pub pool: PoolId,
+    /// Its name.
+    pub name: String,
+    /// The key under which it is held.
+    pub key: ReservationKey,
+    /// Bytes that volumes can use, and how many they use.
+    pub capacity_bytes: u64,
+    /// Bytes given to volumes.
+    pub used_bytes: u64,
+    /// State of each leg.
+    pub health: PoolHealth,
+    /// Volumes that are served.
+    pub volumes: Vec<VolumeId>,
+}
+
+/// A pool whose label was read on at least one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenPool {
+    /// The pool.
+    pub pool: PoolId,
+    /// Its name.
+    pub name: String,
+    /// Disks on which a valid label was read.
+    pub disks: Vec<DiskIndex>,
+    /// Whose key the disks carry; none where no reservation is held or the key is not of this array.
+    pub holder: Option<ReservationKey>,
+}
+
+/// Something happened to a pool that heartbeat must know at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum PoolEvent {
+    /// A readable wrong key, or a reservation conflict, on a disk of an imported pool: the pool has been
+    /// stopped here already.
+    ExclusionLost {
+        /// The pool.
+        pool: PoolId,
+        /// The disk on which it was seen.
+        disk: DiskIndex,
+        /// The key that stands there instead, where it is one of this array's.
+        holder: Option<ReservationKey>,
+    },
+    /// No in-sync leg can be written: the pool is suspended, its commands are held.
+    Suspended {
+        /// The pool.
+        pool: PoolId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A suspended pool serves again.
+    Resumed {
+        /// The pool.
+        pool: PoolId,
+    },
+    /// A leg failed or came back.
+    Health {
+        /// The pool.
+        pool: PoolId,
+        /// State of each leg.
+        health: PoolHealth,
+    },
+}

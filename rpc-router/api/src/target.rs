@@ -1,0 +1,159 @@
+//! Service `target`: how volumes are published to hosts.
+//!
+//! Volumes, hosts and mappings come from the configuration (the target watches it) and are published on both
+//! controllers for ever; what changes is only the *backing* of a pool's volumes and the access state that the
+//! port groups report. A flip is one call: hold commands, switch the backing, set the states, raise the unit
+//! attention, let the commands go.
+
+use crate::id::{ControllerId, Epoch, Generation, PoolId, VolumeId};
+use alloc::{string::String, vec::Vec};
+use serde::{Deserialize, Serialize};
+
+/// Name under which the block target registers.
+pub const SERVICE: &str = "target";
+/// `target.publish`: [`Publish`] -> [`Published`]: open the local volumes of a pool that has just been imported,
+/// and say which answer. Hosts notice nothing yet.
+pub const PUBLISH: &str = "target.publish";
+/// `target.hold`: [`Hold`] -> [`Held`]: hold the commands of a pool's volumes and wait until none is in flight.
+pub const HOLD: &str = "target.hold";
+/// `target.flip`: [`Flip`] -> [`Flipped`]. Idempotent for one (epoch, generation, backing, access).
+pub const FLIP: &str = "target.flip";
+/// `target.status`: no parameters -> [`Status`].
+pub const STATUS: &str = "target.status";
+
+/// Access state of a target port group (SPC-4, asymmetric access states).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// Active/optimized (0h): the owner.
+    Optimized,
+    /// Active/non-optimized (1h): served by forwarding to the owner.
+    NonOptimized,
+    /// Unavailable (3h): this controller cannot reach the owner.
+    Unavailable,
+    /// Transitioning (Fh): a flip is under way; commands are held.
+    Transitioning,
+}
+
+/// Where the commands of a pool's volumes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backing {
+    /// To the pool, imported on this controller.
+    Local,
+    /// To the partner, over the interconnect.
+    Partner,
+    /// Nowhere: commands are held (within the bound of a hold, then answered with a retryable status).
+    None,
+}
+
+/// Open the volumes of an imported pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publish {
+    /// The pool.
+    pub pool: PoolId,
+    /// The claim under which it is imported.
+    pub generation: Generation,
+}
+
+/// The volumes of a pool answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// Volumes that answer.
+    pub volumes: Vec<VolumeId>,
+    /// Volumes in the configuration that do not answer, with the reason.
+    pub failed: Vec<(VolumeId, String)>,
+}
+
+/// Hold the commands of a pool's volumes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The pool.
+    pub pool: PoolId,
+    /// How long to wait for commands in flight, ms, before answering `deadline`.
+    pub drain_ms: u64,
+}
+
+/// Commands are held; none is in flight below the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Commands that wait.
+    pub waiting: u64,
+}
+
+/// Switch a pool's volumes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flip {
+    /// The pool.
+    pub pool: PoolId,
+    /// Epoch of the claim; a flip of a lower (epoch, generation) than the present one is refused as stale.
+    pub epoch: Epoch,
+    /// Generation of the claim.
+    pub generation: Generation,
+    /// Where commands go from now on.
+    pub backing: Backing,
+    /// Access state of controller a's port group, as both ports report it.
+    pub access_a: Access,
+    /// Access state of controller b's port group.
+    pub access_b: Access,
+}
+
+/// The flip is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flipped {
+    /// Something changed (false: it was so already).
+    pub changed: bool,
+    /// Sessions that got a unit attention.
+    pub sessions: u64,
+    /// Commands that had been held and were let go.
+    pub released: u64,
+}
+
+/// What the target serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The controller that answers.
+    pub controller: ControllerId,
+    /// Portal on which hosts log in, `address:port`.
+    pub portal: String,
+    /// Name of the target.
+    pub iqn: String,
+    /// Replies leave only under a lease; whether it is fresh now.
+    pub lease_fresh: bool,
+    /// Host sessions.
+    pub sessions: Vec<Session>,
+    /// One line per pool.
+    pub pools: Vec<PoolPaths>,
+}
+
+/// One host session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// IQN of the initiator.
+    pub initiator: String,
+    /// Its address.
+    pub peer: String,
+    /// Commands in flight.
+    pub in_flight: u64,
+}
+
+/// Paths of one pool's volumes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolPaths {
+    /// The pool.
+    pub pool: PoolId,
+    /// Epoch and generation of the last flip.
+    pub epoch: Epoch,
+    /// Generation of the last flip.
+    pub generation: Generation,
+    /// Where commands go.
+    pub backing: Backing,
+    /// Access state of a's port group.
+    pub access_a: Access,
+    /// Access state of b's port group.
+    pub access_b: Access,
+    /// Commands that are held now.
+    pub held: u64,
+    /// Volumes that are published.
+    pub volumes: Vec<VolumeId>,
+}
