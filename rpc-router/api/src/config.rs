@@ -1,0 +1,863 @@
+//! Service `config`: the configuration of the array.
+//!
+//! Think of a ledger that two clerks keep, each in a book of their own. Only one of them, the *sequencer* (the
+//! lowest member of the current epoch), may number a line; a line counts once it stands in both books, or once
+//! the epoch's record says that the clerk is alone. Tables are what one gets by reading the ledger from the
+//! first line to the last.
+//!
+//! * [`CHANGE`] may be asked of either controller; it is carried to the sequencer.
+//! * Every row has an identity for life; names are for people and may be used wherever a request refers to
+//!   another resource ([`Op`]), rows ([`Resource`]) refer by identity.
+//! * Readers [`WATCH`]: a long poll that hands over every change once and in order, or a snapshot after a gap.
+//!   They fold it into [`Tables`] with [`Tables::apply`] and bring the world to it; they keep no truth of their
+//!   own. What is not yet acknowledged is never shown.
+//! * Who owns a pool is *not* here: that is in the claims on the quorum disks. `home` is only where it belongs.
+
+use crate::action::ActionId;
+use crate::id::{BadId, ControllerId, DiskIndex, Epoch, Incarnation, PoolId, VolumeId};
+use alloc::{collections::BTreeMap, string::String, vec::Vec};
+use core::{fmt, str::FromStr};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Name under which it registers.
+pub const SERVICE: &str = "config";
+/// `config.change`: [`Change`] -> [`Changed`]. Idempotent by action_id. Refusals
+/// ([`crate::error::Code`]): `invalid_params` with every problem, `config_locked`, `in_doubt` (ask again under the
+/// same action_id), `conflict` (`expected_index`, or an action_id that belongs to another change), `failed` (the
+/// database).
+pub const CHANGE: &str = "config.change";
+/// `config.show`: no parameters -> [`Snapshot`] of everything that is acknowledged.
+pub const SHOW: &str = "config.show";
+/// `config.list`: [`List`] -> [`Listing`].
+pub const LIST: &str = "config.list";
+/// `config.get`: [`Get`] -> [`Resource`].
+pub const GET: &str = "config.get";
+/// `config.log`: [`LogQuery`] -> `Vec<`[`LogEntry`]`>`, oldest first.
+pub const LOG: &str = "config.log";
+/// `config.watch`: [`Watch`] -> [`Watched`]: a long poll.
+pub const WATCH: &str = "config.watch";
+/// `config.status`: no parameters -> [`Status`].
+pub const STATUS: &str = "config.status";
+/// `config.verify`: no parameters -> [`Verified`]: hash chain, tables against the log, the database's own check.
+pub const VERIFY: &str = "config.verify";
+/// `config.aside`: no parameters -> `Vec<`[`AsideEntry`]`>`: entries that lost their place when a fork was mended.
+pub const ASIDE: &str = "config.aside";
+
+/// `config.set_epoch`: [`SetEpoch`] -> [`Status`]. From heartbeat, at each decision and after each connect.
+pub const SET_EPOCH: &str = "config.set_epoch";
+/// `config.freeze`: [`Freeze`] -> [`Status`]; answered when nothing is on its way to the disk any more.
+pub const FREEZE: &str = "config.freeze";
+/// `config.unfreeze`: [`Unfreeze`] -> [`Status`]: what it was frozen for was given up *before* it was proposed.
+pub const UNFREEZE: &str = "config.unfreeze";
+/// `config.catch_up`: no parameters -> [`CaughtUp`]. On the joiner: copy the partner's history.
+pub const CATCH_UP: &str = "config.catch_up";
+
+/// `config.sync` (peer): [`Sync`] -> [`SyncReply`]: the sequencer begins a session.
+pub const SYNC: &str = "config.sync";
+/// `config.append` (peer): [`Append`] -> [`AppendReply`]: persist what the sequencer numbered.
+pub const APPEND: &str = "config.append";
+/// `config.fetch` (peer): [`Fetch`] -> [`Fetched`]: a piece of history.
+pub const FETCH: &str = "config.fetch";
+
+/// Version of the encoding of [`LogEntry`]; part of what the hash covers.
+pub const FORMAT: u16 = 1;
+/// Sizes of volumes are multiples of it (bytes).
+pub const VOLUME_BLOCK: u64 = 4096;
+/// Smallest volume (bytes).
+pub const VOLUME_MIN: u64 = 1 << 20;
+/// Largest LUN number (single-level peripheral addressing, SAM-5 4.7.7.2).
+pub const LUN_MAX: u16 = 255;
+/// Longest name of a resource (bytes).
+pub const NAME_MAX: usize = 63;
+
+/// Fixed bytes that are written as hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hex<const N: usize>(pub [u8; N]);
+
+impl<const N: usize> Default for Hex<N> {
+    fn default() -> Self {
+        Self([0; N])
+    }
+}
+
+impl<const N: usize> fmt::Display for Hex<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl<const N: usize> fmt::Debug for Hex<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<const N: usize> FromStr for Hex<N> {
+    type Err = BadId;
+
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        let bad = || BadId {
+            what: "hexadecimal number",
+            given: text.into(),
+            right: "two digits for each byte",
+        };
+        let mut bytes = [0_u8; N];
+        if text.len() != 2 * N {
+            return Err(bad());
+        }
+        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digit = |c: u8| {
+                char::from(c)
+                    .to_digit(16)
+                    .and_then(|digit| u8::try_from(digit).ok())
+            };
+            *byte = digit(pair[0])
+                .zip(digit(pair[1]))
+                .map(|(high, low)| high << 4 | low)
+                .ok_or_else(bad)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl<const N: usize> Serialize for Hex<N> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+/// Hash of the log up to some entry (BLAKE3); zero: of the empty log.
+pub type LogHash = Hex<32>;
+
+macro_rules! row_id {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Hex<16>);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    )*};
+}
+
+row_id! {
+    /// Identity of a host.
+    HostId;
+    /// Identity of a mapping.
+    MappingId;
+    /// Identity of a floating address.
+    AddressId;
+}
+
+/// What a pool is for; decides which backend keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Latency.
+    Fast,
+    /// Capacity.
+    Ordinary,
+}
+
+/// How a pool survives the loss of disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Redundancy {
+    /// One disk; its loss is the loss of the pool.
+    Single,
+    /// Every disk holds everything.
+    Mirror,
+}
+
+/// A pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Pool {
+    /// Its identity.
+    pub id: PoolId,
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub class: Class,
+    /// Where it belongs.
+    pub home: ControllerId,
+    /// How it survives the loss of disks.
+    pub redundancy: Redundancy,
+    /// Member disks, ascending.
+    pub disks: Vec<DiskIndex>,
+    /// Space, reported by the pool manager when it has labelled the disks ([`Op::PoolReady`]). None: the pool
+    /// was never imported, blank disks may be labelled and no volume can be made.
+    pub ready: Option<PoolSpace>,
+}
+
+/// Space of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PoolSpace {
+    /// Bytes that volumes can use.
+    pub capacity_bytes: u64,
+    /// Volumes take space in multiples of it.
+    pub extent_bytes: u64,
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its identity.
+    pub id: VolumeId,
+    /// Its name.
+    pub name: String,
+    /// The pool it is on.
+    pub pool: PoolId,
+    /// Size in bytes, a multiple of [`VOLUME_BLOCK`].
+    pub size_bytes: u64,
+    /// Unit serial number that hosts see on both controllers (16 hexadecimal digits).
+    pub serial: String,
+}
+
+/// A host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Host {
+    /// Its identity.
+    pub id: HostId,
+    /// Its name.
+    pub name: String,
+    /// Names of its initiators, ascending; each belongs to one host only.
+    pub iqns: Vec<String>,
+}
+
+/// A volume shown to a host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Mapping {
+    /// Its identity.
+    pub id: MappingId,
+    /// The volume.
+    pub volume: VolumeId,
+    /// The host that sees it.
+    pub host: HostId,
+    /// The number under which the host sees it.
+    pub lun: u16,
+}
+
+/// A floating address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Address {
+    /// Its identity.
+    pub id: AddressId,
+    /// The pool with which it moves.
+    pub pool: PoolId,
+    /// Address with prefix length, in canonical spelling: `10.78.0.50/24`, `fd00::50/64`.
+    pub cidr: String,
+}
+
+/// Kind of a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// [`Pool`].
+    Pool,
+    /// [`Volume`].
+    Volume,
+    /// [`Host`].
+    Host,
+    /// [`Mapping`].
+    Mapping,
+    /// [`Address`].
+    Address,
+}
+
+impl Kind {
+    /// The word for it, as it stands in messages and paths.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pool => "pool",
+            Self::Volume => "volume",
+            Self::Host => "host",
+            Self::Mapping => "mapping",
+            Self::Address => "address",
+        }
+    }
+}
+
+/// One row of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Resource {
+    /// A pool.
+    Pool(Pool),
+    /// A volume.
+    Volume(Volume),
+    /// A host.
+    Host(Host),
+    /// A mapping.
+    Mapping(Mapping),
+    /// A floating address.
+    Address(Address),
+}
+
+/// Names one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "id", rename_all = "snake_case")]
+pub enum Key {
+    /// A pool.
+    Pool(PoolId),
+    /// A volume.
+    Volume(VolumeId),
+    /// A host.
+    Host(HostId),
+    /// A mapping.
+    Mapping(MappingId),
+    /// A floating address.
+    Address(AddressId),
+}
+
+impl Key {
+    /// Kind of the row.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Pool(_) => Kind::Pool,
+            Self::Volume(_) => Kind::Volume,
+            Self::Host(_) => Kind::Host,
+            Self::Mapping(_) => Kind::Mapping,
+            Self::Address(_) => Kind::Address,
+        }
+    }
+}
+
+impl Resource {
+    /// The key of this row.
+    #[must_use]
+    pub const fn key(&self) -> Key {
+        match self {
+            Self::Pool(row) => Key::Pool(row.id),
+            Self::Volume(row) => Key::Volume(row.id),
+            Self::Host(row) => Key::Host(row.id),
+            Self::Mapping(row) => Key::Mapping(row.id),
+            Self::Address(row) => Key::Address(row.id),
+        }
+    }
+}
+
+/// The effect of a change on one row: deterministic, the same on both controllers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowOp {
+    /// The row is now this (new or replaced).
+    Put(Resource),
+    /// The row is gone.
+    Delete(Key),
+}
+
+/// The configuration: what the log says when it is read from its first entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Tables {
+    /// Pools.
+    pub pools: BTreeMap<PoolId, Pool>,
+    /// Volumes.
+    pub volumes: BTreeMap<VolumeId, Volume>,
+    /// Hosts.
+    pub hosts: BTreeMap<HostId, Host>,
+    /// Mappings.
+    pub mappings: BTreeMap<MappingId, Mapping>,
+    /// Floating addresses.
+    pub addresses: BTreeMap<AddressId, Address>,
+}
+
+impl Tables {
+    /// Fold one row operation in.
+    pub fn apply(&mut self, op: &RowOp) {
+        match op {
+            RowOp::Put(Resource::Pool(row)) => drop(self.pools.insert(row.id, row.clone())),
+            RowOp::Put(Resource::Volume(row)) => drop(self.volumes.insert(row.id, row.clone())),
+            RowOp::Put(Resource::Host(row)) => drop(self.hosts.insert(row.id, row.clone())),
+            RowOp::Put(Resource::Mapping(row)) => drop(self.mappings.insert(row.id, row.clone())),
+            RowOp::Put(Resource::Address(row)) => drop(self.addresses.insert(row.id, row.clone())),
+            RowOp::Delete(Key::Pool(id)) => drop(self.pools.remove(id)),
+            RowOp::Delete(Key::Volume(id)) => drop(self.volumes.remove(id)),
+            RowOp::Delete(Key::Host(id)) => drop(self.hosts.remove(id)),
+            RowOp::Delete(Key::Mapping(id)) => drop(self.mappings.remove(id)),
+            RowOp::Delete(Key::Address(id)) => drop(self.addresses.remove(id)),
+        }
+    }
+
+    /// Every row, kind by kind, each in the order of its identity.
+    pub fn rows(&self) -> impl Iterator<Item = Resource> + '_ {
+        let pools = self.pools.values().cloned().map(Resource::Pool);
+        let volumes = self.volumes.values().cloned().map(Resource::Volume);
+        let hosts = self.hosts.values().cloned().map(Resource::Host);
+        let mappings = self.mappings.values().cloned().map(Resource::Mapping);
+        let addresses = self.addresses.values().cloned().map(Resource::Address);
+        pools.chain(volumes).chain(hosts).chain(mappings).chain(addresses)
+    }
+
+    /// Bytes that the volumes of a pool take from it, each rounded up to whole extents.
+    #[must_use]
+    pub fn used_bytes(&self, pool: PoolId) -> u64 {
+        let extent = self
+            .pools
+            .get(&pool)
+            .and_then(|pool| pool.ready)
+            .map_or(1, |space| space.extent_bytes.max(1));
+        let of_pool = self.volumes.values().filter(|volume| volume.pool == pool);
+        of_pool.fold(0, |sum, volume| {
+            sum.saturating_add(volume.size_bytes.div_ceil(extent).saturating_mul(extent))
+        })
+    }
+}
+
+/// One deed of a change. Where a field names another resource it takes its name or its identity.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Op {
+    /// Make a pool.
+    CreatePool {
+        /// Its name.
+        name: String,
+        /// What it is for.
+        class: Class,
+        /// Where it belongs.
+        home: ControllerId,
+        /// How it survives the loss of disks.
+        redundancy: Redundancy,
+        /// Member disks.
+        disks: Vec<DiskIndex>,
+    },
+    /// From the pool manager: the disks are labelled and this is the space (again whenever it grows).
+    PoolReady {
+        /// The pool.
+        pool: String,
+        /// Bytes that volumes can use.
+        capacity_bytes: u64,
+        /// Volumes take space in multiples of it.
+        extent_bytes: u64,
+    },
+    /// Give a pool another home.
+    SetHome {
+        /// The pool.
+        pool: String,
+        /// Where it belongs from now on.
+        home: ControllerId,
+    },
+    /// Make a volume.
+    CreateVolume {
+        /// Its name.
+        name: String,
+        /// The pool to make it on.
+        pool: String,
+        /// Size in bytes.
+        size_bytes: u64,
+    },
+    /// Grow a volume.
+    ResizeVolume {
+        /// The volume.
+        volume: String,
+        /// New size in bytes, not below the present one.
+        size_bytes: u64,
+    },
+    /// Make a host.
+    CreateHost {
+        /// Its name.
+        name: String,
+        /// Names of its initiators.
+        iqns: Vec<String>,
+    },
+    /// Replace the names of a host's initiators.
+    SetIqns {
+        /// The host.
+        host: String,
+        /// Names of its initiators.
+        iqns: Vec<String>,
+    },
+    /// Show a volume to a host.
+    Map {
+        /// The volume.
+        volume: String,
+        /// The host.
+        host: String,
+        /// The number; none: the lowest that is free at that host.
+        #[serde(default)]
+        lun: Option<u16>,
+    },
+    /// Show a volume to a host no longer.
+    Unmap {
+        /// The volume.
+        volume: String,
+        /// The host.
+        host: String,
+    },
+    /// Make a floating address.
+    CreateAddress {
+        /// The pool with which it moves.
+        pool: String,
+        /// Address with prefix length.
+        cidr: String,
+    },
+    /// Rename a pool, a volume or a host.
+    Rename {
+        /// Kind of the resource.
+        kind: Kind,
+        /// Its name or identity.
+        which: String,
+        /// The new name.
+        name: String,
+    },
+    /// Delete a resource to which no other refers.
+    Delete {
+        /// Kind of the resource.
+        kind: Kind,
+        /// Its name or identity; of an address also the address.
+        which: String,
+    },
+}
+
+/// Change the configuration: all of `ops`, in order, or nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// What to do. An op may refer to what an earlier one makes.
+    pub ops: Vec<Op>,
+    /// Refuse (`conflict`) unless the last change has this index.
+    #[serde(default)]
+    pub expected_index: Option<u64>,
+    /// Validate and say what would happen; change nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// A change that is durable on every member of the epoch (or was only tried, for a dry run).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Its index; of a dry run the index before.
+    pub index: u64,
+    /// Hash of the log up to it.
+    pub hash: LogHash,
+    /// The effect, row by row: identities that were given stand in it.
+    pub rows: Vec<RowOp>,
+    /// Durable on one controller only, because the epoch says that it is alone.
+    pub alone: bool,
+}
+
+/// Rows of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List {
+    /// Which kind.
+    pub kind: Kind,
+}
+
+/// Rows of one kind, and how new they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// Whose view this is.
+    pub controller: ControllerId,
+    /// Index of the last acknowledged change that it contains.
+    pub as_of: u64,
+    /// The rows.
+    pub rows: Vec<Resource>,
+}
+
+/// One row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Get {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name or identity.
+    pub which: String,
+}
+
+/// Everything that is acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Whose view this is.
+    pub controller: ControllerId,
+    /// Index of the last change that it contains.
+    pub as_of: u64,
+    /// Hash of the log up to it.
+    pub hash: LogHash,
+    /// The rows.
+    pub tables: Tables,
+}
+
+/// A line of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Its number: the first is 1.
+    pub index: u64,
+    /// The epoch in which it was appended.
+    pub epoch: Epoch,
+    /// Session of the sequencer that appended it.
+    pub session: u64,
+    /// The action that asked for it.
+    pub action_id: ActionId,
+    /// Digest of what was asked, so that an action_id is not used for two things.
+    pub request: LogHash,
+    /// Its effect, row by row.
+    pub rows: Vec<RowOp>,
+    /// Version of the encoding.
+    pub format: u16,
+    /// Hash of the entry before (zero before the first).
+    pub previous: LogHash,
+    /// Hash of this entry, `previous` included: of the whole history up to here.
+    pub hash: LogHash,
+}
+
+/// A piece of the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogQuery {
+    /// Entries after this index.
+    #[serde(default)]
+    pub after: u64,
+    /// At most so many; 0: no limit.
+    #[serde(default)]
+    pub limit: u32,
+}
+
+/// Wait for what comes after an index. The first call of a watcher has no `after`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// Index and hash of the last change that the watcher has; none: it has nothing.
+    #[serde(default)]
+    pub after: Option<(u64, LogHash)>,
+    /// Wait so long for news, at most 30,000 ms; 0: do not wait.
+    #[serde(default)]
+    pub wait_ms: u64,
+}
+
+/// News, at once when there is some, otherwise at the end of the wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Watched {
+    /// Acknowledged changes after the index, in order; empty: none came.
+    Changes(Vec<LogEntry>),
+    /// The watcher has nothing, is too far behind, or followed a history that lost its place: start from this.
+    Snapshot(Snapshot),
+}
+
+/// An epoch record, as far as the configuration is concerned.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// Its number.
+    pub epoch: Epoch,
+    /// Members with the incarnation under which they are members.
+    pub members: Vec<(ControllerId, Incarnation)>,
+    /// Members may change the configuration; false: sealed.
+    pub open: bool,
+    /// Length of the log that every member holds.
+    pub base_length: u64,
+    /// Hash of the log at that length.
+    pub base_hash: LogHash,
+}
+
+/// From heartbeat: this record is decided and is the highest known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetEpoch {
+    /// The record. One below the present is refused as stale; one at or above the epoch for which the log is
+    /// frozen ends the freeze.
+    pub record: EpochRecord,
+    /// Why nothing may be changed although the record would permit it: the partner is silent but alive on disk.
+    pub lock: Option<String>,
+}
+
+/// From heartbeat, before it proposes an epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freeze {
+    /// The epoch that will be proposed. Until a record of this number or above is set (or [`UNFREEZE`]) nothing
+    /// is appended, acknowledged or counted.
+    pub epoch: Epoch,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// From heartbeat: the proposal was given up before its first ballot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfreeze {
+    /// The epoch of the freeze.
+    pub epoch: Epoch,
+}
+
+/// Where the log stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whose view this is.
+    pub controller: ControllerId,
+    /// Length of the durable log.
+    pub length: u64,
+    /// Its hash.
+    pub hash: LogHash,
+    /// The part of it that is acknowledged (and shown to readers).
+    pub acknowledged_length: u64,
+    /// Hash at that length.
+    pub acknowledged_hash: LogHash,
+    /// This controller is the sequencer and its session with every member stands: it may acknowledge.
+    pub acknowledging: bool,
+    /// The epoch it goes by; none: heartbeat has not said since the start.
+    pub epoch: Option<EpochRecord>,
+    /// Session of the sequencer, as known here.
+    pub session: u64,
+    /// The sequencer of the epoch.
+    pub sequencer: Option<ControllerId>,
+    /// Why nothing can be changed now.
+    pub locked: Option<Locked>,
+    /// Nothing is appended, acknowledged or counted until this epoch is decided.
+    pub frozen: Option<Epoch>,
+    /// Both controllers held the same log up to here when they last spoke in this epoch; none: not since the start.
+    pub in_sync_as_of: Option<u64>,
+    /// Entries that lost their place when a fork was mended (`config.aside`).
+    pub aside: u64,
+    /// Some of those may have been acknowledged (they were written by a lone controller, or below its mark).
+    pub aside_acknowledged: bool,
+    /// Same epoch and index, different hashes: nothing more is done until a person has looked.
+    pub diverged: Option<Diverged>,
+}
+
+/// Why and since when nothing can be changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Locked {
+    /// Why, in words.
+    pub reason: String,
+    /// For how long, ms.
+    pub for_ms: u64,
+    /// What would clear it.
+    pub remedy: String,
+}
+
+/// Two histories that cannot both be true.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Diverged {
+    /// Epoch of both entries.
+    pub epoch: Epoch,
+    /// Index of both entries.
+    pub index: u64,
+    /// Hash here.
+    pub ours: LogHash,
+    /// Hash at the partner.
+    pub theirs: LogHash,
+}
+
+/// What the joiner has done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaughtUp {
+    /// Length of the durable log now.
+    pub length: u64,
+    /// Its hash.
+    pub hash: LogHash,
+    /// The partner was frozen and its log is this log: a join may be proposed.
+    pub equal: bool,
+    /// Entries that were copied.
+    pub copied: u64,
+    /// Own entries that were set aside.
+    pub set_aside: u64,
+}
+
+/// An entry that lost its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AsideEntry {
+    /// The entry as it was.
+    pub entry: LogEntry,
+    /// It may have been acknowledged.
+    pub acknowledged: bool,
+}
+
+/// What a check of the whole found; an empty list of problems: all is well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Entries of the log that were checked.
+    pub entries: u64,
+    /// Rows that were compared with the log.
+    pub rows: u64,
+    /// What is wrong.
+    pub problems: Vec<String>,
+}
+
+/// The sequencer begins a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Sync {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The session; above every earlier one of this epoch.
+    pub session: u64,
+    /// Length of the sequencer's durable log.
+    pub length: u64,
+    /// Its hash.
+    pub hash: LogHash,
+}
+
+/// The follower has dropped older sessions, and this is its durable log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SyncReply {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The session that it follows now.
+    pub session: u64,
+    /// The length at which it compared: the shorter of both logs.
+    pub length: u64,
+    /// The epoch of its entry there.
+    pub entry_epoch: Epoch,
+    /// Its hash there.
+    pub hash: LogHash,
+    /// Its entries beyond the sequencer's log, oldest first: the sequencer had sent them and lost them.
+    pub tail: Vec<LogEntry>,
+}
+
+/// Persist these.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Append {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The session.
+    pub session: u64,
+    /// Entries in order, without gaps; may be empty.
+    pub entries: Vec<LogEntry>,
+    /// The log up to here is durable on both: it may be shown to readers.
+    pub acknowledged: u64,
+}
+
+/// Persisted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct AppendReply {
+    /// The follower's epoch.
+    pub epoch: Epoch,
+    /// The follower's session.
+    pub session: u64,
+    /// Length of its durable log. Below the first entry: there is a gap, send from here.
+    pub length: u64,
+    /// Its own hash at that length.
+    pub hash: LogHash,
+}
+
+/// Give me history.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fetch {
+    /// Points of the asker's log, longest first; the answer starts at the first that is also the giver's.
+    pub points: Vec<(u64, LogHash)>,
+    /// At most so many entries.
+    pub limit: u32,
+}
+
+/// History.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetched {
+    /// The point from which the entries go on; zero where no point was common.
+    pub after: u64,
+    /// Entries after that point.
+    pub entries: Vec<LogEntry>,
+    /// Length of the giver's durable log.
+    pub length: u64,
+    /// Hash of the giver's log.
+    pub hash: LogHash,
+    /// How much of it is acknowledged.
+    pub acknowledged: u64,
+    /// The giver is frozen: the log will not grow until the join is decided.
+    pub frozen: bool,
+}
