@@ -1,0 +1,212 @@
+//! Logging in: who is here, on which array, at which endpoint; over TCP, the proof of the pairing key.
+//!
+//! ```text
+//! initiator                                   target
+//!   Hello   version, array, port, ..., nonce i  ->
+//!                                           <-  Hello   version, array, ..., nonce t, proof t
+//!   Auth    proof i                             ->      (only where the target has a key)
+//!                                           <-  Auth    Ok
+//! ```
+//!
+//! A proof is keyed BLAKE3 under the pairing key over a role word, both nonces and both hellos, so neither a replay
+//! nor a reflection of the other end's proof is accepted, and nothing in a hello can be altered unnoticed.
+
+use crate::frame::{FrameError, Opcode, field};
+use core::fmt;
+use uuid::Uuid;
+
+/// The version of the protocol that this build speaks.
+pub const PROTOCOL_VERSION: u16 = 1;
+/// Longest client name, bytes.
+pub const CLIENT_NAME_MAX: usize = 32;
+
+const HELLO_BYTES: usize = 112;
+const PROOF_BYTES: usize = 32;
+
+/// An initiator port, numbered like a relative target port identifier: 1 is controller a, 2 is controller b.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Port(pub u16);
+
+impl Port {
+    /// Port of controller a.
+    pub const A: Port = Port(1);
+    /// Port of controller b.
+    pub const B: Port = Port(2);
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Port::A => f.write_str("a"),
+            Port::B => f.write_str("b"),
+            Port(other) => write!(f, "port {other}"),
+        }
+    }
+}
+
+/// What the session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum Purpose {
+    /// To a disk of the shelf.
+    Disk = 1,
+    /// To a volume of a pool that is imported on the same controller.
+    Volume = 2,
+    /// To the partner's block target; each request names its volume.
+    Forward = 3,
+}
+
+/// The 32-byte pairing key of the array.
+#[derive(Clone)]
+pub struct AuthKey([u8; 32]);
+
+impl AuthKey {
+    /// From its bytes.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        AuthKey(bytes)
+    }
+
+    fn proof(&self, role: &str, initiator: &[u8], target: &[u8]) -> [u8; PROOF_BYTES] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(role.as_bytes());
+        hasher.update(initiator);
+        hasher.update(target);
+        *hasher.finalize().as_bytes()
+    }
+
+    /// Proof of the initiator, over both hellos as they travelled.
+    pub(crate) fn initiator_proof(&self, initiator: &[u8], target: &[u8]) -> [u8; PROOF_BYTES] {
+        self.proof("pollux block-frame initiator", initiator, target)
+    }
+
+    /// Proof of the target, over both hellos as they travelled.
+    pub(crate) fn target_proof(&self, initiator: &[u8], target: &[u8]) -> [u8; PROOF_BYTES] {
+        self.proof("pollux block-frame target", initiator, target)
+    }
+}
+
+impl fmt::Debug for AuthKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuthKey(..)")
+    }
+}
+
+/// Compares proofs in constant time.
+pub(crate) fn proof_matches(expected: &[u8; PROOF_BYTES], found: &[u8]) -> bool {
+    <[u8; PROOF_BYTES]>::try_from(found).is_ok_and(|found| blake3::Hash::from(*expected) == found)
+}
+
+/// What an initiator says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The array it belongs to.
+    pub array: Uuid,
+    /// The controller that speaks.
+    pub port: Port,
+    /// What the session is for.
+    pub purpose: Purpose,
+    /// Name of the program, at most [`CLIENT_NAME_MAX`] bytes; part of the session's identity.
+    pub client: String,
+    /// Epoch under which it acts; 0 where that has no meaning.
+    pub epoch: u64,
+    /// Claim generation under which it acts; 0 where that has no meaning.
+    pub generation: u64,
+}
+
+/// What a target says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// The array it belongs to.
+    pub array: Uuid,
+    /// The session that was given, unique while the server lives.
+    pub session: u64,
+    /// Largest payload that it takes, bytes.
+    pub max_payload: u32,
+    /// How many requests it takes before it stops reading.
+    pub queue_depth: u32,
+}
+
+const MALFORMED: fn(&'static str) -> FrameError = |what| FrameError::Malformed {
+    opcode: Opcode::Hello,
+    what,
+};
+
+impl Hello {
+    pub(crate) fn encode(&self, nonce: [u8; 16]) -> Vec<u8> {
+        let mut out = vec![0; HELLO_BYTES];
+        out[0..2].copy_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+        out[2..4].copy_from_slice(&(self.purpose as u16).to_le_bytes());
+        out[4..6].copy_from_slice(&self.port.0.to_le_bytes());
+        out[8..24].copy_from_slice(self.array.as_bytes());
+        out[24..40].copy_from_slice(&nonce);
+        out[40..48].copy_from_slice(&self.epoch.to_le_bytes());
+        out[48..56].copy_from_slice(&self.generation.to_le_bytes());
+        let name = &self.client.as_bytes()[..self.client.len().min(CLIENT_NAME_MAX)];
+        out[56..56 + name.len()].copy_from_slice(name);
+        out
+    }
+
+    /// Version and hello. The version stands at the same place in every version of the protocol.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<(u16, Option<Hello>), FrameError> {
+        if bytes.len() < 2 {
+            return Err(MALFORMED("shorter than its version field"));
+        }
+        let version = u16::from_le_bytes(field(bytes, 0));
+        if version != PROTOCOL_VERSION {
+            return Ok((version, None));
+        }
+        if bytes.len() != HELLO_BYTES {
+            return Err(MALFORMED("a hello of version 1 has 112 bytes"));
+        }
+        let purpose = match u16::from_le_bytes(field(bytes, 2)) {
+            1 => Purpose::Disk,
+            2 => Purpose::Volume,
+            3 => Purpose::Forward,
+            _ => return Err(MALFORMED("purpose is 1 (disk), 2 (volume) or 3 (forward)")),
+        };
+        let name: [u8; CLIENT_NAME_MAX] = field(bytes, 56);
+        let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+        let client = std::str::from_utf8(&name[..end]).map_err(|_| MALFORMED("client name is not UTF-8"))?;
+        Ok((
+            version,
+            Some(Hello {
+                array: Uuid::from_bytes(field(bytes, 8)),
+                port: Port(u16::from_le_bytes(field(bytes, 4))),
+                purpose,
+                client: client.to_owned(),
+                epoch: u64::from_le_bytes(field(bytes, 40)),
+                generation: u64::from_le_bytes(field(bytes, 48)),
+            }),
+        ))
+    }
+}
+
+impl Welcome {
+    pub(crate) fn encode(&self, nonce: [u8; 16]) -> Vec<u8> {
+        let mut out = vec![0; HELLO_BYTES];
+        out[0..2].copy_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+        out[8..24].copy_from_slice(self.array.as_bytes());
+        out[24..40].copy_from_slice(&nonce);
+        out[40..48].copy_from_slice(&self.session.to_le_bytes());
+        out[48..52].copy_from_slice(&self.max_payload.to_le_bytes());
+        out[52..56].copy_from_slice(&self.queue_depth.to_le_bytes());
+        out
+    }
+
+    /// The welcome and, where the target has a key, its proof. `raw` is what proofs cover.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<(Welcome, &[u8], Option<&[u8]>), FrameError> {
+        let proof = match bytes.len() {
+            HELLO_BYTES => None,
+            n if n == HELLO_BYTES + PROOF_BYTES => Some(&bytes[HELLO_BYTES..]),
+            _ => return Err(MALFORMED("a welcome has 112 bytes, or 144 with a proof")),
+        };
+        let raw = &bytes[..HELLO_BYTES];
+        let welcome = Welcome {
+            array: Uuid::from_bytes(field(raw, 8)),
+            session: u64::from_le_bytes(field(raw, 40)),
+            max_payload: u32::from_le_bytes(field(raw, 48)),
+            queue_depth: u32::from_le_bytes(field(raw, 52)),
+        };
+        Ok((welcome, raw, proof))
+    }
+}

@@ -1,0 +1,537 @@
+//! Requests and replies as types, and their mapping on to frames.
+
+use crate::frame::{Flags, FrameError, Header, MAX_PAYLOAD, Opcode, Status, field};
+use crate::hello::Port;
+use bytes::Bytes;
+use core::fmt;
+use uuid::Uuid;
+
+/// A reservation key as the disk sees it. Zero is "no key".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Key(pub u64);
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#018x}", self.0)
+    }
+}
+
+/// Type of a persistent reservation (SPC-4, PERSISTENT RESERVE, TYPE field).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ReservationType {
+    /// Only the holder writes; everybody reads.
+    WriteExclusive = 1,
+    /// Only the holder reads and writes.
+    ExclusiveAccess = 3,
+    /// Registered ports write; everybody reads. What fences a pool.
+    WriteExclusiveRegistrantsOnly = 5,
+    /// Registered ports read and write.
+    ExclusiveAccessRegistrantsOnly = 6,
+}
+
+impl ReservationType {
+    /// From the TYPE field.
+    pub fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            1 => Some(Self::WriteExclusive),
+            3 => Some(Self::ExclusiveAccess),
+            5 => Some(Self::WriteExclusiveRegistrantsOnly),
+            6 => Some(Self::ExclusiveAccessRegistrantsOnly),
+            _ => None,
+        }
+    }
+}
+
+/// A held reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Reservation {
+    /// Key of the holder.
+    pub key: Key,
+    /// The initiator port that holds it.
+    pub port: Port,
+    /// Its type.
+    pub kind: ReservationType,
+}
+
+/// A registered initiator port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Registrant {
+    /// The port.
+    pub port: Port,
+    /// Its key.
+    pub key: Key,
+}
+
+/// Everything that a disk knows about reservations, at one instant.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct FullStatus {
+    /// PRgeneration: grows with each register, clear and preempt.
+    pub generation: u32,
+    /// Registered ports.
+    pub registrants: Vec<Registrant>,
+    /// The reservation, if any.
+    pub reservation: Option<Reservation>,
+}
+
+/// PERSISTENT RESERVE OUT. The caller's key is the key of the I_T nexus unless said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReservationOut {
+    /// REGISTER: replaces `current` (zero: none yet) by `new` (zero: unregister).
+    Register {
+        /// The key that must be registered now.
+        current: Key,
+        /// The key to register.
+        new: Key,
+    },
+    /// REGISTER AND IGNORE EXISTING KEY.
+    RegisterAndIgnore {
+        /// The key to register; zero unregisters.
+        new: Key,
+    },
+    /// RESERVE.
+    Reserve {
+        /// The caller's key.
+        key: Key,
+        /// Type of the reservation.
+        kind: ReservationType,
+    },
+    /// RELEASE.
+    Release {
+        /// The caller's key.
+        key: Key,
+        /// Type of the reservation.
+        kind: ReservationType,
+    },
+    /// CLEAR: removes the reservation and every registration.
+    Clear {
+        /// The caller's key.
+        key: Key,
+    },
+    /// PREEMPT, or PREEMPT AND ABORT: removes the registrations with `victim`, takes over its reservation, and (with
+    /// `abort`) ends the victim's commands before it is answered.
+    Preempt {
+        /// The caller's key.
+        key: Key,
+        /// The key to remove.
+        victim: Key,
+        /// Type of the reservation.
+        kind: ReservationType,
+        /// Abort the victim's commands.
+        abort: bool,
+    },
+}
+
+/// What is asked of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Identity and geometry.
+    Info,
+    /// Read `blocks` logical blocks.
+    Read {
+        /// First block.
+        lba: u64,
+        /// How many.
+        blocks: u32,
+    },
+    /// Write; the length of `data` is a multiple of the logical block size.
+    Write {
+        /// First block.
+        lba: u64,
+        /// The data.
+        data: Bytes,
+        /// Durable before it is answered.
+        fua: bool,
+    },
+    /// Make every completed write durable.
+    Flush,
+    /// Deallocate; the blocks read as zeros afterwards.
+    Unmap {
+        /// First block.
+        lba: u64,
+        /// How many.
+        blocks: u32,
+    },
+    /// If the blocks equal `compare`, write `data`; atomic for every initiator. Both have the same length.
+    CompareAndWrite {
+        /// First block.
+        lba: u64,
+        /// What must stand there.
+        compare: Bytes,
+        /// What will stand there.
+        data: Bytes,
+        /// Durable before it is answered.
+        fua: bool,
+    },
+    /// PERSISTENT RESERVE OUT.
+    ReservationOut(ReservationOut),
+    /// PERSISTENT RESERVE IN, full status.
+    ReservationIn,
+}
+
+impl Operation {
+    /// The opcode that carries it.
+    pub fn opcode(&self) -> Opcode {
+        match self {
+            Operation::Info => Opcode::Info,
+            Operation::Read { .. } => Opcode::Read,
+            Operation::Write { .. } => Opcode::Write,
+            Operation::Flush => Opcode::Flush,
+            Operation::Unmap { .. } => Opcode::Unmap,
+            Operation::CompareAndWrite { .. } => Opcode::CompareAndWrite,
+            Operation::ReservationOut(_) => Opcode::ReservationOut,
+            Operation::ReservationIn => Opcode::ReservationIn,
+        }
+    }
+}
+
+/// One command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Which volume; nil for the endpoint itself.
+    pub volume: Uuid,
+    /// What is asked.
+    pub operation: Operation,
+}
+
+impl Request {
+    /// A command for the endpoint itself.
+    pub fn new(operation: Operation) -> Self {
+        Request {
+            volume: Uuid::nil(),
+            operation,
+        }
+    }
+
+    /// A command for one volume.
+    pub fn for_volume(volume: Uuid, operation: Operation) -> Self {
+        Request { volume, operation }
+    }
+
+    pub(crate) fn into_frame(self, tag: u64) -> (Header, Bytes) {
+        let mut header = Header::new(self.operation.opcode(), tag);
+        header.volume = *self.volume.as_bytes();
+        let mut payload = Bytes::new();
+        match self.operation {
+            Operation::Info | Operation::Flush | Operation::ReservationIn => {}
+            Operation::Read { lba, blocks } | Operation::Unmap { lba, blocks } => {
+                (header.lba, header.blocks) = (lba, blocks);
+            }
+            Operation::Write { lba, data, fua } => {
+                header.lba = lba;
+                header.flags.set(Flags::FUA, fua);
+                payload = data;
+            }
+            Operation::CompareAndWrite {
+                lba,
+                compare,
+                data,
+                fua,
+            } => {
+                header.lba = lba;
+                header.flags.set(Flags::FUA, fua);
+                // `arg` is where the second image begins; a request that mixes lengths is refused by the decoder.
+                header.arg = compare.len() as u64;
+                payload = [compare, data].concat().into();
+            }
+            Operation::ReservationOut(out) => {
+                // The service action of SPC-4 in the low byte of `blocks`, the type in the next one.
+                let (action, kind) = match out {
+                    ReservationOut::Register { current, new } => {
+                        (header.key, header.arg) = (current.0, new.0);
+                        (0, 0)
+                    }
+                    ReservationOut::Reserve { key, kind } => {
+                        header.key = key.0;
+                        (1, kind as u32)
+                    }
+                    ReservationOut::Release { key, kind } => {
+                        header.key = key.0;
+                        (2, kind as u32)
+                    }
+                    ReservationOut::Clear { key } => {
+                        header.key = key.0;
+                        (3, 0)
+                    }
+                    ReservationOut::Preempt {
+                        key,
+                        victim,
+                        kind,
+                        abort,
+                    } => {
+                        (header.key, header.arg) = (key.0, victim.0);
+                        (if abort { 5 } else { 4 }, kind as u32)
+                    }
+                    ReservationOut::RegisterAndIgnore { new } => {
+                        header.arg = new.0;
+                        (6, 0)
+                    }
+                };
+                header.blocks = action | kind << 8;
+            }
+        }
+        (header.covering(&payload), payload)
+    }
+
+    /// The request in a frame whose checksums have been verified.
+    pub fn from_frame(header: &Header, payload: Bytes) -> Result<Self, FrameError> {
+        let malformed = |what| FrameError::Malformed {
+            opcode: header.opcode,
+            what,
+        };
+        if header.is_reply() {
+            return Err(malformed("a reply where a request is due"));
+        }
+        let fua = header.flags.contains(Flags::FUA);
+        let takes_data = matches!(header.opcode, Opcode::Write | Opcode::CompareAndWrite);
+        if !takes_data && (!payload.is_empty() || fua) {
+            return Err(malformed("this request carries neither data nor FUA"));
+        }
+        let (lba, blocks) = (header.lba, header.blocks);
+        let operation = match header.opcode {
+            Opcode::Hello | Opcode::Auth => return Err(malformed("only valid while logging in")),
+            Opcode::Info => Operation::Info,
+            Opcode::Flush => Operation::Flush,
+            Opcode::ReservationIn => Operation::ReservationIn,
+            Opcode::Read => Operation::Read { lba, blocks },
+            Opcode::Unmap => Operation::Unmap { lba, blocks },
+            Opcode::Write => Operation::Write {
+                lba,
+                data: payload,
+                fua,
+            },
+            Opcode::CompareAndWrite => {
+                let half = payload.len() / 2;
+                if payload.len() % 2 != 0 || header.arg != half as u64 {
+                    return Err(malformed("the two images have the same length"));
+                }
+                Operation::CompareAndWrite {
+                    lba,
+                    compare: payload.slice(..half),
+                    data: payload.slice(half..),
+                    fua,
+                }
+            }
+            Opcode::ReservationOut => {
+                let (key, arg) = (Key(header.key), Key(header.arg));
+                if blocks >> 16 != 0 {
+                    return Err(malformed("unused bytes are zero"));
+                }
+                let kind = || {
+                    ReservationType::from_u8((blocks >> 8) as u8)
+                        .ok_or_else(|| malformed("reservation type is 1, 3, 5 or 6"))
+                };
+                Operation::ReservationOut(match blocks & 0xff {
+                    0 => ReservationOut::Register {
+                        current: key,
+                        new: arg,
+                    },
+                    1 => ReservationOut::Reserve { key, kind: kind()? },
+                    2 => ReservationOut::Release { key, kind: kind()? },
+                    3 => ReservationOut::Clear { key },
+                    action @ (4 | 5) => ReservationOut::Preempt {
+                        key,
+                        victim: arg,
+                        kind: kind()?,
+                        abort: action == 5,
+                    },
+                    6 => ReservationOut::RegisterAndIgnore { new: arg },
+                    _ => return Err(malformed("service action is 0..=6")),
+                })
+            }
+        };
+        Ok(Request {
+            volume: Uuid::from_bytes(header.volume),
+            operation,
+        })
+    }
+}
+
+/// Identity and geometry of a disk or volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointInfo {
+    /// Bytes per logical block: the unit of every address.
+    pub block_size: u32,
+    /// Bytes per physical block: written as a whole or not at all.
+    pub physical_block_size: u32,
+    /// Logical blocks.
+    pub blocks: u64,
+    /// Identity of the medium: the disk's or the volume's.
+    pub id: Uuid,
+    /// Writes that are neither FUA nor flushed may be lost with the power.
+    pub volatile_cache: bool,
+    /// Serial number, as printed on the disk.
+    pub serial: String,
+}
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The status.
+    pub status: Status,
+    /// Depends on the status: offset of a miscompare, version, SCSI status byte.
+    pub detail: u64,
+    /// Data that was read, or sense data.
+    pub payload: Bytes,
+}
+
+impl Reply {
+    /// Done, no data.
+    pub fn ok() -> Self {
+        Reply::status(Status::Ok)
+    }
+
+    /// Done, with data.
+    pub fn data(payload: Bytes) -> Self {
+        Reply {
+            status: Status::Ok,
+            detail: 0,
+            payload,
+        }
+    }
+
+    /// Ended with `status`, no data.
+    pub fn status(status: Status) -> Self {
+        Reply {
+            status,
+            detail: 0,
+            payload: Bytes::new(),
+        }
+    }
+
+    /// Ended with `status`, with the figure that belongs to it.
+    pub fn with_detail(status: Status, detail: u64) -> Self {
+        Reply {
+            status,
+            detail,
+            payload: Bytes::new(),
+        }
+    }
+
+    /// A SCSI status byte with sense data, passed through as it is.
+    pub fn scsi(status: u8, sense: Bytes) -> Self {
+        Reply {
+            status: Status::Scsi,
+            detail: status.into(),
+            payload: sense,
+        }
+    }
+
+    /// Answer to [`Operation::Info`].
+    pub fn info(info: &EndpointInfo) -> Self {
+        let mut out = Vec::with_capacity(40 + info.serial.len());
+        out.extend_from_slice(&info.block_size.to_le_bytes());
+        out.extend_from_slice(&info.physical_block_size.to_le_bytes());
+        out.extend_from_slice(&info.blocks.to_le_bytes());
+        out.extend_from_slice(info.id.as_bytes());
+        out.extend_from_slice(&u64::from(info.volatile_cache).to_le_bytes());
+        out.extend_from_slice(info.serial.as_bytes());
+        Reply::data(out.into())
+    }
+
+    /// Answer to [`Operation::ReservationIn`].
+    pub fn full_status(status: &FullStatus) -> Self {
+        let mut out = Vec::new();
+        out.extend_from_slice(&status.generation.to_le_bytes());
+        let (port, kind, key) = match &status.reservation {
+            Some(held) => (held.port.0, held.kind as u16, held.key.0),
+            None => (0, 0, 0),
+        };
+        out.extend_from_slice(&port.to_le_bytes());
+        out.extend_from_slice(&kind.to_le_bytes());
+        out.extend_from_slice(&key.to_le_bytes());
+        for registrant in &status.registrants {
+            out.extend_from_slice(&u64::from(registrant.port.0).to_le_bytes());
+            out.extend_from_slice(&registrant.key.0.to_le_bytes());
+        }
+        Reply::data(out.into())
+    }
+
+    pub(crate) fn into_frame(self, opcode: Opcode, tag: u64) -> (Header, Bytes) {
+        let mut header = Header::new(opcode, tag);
+        header.flags = Flags::REPLY;
+        let (mut status, mut payload) = (self.status, self.payload);
+        if payload.len() > MAX_PAYLOAD as usize {
+            // A handler that answers more than the protocol carries has misread the request; the peer would drop
+            // the session over it.
+            (status, payload) = (Status::BadRequest, Bytes::new());
+        }
+        header.status = status;
+        header.arg = self.detail;
+        (header.covering(&payload), payload)
+    }
+
+    pub(crate) fn from_frame(header: &Header, payload: Bytes) -> Self {
+        Reply {
+            status: header.status,
+            detail: header.arg,
+            payload,
+        }
+    }
+
+    /// Reads the answer to [`Operation::Info`].
+    pub fn to_info(&self) -> Result<EndpointInfo, FrameError> {
+        let bytes = &self.payload[..];
+        let malformed = |what| FrameError::Malformed {
+            opcode: Opcode::Info,
+            what,
+        };
+        if bytes.len() < 40 {
+            return Err(malformed("at least 40 bytes"));
+        }
+        let info = EndpointInfo {
+            block_size: u32::from_le_bytes(field(bytes, 0)),
+            physical_block_size: u32::from_le_bytes(field(bytes, 4)),
+            blocks: u64::from_le_bytes(field(bytes, 8)),
+            id: Uuid::from_bytes(field(bytes, 16)),
+            volatile_cache: u64::from_le_bytes(field(bytes, 32)) != 0,
+            serial: std::str::from_utf8(&bytes[40..])
+                .map_err(|_| malformed("the serial is UTF-8"))?
+                .to_owned(),
+        };
+        if !info.block_size.is_power_of_two() || !(512..=65536).contains(&info.block_size) {
+            return Err(malformed("the logical block size is a power of two, 512..=65536"));
+        }
+        Ok(info)
+    }
+
+    /// Reads the answer to [`Operation::ReservationIn`].
+    pub fn to_full_status(&self) -> Result<FullStatus, FrameError> {
+        let bytes = &self.payload[..];
+        let malformed = |what| FrameError::Malformed {
+            opcode: Opcode::ReservationIn,
+            what,
+        };
+        if bytes.len() < 16 || (bytes.len() - 16) % 16 != 0 {
+            return Err(malformed("16 bytes, then 16 per registrant"));
+        }
+        let kind = u16::from_le_bytes(field(bytes, 6));
+        let reservation = match kind {
+            0 => None,
+            _ => Some(Reservation {
+                port: Port(u16::from_le_bytes(field(bytes, 4))),
+                kind: u8::try_from(kind)
+                    .ok()
+                    .and_then(ReservationType::from_u8)
+                    .ok_or_else(|| malformed("unknown reservation type"))?,
+                key: Key(u64::from_le_bytes(field(bytes, 8))),
+            }),
+        };
+        let registrants = bytes[16..]
+            .chunks_exact(16)
+            .map(|entry| {
+                Ok(Registrant {
+                    port: u16::try_from(u64::from_le_bytes(field(entry, 0)))
+                        .map(Port)
+                        .map_err(|_| malformed("port above 65535"))?,
+                    key: Key(u64::from_le_bytes(field(entry, 8))),
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(FullStatus {
+            generation: u32::from_le_bytes(field(bytes, 0)),
+            registrants,
+            reservation,
+        })
+    }
+}
