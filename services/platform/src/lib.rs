@@ -1,2 +1,16 @@
-//! pollux-platform
+//! Everything of Linux that the array touches, and all of its unsafe code.
+//!
+//! The other crates see plain Rust: values in, values and errors out. What stands behind is a system call, a netlink
+//! message or a file of the kernel, and a sentence on why it is sound. Nothing here decides anything.
+
+pub mod announce;
+pub mod clock;
+pub mod file;
+pub mod keys;
 pub mod lease;
+pub mod netlink;
+pub mod netns;
+pub mod notify;
+pub mod power;
+pub mod realtime;
+pub mod signal;

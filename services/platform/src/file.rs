@@ -1,0 +1,206 @@
+//! Files that are whole or not there, and files that one process owns.
+
+use nix::fcntl::{Flock, FlockArg};
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read, Seek, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+/// Replaces the content of `path` so that a crash at any point leaves the old content or the new, durably: written
+/// beside, synced, renamed, directory synced. `mode` is the permission of a file that is created.
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let directory = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut name = path
+        .file_name()
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{}: not a file name", path.display()),
+            )
+        })?
+        .to_owned();
+    // The process id keeps two writers from sharing one temporary file; the last rename wins, whole.
+    name.push(format!(".{}.tmp", std::process::id()));
+    let beside = directory.join(name);
+    let written = (|| {
+        // A leftover of a crashed process with the same id carries its own mode: start from nothing.
+        match std::fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&beside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)
+    })();
+    if let Err(error) = written {
+        let _ = std::fs::remove_file(&beside);
+        return Err(error);
+    }
+    sync_directory(directory)
+}
+
+/// Makes the names in a directory durable.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// A file that this process holds alone until the value is dropped or the process ends. The kernel keeps the lock, so
+/// a crash never leaves one behind; the process id in the file only serves the message to the next who tries.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+    path: PathBuf,
+}
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process has it.
+    #[error("{} is held by {}", path.display(), holder.map_or("another process".to_owned(), |pid| format!("process {pid}")))]
+    Held {
+        /// The file.
+        path: PathBuf,
+        /// The holder, when it has written its id already.
+        holder: Option<u32>,
+    },
+    /// The file cannot be used.
+    #[error("cannot lock {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Lock {
+    /// Takes the lock or says at once who has it.
+    pub fn acquire(path: &Path) -> Result<Lock, LockError> {
+        let io = |source| LockError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(path)
+            .map_err(io)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut file) => {
+                file.set_len(0).map_err(io)?;
+                file.rewind().map_err(io)?;
+                writeln!(file, "{}", std::process::id()).map_err(io)?;
+                Ok(Lock {
+                    _file: file,
+                    path: path.to_owned(),
+                })
+            }
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+                let mut text = String::new();
+                let holder = file
+                    .read_to_string(&mut text)
+                    .ok()
+                    .and_then(|_| text.trim().parse().ok());
+                Err(LockError::Held {
+                    path: path.to_owned(),
+                    holder,
+                })
+            }
+            Err((_, errno)) => Err(io(errno.into())),
+        }
+    }
+
+    /// The process that holds the lock at `path`, if one does.
+    pub fn holder(path: &Path) -> Result<Option<u32>, LockError> {
+        let io = |source| LockError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io(error)),
+        };
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_) => Ok(None),
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+                let mut text = String::new();
+                file.read_to_string(&mut text).map_err(io)?;
+                Ok(text.trim().parse().ok())
+            }
+            Err((_, errno)) => Err(io(errno.into())),
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn replace_leaves_one_whole_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        replace(&path, b"one", 0o600).unwrap();
+        replace(&path, b"two", 0o600).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "no temporary file stays"
+        );
+    }
+
+    #[test]
+    fn replace_that_fails_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("taken");
+        std::fs::create_dir(&path).unwrap();
+        assert!(
+            replace(&path, b"x", 0o600).is_err(),
+            "a directory cannot be replaced by a file"
+        );
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn second_lock_names_the_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert_eq!(Lock::holder(&path).unwrap(), None);
+        let held = Lock::acquire(&path).unwrap();
+        assert_eq!(Lock::holder(&path).unwrap(), Some(std::process::id()));
+        let refused = Lock::acquire(&path).unwrap_err();
+        assert!(
+            refused
+                .to_string()
+                .contains(&format!("process {}", std::process::id())),
+            "{refused}"
+        );
+        drop(held);
+        Lock::acquire(&path).unwrap();
+    }
+}
