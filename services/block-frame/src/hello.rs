@@ -181,6 +181,9 @@ impl Hello {
     }
 }
 
+/// A welcome, the bytes that proofs cover, and the target's proof.
+type Decoded<'a> = (Welcome, &'a [u8], Option<&'a [u8]>);
+
 impl Welcome {
     pub(crate) fn encode(&self, nonce: [u8; 16]) -> Vec<u8> {
         let mut out = vec![0; HELLO_BYTES];
@@ -193,8 +196,8 @@ impl Welcome {
         out
     }
 
-    /// The welcome and, where the target has a key, its proof. `raw` is what proofs cover.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<(Welcome, &[u8], Option<&[u8]>), FrameError> {
+    /// The welcome; the bytes that proofs cover; and, where the target has a key, its proof.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Decoded<'_>, FrameError> {
         let proof = match bytes.len() {
             HELLO_BYTES => None,
             n if n == HELLO_BYTES + PROOF_BYTES => Some(&bytes[HELLO_BYTES..]),

@@ -302,7 +302,7 @@ impl Request {
             },
             Opcode::CompareAndWrite => {
                 let half = payload.len() / 2;
-                if payload.len() % 2 != 0 || header.arg != half as u64 {
+                if !payload.len().is_multiple_of(2) || header.arg != half as u64 {
                     return Err(malformed("the two images have the same length"));
                 }
                 Operation::CompareAndWrite {
@@ -502,7 +502,7 @@ impl Reply {
             opcode: Opcode::ReservationIn,
             what,
         };
-        if bytes.len() < 16 || (bytes.len() - 16) % 16 != 0 {
+        if bytes.len() < 16 || !(bytes.len() - 16).is_multiple_of(16) {
             return Err(malformed("16 bytes, then 16 per registrant"));
         }
         let kind = u16::from_le_bytes(field(bytes, 6));

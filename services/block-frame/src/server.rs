@@ -356,7 +356,8 @@ impl<H: Handler> Server<H> {
             });
         };
         self.handler.ended(session);
-        drop(replies);
+        // The initiator sees the end of the session now, not when its last command has drained.
+        drop((read, replies));
         // Only a server that closes still has somebody who reads; and not even that one may wait for an initiator
         // that has stopped reading. Without a writer every command's reply is dropped at once.
         if why == CLOSING {
