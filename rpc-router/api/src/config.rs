@@ -537,7 +537,7 @@ pub struct Change {
 }
 
 /// A change that is durable on every member of the epoch (or was only tried, for a dry run).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Changed {
     /// Its index; of a dry run the index before.
     pub index: u64,
@@ -550,14 +550,14 @@ pub struct Changed {
 }
 
 /// Rows of one kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct List {
     /// Which kind.
     pub kind: Kind,
 }
 
 /// Rows of one kind, and how new they are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Listing {
     /// Whose view this is.
     pub controller: ControllerId,
@@ -568,7 +568,7 @@ pub struct Listing {
 }
 
 /// One row.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Get {
     /// Its kind.
     pub kind: Kind,
@@ -577,7 +577,7 @@ pub struct Get {
 }
 
 /// Everything that is acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Whose view this is.
     pub controller: ControllerId,
@@ -613,7 +613,7 @@ pub struct LogEntry {
 }
 
 /// A piece of the log.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LogQuery {
     /// Entries after this index.
     #[serde(default)]
@@ -624,7 +624,7 @@ pub struct LogQuery {
 }
 
 /// Wait for what comes after an index. The first call of a watcher has no `after`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Watch {
     /// Index and hash of the last change that the watcher has; none: it has nothing.
     #[serde(default)]
@@ -635,7 +635,7 @@ pub struct Watch {
 }
 
 /// News, at once when there is some, otherwise at the end of the wait.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Watched {
     /// Acknowledged changes after the index, in order; empty: none came.
@@ -660,7 +660,7 @@ pub struct EpochRecord {
 }
 
 /// From heartbeat: this record is decided and is the highest known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SetEpoch {
     /// The record. One below the present is refused as stale; one at or above the epoch for which the log is
     /// frozen ends the freeze.
@@ -670,7 +670,7 @@ pub struct SetEpoch {
 }
 
 /// From heartbeat, before it proposes an epoch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Freeze {
     /// The epoch that will be proposed. Until a record of this number or above is set (or [`UNFREEZE`]) nothing
     /// is appended, acknowledged or counted.
@@ -680,14 +680,14 @@ pub struct Freeze {
 }
 
 /// From heartbeat: the proposal was given up before its first ballot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Unfreeze {
     /// The epoch of the freeze.
     pub epoch: Epoch,
 }
 
 /// Where the log stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Status {
     /// Whose view this is.
     pub controller: ControllerId,
@@ -746,7 +746,7 @@ pub struct Diverged {
 }
 
 /// What the joiner has done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CaughtUp {
     /// Length of the durable log now.
     pub length: u64,
@@ -761,7 +761,7 @@ pub struct CaughtUp {
 }
 
 /// An entry that lost its place.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AsideEntry {
     /// The entry as it was.
     pub entry: LogEntry,
@@ -770,7 +770,7 @@ pub struct AsideEntry {
 }
 
 /// What a check of the whole found; an empty list of problems: all is well.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Verified {
     /// Entries of the log that were checked.
     pub entries: u64,
@@ -789,6 +789,8 @@ pub struct Sync {
     pub session: u64,
     /// Length of the sequencer's durable log.
     pub length: u64,
+    /// Epoch of its last entry (zero: it has none).
+    pub entry_epoch: Epoch,
     /// Its hash.
     pub hash: LogHash,
 }
@@ -846,7 +848,7 @@ pub struct Fetch {
 }
 
 /// History.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fetched {
     /// The point from which the entries go on; zero where no point was common.
     pub after: u64,

@@ -1,0 +1,1315 @@
+//! Two clerks, two ledgers, one pen.
+//!
+//! ```text
+//!                 SetEpoch: which record counts
+//!                        |
+//!      +-----------------+------------------+----------------------+
+//!      v                 v                  v                      v
+//!    Idle             Alone              Follower              Sequencer
+//!  nothing is     members = {me},     persists what the     Starting -> Syncing -> Standing
+//!  appended       open: durable       sequencer numbered    a session counts once the follower
+//!                 here is enough      in the session that   answered it; then: durable on both
+//!                                     it has answered       is enough
+//! ```
+//!
+//! The log only grows while a role permits it; entries become *acknowledged* from the front, and only
+//! acknowledged ones are shown. What was appended and is not acknowledged when the role ends is *in doubt*: it
+//! stays in the log, and the epoch that follows decides it (it is history for a lone successor; it is set aside
+//! if the partner went on without it).
+//!
+//! Invariants:
+//! * acknowledged <= durable <= log; the store is told of entries in order and at most one batch at a time.
+//! * Frozen, nothing is appended, acknowledged or counted (K3, K13); the answer to a freeze comes when nothing is
+//!   on its way to the disk.
+//! * Answers that name another epoch or session are dropped (K13). A sequencer that starts anew first takes over
+//!   what the follower holds of its earlier sessions (K7: it must not append over a change that it sent and lost).
+//! * A record whose base this log does not contain permits nothing (S3).
+//! * Same epoch, same index, different hash: stop. Never pick.
+//!
+//! Never: a clock, randomness, I/O; an answer before the condition that it claims.
+
+use super::log::{self, follows, request_digest};
+use super::plan::{Site, plan};
+use pollux_api::action::ActionId;
+use pollux_api::config::{
+    Append, AppendReply, Change, Changed, CaughtUp, Diverged, EpochRecord, FORMAT, Fetch, Fetched, Freeze, LogEntry, LogHash,
+    RowOp, SetEpoch, Sync, SyncReply, Tables, Unfreeze,
+};
+use pollux_api::error::Problem;
+use pollux_api::id::{ControllerId, Epoch, Incarnation};
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{Hash, Hasher};
+
+/// Most entries in one message or in one piece of history.
+pub const BATCH_ENTRIES: u64 = 256;
+/// Most bytes of rows in one message, but for a single entry. Half of what the router carries.
+pub const BATCH_BYTES: usize = 512 << 10;
+/// Most bytes of rows in one change.
+pub const CHANGE_BYTES: usize = 256 << 10;
+
+/// The shell's ticket for a call that waits for an answer.
+pub type Request = u64;
+
+/// Something happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// Somebody asks for a change; this controller is to decide it (the shell forwards what is not its to decide).
+    Change {
+        /// Ticket.
+        request: Request,
+        /// Its action.
+        action: ActionId,
+        /// What is asked.
+        change: Change,
+    },
+    /// Heartbeat: this record counts.
+    SetEpoch {
+        /// Ticket.
+        request: Request,
+        /// Record and lock.
+        set: SetEpoch,
+    },
+    /// Heartbeat is about to propose.
+    Freeze {
+        /// Ticket.
+        request: Request,
+        /// For which epoch, and why.
+        freeze: Freeze,
+    },
+    /// Heartbeat gave a proposal up before its first ballot.
+    Unfreeze {
+        /// Ticket.
+        request: Request,
+        /// Which.
+        unfreeze: Unfreeze,
+    },
+    /// Heartbeat: become equal to the partner.
+    CatchUp {
+        /// Ticket.
+        request: Request,
+    },
+    /// The partner begins a session.
+    SyncIn {
+        /// Ticket.
+        request: Request,
+        /// Its words.
+        sync: Sync,
+    },
+    /// The partner sends entries.
+    AppendIn {
+        /// Ticket.
+        request: Request,
+        /// Its words.
+        append: Append,
+    },
+    /// Answer to [`Effect::Sync`]; an error is silence in words.
+    SyncOut {
+        /// Session that was sent.
+        session: u64,
+        /// Epoch that was sent.
+        epoch: Epoch,
+        /// The follower's answer.
+        answer: Result<SyncReply, String>,
+    },
+    /// Answer to [`Effect::Append`].
+    AppendOut {
+        /// Session that was sent.
+        session: u64,
+        /// Epoch that was sent.
+        epoch: Epoch,
+        /// Index of the last entry that was sent; none: it was a notice.
+        last: Option<u64>,
+        /// The follower's answer.
+        answer: Result<AppendReply, String>,
+    },
+    /// Answer to [`Effect::Fetch`].
+    FetchOut {
+        /// The partner's answer.
+        answer: Result<Fetched, String>,
+    },
+    /// The oldest job that the store had not finished is durable.
+    Stored {
+        /// Its number.
+        serial: u64,
+    },
+    /// The store failed: it will take no more.
+    StoreFailed {
+        /// In words, with the file.
+        what: String,
+    },
+    /// Time to repeat what was not answered.
+    Tick,
+}
+
+/// Something to do. Jobs are done in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Make durable; answered by [`Event::Stored`].
+    Store {
+        /// Its number, growing by one.
+        serial: u64,
+        /// What.
+        job: Job,
+    },
+    /// Ask the partner to follow a session.
+    Sync(Sync),
+    /// Send entries, or (empty) only the news of what is acknowledged.
+    Append(Append),
+    /// Ask the partner for history.
+    Fetch(Fetch),
+    /// Answer a call.
+    Answer {
+        /// Its ticket.
+        request: Request,
+        /// The answer.
+        answer: Result<Answer, Refusal>,
+    },
+    /// More is acknowledged than before, or the log changed: tell watchers and heartbeat.
+    Moved,
+}
+
+/// A transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Job {
+    /// Entries at the end of the log, with their effect on the tables.
+    Append(Vec<LogEntry>),
+    /// This session of this epoch has begun; nothing older is listened to.
+    Session {
+        /// The epoch.
+        epoch: Epoch,
+        /// The session.
+        session: u64,
+    },
+    /// Cut the log after `keep`, keep what is cut off aside, append.
+    Mend {
+        /// Length that stays.
+        keep: u64,
+        /// What is cut off, and whether it may have been acknowledged.
+        aside: Vec<(LogEntry, bool)>,
+        /// What comes after.
+        entries: Vec<LogEntry>,
+    },
+}
+
+/// An answer to a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To a change.
+    Changed(Changed),
+    /// To set_epoch, freeze, unfreeze: the shell adds the status.
+    Done,
+    /// To catch_up.
+    CaughtUp(CaughtUp),
+    /// To sync.
+    Synced(SyncReply),
+    /// To append.
+    Appended(AppendReply),
+}
+
+/// Why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Every problem of the request.
+    Invalid(Vec<Problem>),
+    /// Nothing can be changed now: reason and remedy.
+    Locked(String, String),
+    /// The fate of this change is not known yet.
+    InDoubt,
+    /// It contradicts what is so: what and remedy.
+    Conflict(String, String),
+    /// From another epoch or session.
+    Stale(String),
+    /// Two histories.
+    Diverged(Diverged),
+    /// The database.
+    Storage(String),
+    /// The partner did not answer, or not well.
+    Partner(String),
+}
+
+/// What the database held at the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Loaded {
+    /// The log.
+    pub entries: Vec<LogEntry>,
+    /// How much of it was known to be acknowledged (it may be more).
+    pub acknowledged: u64,
+    /// Epoch of the last session.
+    pub session_epoch: Epoch,
+    /// The last session.
+    pub session: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Role {
+    Idle,
+    Alone,
+    Follower,
+    Sequencer(Session),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Session {
+    /// Its number is on its way to the disk.
+    Starting,
+    /// The follower has been asked.
+    Syncing { asked: bool, trouble: Option<String> },
+    /// The follower holds the log up to `remote`; a message up to `sent` is under way.
+    Standing { remote: u64, sent: Option<u64>, told: u64 },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Pending {
+    serial: u64,
+    /// Length of the log that is durable when it is done.
+    length: u64,
+    append: bool,
+    then: Vec<Then>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Then {
+    ReplySync { request: Request, sync: Sync },
+    ReplyAppend { request: Request, epoch: Epoch, session: u64 },
+    BeginSession,
+    Mended,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct CatchingUp {
+    request: Request,
+    asked: bool,
+    copied: u64,
+    aside: u64,
+    /// Both logs are the same up to here.
+    verified: u64,
+    /// The partner's log as it was at the last answer: length, hash, frozen.
+    goal: Option<(u64, LogHash, bool)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Waiter {
+    request: Request,
+    rows: Vec<RowOp>,
+}
+
+/// The decisions of one keeper.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Keeper {
+    me: ControllerId,
+    incarnation: Option<Incarnation>,
+    site: Site,
+    log: Vec<LogEntry>,
+    weights: Vec<usize>,
+    actions: BTreeMap<ActionId, u64>,
+    durable: u64,
+    head: Tables,
+    acknowledged: u64,
+    announced: u64,
+    shown: Tables,
+    session_epoch: Epoch,
+    session: u64,
+    epoch: Option<EpochRecord>,
+    lock: Option<String>,
+    frozen: Option<(Epoch, String)>,
+    stood: bool,
+    role: Role,
+    waiters: BTreeMap<u64, Vec<Waiter>>,
+    jobs: VecDeque<Pending>,
+    next_serial: u64,
+    draining: Vec<Request>,
+    catching: Option<CatchingUp>,
+    in_sync: Option<u64>,
+    diverged: Option<Diverged>,
+    broken: Option<String>,
+    effects: Outbox,
+}
+
+/// What one event brings forth; empty between events, so it is no part of what makes two keepers alike.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+struct Outbox(Vec<Effect>);
+
+impl Hash for Outbox {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+impl Keeper {
+    /// A keeper over what its database holds. It does nothing until heartbeat says which record counts.
+    ///
+    /// # Errors
+    /// The log is no chain: which entry, and why.
+    pub fn load(me: ControllerId, incarnation: Option<Incarnation>, site: Site, loaded: Loaded) -> Result<Self, String> {
+        let mut keeper = Self {
+            me,
+            incarnation,
+            site,
+            log: Vec::with_capacity(loaded.entries.len()),
+            weights: vec![],
+            actions: BTreeMap::new(),
+            durable: 0,
+            head: Tables::default(),
+            acknowledged: 0,
+            announced: 0,
+            shown: Tables::default(),
+            session_epoch: loaded.session_epoch,
+            session: loaded.session,
+            epoch: None,
+            lock: None,
+            frozen: None,
+            stood: false,
+            role: Role::Idle,
+            waiters: BTreeMap::new(),
+            jobs: VecDeque::new(),
+            next_serial: 1,
+            draining: vec![],
+            catching: None,
+            in_sync: None,
+            diverged: None,
+            broken: None,
+            effects: Outbox::default(),
+        };
+        for entry in loaded.entries {
+            keeper.push(entry)?;
+        }
+        keeper.durable = keeper.length();
+        if loaded.acknowledged > keeper.durable {
+            return Err(format!("{} entries are acknowledged, the log has {}", loaded.acknowledged, keeper.durable));
+        }
+        keeper.show(loaded.acknowledged);
+        keeper.effects.0.clear();
+        Ok(keeper)
+    }
+
+    /// Takes an event in; what is to be done comes out, in order.
+    pub fn handle(&mut self, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Change { request, action, change } => self.change(request, action, &change),
+            Event::SetEpoch { request, set } => self.set_epoch(request, set),
+            Event::Freeze { request, freeze } => self.freeze(request, freeze),
+            Event::Unfreeze { request, unfreeze } => self.unfreeze(request, unfreeze),
+            Event::CatchUp { request } => self.catch_up(request),
+            Event::SyncIn { request, sync } => self.sync_in(request, sync),
+            Event::AppendIn { request, append } => self.append_in(request, append),
+            Event::SyncOut { session, epoch, answer } => self.sync_out(session, epoch, answer),
+            Event::AppendOut { session, epoch, last, answer } => self.append_out(session, epoch, last, answer),
+            Event::FetchOut { answer } => self.fetch_out(answer),
+            Event::Stored { serial } => self.stored(serial),
+            Event::StoreFailed { what } => self.store_failed(what),
+            Event::Tick => self.tick(),
+        }
+        self.pump();
+        std::mem::take(&mut self.effects.0)
+    }
+
+    // What others may look at.
+
+    /// Length of the whole log, with what is on its way to the disk.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.log.len() as u64
+    }
+
+    /// Length of the durable log.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Length of what is acknowledged.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// The configuration as far as it is acknowledged.
+    #[must_use]
+    pub fn tables(&self) -> &Tables {
+        &self.shown
+    }
+
+    /// Hash of the log at a length; none beyond its end.
+    #[must_use]
+    pub fn hash_at(&self, length: u64) -> Option<LogHash> {
+        if length == 0 { Some(LogHash::default()) } else { self.entry(length).map(|entry| entry.hash) }
+    }
+
+    /// Entries `after < index <= upto`.
+    #[must_use]
+    pub fn entries(&self, after: u64, upto: u64) -> &[LogEntry] {
+        let upto = upto.min(self.length());
+        &self.log[after.min(upto) as usize..upto as usize]
+    }
+
+    /// The record that counts.
+    #[must_use]
+    pub fn epoch(&self) -> Option<&EpochRecord> {
+        self.epoch.as_ref()
+    }
+
+    /// The session, as known here.
+    #[must_use]
+    pub fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// The epoch for which the log is frozen.
+    #[must_use]
+    pub fn frozen(&self) -> Option<Epoch> {
+        self.frozen.as_ref().map(|(epoch, _)| *epoch)
+    }
+
+    /// The sequencer of the epoch.
+    #[must_use]
+    pub fn sequencer(&self) -> Option<ControllerId> {
+        self.epoch.as_ref()?.members.iter().map(|(controller, _)| *controller).min()
+    }
+
+    /// It was deciding changes, up to now or up to the freeze: `acknowledged` is exact.
+    #[must_use]
+    pub fn acknowledging(&self) -> bool {
+        self.stood || matches!(self.role, Role::Alone | Role::Sequencer(Session::Standing { .. }))
+    }
+
+    /// Both held the same log up to here when they last spoke.
+    #[must_use]
+    pub fn in_sync(&self) -> Option<u64> {
+        self.in_sync
+    }
+
+    /// Two histories that cannot both be true.
+    #[must_use]
+    pub fn diverged(&self) -> Option<&Diverged> {
+        self.diverged.as_ref()
+    }
+
+    /// A change is to be asked of the partner: it numbers.
+    #[must_use]
+    pub fn is_partners_to_decide(&self) -> bool {
+        matches!(self.role, Role::Follower)
+    }
+
+    /// The answer that an action got, where it is acknowledged here.
+    #[must_use]
+    pub fn answered(&self, action: ActionId, change: &Change) -> Option<Result<Answer, Refusal>> {
+        let index = *self.actions.get(&action)?;
+        let entry = self.entry(index)?;
+        if entry.request != request_digest(change) {
+            return Some(Err(reused(action, index)));
+        }
+        (index <= self.acknowledged).then(|| Ok(self.changed(index, entry.rows.clone())))
+    }
+
+    /// Why nothing can be changed here now, and what would clear it.
+    #[must_use]
+    pub fn locked(&self) -> Option<(String, String)> {
+        let lock = |reason: String, remedy: &str| Some((reason, remedy.to_owned()));
+        if let Some(what) = &self.broken {
+            return lock(format!("the database failed: {what}"), "free or repair the disk of this controller, then restart config-keeperd");
+        }
+        if let Some(Diverged { epoch, index, ours, theirs }) = &self.diverged {
+            let what = format!("entry {index} of epoch {epoch} is {ours} here and {theirs} at the partner");
+            return lock(what, "compare `pollux config log` of both controllers; nothing is chosen without you");
+        }
+        if let Some((epoch, reason)) = &self.frozen {
+            return lock(format!("epoch {epoch} is being decided: {reason}"), "wait: it is over when the epoch is decided");
+        }
+        let Some(record) = &self.epoch else {
+            return lock("heartbeat has not said which epoch counts".into(), "wait for heartbeat, or see `pollux why`");
+        };
+        if !self.is_member(record) {
+            return lock(format!("this controller is no member of epoch {}", record.epoch), "wait until it has joined, or ask the partner");
+        }
+        if !self.contains_base(record) {
+            let what = format!("epoch {} stands on a log of {} entries that this controller does not hold", record.epoch, record.base_length);
+            return lock(what, "wait for its catch-up");
+        }
+        if !record.open {
+            return lock(format!("epoch {} is sealed: this controller serves alone", record.epoch), "wait until the partner has joined, or open the epoch");
+        }
+        if let Some(reason) = &self.lock {
+            return lock(reason.clone(), "mend the interconnect; see `pollux why`");
+        }
+        match &self.role {
+            Role::Sequencer(Session::Syncing { trouble: Some(trouble), .. }) => lock(format!("the partner's keeper does not follow: {trouble}"), "see `pollux status` of both controllers"),
+            Role::Sequencer(Session::Starting | Session::Syncing { .. }) => lock("the partner's keeper has not answered in this session yet".into(), "wait, or see `pollux why`"),
+            Role::Idle => lock("the log is being brought up to date".into(), "wait"),
+            Role::Alone | Role::Follower | Role::Sequencer(Session::Standing { .. }) => None,
+        }
+    }
+
+    /// History from the first of `points` that is also here. Answered from what is durable.
+    #[must_use]
+    pub fn fetch(&self, fetch: &Fetch) -> Fetched {
+        let common = |(length, hash): &&(u64, LogHash)| *length <= self.durable && self.hash_at(*length) == Some(*hash);
+        let after = fetch.points.iter().find(common).map_or(0, |(length, _)| *length);
+        let upto = self.batch_end(after, self.durable, u64::from(fetch.limit));
+        Fetched {
+            after,
+            entries: self.entries(after, upto).to_vec(),
+            length: self.durable,
+            hash: self.hash_at(self.durable).unwrap_or_default(),
+            acknowledged: self.acknowledged,
+            frozen: self.frozen.is_some() && self.jobs.is_empty(),
+        }
+    }
+
+    /// End of a batch that begins after `after`: bounded in entries and bytes, at least one entry if there is one.
+    #[must_use]
+    pub fn batch_end(&self, after: u64, upto: u64, limit: u64) -> u64 {
+        let upto = upto.min(after.saturating_add(limit.clamp(1, BATCH_ENTRIES)));
+        let mut bytes = 0;
+        let fits = |index: &u64| {
+            bytes += self.weights.get(*index as usize).copied().unwrap_or(0);
+            *index == after || bytes <= BATCH_BYTES
+        };
+        after + (after..upto).take_while(fits).count() as u64
+    }
+
+    // Changes.
+
+    fn change(&mut self, request: Request, action: ActionId, change: &Change) {
+        if let Some(answer) = self.answered(action, change) {
+            return self.answer(request, answer);
+        }
+        let decides = self.locked().is_none() && self.acknowledging();
+        if let Some(index) = self.actions.get(&action).copied() {
+            // Appended, not acknowledged: it waits for the same two disks, or nobody knows.
+            return match self.entry(index).filter(|_| decides).map(|entry| entry.rows.clone()) {
+                Some(rows) => self.waiters.entry(index).or_default().push(Waiter { request, rows }),
+                None => self.refuse(request, Refusal::InDoubt),
+            };
+        }
+        if let Some((reason, remedy)) = self.locked() {
+            return self.refuse(request, Refusal::Locked(reason, remedy));
+        }
+        if !decides {
+            let who = self.sequencer().map_or("nobody", ControllerId::as_str);
+            return self.refuse(request, Refusal::Stale(format!("{who} decides changes in this epoch")));
+        }
+        if let Some(expected) = change.expected_index.filter(|expected| *expected != self.length()) {
+            let what = format!("the last change has index {}, not {expected}", self.length());
+            return self.refuse(request, Refusal::Conflict(what, "look again, then ask with the present index".into()));
+        }
+        let rows = match plan(&self.site, &self.head, action, change) {
+            Ok(rows) => rows,
+            Err(problems) => return self.refuse(request, Refusal::Invalid(problems)),
+        };
+        let index = self.length();
+        if !change.dry_run && !rows.is_empty() {
+            if let Err(refusal) = self.number(action, change, rows.clone()) {
+                return self.refuse(request, refusal);
+            }
+            return self.waiters.entry(index + 1).or_default().push(Waiter { request, rows });
+        }
+        // Nothing to append; but what it was compared with must be certain before it is said.
+        if index <= self.acknowledged {
+            let answer = self.changed(index, rows);
+            self.answer(request, Ok(answer));
+        } else {
+            self.waiters.entry(index).or_default().push(Waiter { request, rows });
+        }
+    }
+
+    /// Gives the next number to a change.
+    fn number(&mut self, action_id: ActionId, change: &Change, rows: Vec<RowOp>) -> Result<(), Refusal> {
+        let Some(record) = &self.epoch else { return Err(Refusal::Stale("there is no epoch".into())) };
+        let mut entry = LogEntry {
+            index: self.length() + 1,
+            epoch: record.epoch,
+            session: self.session,
+            action_id,
+            request: request_digest(change),
+            rows,
+            format: FORMAT,
+            previous: self.hash_at(self.length()).unwrap_or_default(),
+            hash: LogHash::default(),
+        };
+        let (hash, weight) = log::hash(&entry);
+        if weight > CHANGE_BYTES {
+            let problem = Problem {
+                path: "ops".into(),
+                what: format!("the change takes {weight} bytes"),
+                remedy: format!("at most {CHANGE_BYTES}: make several changes of it"),
+            };
+            return Err(Refusal::Invalid(vec![problem]));
+        }
+        entry.hash = hash;
+        self.push(entry).map_err(Refusal::Storage)
+    }
+
+    // Epochs.
+
+    fn set_epoch(&mut self, request: Request, set: SetEpoch) {
+        let SetEpoch { record, lock } = set;
+        if let Some(present) = &self.epoch {
+            if record.epoch < present.epoch {
+                let what = format!("epoch {} is known, {} is older", present.epoch, record.epoch);
+                return self.refuse(request, Refusal::Stale(what));
+            }
+            if record.epoch == present.epoch && record != *present {
+                let what = format!("two records for epoch {}: {present:?} and {record:?}", record.epoch);
+                return self.refuse(request, Refusal::Conflict(what, "this must never be: save both controllers' journals".into()));
+            }
+        }
+        self.lock = lock;
+        if self.lock.is_some() {
+            self.doubt();
+        }
+        let thawed = self.frozen.as_ref().is_some_and(|(epoch, _)| *epoch <= record.epoch);
+        if thawed {
+            self.frozen = None;
+        }
+        if self.epoch.as_ref() != Some(&record) || thawed {
+            self.epoch = Some(record);
+            self.begin();
+        }
+        self.answer(request, Ok(Answer::Done));
+    }
+
+    fn freeze(&mut self, request: Request, freeze: Freeze) {
+        if let Some(present) = self.epoch.as_ref().filter(|present| freeze.epoch <= present.epoch) {
+            let what = format!("epoch {} is decided, {} cannot be proposed", present.epoch, freeze.epoch);
+            return self.refuse(request, Refusal::Stale(what));
+        }
+        let epoch = self.frozen().map_or(freeze.epoch, |epoch| epoch.max(freeze.epoch));
+        self.stood = self.acknowledging();
+        self.frozen = Some((epoch, freeze.reason));
+        self.role = Role::Idle;
+        self.doubt();
+        if self.jobs.is_empty() {
+            self.answer(request, Ok(Answer::Done));
+        } else {
+            self.draining.push(request);
+        }
+    }
+
+    fn unfreeze(&mut self, request: Request, unfreeze: Unfreeze) {
+        match self.frozen() {
+            Some(epoch) if epoch > unfreeze.epoch => {
+                let what = format!("it is frozen for epoch {epoch}, which is above {}", unfreeze.epoch);
+                return self.refuse(request, Refusal::Stale(what));
+            }
+            Some(_) => {
+                self.frozen = None;
+                self.begin();
+            }
+            None => {}
+        }
+        self.answer(request, Ok(Answer::Done));
+    }
+
+    /// Takes the role that the record gives.
+    fn begin(&mut self) {
+        self.role = Role::Idle;
+        let Some(record) = self.epoch.clone() else { return };
+        let permitted = self.frozen.is_none() && self.diverged.is_none() && self.broken.is_none();
+        if !permitted || !self.is_member(&record) || !self.contains_base(&record) {
+            return self.doubt();
+        }
+        self.stood = false;
+        if let Some(catching) = self.catching.take() {
+            self.refuse(catching.request, Refusal::Conflict("this controller has become a member".into(), "nothing needs to be done".into()));
+        }
+        // What the record stands on is decided.
+        self.show(record.base_length.max(self.acknowledged));
+        if !record.open {
+            return self.doubt();
+        }
+        if self.session_epoch < record.epoch {
+            (self.session_epoch, self.session) = (record.epoch, 0);
+        }
+        if record.members.len() == 1 {
+            self.role = Role::Alone;
+            return self.acknowledge();
+        }
+        self.doubt();
+        if self.sequencer() == Some(self.me) {
+            self.session += 1;
+            self.role = Role::Sequencer(Session::Starting);
+            let job = Job::Session { epoch: record.epoch, session: self.session };
+            self.store(job, vec![Then::BeginSession]);
+        } else {
+            self.role = Role::Follower;
+        }
+    }
+
+    /// Whoever waits is told that nobody knows.
+    fn doubt(&mut self) {
+        for waiter in std::mem::take(&mut self.waiters).into_values().flatten() {
+            self.refuse(waiter.request, Refusal::InDoubt);
+        }
+    }
+
+    fn is_member(&self, record: &EpochRecord) -> bool {
+        let mine = |incarnation: Incarnation| self.incarnation.is_none_or(|own| own == incarnation);
+        record.members.iter().any(|(controller, incarnation)| *controller == self.me && mine(*incarnation))
+    }
+
+    fn contains_base(&self, record: &EpochRecord) -> bool {
+        record.base_length <= self.durable && self.hash_at(record.base_length) == Some(record.base_hash)
+    }
+
+    // Following.
+
+    /// The epoch, if a message of `epoch` may be listened to.
+    fn follows(&self, epoch: Epoch) -> Result<(), Refusal> {
+        if let Some(diverged) = &self.diverged {
+            return Err(Refusal::Diverged(diverged.clone()));
+        }
+        if let Some(what) = &self.broken {
+            return Err(Refusal::Storage(what.clone()));
+        }
+        match &self.epoch {
+            Some(record) if record.epoch == epoch && self.role == Role::Follower => Ok(()),
+            Some(record) if record.epoch == epoch => Err(Refusal::Stale(format!("epoch {epoch}: this controller does not follow now (frozen, or not up to date)"))),
+            Some(record) => Err(Refusal::Stale(format!("epoch {} is known here, not {epoch}", record.epoch))),
+            None => Err(Refusal::Stale(format!("epoch {epoch} is not known here yet"))),
+        }
+    }
+
+    fn sync_in(&mut self, request: Request, sync: Sync) {
+        if let Err(refusal) = self.follows(sync.epoch) {
+            return self.refuse(request, refusal);
+        }
+        if sync.session < self.session {
+            let what = format!("session {} is known, {} is older", self.session, sync.session);
+            return self.refuse(request, Refusal::Stale(what));
+        }
+        if self.compare(sync.length, sync.entry_epoch, sync.hash) {
+            return self.refuse_diverged(request);
+        }
+        self.session = sync.session;
+        let job = Job::Session { epoch: sync.epoch, session: sync.session };
+        self.store(job, vec![Then::ReplySync { request, sync }]);
+    }
+
+    fn append_in(&mut self, request: Request, append: Append) {
+        if let Err(refusal) = self.follows(append.epoch) {
+            return self.refuse(request, refusal);
+        }
+        if append.session != self.session {
+            let what = format!("session {} is followed, not {}", self.session, append.session);
+            return self.refuse(request, Refusal::Stale(what));
+        }
+        for entry in append.entries {
+            if entry.index > self.length() + 1 {
+                break; // A gap: the answer says from where.
+            }
+            if entry.index <= self.length() {
+                if self.compare(entry.index, entry.epoch, entry.hash) {
+                    return self.refuse_diverged(request);
+                }
+                if self.hash_at(entry.index) != Some(entry.hash) {
+                    let what = format!("entry {} here is of another epoch: this log must catch up", entry.index);
+                    return self.refuse(request, Refusal::Stale(what));
+                }
+            } else if let Err(what) = self.push(entry) {
+                return self.refuse(request, Refusal::Partner(what));
+            }
+        }
+        self.announced = self.announced.max(append.acknowledged);
+        self.in_sync = self.in_sync.max(Some(append.acknowledged.min(self.durable)));
+        let then = Then::ReplyAppend { request, epoch: append.epoch, session: append.session };
+        let enqueued = self.enqueued();
+        if self.length() > enqueued {
+            let entries = self.entries(enqueued, self.length()).to_vec();
+            self.store(Job::Append(entries), vec![then]);
+        } else if let Some(job) = self.jobs.back_mut() {
+            job.then.push(then);
+        } else {
+            self.then(then);
+        }
+        self.acknowledge();
+    }
+
+    /// True (and remembered): the same place in the same epoch holds something else here.
+    fn compare(&mut self, index: u64, epoch: Epoch, theirs: LogHash) -> bool {
+        let Some(ours) = self.entry(index).filter(|ours| ours.epoch == epoch && ours.hash != theirs).map(|entry| entry.hash) else {
+            return false;
+        };
+        self.diverged = Some(Diverged { epoch, index, ours, theirs });
+        self.role = Role::Idle;
+        self.doubt();
+        self.effects.0.push(Effect::Moved);
+        true
+    }
+
+    fn refuse_diverged(&mut self, request: Request) {
+        if let Some(diverged) = self.diverged.clone() {
+            self.refuse(request, Refusal::Diverged(diverged));
+        }
+    }
+
+    // Sequencing.
+
+    /// A session that `session` and `epoch` name and that may be listened to.
+    fn listening(&mut self, session: u64, epoch: Epoch) -> Option<&mut Session> {
+        let current = self.session == session && self.epoch.as_ref().is_some_and(|record| record.epoch == epoch);
+        match &mut self.role {
+            Role::Sequencer(state) if current => Some(state),
+            _ => None, // K13: what belongs to an older session or epoch, or comes after a freeze, counts for nothing.
+        }
+    }
+
+    fn sync_out(&mut self, session: u64, epoch: Epoch, answer: Result<SyncReply, String>) {
+        let Some(Session::Syncing { asked, trouble }) = self.listening(session, epoch) else { return };
+        *asked = false;
+        let reply = match answer {
+            Ok(reply) if reply.session == session && reply.epoch == epoch => reply,
+            Ok(reply) => {
+                *trouble = Some(format!("it answered for epoch {}, session {}", reply.epoch, reply.session));
+                return;
+            }
+            Err(what) => {
+                *trouble = Some(what);
+                return;
+            }
+        };
+        if self.compare(reply.length, reply.entry_epoch, reply.hash) {
+            return;
+        }
+        if self.hash_at(reply.length) != Some(reply.hash) {
+            return self.trouble(format!("entry {} is of epoch {} there and of another here: it must catch up", reply.length, reply.entry_epoch));
+        }
+        // K7: what the follower holds beyond this log was sent by an earlier session and lost here. It is taken
+        // over, never appended over. All of it is of this epoch: a join makes both logs equal first.
+        let mut remote = reply.length;
+        for entry in reply.tail {
+            remote = entry.index;
+            if self.compare(entry.index, entry.epoch, entry.hash) {
+                return;
+            }
+            if self.hash_at(entry.index) == Some(entry.hash) {
+                continue;
+            }
+            if entry.epoch != epoch || entry.index <= self.length() {
+                return self.trouble(format!("entry {} is of epoch {} there: it must catch up", entry.index, entry.epoch));
+            }
+            if let Err(what) = self.push(entry) {
+                return self.trouble(what);
+            }
+        }
+        self.role = Role::Sequencer(Session::Standing { remote, sent: None, told: 0 });
+        self.acknowledge();
+    }
+
+    fn trouble(&mut self, what: String) {
+        if let Role::Sequencer(Session::Syncing { trouble, .. }) = &mut self.role {
+            *trouble = Some(what);
+        }
+    }
+
+    fn append_out(&mut self, session: u64, epoch: Epoch, last: Option<u64>, answer: Result<AppendReply, String>) {
+        let Some(Session::Standing { remote, sent, .. }) = self.listening(session, epoch) else { return };
+        let mine = last.is_some() && *sent == last;
+        if mine {
+            *sent = None;
+        }
+        let before = *remote;
+        let Ok(reply) = answer else {
+            // Silence. Ask again at the next tick; until then nothing more is sent.
+            if mine && let Some(Session::Standing { sent, .. }) = self.listening(session, epoch) {
+                *sent = Some(0);
+            }
+            return;
+        };
+        if reply.session != session || reply.epoch != epoch {
+            return;
+        }
+        if self.hash_at(reply.length) != Some(reply.hash) {
+            let theirs = reply.hash;
+            let ours = self.hash_at(reply.length).unwrap_or_default();
+            self.diverged = Some(Diverged { epoch, index: reply.length, ours, theirs });
+            self.role = Role::Idle;
+            self.doubt();
+            self.effects.0.push(Effect::Moved);
+            return;
+        }
+        if mine && reply.length < before {
+            // The follower holds less than it said: begin again, and find out what it holds.
+            return self.begin();
+        }
+        if let Some(Session::Standing { remote, .. }) = self.listening(session, epoch) {
+            *remote = before.max(reply.length);
+        }
+        self.acknowledge();
+    }
+
+    fn tick(&mut self) {
+        let acknowledged = self.acknowledged;
+        let mut notice = None;
+        match &mut self.role {
+            Role::Sequencer(Session::Syncing { asked, .. }) => *asked = false,
+            Role::Sequencer(Session::Standing { sent, told, .. }) => {
+                if *sent == Some(0) {
+                    *sent = None; // The last message was lost: pump sends again.
+                }
+                *told = acknowledged;
+                notice = Some(acknowledged);
+            }
+            Role::Sequencer(Session::Starting) | Role::Idle | Role::Alone | Role::Follower => {}
+        }
+        // A word at each tick, so that a follower that restarted learns what is acknowledged.
+        if let Some((acknowledged, epoch)) = notice.zip(self.epoch.as_ref().map(|record| record.epoch)) {
+            self.effects.0.push(Effect::Append(Append { epoch, session: self.session, entries: vec![], acknowledged }));
+        }
+        if self.jobs.is_empty() && self.role == Role::Idle && self.epoch.as_ref().is_some_and(|record| record.open) {
+            self.begin(); // No state is terminal.
+        }
+    }
+
+    /// Hands on what can go: to the store, to the follower, to the partner of a catch-up.
+    fn pump(&mut self) {
+        if self.broken.is_some() {
+            return;
+        }
+        let enqueued = self.enqueued();
+        let appending = self.jobs.iter().any(|job| job.append);
+        if self.length() > enqueued && !appending {
+            let entries = self.entries(enqueued, self.length()).to_vec();
+            self.store(Job::Append(entries), vec![]);
+        }
+        let Some(epoch) = self.epoch.as_ref().map(|record| record.epoch) else { return self.pump_fetch() };
+        let (length, durable, acknowledged, session) = (self.length(), self.durable, self.acknowledged, self.session);
+        match self.role.clone() {
+            Role::Sequencer(Session::Syncing { asked: false, trouble }) => {
+                let entry_epoch = self.entry(durable).map_or_else(Epoch::default, |entry| entry.epoch);
+                let hash = self.hash_at(durable).unwrap_or_default();
+                self.effects.0.push(Effect::Sync(Sync { epoch, session, length: durable, entry_epoch, hash }));
+                self.role = Role::Sequencer(Session::Syncing { asked: true, trouble });
+            }
+            Role::Sequencer(Session::Standing { remote, sent: None, told }) if length > remote => {
+                // Not further ahead of the own disk than one batch: what would be lost here fits into one answer.
+                let upto = self.batch_end(remote, length.min(durable + BATCH_ENTRIES), BATCH_ENTRIES);
+                if upto > remote {
+                    let entries = self.entries(remote, upto).to_vec();
+                    self.effects.0.push(Effect::Append(Append { epoch, session, entries, acknowledged }));
+                    self.role = Role::Sequencer(Session::Standing { remote, sent: Some(upto), told: told.max(acknowledged) });
+                }
+            }
+            Role::Sequencer(Session::Standing { remote, sent, told }) if told < acknowledged => {
+                self.effects.0.push(Effect::Append(Append { epoch, session, entries: vec![], acknowledged }));
+                self.role = Role::Sequencer(Session::Standing { remote, sent, told: acknowledged });
+            }
+            Role::Sequencer(_) | Role::Idle | Role::Alone | Role::Follower => {}
+        }
+        self.pump_fetch();
+    }
+
+    // Coming back.
+
+    fn catch_up(&mut self, request: Request) {
+        let serving = self.role != Role::Idle || self.epoch.as_ref().is_some_and(|record| self.is_member(record) && self.contains_base(record));
+        if serving {
+            let what = "this controller is a member: its history is the array's".to_owned();
+            return self.refuse(request, Refusal::Conflict(what, "ask the controller that is to join".into()));
+        }
+        if let Some(diverged) = self.diverged.clone() {
+            return self.refuse(request, Refusal::Diverged(diverged));
+        }
+        if let Some(what) = self.broken.clone() {
+            return self.refuse(request, Refusal::Storage(what));
+        }
+        if self.catching.is_some() {
+            let what = "a catch-up is running".to_owned();
+            return self.refuse(request, Refusal::Conflict(what, "wait for it".into()));
+        }
+        self.catching = Some(CatchingUp { request, asked: false, copied: 0, aside: 0, verified: 0, goal: None });
+    }
+
+    fn pump_fetch(&mut self) {
+        if !self.jobs.is_empty() || self.length() > self.durable {
+            return;
+        }
+        let (length, hash) = (self.durable, self.hash_at(self.durable).unwrap_or_default());
+        let Some(catching) = &mut self.catching else { return };
+        if catching.asked {
+            return;
+        }
+        if let Some((_, _, frozen)) = catching.goal.filter(|(goal, goal_hash, _)| (*goal, *goal_hash) == (length, hash)) {
+            let done = CaughtUp { length, hash, equal: frozen, copied: catching.copied, set_aside: catching.aside };
+            let request = catching.request;
+            self.catching = None;
+            return self.answer(request, Ok(Answer::CaughtUp(done)));
+        }
+        catching.asked = true;
+        // Points from the end backwards, further apart each time, down to the empty log.
+        let steps = std::iter::successors(Some(1_u64), |step| step.checked_mul(2)).scan(length, |at, step| {
+            let here = *at;
+            *at = at.saturating_sub(step);
+            Some(here)
+        });
+        let points = Some(catching.verified).filter(|at| *at > 0).into_iter().chain(steps.take_while(|at| *at > 0));
+        let points = points.filter_map(|at| Some((at, self.hash_at(at)?))).collect();
+        self.effects.0.push(Effect::Fetch(Fetch { points, limit: BATCH_ENTRIES as u32 }));
+    }
+
+    fn fetch_out(&mut self, answer: Result<Fetched, String>) {
+        let Some(catching) = self.catching.as_mut().filter(|catching| catching.asked) else { return };
+        catching.asked = false;
+        let request = catching.request;
+        let fetched = match answer {
+            Ok(fetched) => fetched,
+            Err(what) => {
+                self.catching = None;
+                return self.refuse(request, Refusal::Partner(what));
+            }
+        };
+        if let Err(refusal) = self.mend(fetched) {
+            self.catching = None;
+            self.refuse(request, refusal);
+        }
+    }
+
+    /// Goes along both histories from a common point, and takes the partner's where they part.
+    fn mend(&mut self, fetched: Fetched) -> Result<(), Refusal> {
+        let nonsense = |what: String| Refusal::Partner(format!("the partner's history makes no sense: {what}"));
+        if fetched.after > self.length() || fetched.length < fetched.after + fetched.entries.len() as u64 {
+            return Err(nonsense(format!("it goes on after {} of {}", fetched.after, fetched.length)));
+        }
+        let mut keep = fetched.after;
+        let mut entries = fetched.entries.into_iter().peekable();
+        while let Some(theirs) = entries.next_if(|theirs| self.hash_at(theirs.index) == Some(theirs.hash)) {
+            if theirs.index != keep + 1 {
+                return Err(nonsense(format!("entry {} after entry {keep}", theirs.index)));
+            }
+            keep += 1;
+        }
+        let entries: Vec<LogEntry> = entries.collect();
+        if let Some(theirs) = entries.first()
+            && self.compare(theirs.index, theirs.epoch, theirs.hash)
+            && let Some(diverged) = self.diverged.clone()
+        {
+            return Err(Refusal::Diverged(diverged));
+        }
+        // Its end is reached and this log goes on: what goes on here is not in the survivor's history.
+        let cut = !entries.is_empty() || keep == fetched.length;
+        let aside: Vec<(LogEntry, bool)> = if cut {
+            self.entries(keep, self.length()).iter().map(|entry| (entry.clone(), entry.index <= self.acknowledged || self.was_alone(entry))).collect()
+        } else {
+            vec![]
+        };
+        let (mut length, mut last) = (keep, self.hash_at(keep).unwrap_or_default());
+        for entry in &entries {
+            follows(length, last, entry).map_err(nonsense)?;
+            (length, last) = (entry.index, entry.hash);
+        }
+        if let Some(catching) = &mut self.catching {
+            catching.goal = Some((fetched.length, fetched.hash, fetched.frozen));
+            catching.verified = length;
+            catching.copied += entries.len() as u64;
+            catching.aside += aside.len() as u64;
+        }
+        if aside.is_empty() && entries.is_empty() {
+            if keep == self.length() && keep == fetched.length && self.hash_at(keep) != Some(fetched.hash) {
+                return Err(nonsense("its hash is not that of its entries".into()));
+            }
+            if keep < fetched.length && keep == fetched.after {
+                return Err(nonsense(format!("nothing came after entry {keep} of {}", fetched.length)));
+            }
+            self.show(fetched.acknowledged.min(keep));
+            return Ok(());
+        }
+        if !aside.is_empty() {
+            self.cut(keep);
+        }
+        for entry in &entries {
+            self.push(entry.clone()).map_err(nonsense)?;
+        }
+        self.announced = fetched.acknowledged;
+        self.store(Job::Mend { keep, aside, entries }, vec![Then::Mended]);
+        Ok(())
+    }
+
+    /// The entry was written by this controller alone, or by the partner alone: it needed no second disk.
+    fn was_alone(&self, entry: &LogEntry) -> bool {
+        entry.session == 0
+    }
+
+    /// Cuts the log after `keep`.
+    fn cut(&mut self, keep: u64) {
+        let entries = std::mem::take(&mut self.log);
+        let acknowledged = self.acknowledged.min(keep);
+        self.weights.clear();
+        self.actions.clear();
+        self.head = Tables::default();
+        self.shown = Tables::default();
+        (self.acknowledged, self.announced, self.durable) = (0, 0, self.durable.min(keep));
+        for entry in entries.into_iter().take(keep as usize) {
+            self.record(entry);
+        }
+        self.show(acknowledged);
+    }
+
+    // The store.
+
+    /// Length of the log of which the store knows.
+    fn enqueued(&self) -> u64 {
+        self.jobs.back().map_or(self.durable, |job| job.length)
+    }
+
+    fn store(&mut self, job: Job, then: Vec<Then>) {
+        let length = match &job {
+            Job::Append(entries) => self.enqueued() + entries.len() as u64,
+            Job::Session { .. } => self.enqueued(),
+            Job::Mend { keep, entries, .. } => keep + entries.len() as u64,
+        };
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        self.jobs.push_back(Pending { serial, length, append: matches!(job, Job::Append(_)), then });
+        self.effects.0.push(Effect::Store { serial, job });
+    }
+
+    fn stored(&mut self, serial: u64) {
+        // The store finishes in order: anything else would be a defect of the shell, and counting it a lie.
+        assert_eq!(self.jobs.front().map(|job| job.serial), Some(serial), "the store finishes jobs in order");
+        let Some(job) = self.jobs.pop_front() else { return };
+        self.durable = job.length;
+        self.effects.0.push(Effect::Moved);
+        for then in job.then {
+            self.then(then);
+        }
+        self.acknowledge();
+        if self.jobs.is_empty() && self.length() == self.durable {
+            for request in std::mem::take(&mut self.draining) {
+                self.answer(request, Ok(Answer::Done));
+            }
+        }
+    }
+
+    fn then(&mut self, then: Then) {
+        match then {
+            Then::BeginSession => {
+                if self.role == Role::Sequencer(Session::Starting) && !self.jobs.iter().any(|job| job.then.contains(&Then::BeginSession)) {
+                    self.role = Role::Sequencer(Session::Syncing { asked: false, trouble: None });
+                }
+            }
+            Then::Mended => self.show(self.announced.min(self.durable).max(self.acknowledged)),
+            Then::ReplySync { request, sync } => {
+                let current = self.follows(sync.epoch).and_then(|()| {
+                    if sync.session == self.session { Ok(()) } else { Err(Refusal::Stale(format!("session {} has begun", self.session))) }
+                });
+                if let Err(refusal) = current {
+                    return self.refuse(request, refusal);
+                }
+                let length = sync.length.min(self.durable);
+                let reply = SyncReply {
+                    epoch: sync.epoch,
+                    session: sync.session,
+                    length,
+                    entry_epoch: self.entry(length).map_or_else(Epoch::default, |entry| entry.epoch),
+                    hash: self.hash_at(length).unwrap_or_default(),
+                    tail: self.entries(sync.length, self.durable).to_vec(),
+                };
+                self.answer(request, Ok(Answer::Synced(reply)));
+            }
+            Then::ReplyAppend { request, epoch, session } => {
+                if let Err(refusal) = self.follows(epoch) {
+                    return self.refuse(request, refusal);
+                }
+                if session != self.session {
+                    return self.refuse(request, Refusal::Stale(format!("session {} has begun", self.session)));
+                }
+                let hash = self.hash_at(self.durable).unwrap_or_default();
+                self.answer(request, Ok(Answer::Appended(AppendReply { epoch, session, length: self.durable, hash })));
+            }
+        }
+    }
+
+    fn store_failed(&mut self, what: String) {
+        self.broken = Some(what.clone());
+        self.role = Role::Idle;
+        self.doubt();
+        let jobs = std::mem::take(&mut self.jobs);
+        for then in jobs.into_iter().flat_map(|job| job.then) {
+            if let Then::ReplySync { request, .. } | Then::ReplyAppend { request, .. } = then {
+                self.refuse(request, Refusal::Storage(what.clone()));
+            }
+        }
+        for request in std::mem::take(&mut self.draining) {
+            self.refuse(request, Refusal::Storage(what.clone()));
+        }
+        if let Some(catching) = self.catching.take() {
+            self.refuse(catching.request, Refusal::Storage(what));
+        }
+        self.effects.0.push(Effect::Moved);
+    }
+
+    // The log in memory.
+
+    fn entry(&self, index: u64) -> Option<&LogEntry> {
+        self.log.get(usize::try_from(index.checked_sub(1)?).ok()?)
+    }
+
+    /// Adds an entry that comes next; otherwise says why not.
+    fn push(&mut self, entry: LogEntry) -> Result<(), String> {
+        follows(self.length(), self.hash_at(self.length()).unwrap_or_default(), &entry)?;
+        self.record(entry);
+        Ok(())
+    }
+
+    fn record(&mut self, entry: LogEntry) {
+        self.weights.push(log::encode_rows(&entry.rows).len());
+        self.actions.insert(entry.action_id, entry.index);
+        for row in &entry.rows {
+            self.head.apply(row);
+        }
+        self.log.push(entry);
+    }
+
+    /// Everything up to here is acknowledged and shown.
+    fn show(&mut self, upto: u64) {
+        if upto <= self.acknowledged {
+            return;
+        }
+        for entry in &self.log[self.acknowledged as usize..upto.min(self.log.len() as u64) as usize] {
+            for row in &entry.rows {
+                self.shown.apply(row);
+            }
+        }
+        self.acknowledged = upto.min(self.length());
+        self.effects.0.push(Effect::Moved);
+    }
+
+    /// Counts what the role permits to count.
+    fn acknowledge(&mut self) {
+        let upto = match self.role {
+            Role::Alone => self.durable,
+            Role::Follower => self.announced.min(self.durable),
+            Role::Sequencer(Session::Standing { remote, .. }) => {
+                let both = self.durable.min(remote);
+                self.in_sync = self.in_sync.max(Some(both));
+                both
+            }
+            Role::Idle | Role::Sequencer(_) => return,
+        };
+        self.show(upto);
+        let later = self.waiters.split_off(&(self.acknowledged + 1));
+        for (index, waiters) in std::mem::replace(&mut self.waiters, later) {
+            for waiter in waiters {
+                let answer = self.changed(index, waiter.rows);
+                self.answer(waiter.request, Ok(answer));
+            }
+        }
+    }
+
+    fn changed(&self, index: u64, rows: Vec<RowOp>) -> Answer {
+        let alone = self.entry(index).is_some_and(|entry| entry.session == 0);
+        Answer::Changed(Changed { index, hash: self.hash_at(index).unwrap_or_default(), rows, alone })
+    }
+
+    fn answer(&mut self, request: Request, answer: Result<Answer, Refusal>) {
+        self.effects.0.push(Effect::Answer { request, answer });
+    }
+
+    fn refuse(&mut self, request: Request, refusal: Refusal) {
+        self.answer(request, Err(refusal));
+    }
+}
+
+fn reused(action: ActionId, index: u64) -> Refusal {
+    Refusal::Conflict(format!("action_id {action} belongs to change {index}, which asked for something else"), "give every change an action_id of its own".into())
+}
+
+#[cfg(test)]
+mod tests;
