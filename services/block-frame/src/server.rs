@@ -134,6 +134,13 @@ impl<H: Handler> Server<H> {
         self.closing.send_replace(true);
     }
 
+    /// Ends every session of now, as if its cable had been pulled; later ones are the handler's to refuse.
+    pub fn disconnect(&self) {
+        for running in self.lock().values() {
+            running.end.send_replace(true);
+        }
+    }
+
     /// Serves a unix socket until [`close`](Self::close). Dropping the future drops sessions and commands at once.
     pub async fn serve_unix(self: &Arc<Self>, listener: UnixListener) {
         self.serve(|| async { listener.accept().await.map(|(stream, _)| stream) })

@@ -1,1 +1,3 @@
 //! pollux-chassis
+
+pub mod shelf;
