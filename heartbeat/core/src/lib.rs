@@ -23,9 +23,11 @@
 extern crate alloc;
 
 pub mod area;
+mod codec;
 pub mod detect;
 pub mod effect;
 pub mod event;
+pub mod layout;
 mod machine;
 pub mod record;
 pub mod status;

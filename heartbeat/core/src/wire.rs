@@ -1,7 +1,21 @@
 //! The heartbeat datagram: what is said on the wire. The driver adds and checks the authentication around it.
+//!
+//! ```text
+//! u64 magic and version · [16] array id · u8 sender · u64 sequence · u64 nonce · echo (flag, u64) ·
+//! advert · record (flag, record) · letter
+//! ```
 
 use crate::area::{Advert, Letter};
+use crate::codec::{Malformed, Parsed, Reader, Writer};
 use crate::record::Record;
+use alloc::vec::Vec;
+use core::fmt;
+use pollux_api::id::{ArrayId, ControllerId};
+
+/// No body is longer: with tag and headers it fits a frame of 1500 bytes.
+pub const BODY_MAX: usize = 1024;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"PLXBEAT1");
 
 /// One heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,4 +32,165 @@ pub struct Datagram {
     pub record: Option<Record>,
     /// Wishes.
     pub letter: Letter,
+}
+
+/// Why a body is not one of this array's partner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadDatagram {
+    /// Not a heartbeat of this version.
+    Magic,
+    /// Of another array.
+    Array,
+    /// Not sent by the partner.
+    Sender,
+    /// Too long, too short, or breaking the rules inside.
+    Content,
+}
+
+impl fmt::Display for BadDatagram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Magic => "no heartbeat of this version",
+            Self::Array => "a heartbeat of another array",
+            Self::Sender => "a heartbeat that is not the partner's",
+            Self::Content => "a heartbeat with malformed content",
+        })
+    }
+}
+
+impl core::error::Error for BadDatagram {}
+
+impl Datagram {
+    /// The body that `sender` sends; at most [`BODY_MAX`] bytes.
+    #[must_use]
+    pub fn encode(&self, array: ArrayId, sender: ControllerId) -> Vec<u8> {
+        let mut body = Writer::default();
+        body.u64(MAGIC);
+        body.0.extend_from_slice(array.as_bytes());
+        body.count(sender.index());
+        body.u64(self.sequence);
+        body.u64(self.nonce);
+        body.flag(self.echo.is_some());
+        body.u64(self.echo.unwrap_or(0));
+        body.advert(&self.advert);
+        body.option_record(self.record.as_ref());
+        body.letter(&self.letter);
+        body.0
+    }
+
+    /// Reads an authenticated body.
+    ///
+    /// # Errors
+    /// [`BadDatagram`] if it is not one of `partner` in `array`.
+    pub fn decode(body: &[u8], array: ArrayId, partner: ControllerId) -> Result<Self, BadDatagram> {
+        let mut bytes = Reader(body);
+        let head = (bytes.u64(), bytes.array::<16>(), bytes.u8());
+        let (Ok(magic), Ok(from_array), Ok(sender)) = head else {
+            return Err(BadDatagram::Content);
+        };
+        if magic != MAGIC {
+            return Err(BadDatagram::Magic);
+        }
+        if from_array != *array.as_bytes() {
+            return Err(BadDatagram::Array);
+        }
+        if usize::from(sender) != partner.index() {
+            return Err(BadDatagram::Sender);
+        }
+        let datagram = Self::fields(&mut bytes).map_err(|Malformed| BadDatagram::Content)?;
+        if bytes.0.is_empty() {
+            Ok(datagram)
+        } else {
+            Err(BadDatagram::Content)
+        }
+    }
+
+    fn fields(bytes: &mut Reader<'_>) -> Parsed<Self> {
+        let (sequence, nonce) = (bytes.u64()?, bytes.u64()?);
+        let echo = match (bytes.flag()?, bytes.u64()?) {
+            (true, nonce) => Some(nonce),
+            (false, 0) => None,
+            (false, _) => return Err(Malformed),
+        };
+        let advert = bytes.advert()?;
+        let record = bytes.option_record()?;
+        Ok(Self {
+            sequence,
+            nonce,
+            echo,
+            advert,
+            record,
+            letter: bytes.letter()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::area::LETTER_MAX;
+    use crate::layout::tests::strategy;
+    use pollux_api::id::{Generation, PoolId};
+    use proptest::prelude::*;
+
+    const ARRAY: ArrayId = ArrayId::from_bytes([7; 16]);
+
+    prop_compose! {
+        fn datagram()(
+            sequence in any::<u64>(), nonce in any::<u64>(), echo in any::<Option<u64>>(),
+            advert in strategy::advert(), record in proptest::option::of(strategy::record()),
+            letter in strategy::letter(),
+        ) -> Datagram {
+            Datagram { sequence, nonce, echo, advert, record, letter }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sent_is_what_arrives(datagram in datagram()) {
+            let body = datagram.encode(ARRAY, ControllerId::B);
+            prop_assert_eq!(Datagram::decode(&body, ARRAY, ControllerId::B), Ok(datagram));
+            prop_assert_eq!(Datagram::decode(&body, ARRAY, ControllerId::A), Err(BadDatagram::Sender));
+            let other = ArrayId::from_bytes([8; 16]);
+            prop_assert_eq!(Datagram::decode(&body, other, ControllerId::B), Err(BadDatagram::Array));
+            for length in 0..body.len() {
+                prop_assert_eq!(
+                    Datagram::decode(&body[..length], ARRAY, ControllerId::B),
+                    Err(BadDatagram::Content)
+                );
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(body in proptest::collection::vec(any::<u8>(), 0..1500)) {
+            let mut framed = Datagram::encode(&quiet(), ARRAY, ControllerId::A);
+            prop_assert!(Datagram::decode(&body, ARRAY, ControllerId::A).is_err());
+            framed.truncate(25);
+            framed.extend_from_slice(&body);
+            if let Ok(read) = Datagram::decode(&framed, ARRAY, ControllerId::A) {
+                prop_assert_eq!(read.encode(ARRAY, ControllerId::A), framed);
+            }
+        }
+    }
+
+    fn quiet() -> Datagram {
+        Datagram {
+            sequence: 0,
+            nonce: 0,
+            echo: None,
+            advert: Advert::default(),
+            record: None,
+            letter: Letter::default(),
+        }
+    }
+
+    #[test]
+    fn the_fullest_letter_fits_one_frame() {
+        let mut full = quiet();
+        full.record = Some(Record::genesis(Generation::new(1)));
+        full.letter.asks = alloc::vec![PoolId::from_bytes([1; 16]); LETTER_MAX];
+        full.letter.gifts = alloc::vec![(PoolId::from_bytes([1; 16]), Generation::new(1)); LETTER_MAX];
+        let length = full.encode(ARRAY, ControllerId::A).len();
+        assert!(length <= BODY_MAX, "{length} bytes");
+    }
 }

@@ -1,0 +1,329 @@
+//! The quorum area as bytes.
+//!
+//! Eleven pigeonholes on each quorum disk, 4 KiB each, and every pigeonhole has one key-holder:
+//!
+//! ```text
+//! block  0      header        written once, by whoever formats
+//!        1      slot     [a]  6  slot     [b]
+//!        2, 3   ballot   [a]  7, 8  ballot   [b]     two copies, the second written after the first is durable
+//!        4      claims   [a]  9  claims   [b]
+//!        5      mailbox  [a]  10 mailbox  [b]
+//! ```
+//!
+//! Each block, little-endian:
+//!
+//! ```text
+//! offset  0  u64  magic            offset 32  u64  generation of the set of quorum disks
+//!         8  u16  layout version           40  u32  length of the content
+//!        10  u16  block                    44  u32  CRC32C of bytes 0..64 (this field zero) and the content
+//!        12  u16  disk                     48       zero
+//!        14  u8   writer: 0 a, 1 b, 255 nobody (header)
+//!        15  u8   zero                     64       content, then zero to the end
+//!        16  [16] array id
+//! ```
+//!
+//! A block that is anything but exactly this is [`Unread`]: a wrong disk, a wrong place, a torn, old or wiped block
+//! is never a vote of "nothing". The zeros are part of the rule, so a tear after the content is seen as well.
+
+use crate::area::{Area, Claim, ClaimState, Claims, Content, Letter, POOLS_MAX, Slot, Unread};
+use crate::codec::{Malformed, Parsed, Reader, Writer};
+use crate::effect::BlockId;
+use crate::record::{Ballot, Vote};
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::vec;
+use alloc::vec::Vec;
+use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Generation};
+
+/// Bytes of a block.
+pub const BLOCK_BYTES: usize = 4096;
+/// Blocks of the area, from the disk's first.
+pub const AREA_BLOCKS: usize = 11;
+/// Bytes of the area.
+pub const AREA_BYTES: usize = AREA_BLOCKS * BLOCK_BYTES;
+/// Version of the layout that is written. 1: the first.
+pub const VERSION: u16 = 1;
+
+/// Bytes of one block.
+pub type Block = [u8; BLOCK_BYTES];
+
+const MAGIC: u64 = u64::from_le_bytes(*b"PLXQUORM");
+const AT_VERSION: usize = 8;
+const AT_BLOCK: usize = 10;
+const AT_DISK: usize = 12;
+const AT_WRITER: usize = 14;
+const AT_ARRAY: usize = 16;
+const AT_SET: usize = 32;
+const AT_LENGTH: usize = 40;
+const AT_CRC: usize = 44;
+const AT_CONTENT: usize = 64;
+const NOBODY: u8 = 255;
+
+/// A claim: pool 16, epoch 8, generation 8, incarnation 8, state 1, serving 1.
+const CLAIM_BYTES: usize = 42;
+const CONTENT_MAX: usize = BLOCK_BYTES - AT_CONTENT;
+const RECORD_BYTES: usize = 8 + 2 * 9 + 1 + 40 + 8;
+
+const _: () = assert!(AT_CRC + 4 <= AT_CONTENT && AT_CONTENT % 8 == 0);
+const _: () = assert!(
+    8 + 1 + POOLS_MAX * CLAIM_BYTES <= CONTENT_MAX,
+    "claims of every pool fit one block"
+);
+const _: () = assert!(3 * 8 + 1 + 2 * RECORD_BYTES <= CONTENT_MAX);
+const _: () = assert!(POOLS_MAX <= u8::MAX as usize);
+const _: () = assert!(AREA_BLOCKS == 1 + 2 * 5);
+
+/// Which disk of which array: what every block of it must carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The array.
+    pub array: ArrayId,
+    /// The disk.
+    pub disk: DiskIndex,
+    /// Generation of the set of quorum disks.
+    pub set: Generation,
+}
+
+/// Number of a controller's block, counted from the disk's first.
+#[must_use]
+pub const fn block_number(block: BlockId, writer: ControllerId) -> u64 {
+    let within = match block {
+        BlockId::Slot => 0,
+        BlockId::Vote0 => 1,
+        BlockId::Vote1 => 2,
+        BlockId::Claims => 3,
+        BlockId::Mailbox => 4,
+    };
+    (1 + writer.index() * 5 + within) as u64
+}
+
+/// The bytes of a block that `writer` writes.
+#[must_use]
+pub fn encode(place: &Place, block: BlockId, writer: ControllerId, content: &Content) -> Box<Block> {
+    let mut bytes = Writer::default();
+    match content {
+        Content::Slot(slot) => {
+            bytes.u64(slot.sequence);
+            bytes.advert(&slot.advert);
+        }
+        Content::Vote(vote) => {
+            bytes.u64(vote.instance.get());
+            bytes.u64(vote.mbal.get());
+            bytes.u64(vote.bal.get());
+            bytes.option_record(vote.value.as_ref());
+            bytes.record(&vote.decided);
+        }
+        Content::Claims(claims) => {
+            debug_assert!(
+                claims.pools.len() <= POOLS_MAX,
+                "more pools than an array can have"
+            );
+            bytes.u64(claims.sequence);
+            bytes.count(claims.pools.len().min(POOLS_MAX));
+            for (pool, claim) in claims.pools.iter().take(POOLS_MAX) {
+                bytes.pool(*pool);
+                bytes.u64(claim.epoch.get());
+                bytes.u64(claim.generation.get());
+                bytes.u64(claim.incarnation.get());
+                bytes.u8(match claim.state {
+                    ClaimState::Held => 0,
+                    ClaimState::Given => 1,
+                    ClaimState::Declined => 2,
+                });
+                bytes.flag(claim.serving);
+            }
+        }
+        Content::Letter(letter) => bytes.letter(letter),
+    }
+    seal(place, block_number(block, writer), Some(writer), &bytes.0)
+}
+
+/// The whole area as formatting leaves it: valid blocks in which nobody has said anything, so that a blank block
+/// later is damage.
+#[must_use]
+pub fn format(place: &Place) -> Vec<u8> {
+    let mut area = vec![0; AREA_BYTES];
+    let mut put = |number: u64, bytes: &Block| {
+        let at = number as usize * BLOCK_BYTES;
+        area[at..at + BLOCK_BYTES].copy_from_slice(bytes);
+    };
+    put(0, &seal(place, 0, None, &[]));
+    let blank = Area::formatted(place.set);
+    for writer in ControllerId::ALL {
+        let mut one = |block, content| {
+            put(
+                block_number(block, writer),
+                &encode(place, block, writer, &content),
+            )
+        };
+        if let (Ok(slot), Ok(vote)) = (blank.slot, blank.vote) {
+            one(BlockId::Slot, Content::Slot(slot));
+            one(BlockId::Vote0, Content::Vote(vote));
+            one(BlockId::Vote1, Content::Vote(vote));
+        }
+        one(BlockId::Claims, Content::Claims(Claims::default()));
+        one(BlockId::Mailbox, Content::Letter(Letter::default()));
+    }
+    area
+}
+
+/// Reads one controller's part out of the bytes of the whole area ([`AREA_BYTES`], from the disk's first block).
+/// Fewer bytes are a read that failed.
+#[must_use]
+pub fn decode_area(place: &Place, whose: ControllerId, area: &[u8]) -> Area {
+    // A header that is not ours means that this is not the disk that we think it is, whatever its blocks say.
+    if let Err(why) = content(place, 0, None, area) {
+        return Area::unread(why);
+    }
+    let read = |block| content(place, block_number(block, whose), Some(whose), area);
+    let copies = [read(BlockId::Vote0), read(BlockId::Vote1)].map(|bytes| parse(bytes, vote));
+    let vote = match copies {
+        [Ok(first), Ok(second)] if second.age() > first.age() => Ok(second),
+        [Ok(first), _] => Ok(first),
+        [Err(_), Ok(second)] => Ok(second),
+        [Err(why), Err(_)] => Err(why),
+    };
+    Area {
+        slot: parse(read(BlockId::Slot), slot),
+        vote,
+        claims: parse(read(BlockId::Claims), claims),
+        letter: parse(read(BlockId::Mailbox), |bytes| bytes.letter()),
+    }
+}
+
+fn seal(place: &Place, number: u64, writer: Option<ControllerId>, content: &[u8]) -> Box<Block> {
+    let mut block: Box<Block> = Box::new([0; BLOCK_BYTES]);
+    let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &MAGIC.to_le_bytes());
+    put(AT_VERSION, &VERSION.to_le_bytes());
+    put(AT_BLOCK, &(number as u16).to_le_bytes());
+    put(AT_DISK, &place.disk.get().to_le_bytes());
+    put(AT_WRITER, &[writer.map_or(NOBODY, |writer| writer.index() as u8)]);
+    put(AT_ARRAY, place.array.as_bytes());
+    put(AT_SET, &place.set.get().to_le_bytes());
+    put(AT_LENGTH, &(content.len() as u32).to_le_bytes());
+    put(AT_CONTENT, content);
+    let crc = crc32c::crc32c(&block[..AT_CONTENT + content.len()]);
+    block[AT_CRC..AT_CRC + 4].copy_from_slice(&crc.to_le_bytes());
+    block
+}
+
+/// The content of a block, if it is exactly what was written there.
+fn content<'a>(
+    place: &Place,
+    number: u64,
+    writer: Option<ControllerId>,
+    area: &'a [u8],
+) -> Result<&'a [u8], Unread> {
+    let at = number as usize * BLOCK_BYTES;
+    let block = area.get(at..at + BLOCK_BYTES).ok_or(Unread::Io)?;
+    if block.iter().all(|byte| *byte == 0) {
+        return Err(Unread::Blank);
+    }
+    let u16_at = |at: usize| u16::from_le_bytes([block[at], block[at + 1]]);
+    let u32_at = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+    if block[..8] != MAGIC.to_le_bytes() {
+        return Err(Unread::Magic);
+    }
+    match u16_at(AT_VERSION) {
+        VERSION => {}
+        other => return Err(Unread::Version(other)),
+    }
+    let length = u32_at(AT_LENGTH) as usize;
+    if length > CONTENT_MAX {
+        return Err(Unread::Checksum);
+    }
+    let (used, rest) = block.split_at(AT_CONTENT + length);
+    let crc = crc32c::crc32c(&used[..AT_CRC]);
+    let crc = crc32c::crc32c_append(crc, &[0; 4]);
+    let crc = crc32c::crc32c_append(crc, &used[AT_CRC + 4..]);
+    if crc != u32_at(AT_CRC) || rest.iter().any(|byte| *byte != 0) {
+        return Err(Unread::Checksum);
+    }
+    if block[AT_ARRAY..AT_ARRAY + 16] != *place.array.as_bytes() {
+        return Err(Unread::Array);
+    }
+    let writer = writer.map_or(NOBODY, |writer| writer.index() as u8);
+    let here = (u64::from(u16_at(AT_BLOCK)), u16_at(AT_DISK), block[AT_WRITER]);
+    if here != (number, place.disk.get(), writer) {
+        return Err(Unread::Place);
+    }
+    let set = block[AT_SET..AT_SET + 8].try_into().map_or(0, u64::from_le_bytes);
+    if set != place.set.get() {
+        return Err(Unread::SetGeneration(Generation::new(set)));
+    }
+    Ok(&used[AT_CONTENT..])
+}
+
+fn parse<T>(
+    content: Result<&[u8], Unread>,
+    read: impl Fn(&mut Reader<'_>) -> Parsed<T>,
+) -> Result<T, Unread> {
+    let mut bytes = Reader(content?);
+    let value = read(&mut bytes).map_err(|Malformed| Unread::Content)?;
+    if bytes.0.is_empty() {
+        Ok(value)
+    } else {
+        Err(Unread::Content)
+    }
+}
+
+fn slot(bytes: &mut Reader<'_>) -> Parsed<Slot> {
+    Ok(Slot {
+        sequence: bytes.u64()?,
+        advert: bytes.advert()?,
+    })
+}
+
+fn vote(bytes: &mut Reader<'_>) -> Parsed<Vote> {
+    let vote = Vote {
+        instance: bytes.epoch()?,
+        mbal: Ballot::new(bytes.u64()?),
+        bal: Ballot::new(bytes.u64()?),
+        value: bytes.option_record()?,
+        decided: bytes.record()?,
+    };
+    let voted = vote.value.is_some() == (vote.bal != Ballot::NONE) && vote.bal <= vote.mbal;
+    let numbered = vote.decided.epoch.next() == vote.instance
+        && vote.value.is_none_or(|value| value.epoch == vote.instance);
+    if voted && numbered {
+        Ok(vote)
+    } else {
+        Err(Malformed)
+    }
+}
+
+fn claims(bytes: &mut Reader<'_>) -> Parsed<Claims> {
+    let sequence = bytes.u64()?;
+    let mut pools = BTreeMap::new();
+    for _ in 0..bytes.count(POOLS_MAX)? {
+        let pool = bytes.pool()?;
+        let (epoch, generation, incarnation) = (bytes.epoch()?, bytes.generation()?, bytes.incarnation()?);
+        let state = match bytes.u8()? {
+            0 => ClaimState::Held,
+            1 => ClaimState::Given,
+            2 => ClaimState::Declined,
+            _ => return Err(Malformed),
+        };
+        let serving = bytes.flag()?;
+        // In ascending order, each once: one encoding for each value.
+        if pools.last_key_value().is_some_and(|(last, _)| *last >= pool) {
+            return Err(Malformed);
+        }
+        pools.insert(
+            pool,
+            Claim {
+                epoch,
+                generation,
+                state,
+                incarnation,
+                serving,
+            },
+        );
+    }
+    Ok(Claims { sequence, pools })
+}
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+pub(crate) mod tests;

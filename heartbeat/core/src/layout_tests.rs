@@ -1,0 +1,379 @@
+//! Damage cases of the quorum area, as a table; round trips; arbitrary bytes.
+
+use super::*;
+use crate::record::Record;
+use alloc::string::String;
+use proptest::prelude::*;
+
+const PLACE: Place = Place {
+    array: ArrayId::from_bytes([7; 16]),
+    disk: DiskIndex::new(3),
+    set: Generation::new(5),
+};
+const A: ControllerId = ControllerId::A;
+const B: ControllerId = ControllerId::B;
+
+pub(crate) mod strategy {
+    use crate::area::*;
+    use crate::record::*;
+    use core::time::Duration;
+    use pollux_api::id::*;
+    use proptest::prelude::*;
+
+    prop_compose! {
+        pub(crate) fn base()(length in any::<u64>(), hash in any::<[u8; 32]>()) -> Base {
+            Base { length: LogLength::new(length), hash: Hash32::from_bytes(hash) }
+        }
+    }
+
+    prop_compose! {
+        pub(crate) fn record()(
+            epoch in 1..u64::MAX, a in any::<Option<u64>>(), b in any::<Option<u64>>(), open in any::<bool>(),
+            base in base(), disks in any::<u64>(),
+        ) -> Record {
+            let mut members = Members::default();
+            for (controller, incarnation) in [(ControllerId::A, a), (ControllerId::B, b)] {
+                if let Some(incarnation) = incarnation {
+                    members = members.with(controller, Incarnation::new(incarnation));
+                }
+            }
+            let mode = if open { Mode::Open } else { Mode::Sealed };
+            Record { epoch: Epoch::new(epoch), members, mode, base, disks: Generation::new(disks) }
+        }
+    }
+
+    prop_compose! {
+        pub(crate) fn advert()(
+            incarnation in any::<u64>(), role in 0..5_u8, epoch in any::<u64>(), log in base(),
+            flags in any::<[bool; 4]>(), spans in any::<[u64; 3]>(),
+        ) -> Advert {
+            let role = match role {
+                0 => Role::Starting,
+                1 => Role::Waiting,
+                2 => Role::Serving,
+                3 => Role::Releasing,
+                _ => Role::Dying,
+            };
+            let [slot_period, lease, watchdog] = spans.map(Duration::from_nanos);
+            Advert {
+                incarnation: Incarnation::new(incarnation), role, epoch: Epoch::new(epoch), log,
+                eligible: flags[0], shelf: flags[1], watchdog: flags[2], pausable: flags[3],
+                figures: Figures { slot_period, lease, watchdog },
+            }
+        }
+    }
+
+    pub(crate) fn pool() -> impl Strategy<Value = PoolId> {
+        any::<[u8; 16]>().prop_map(PoolId::from_bytes)
+    }
+
+    prop_compose! {
+        pub(crate) fn letter()(
+            from in any::<u64>(), to in any::<u64>(), epoch in any::<u64>(), flags in any::<[bool; 2]>(),
+            asks in proptest::collection::vec(pool(), 0..=LETTER_MAX),
+            gifts in proptest::collection::vec((pool(), any::<u64>().prop_map(Generation::new)), 0..=LETTER_MAX),
+        ) -> Letter {
+            Letter {
+                from: Incarnation::new(from), to: Incarnation::new(to), epoch: Epoch::new(epoch),
+                consent: flags[0], invite: flags[1], asks, gifts,
+            }
+        }
+    }
+
+    prop_compose! {
+        pub(crate) fn vote()(decided in record(), value in proptest::option::of(record()), ballots in any::<[u64; 2]>())
+            -> Vote {
+            let instance = decided.epoch.next();
+            let bal = ballots[0].min(ballots[1]).max(1);
+            Vote {
+                instance,
+                mbal: Ballot::new(ballots[0].max(ballots[1]).max(1)),
+                bal: Ballot::new(if value.is_some() { bal } else { 0 }),
+                value: value.map(|value| Record { epoch: instance, ..value }),
+                decided,
+            }
+        }
+    }
+
+    prop_compose! {
+        fn claim()(numbers in any::<[u64; 3]>(), state in 0..3_u8, serving in any::<bool>()) -> Claim {
+            let state = match state {
+                0 => ClaimState::Held,
+                1 => ClaimState::Given,
+                _ => ClaimState::Declined,
+            };
+            Claim {
+                epoch: Epoch::new(numbers[0]), generation: Generation::new(numbers[1]), state,
+                incarnation: Incarnation::new(numbers[2]), serving,
+            }
+        }
+    }
+
+    pub(crate) fn content() -> impl Strategy<Value = Content> {
+        let slot =
+            (any::<u64>(), advert()).prop_map(|(sequence, advert)| Content::Slot(Slot { sequence, advert }));
+        let claims = (
+            any::<u64>(),
+            proptest::collection::btree_map(pool(), claim(), 0..=POOLS_MAX),
+        )
+            .prop_map(|(sequence, pools)| Content::Claims(Claims { sequence, pools }));
+        prop_oneof![
+            slot,
+            vote().prop_map(Content::Vote),
+            claims,
+            letter().prop_map(Content::Letter)
+        ]
+    }
+}
+
+/// A formatted area in which `content` was written by `writer`.
+fn written(writer: ControllerId, content: &Content) -> Vec<u8> {
+    let mut area = format(&PLACE);
+    let blocks: &[BlockId] = match content {
+        Content::Slot(_) => &[BlockId::Slot],
+        Content::Vote(_) => &[BlockId::Vote0, BlockId::Vote1],
+        Content::Claims(_) => &[BlockId::Claims],
+        Content::Letter(_) => &[BlockId::Mailbox],
+    };
+    for block in blocks {
+        put(
+            &mut area,
+            block_number(*block, writer),
+            &encode(&PLACE, *block, writer, content)[..],
+        );
+    }
+    area
+}
+
+fn put(area: &mut [u8], number: u64, bytes: &[u8]) {
+    let at = number as usize * BLOCK_BYTES;
+    area[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+fn contents(area: Area) -> Result<[Content; 4], Unread> {
+    Ok([
+        Content::Slot(area.slot?),
+        Content::Vote(area.vote?),
+        Content::Claims(area.claims?),
+        Content::Letter(area.letter?),
+    ])
+}
+
+#[test]
+fn a_formatted_area_reads_as_nothing_said() {
+    let area = format(&PLACE);
+    for controller in ControllerId::ALL {
+        assert_eq!(decode_area(&PLACE, controller, &area), Area::formatted(PLACE.set));
+    }
+}
+
+#[test]
+fn every_damage_is_unread_and_named() {
+    let slot = Content::Slot(Slot {
+        sequence: 77,
+        ..Slot::default()
+    });
+    let good = written(A, &slot);
+    let number = block_number(BlockId::Slot, A);
+    let at = number as usize * BLOCK_BYTES;
+    let foreign = |place: Place| encode(&place, BlockId::Slot, A, &slot);
+    let cases: [(&str, Vec<u8>, Unread); 12] = [
+        ("cut short", good[..at + 100].to_vec(), Unread::Io),
+        (
+            "wiped",
+            with(&good, |area| put(area, number, &[0; BLOCK_BYTES])),
+            Unread::Blank,
+        ),
+        (
+            "overwritten",
+            with(&good, |area| put(area, number, b"#!/bin/sh")),
+            Unread::Magic,
+        ),
+        (
+            "of a later layout",
+            with(&good, |area| area[at + AT_VERSION] = 2),
+            Unread::Version(2),
+        ),
+        (
+            "a flipped bit in the content",
+            with(&good, |area| area[at + AT_CONTENT + 3] ^= 1),
+            Unread::Checksum,
+        ),
+        (
+            "a flipped bit in the header",
+            with(&good, |area| area[at + AT_DISK] ^= 1),
+            Unread::Checksum,
+        ),
+        (
+            "a flipped bit behind the content",
+            with(&good, |area| area[at + 4_095] ^= 1),
+            Unread::Checksum,
+        ),
+        (
+            "a length without end",
+            with(&good, |area| area[at + AT_LENGTH + 3] = 255),
+            Unread::Checksum,
+        ),
+        (
+            "torn: the first sector is new, the rest belongs to a longer block",
+            with(&written(A, &slot), |area| area[at + 512..at + 1024].fill(3)),
+            Unread::Checksum,
+        ),
+        (
+            "of another array",
+            with(&good, |area| {
+                put(
+                    area,
+                    number,
+                    &foreign(Place {
+                        array: ArrayId::from_bytes([9; 16]),
+                        ..PLACE
+                    })[..],
+                )
+            }),
+            Unread::Array,
+        ),
+        (
+            "of another disk",
+            with(&good, |area| {
+                put(
+                    area,
+                    number,
+                    &foreign(Place {
+                        disk: DiskIndex::new(4),
+                        ..PLACE
+                    })[..],
+                )
+            }),
+            Unread::Place,
+        ),
+        (
+            "of an older set of disks",
+            with(&good, |area| {
+                put(
+                    area,
+                    number,
+                    &foreign(Place {
+                        set: Generation::new(4),
+                        ..PLACE
+                    })[..],
+                )
+            }),
+            Unread::SetGeneration(Generation::new(4)),
+        ),
+    ];
+    for (name, area, why) in cases {
+        assert_eq!(decode_area(&PLACE, A, &area).slot, Err(why), "{name}");
+    }
+    let misdirected = with(&good, |area| {
+        let bytes = encode(&PLACE, BlockId::Slot, A, &slot);
+        put(area, block_number(BlockId::Claims, A), &bytes[..]);
+        put(area, block_number(BlockId::Slot, B), &bytes[..]);
+    });
+    assert_eq!(decode_area(&PLACE, A, &misdirected).claims, Err(Unread::Place));
+    assert_eq!(decode_area(&PLACE, B, &misdirected).slot, Err(Unread::Place));
+    let header = with(&good, |area| area[AT_CONTENT] = 1);
+    assert_eq!(
+        decode_area(&PLACE, A, &header),
+        Area::unread(Unread::Checksum),
+        "the header speaks for the disk"
+    );
+}
+
+fn with(area: &[u8], damage: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut area = area.to_vec();
+    damage(&mut area);
+    area
+}
+
+#[test]
+fn of_two_ballot_copies_the_later_valid_one_counts() {
+    let old = Vote::after(Record::genesis(PLACE.set));
+    let new = Vote {
+        mbal: Ballot::NONE.above(A),
+        ..old
+    };
+    let first = block_number(BlockId::Vote0, A);
+    let second = block_number(BlockId::Vote1, A);
+    let bytes = |block, vote| encode(&PLACE, block, A, &Content::Vote(vote));
+    let torn = [0x55; 512];
+    let read = |area: &[u8]| decode_area(&PLACE, A, area).vote;
+    let before = format(&PLACE);
+    let half = with(&before, |area| put(area, first, &bytes(BlockId::Vote0, new)[..]));
+    assert_eq!(read(&half), Ok(new), "between the two writes");
+    assert_eq!(
+        read(&with(&before, |area| put(area, first, &torn))),
+        Ok(old),
+        "the first write tore"
+    );
+    assert_eq!(
+        read(&with(&half, |area| put(area, second, &torn))),
+        Ok(new),
+        "the second write tore"
+    );
+    let both = with(&half, |area| put(area, second, &torn));
+    assert_eq!(
+        read(&with(&both, |area| put(area, first, &torn))),
+        Err(Unread::Magic),
+        "both tore"
+    );
+    let swapped = with(&before, |area| put(area, second, &bytes(BlockId::Vote0, new)[..]));
+    assert_eq!(
+        read(&swapped),
+        Ok(old),
+        "a copy in the other's place does not count"
+    );
+}
+
+#[test]
+fn the_encoding_is_frozen() {
+    let slot = Content::Slot(Slot {
+        sequence: 0x0102_0304,
+        ..Slot::default()
+    });
+    let block = encode(&PLACE, BlockId::Slot, B, &slot);
+    let hex = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .fold(String::new(), |text, byte| text + &alloc::format!("{byte:02x}"))
+    };
+    assert_eq!(hex(&block[..16]), "504c5851554f524d0100060003000100");
+    assert_eq!(hex(&block[32..44]), "05000000000000005d000000");
+    assert_eq!(hex(&block[64..72]), "0403020100000000");
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_what_is_read(content in strategy::content(), b in any::<bool>()) {
+        let writer = if b { B } else { A };
+        let area = written(writer, &content);
+        let read = contents(decode_area(&PLACE, writer, &area));
+        prop_assert!(read.is_ok_and(|read| read.contains(&content)));
+        prop_assert_eq!(decode_area(&PLACE, writer.partner(), &area), Area::formatted(PLACE.set));
+    }
+
+    #[test]
+    fn any_single_flip_is_unread(content in strategy::content(), at in 0..BLOCK_BYTES, bit in 0..8_u8) {
+        let block = match content {
+            Content::Slot(_) => BlockId::Slot,
+            Content::Vote(_) => BlockId::Vote0,
+            Content::Claims(_) => BlockId::Claims,
+            Content::Letter(_) => BlockId::Mailbox,
+        };
+        let number = block_number(block, A);
+        let mut area = format(&PLACE);
+        put(&mut area, number, &encode(&PLACE, block, A, &content)[..]);
+        area[number as usize * BLOCK_BYTES + at] ^= 1 << bit;
+        prop_assert!(super::content(&PLACE, number, Some(A), &area).is_err());
+    }
+
+    #[test]
+    fn no_content_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..CONTENT_MAX)) {
+        let mut area = format(&PLACE);
+        for block in [BlockId::Slot, BlockId::Vote0, BlockId::Vote1, BlockId::Claims, BlockId::Mailbox] {
+            let number = block_number(block, A);
+            put(&mut area, number, &seal(&PLACE, number, Some(A), &bytes)[..]);
+        }
+        let _ = decode_area(&PLACE, A, &area);
+    }
+}
