@@ -32,8 +32,8 @@ use super::log::{self, follows, request_digest};
 use super::plan::{Site, plan};
 use pollux_api::action::ActionId;
 use pollux_api::config::{
-    Append, AppendReply, Change, Changed, CaughtUp, Diverged, EpochRecord, FORMAT, Fetch, Fetched, Freeze, LogEntry, LogHash,
-    RowOp, SetEpoch, Sync, SyncReply, Tables, Unfreeze,
+    Append, AppendReply, CaughtUp, Change, Changed, Diverged, EpochRecord, FORMAT, Fetch, Fetched, Freeze,
+    LogEntry, LogHash, RowOp, SetEpoch, Sync, SyncReply, Tables, Unfreeze,
 };
 use pollux_api::error::Problem;
 use pollux_api::id::{ControllerId, Epoch, Incarnation};
@@ -255,7 +255,11 @@ enum Session {
     /// The follower has been asked.
     Syncing { asked: bool, trouble: Option<String> },
     /// The follower holds the log up to `remote`; a message up to `sent` is under way.
-    Standing { remote: u64, sent: Option<u64>, told: u64 },
+    Standing {
+        remote: u64,
+        sent: Option<u64>,
+        told: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -269,8 +273,15 @@ struct Pending {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Then {
-    ReplySync { request: Request, sync: Sync },
-    ReplyAppend { request: Request, epoch: Epoch, session: u64 },
+    ReplySync {
+        request: Request,
+        sync: Sync,
+    },
+    ReplyAppend {
+        request: Request,
+        epoch: Epoch,
+        session: u64,
+    },
     BeginSession,
     Mended,
 }
@@ -338,7 +349,12 @@ impl Keeper {
     ///
     /// # Errors
     /// The log is no chain: which entry, and why.
-    pub fn load(me: ControllerId, incarnation: Option<Incarnation>, site: Site, loaded: Loaded) -> Result<Self, String> {
+    pub fn load(
+        me: ControllerId,
+        incarnation: Option<Incarnation>,
+        site: Site,
+        loaded: Loaded,
+    ) -> Result<Self, String> {
         let mut keeper = Self {
             me,
             incarnation,
@@ -373,7 +389,10 @@ impl Keeper {
         }
         keeper.durable = keeper.length();
         if loaded.acknowledged > keeper.durable {
-            return Err(format!("{} entries are acknowledged, the log has {}", loaded.acknowledged, keeper.durable));
+            return Err(format!(
+                "{} entries are acknowledged, the log has {}",
+                loaded.acknowledged, keeper.durable
+            ));
         }
         keeper.show(loaded.acknowledged);
         keeper.effects.0.clear();
@@ -383,15 +402,28 @@ impl Keeper {
     /// Takes an event in; what is to be done comes out, in order.
     pub fn handle(&mut self, event: Event) -> Vec<Effect> {
         match event {
-            Event::Change { request, action, change } => self.change(request, action, &change),
+            Event::Change {
+                request,
+                action,
+                change,
+            } => self.change(request, action, &change),
             Event::SetEpoch { request, set } => self.set_epoch(request, set),
             Event::Freeze { request, freeze } => self.freeze(request, freeze),
             Event::Unfreeze { request, unfreeze } => self.unfreeze(request, unfreeze),
             Event::CatchUp { request } => self.catch_up(request),
             Event::SyncIn { request, sync } => self.sync_in(request, sync),
             Event::AppendIn { request, append } => self.append_in(request, append),
-            Event::SyncOut { session, epoch, answer } => self.sync_out(session, epoch, answer),
-            Event::AppendOut { session, epoch, last, answer } => self.append_out(session, epoch, last, answer),
+            Event::SyncOut {
+                session,
+                epoch,
+                answer,
+            } => self.sync_out(session, epoch, answer),
+            Event::AppendOut {
+                session,
+                epoch,
+                last,
+                answer,
+            } => self.append_out(session, epoch, last, answer),
             Event::FetchOut { answer } => self.fetch_out(answer),
             Event::Stored { serial } => self.stored(serial),
             Event::StoreFailed { what } => self.store_failed(what),
@@ -430,7 +462,11 @@ impl Keeper {
     /// Hash of the log at a length; none beyond its end.
     #[must_use]
     pub fn hash_at(&self, length: u64) -> Option<LogHash> {
-        if length == 0 { Some(LogHash::default()) } else { self.entry(length).map(|entry| entry.hash) }
+        if length == 0 {
+            Some(LogHash::default())
+        } else {
+            self.entry(length).map(|entry| entry.hash)
+        }
     }
 
     /// Entries `after < index <= upto`.
@@ -461,7 +497,12 @@ impl Keeper {
     /// The sequencer of the epoch.
     #[must_use]
     pub fn sequencer(&self) -> Option<ControllerId> {
-        self.epoch.as_ref()?.members.iter().map(|(controller, _)| *controller).min()
+        self.epoch
+            .as_ref()?
+            .members
+            .iter()
+            .map(|(controller, _)| *controller)
+            .min()
     }
 
     /// It was deciding changes, up to now or up to the freeze: `acknowledged` is exact.
@@ -499,39 +540,85 @@ impl Keeper {
         (index <= self.acknowledged).then(|| Ok(self.changed(index, entry.rows.clone())))
     }
 
+    /// Something waits for the next [`Event::Tick`]; otherwise ticks only carry news.
+    #[must_use]
+    pub fn waits_for_tick(&self) -> bool {
+        match &self.role {
+            Role::Sequencer(Session::Syncing { .. } | Session::Standing { sent: Some(0), .. }) => true,
+            Role::Idle => self.frozen.is_none() && self.epoch.as_ref().is_some_and(|record| record.open),
+            Role::Sequencer(_) | Role::Alone | Role::Follower => false,
+        }
+    }
+
     /// Why nothing can be changed here now, and what would clear it.
     #[must_use]
     pub fn locked(&self) -> Option<(String, String)> {
         let lock = |reason: String, remedy: &str| Some((reason, remedy.to_owned()));
         if let Some(what) = &self.broken {
-            return lock(format!("the database failed: {what}"), "free or repair the disk of this controller, then restart config-keeperd");
+            return lock(
+                format!("the database failed: {what}"),
+                "free or repair the disk of this controller, then restart config-keeperd",
+            );
         }
-        if let Some(Diverged { epoch, index, ours, theirs }) = &self.diverged {
+        if let Some(Diverged {
+            epoch,
+            index,
+            ours,
+            theirs,
+        }) = &self.diverged
+        {
             let what = format!("entry {index} of epoch {epoch} is {ours} here and {theirs} at the partner");
-            return lock(what, "compare `pollux config log` of both controllers; nothing is chosen without you");
+            return lock(
+                what,
+                "compare `pollux config log` of both controllers; nothing is chosen without you",
+            );
         }
         if let Some((epoch, reason)) = &self.frozen {
-            return lock(format!("epoch {epoch} is being decided: {reason}"), "wait: it is over when the epoch is decided");
+            return lock(
+                format!("epoch {epoch} is being decided: {reason}"),
+                "wait: it is over when the epoch is decided",
+            );
         }
         let Some(record) = &self.epoch else {
-            return lock("heartbeat has not said which epoch counts".into(), "wait for heartbeat, or see `pollux why`");
+            return lock(
+                "heartbeat has not said which epoch counts".into(),
+                "wait for heartbeat, or see `pollux why`",
+            );
         };
         if !self.is_member(record) {
-            return lock(format!("this controller is no member of epoch {}", record.epoch), "wait until it has joined, or ask the partner");
+            return lock(
+                format!("this controller is no member of epoch {}", record.epoch),
+                "wait until it has joined, or ask the partner",
+            );
         }
         if !self.contains_base(record) {
-            let what = format!("epoch {} stands on a log of {} entries that this controller does not hold", record.epoch, record.base_length);
+            let what = format!(
+                "epoch {} stands on a log of {} entries that this controller does not hold",
+                record.epoch, record.base_length
+            );
             return lock(what, "wait for its catch-up");
         }
         if !record.open {
-            return lock(format!("epoch {} is sealed: this controller serves alone", record.epoch), "wait until the partner has joined, or open the epoch");
+            return lock(
+                format!("epoch {} is sealed: this controller serves alone", record.epoch),
+                "wait until the partner has joined, or open the epoch",
+            );
         }
         if let Some(reason) = &self.lock {
             return lock(reason.clone(), "mend the interconnect; see `pollux why`");
         }
         match &self.role {
-            Role::Sequencer(Session::Syncing { trouble: Some(trouble), .. }) => lock(format!("the partner's keeper does not follow: {trouble}"), "see `pollux status` of both controllers"),
-            Role::Sequencer(Session::Starting | Session::Syncing { .. }) => lock("the partner's keeper has not answered in this session yet".into(), "wait, or see `pollux why`"),
+            Role::Sequencer(Session::Syncing {
+                trouble: Some(trouble),
+                ..
+            }) => lock(
+                format!("the partner's keeper does not follow: {trouble}"),
+                "see `pollux status` of both controllers",
+            ),
+            Role::Sequencer(Session::Starting | Session::Syncing { .. }) => lock(
+                "the partner's keeper has not answered in this session yet".into(),
+                "wait, or see `pollux why`",
+            ),
             Role::Idle => lock("the log is being brought up to date".into(), "wait"),
             Role::Alone | Role::Follower | Role::Sequencer(Session::Standing { .. }) => None,
         }
@@ -540,7 +627,9 @@ impl Keeper {
     /// History from the first of `points` that is also here. Answered from what is durable.
     #[must_use]
     pub fn fetch(&self, fetch: &Fetch) -> Fetched {
-        let common = |(length, hash): &&(u64, LogHash)| *length <= self.durable && self.hash_at(*length) == Some(*hash);
+        let common = |(length, hash): &&(u64, LogHash)| {
+            *length <= self.durable && self.hash_at(*length) == Some(*hash)
+        };
         let after = fetch.points.iter().find(common).map_or(0, |(length, _)| *length);
         let upto = self.batch_end(after, self.durable, u64::from(fetch.limit));
         Fetched {
@@ -574,8 +663,16 @@ impl Keeper {
         let decides = self.locked().is_none() && self.acknowledging();
         if let Some(index) = self.actions.get(&action).copied() {
             // Appended, not acknowledged: it waits for the same two disks, or nobody knows.
-            return match self.entry(index).filter(|_| decides).map(|entry| entry.rows.clone()) {
-                Some(rows) => self.waiters.entry(index).or_default().push(Waiter { request, rows }),
+            return match self
+                .entry(index)
+                .filter(|_| decides)
+                .map(|entry| entry.rows.clone())
+            {
+                Some(rows) => self
+                    .waiters
+                    .entry(index)
+                    .or_default()
+                    .push(Waiter { request, rows }),
                 None => self.refuse(request, Refusal::InDoubt),
             };
         }
@@ -584,11 +681,20 @@ impl Keeper {
         }
         if !decides {
             let who = self.sequencer().map_or("nobody", ControllerId::as_str);
-            return self.refuse(request, Refusal::Stale(format!("{who} decides changes in this epoch")));
+            return self.refuse(
+                request,
+                Refusal::Stale(format!("{who} decides changes in this epoch")),
+            );
         }
-        if let Some(expected) = change.expected_index.filter(|expected| *expected != self.length()) {
+        if let Some(expected) = change
+            .expected_index
+            .filter(|expected| *expected != self.length())
+        {
             let what = format!("the last change has index {}, not {expected}", self.length());
-            return self.refuse(request, Refusal::Conflict(what, "look again, then ask with the present index".into()));
+            return self.refuse(
+                request,
+                Refusal::Conflict(what, "look again, then ask with the present index".into()),
+            );
         }
         let rows = match plan(&self.site, &self.head, action, change) {
             Ok(rows) => rows,
@@ -599,20 +705,29 @@ impl Keeper {
             if let Err(refusal) = self.number(action, change, rows.clone()) {
                 return self.refuse(request, refusal);
             }
-            return self.waiters.entry(index + 1).or_default().push(Waiter { request, rows });
+            return self
+                .waiters
+                .entry(index + 1)
+                .or_default()
+                .push(Waiter { request, rows });
         }
         // Nothing to append; but what it was compared with must be certain before it is said.
         if index <= self.acknowledged {
             let answer = self.changed(index, rows);
             self.answer(request, Ok(answer));
         } else {
-            self.waiters.entry(index).or_default().push(Waiter { request, rows });
+            self.waiters
+                .entry(index)
+                .or_default()
+                .push(Waiter { request, rows });
         }
     }
 
     /// Gives the next number to a change.
     fn number(&mut self, action_id: ActionId, change: &Change, rows: Vec<RowOp>) -> Result<(), Refusal> {
-        let Some(record) = &self.epoch else { return Err(Refusal::Stale("there is no epoch".into())) };
+        let Some(record) = &self.epoch else {
+            return Err(Refusal::Stale("there is no epoch".into()));
+        };
         let mut entry = LogEntry {
             index: self.length() + 1,
             epoch: record.epoch,
@@ -640,26 +755,43 @@ impl Keeper {
     // Epochs.
 
     fn set_epoch(&mut self, request: Request, set: SetEpoch) {
-        let SetEpoch { record, lock } = set;
+        let SetEpoch {
+            record,
+            lock,
+            incarnation,
+        } = set;
         if let Some(present) = &self.epoch {
             if record.epoch < present.epoch {
                 let what = format!("epoch {} is known, {} is older", present.epoch, record.epoch);
                 return self.refuse(request, Refusal::Stale(what));
             }
             if record.epoch == present.epoch && record != *present {
-                let what = format!("two records for epoch {}: {present:?} and {record:?}", record.epoch);
-                return self.refuse(request, Refusal::Conflict(what, "this must never be: save both controllers' journals".into()));
+                let what = format!(
+                    "two records for epoch {}: {present:?} and {record:?}",
+                    record.epoch
+                );
+                return self.refuse(
+                    request,
+                    Refusal::Conflict(what, "this must never be: save both controllers' journals".into()),
+                );
             }
         }
         self.lock = lock;
         if self.lock.is_some() {
             self.doubt();
         }
-        let thawed = self.frozen.as_ref().is_some_and(|(epoch, _)| *epoch <= record.epoch);
+        let reborn = incarnation.is_some() && incarnation != self.incarnation;
+        if reborn {
+            self.incarnation = incarnation;
+        }
+        let thawed = self
+            .frozen
+            .as_ref()
+            .is_some_and(|(epoch, _)| *epoch <= record.epoch);
         if thawed {
             self.frozen = None;
         }
-        if self.epoch.as_ref() != Some(&record) || thawed {
+        if self.epoch.as_ref() != Some(&record) || thawed || reborn {
             self.epoch = Some(record);
             self.begin();
         }
@@ -667,11 +799,20 @@ impl Keeper {
     }
 
     fn freeze(&mut self, request: Request, freeze: Freeze) {
-        if let Some(present) = self.epoch.as_ref().filter(|present| freeze.epoch <= present.epoch) {
-            let what = format!("epoch {} is decided, {} cannot be proposed", present.epoch, freeze.epoch);
+        if let Some(present) = self
+            .epoch
+            .as_ref()
+            .filter(|present| freeze.epoch <= present.epoch)
+        {
+            let what = format!(
+                "epoch {} is decided, {} cannot be proposed",
+                present.epoch, freeze.epoch
+            );
             return self.refuse(request, Refusal::Stale(what));
         }
-        let epoch = self.frozen().map_or(freeze.epoch, |epoch| epoch.max(freeze.epoch));
+        let epoch = self
+            .frozen()
+            .map_or(freeze.epoch, |epoch| epoch.max(freeze.epoch));
         self.stood = self.acknowledging();
         self.frozen = Some((epoch, freeze.reason));
         self.role = Role::Idle;
@@ -686,7 +827,10 @@ impl Keeper {
     fn unfreeze(&mut self, request: Request, unfreeze: Unfreeze) {
         match self.frozen() {
             Some(epoch) if epoch > unfreeze.epoch => {
-                let what = format!("it is frozen for epoch {epoch}, which is above {}", unfreeze.epoch);
+                let what = format!(
+                    "it is frozen for epoch {epoch}, which is above {}",
+                    unfreeze.epoch
+                );
                 return self.refuse(request, Refusal::Stale(what));
             }
             Some(_) => {
@@ -708,7 +852,13 @@ impl Keeper {
         }
         self.stood = false;
         if let Some(catching) = self.catching.take() {
-            self.refuse(catching.request, Refusal::Conflict("this controller has become a member".into(), "nothing needs to be done".into()));
+            self.refuse(
+                catching.request,
+                Refusal::Conflict(
+                    "this controller has become a member".into(),
+                    "nothing needs to be done".into(),
+                ),
+            );
         }
         // What the record stands on is decided.
         self.show(record.base_length.max(self.acknowledged));
@@ -726,7 +876,10 @@ impl Keeper {
         if self.sequencer() == Some(self.me) {
             self.session += 1;
             self.role = Role::Sequencer(Session::Starting);
-            let job = Job::Session { epoch: record.epoch, session: self.session };
+            let job = Job::Session {
+                epoch: record.epoch,
+                session: self.session,
+            };
             self.store(job, vec![Then::BeginSession]);
         } else {
             self.role = Role::Follower;
@@ -742,7 +895,10 @@ impl Keeper {
 
     fn is_member(&self, record: &EpochRecord) -> bool {
         let mine = |incarnation: Incarnation| self.incarnation.is_none_or(|own| own == incarnation);
-        record.members.iter().any(|(controller, incarnation)| *controller == self.me && mine(*incarnation))
+        record
+            .members
+            .iter()
+            .any(|(controller, incarnation)| *controller == self.me && mine(*incarnation))
     }
 
     fn contains_base(&self, record: &EpochRecord) -> bool {
@@ -761,8 +917,13 @@ impl Keeper {
         }
         match &self.epoch {
             Some(record) if record.epoch == epoch && self.role == Role::Follower => Ok(()),
-            Some(record) if record.epoch == epoch => Err(Refusal::Stale(format!("epoch {epoch}: this controller does not follow now (frozen, or not up to date)"))),
-            Some(record) => Err(Refusal::Stale(format!("epoch {} is known here, not {epoch}", record.epoch))),
+            Some(record) if record.epoch == epoch => Err(Refusal::Stale(format!(
+                "epoch {epoch}: this controller does not follow now (frozen, or not up to date)"
+            ))),
+            Some(record) => Err(Refusal::Stale(format!(
+                "epoch {} is known here, not {epoch}",
+                record.epoch
+            ))),
             None => Err(Refusal::Stale(format!("epoch {epoch} is not known here yet"))),
         }
     }
@@ -779,7 +940,10 @@ impl Keeper {
             return self.refuse_diverged(request);
         }
         self.session = sync.session;
-        let job = Job::Session { epoch: sync.epoch, session: sync.session };
+        let job = Job::Session {
+            epoch: sync.epoch,
+            session: sync.session,
+        };
         self.store(job, vec![Then::ReplySync { request, sync }]);
     }
 
@@ -800,7 +964,10 @@ impl Keeper {
                     return self.refuse_diverged(request);
                 }
                 if self.hash_at(entry.index) != Some(entry.hash) {
-                    let what = format!("entry {} here is of another epoch: this log must catch up", entry.index);
+                    let what = format!(
+                        "entry {} here is of another epoch: this log must catch up",
+                        entry.index
+                    );
                     return self.refuse(request, Refusal::Stale(what));
                 }
             } else if let Err(what) = self.push(entry) {
@@ -809,7 +976,11 @@ impl Keeper {
         }
         self.announced = self.announced.max(append.acknowledged);
         self.in_sync = self.in_sync.max(Some(append.acknowledged.min(self.durable)));
-        let then = Then::ReplyAppend { request, epoch: append.epoch, session: append.session };
+        let then = Then::ReplyAppend {
+            request,
+            epoch: append.epoch,
+            session: append.session,
+        };
         let enqueued = self.enqueued();
         if self.length() > enqueued {
             let entries = self.entries(enqueued, self.length()).to_vec();
@@ -824,10 +995,19 @@ impl Keeper {
 
     /// True (and remembered): the same place in the same epoch holds something else here.
     fn compare(&mut self, index: u64, epoch: Epoch, theirs: LogHash) -> bool {
-        let Some(ours) = self.entry(index).filter(|ours| ours.epoch == epoch && ours.hash != theirs).map(|entry| entry.hash) else {
+        let Some(ours) = self
+            .entry(index)
+            .filter(|ours| ours.epoch == epoch && ours.hash != theirs)
+            .map(|entry| entry.hash)
+        else {
             return false;
         };
-        self.diverged = Some(Diverged { epoch, index, ours, theirs });
+        self.diverged = Some(Diverged {
+            epoch,
+            index,
+            ours,
+            theirs,
+        });
         self.role = Role::Idle;
         self.doubt();
         self.effects.0.push(Effect::Moved);
@@ -844,7 +1024,8 @@ impl Keeper {
 
     /// A session that `session` and `epoch` name and that may be listened to.
     fn listening(&mut self, session: u64, epoch: Epoch) -> Option<&mut Session> {
-        let current = self.session == session && self.epoch.as_ref().is_some_and(|record| record.epoch == epoch);
+        let current =
+            self.session == session && self.epoch.as_ref().is_some_and(|record| record.epoch == epoch);
         match &mut self.role {
             Role::Sequencer(state) if current => Some(state),
             _ => None, // K13: what belongs to an older session or epoch, or comes after a freeze, counts for nothing.
@@ -852,12 +1033,17 @@ impl Keeper {
     }
 
     fn sync_out(&mut self, session: u64, epoch: Epoch, answer: Result<SyncReply, String>) {
-        let Some(Session::Syncing { asked, trouble }) = self.listening(session, epoch) else { return };
+        let Some(Session::Syncing { asked, trouble }) = self.listening(session, epoch) else {
+            return;
+        };
         *asked = false;
         let reply = match answer {
             Ok(reply) if reply.session == session && reply.epoch == epoch => reply,
             Ok(reply) => {
-                *trouble = Some(format!("it answered for epoch {}, session {}", reply.epoch, reply.session));
+                *trouble = Some(format!(
+                    "it answered for epoch {}, session {}",
+                    reply.epoch, reply.session
+                ));
                 return;
             }
             Err(what) => {
@@ -869,7 +1055,10 @@ impl Keeper {
             return;
         }
         if self.hash_at(reply.length) != Some(reply.hash) {
-            return self.trouble(format!("entry {} is of epoch {} there and of another here: it must catch up", reply.length, reply.entry_epoch));
+            return self.trouble(format!(
+                "entry {} is of epoch {} there and of another here: it must catch up",
+                reply.length, reply.entry_epoch
+            ));
         }
         // K7: what the follower holds beyond this log was sent by an earlier session and lost here. It is taken
         // over, never appended over. All of it is of this epoch: a join makes both logs equal first.
@@ -883,13 +1072,20 @@ impl Keeper {
                 continue;
             }
             if entry.epoch != epoch || entry.index <= self.length() {
-                return self.trouble(format!("entry {} is of epoch {} there: it must catch up", entry.index, entry.epoch));
+                return self.trouble(format!(
+                    "entry {} is of epoch {} there: it must catch up",
+                    entry.index, entry.epoch
+                ));
             }
             if let Err(what) = self.push(entry) {
                 return self.trouble(what);
             }
         }
-        self.role = Role::Sequencer(Session::Standing { remote, sent: None, told: 0 });
+        self.role = Role::Sequencer(Session::Standing {
+            remote,
+            sent: None,
+            told: 0,
+        });
         self.acknowledge();
     }
 
@@ -899,8 +1095,16 @@ impl Keeper {
         }
     }
 
-    fn append_out(&mut self, session: u64, epoch: Epoch, last: Option<u64>, answer: Result<AppendReply, String>) {
-        let Some(Session::Standing { remote, sent, .. }) = self.listening(session, epoch) else { return };
+    fn append_out(
+        &mut self,
+        session: u64,
+        epoch: Epoch,
+        last: Option<u64>,
+        answer: Result<AppendReply, String>,
+    ) {
+        let Some(Session::Standing { remote, sent, .. }) = self.listening(session, epoch) else {
+            return;
+        };
         let mine = last.is_some() && *sent == last;
         if mine {
             *sent = None;
@@ -919,7 +1123,12 @@ impl Keeper {
         if self.hash_at(reply.length) != Some(reply.hash) {
             let theirs = reply.hash;
             let ours = self.hash_at(reply.length).unwrap_or_default();
-            self.diverged = Some(Diverged { epoch, index: reply.length, ours, theirs });
+            self.diverged = Some(Diverged {
+                epoch,
+                index: reply.length,
+                ours,
+                theirs,
+            });
             self.role = Role::Idle;
             self.doubt();
             self.effects.0.push(Effect::Moved);
@@ -951,9 +1160,17 @@ impl Keeper {
         }
         // A word at each tick, so that a follower that restarted learns what is acknowledged.
         if let Some((acknowledged, epoch)) = notice.zip(self.epoch.as_ref().map(|record| record.epoch)) {
-            self.effects.0.push(Effect::Append(Append { epoch, session: self.session, entries: vec![], acknowledged }));
+            self.effects.0.push(Effect::Append(Append {
+                epoch,
+                session: self.session,
+                entries: vec![],
+                acknowledged,
+            }));
         }
-        if self.jobs.is_empty() && self.role == Role::Idle && self.epoch.as_ref().is_some_and(|record| record.open) {
+        if self.jobs.is_empty()
+            && self.role == Role::Idle
+            && self.epoch.as_ref().is_some_and(|record| record.open)
+        {
             self.begin(); // No state is terminal.
         }
     }
@@ -969,27 +1186,63 @@ impl Keeper {
             let entries = self.entries(enqueued, self.length()).to_vec();
             self.store(Job::Append(entries), vec![]);
         }
-        let Some(epoch) = self.epoch.as_ref().map(|record| record.epoch) else { return self.pump_fetch() };
-        let (length, durable, acknowledged, session) = (self.length(), self.durable, self.acknowledged, self.session);
+        let Some(epoch) = self.epoch.as_ref().map(|record| record.epoch) else {
+            return self.pump_fetch();
+        };
+        let (length, durable, acknowledged, session) =
+            (self.length(), self.durable, self.acknowledged, self.session);
         match self.role.clone() {
-            Role::Sequencer(Session::Syncing { asked: false, trouble }) => {
-                let entry_epoch = self.entry(durable).map_or_else(Epoch::default, |entry| entry.epoch);
+            Role::Sequencer(Session::Syncing {
+                asked: false,
+                trouble,
+            }) => {
+                let entry_epoch = self
+                    .entry(durable)
+                    .map_or_else(Epoch::default, |entry| entry.epoch);
                 let hash = self.hash_at(durable).unwrap_or_default();
-                self.effects.0.push(Effect::Sync(Sync { epoch, session, length: durable, entry_epoch, hash }));
+                self.effects.0.push(Effect::Sync(Sync {
+                    epoch,
+                    session,
+                    length: durable,
+                    entry_epoch,
+                    hash,
+                }));
                 self.role = Role::Sequencer(Session::Syncing { asked: true, trouble });
             }
-            Role::Sequencer(Session::Standing { remote, sent: None, told }) if length > remote => {
+            Role::Sequencer(Session::Standing {
+                remote,
+                sent: None,
+                told,
+            }) if length > remote => {
                 // Not further ahead of the own disk than one batch: what would be lost here fits into one answer.
                 let upto = self.batch_end(remote, length.min(durable + BATCH_ENTRIES), BATCH_ENTRIES);
                 if upto > remote {
                     let entries = self.entries(remote, upto).to_vec();
-                    self.effects.0.push(Effect::Append(Append { epoch, session, entries, acknowledged }));
-                    self.role = Role::Sequencer(Session::Standing { remote, sent: Some(upto), told: told.max(acknowledged) });
+                    self.effects.0.push(Effect::Append(Append {
+                        epoch,
+                        session,
+                        entries,
+                        acknowledged,
+                    }));
+                    self.role = Role::Sequencer(Session::Standing {
+                        remote,
+                        sent: Some(upto),
+                        told: told.max(acknowledged),
+                    });
                 }
             }
             Role::Sequencer(Session::Standing { remote, sent, told }) if told < acknowledged => {
-                self.effects.0.push(Effect::Append(Append { epoch, session, entries: vec![], acknowledged }));
-                self.role = Role::Sequencer(Session::Standing { remote, sent, told: acknowledged });
+                self.effects.0.push(Effect::Append(Append {
+                    epoch,
+                    session,
+                    entries: vec![],
+                    acknowledged,
+                }));
+                self.role = Role::Sequencer(Session::Standing {
+                    remote,
+                    sent,
+                    told: acknowledged,
+                });
             }
             Role::Sequencer(_) | Role::Idle | Role::Alone | Role::Follower => {}
         }
@@ -999,10 +1252,17 @@ impl Keeper {
     // Coming back.
 
     fn catch_up(&mut self, request: Request) {
-        let serving = self.role != Role::Idle || self.epoch.as_ref().is_some_and(|record| self.is_member(record) && self.contains_base(record));
+        let serving = self.role != Role::Idle
+            || self
+                .epoch
+                .as_ref()
+                .is_some_and(|record| self.is_member(record) && self.contains_base(record));
         if serving {
             let what = "this controller is a member: its history is the array's".to_owned();
-            return self.refuse(request, Refusal::Conflict(what, "ask the controller that is to join".into()));
+            return self.refuse(
+                request,
+                Refusal::Conflict(what, "ask the controller that is to join".into()),
+            );
         }
         if let Some(diverged) = self.diverged.clone() {
             return self.refuse(request, Refusal::Diverged(diverged));
@@ -1014,7 +1274,14 @@ impl Keeper {
             let what = "a catch-up is running".to_owned();
             return self.refuse(request, Refusal::Conflict(what, "wait for it".into()));
         }
-        self.catching = Some(CatchingUp { request, asked: false, copied: 0, aside: 0, verified: 0, goal: None });
+        self.catching = Some(CatchingUp {
+            request,
+            asked: false,
+            copied: 0,
+            aside: 0,
+            verified: 0,
+            goal: None,
+        });
     }
 
     fn pump_fetch(&mut self) {
@@ -1022,30 +1289,50 @@ impl Keeper {
             return;
         }
         let (length, hash) = (self.durable, self.hash_at(self.durable).unwrap_or_default());
-        let Some(catching) = &mut self.catching else { return };
+        let Some(catching) = &mut self.catching else {
+            return;
+        };
         if catching.asked {
             return;
         }
-        if let Some((_, _, frozen)) = catching.goal.filter(|(goal, goal_hash, _)| (*goal, *goal_hash) == (length, hash)) {
-            let done = CaughtUp { length, hash, equal: frozen, copied: catching.copied, set_aside: catching.aside };
+        if let Some((_, _, frozen)) = catching
+            .goal
+            .filter(|(goal, goal_hash, _)| (*goal, *goal_hash) == (length, hash))
+        {
+            let done = CaughtUp {
+                length,
+                hash,
+                equal: frozen,
+                copied: catching.copied,
+                set_aside: catching.aside,
+            };
             let request = catching.request;
             self.catching = None;
             return self.answer(request, Ok(Answer::CaughtUp(done)));
         }
         catching.asked = true;
         // Points from the end backwards, further apart each time, down to the empty log.
-        let steps = std::iter::successors(Some(1_u64), |step| step.checked_mul(2)).scan(length, |at, step| {
-            let here = *at;
-            *at = at.saturating_sub(step);
-            Some(here)
-        });
-        let points = Some(catching.verified).filter(|at| *at > 0).into_iter().chain(steps.take_while(|at| *at > 0));
+        let steps =
+            std::iter::successors(Some(1_u64), |step| step.checked_mul(2)).scan(length, |at, step| {
+                let here = *at;
+                *at = at.saturating_sub(step);
+                Some(here)
+            });
+        let points = Some(catching.verified)
+            .filter(|at| *at > 0)
+            .into_iter()
+            .chain(steps.take_while(|at| *at > 0));
         let points = points.filter_map(|at| Some((at, self.hash_at(at)?))).collect();
-        self.effects.0.push(Effect::Fetch(Fetch { points, limit: BATCH_ENTRIES as u32 }));
+        self.effects.0.push(Effect::Fetch(Fetch {
+            points,
+            limit: BATCH_ENTRIES as u32,
+        }));
     }
 
     fn fetch_out(&mut self, answer: Result<Fetched, String>) {
-        let Some(catching) = self.catching.as_mut().filter(|catching| catching.asked) else { return };
+        let Some(catching) = self.catching.as_mut().filter(|catching| catching.asked) else {
+            return;
+        };
         catching.asked = false;
         let request = catching.request;
         let fetched = match answer {
@@ -1063,9 +1350,13 @@ impl Keeper {
 
     /// Goes along both histories from a common point, and takes the partner's where they part.
     fn mend(&mut self, fetched: Fetched) -> Result<(), Refusal> {
-        let nonsense = |what: String| Refusal::Partner(format!("the partner's history makes no sense: {what}"));
+        let nonsense =
+            |what: String| Refusal::Partner(format!("the partner's history makes no sense: {what}"));
         if fetched.after > self.length() || fetched.length < fetched.after + fetched.entries.len() as u64 {
-            return Err(nonsense(format!("it goes on after {} of {}", fetched.after, fetched.length)));
+            return Err(nonsense(format!(
+                "it goes on after {} of {}",
+                fetched.after, fetched.length
+            )));
         }
         let mut keep = fetched.after;
         let mut entries = fetched.entries.into_iter().peekable();
@@ -1085,7 +1376,15 @@ impl Keeper {
         // Its end is reached and this log goes on: what goes on here is not in the survivor's history.
         let cut = !entries.is_empty() || keep == fetched.length;
         let aside: Vec<(LogEntry, bool)> = if cut {
-            self.entries(keep, self.length()).iter().map(|entry| (entry.clone(), entry.index <= self.acknowledged || self.was_alone(entry))).collect()
+            self.entries(keep, self.length())
+                .iter()
+                .map(|entry| {
+                    (
+                        entry.clone(),
+                        entry.index <= self.acknowledged || self.was_alone(entry),
+                    )
+                })
+                .collect()
         } else {
             vec![]
         };
@@ -1105,7 +1404,10 @@ impl Keeper {
                 return Err(nonsense("its hash is not that of its entries".into()));
             }
             if keep < fetched.length && keep == fetched.after {
-                return Err(nonsense(format!("nothing came after entry {keep} of {}", fetched.length)));
+                return Err(nonsense(format!(
+                    "nothing came after entry {keep} of {}",
+                    fetched.length
+                )));
             }
             self.show(fetched.acknowledged.min(keep));
             return Ok(());
@@ -1156,13 +1458,22 @@ impl Keeper {
         };
         let serial = self.next_serial;
         self.next_serial += 1;
-        self.jobs.push_back(Pending { serial, length, append: matches!(job, Job::Append(_)), then });
+        self.jobs.push_back(Pending {
+            serial,
+            length,
+            append: matches!(job, Job::Append(_)),
+            then,
+        });
         self.effects.0.push(Effect::Store { serial, job });
     }
 
     fn stored(&mut self, serial: u64) {
         // The store finishes in order: anything else would be a defect of the shell, and counting it a lie.
-        assert_eq!(self.jobs.front().map(|job| job.serial), Some(serial), "the store finishes jobs in order");
+        assert_eq!(
+            self.jobs.front().map(|job| job.serial),
+            Some(serial),
+            "the store finishes jobs in order"
+        );
         let Some(job) = self.jobs.pop_front() else { return };
         self.durable = job.length;
         self.effects.0.push(Effect::Moved);
@@ -1180,14 +1491,23 @@ impl Keeper {
     fn then(&mut self, then: Then) {
         match then {
             Then::BeginSession => {
-                if self.role == Role::Sequencer(Session::Starting) && !self.jobs.iter().any(|job| job.then.contains(&Then::BeginSession)) {
-                    self.role = Role::Sequencer(Session::Syncing { asked: false, trouble: None });
+                if self.role == Role::Sequencer(Session::Starting)
+                    && !self.jobs.iter().any(|job| job.then.contains(&Then::BeginSession))
+                {
+                    self.role = Role::Sequencer(Session::Syncing {
+                        asked: false,
+                        trouble: None,
+                    });
                 }
             }
             Then::Mended => self.show(self.announced.min(self.durable).max(self.acknowledged)),
             Then::ReplySync { request, sync } => {
                 let current = self.follows(sync.epoch).and_then(|()| {
-                    if sync.session == self.session { Ok(()) } else { Err(Refusal::Stale(format!("session {} has begun", self.session))) }
+                    if sync.session == self.session {
+                        Ok(())
+                    } else {
+                        Err(Refusal::Stale(format!("session {} has begun", self.session)))
+                    }
                 });
                 if let Err(refusal) = current {
                     return self.refuse(request, refusal);
@@ -1197,21 +1517,38 @@ impl Keeper {
                     epoch: sync.epoch,
                     session: sync.session,
                     length,
-                    entry_epoch: self.entry(length).map_or_else(Epoch::default, |entry| entry.epoch),
+                    entry_epoch: self
+                        .entry(length)
+                        .map_or_else(Epoch::default, |entry| entry.epoch),
                     hash: self.hash_at(length).unwrap_or_default(),
                     tail: self.entries(sync.length, self.durable).to_vec(),
                 };
                 self.answer(request, Ok(Answer::Synced(reply)));
             }
-            Then::ReplyAppend { request, epoch, session } => {
+            Then::ReplyAppend {
+                request,
+                epoch,
+                session,
+            } => {
                 if let Err(refusal) = self.follows(epoch) {
                     return self.refuse(request, refusal);
                 }
                 if session != self.session {
-                    return self.refuse(request, Refusal::Stale(format!("session {} has begun", self.session)));
+                    return self.refuse(
+                        request,
+                        Refusal::Stale(format!("session {} has begun", self.session)),
+                    );
                 }
                 let hash = self.hash_at(self.durable).unwrap_or_default();
-                self.answer(request, Ok(Answer::Appended(AppendReply { epoch, session, length: self.durable, hash })));
+                self.answer(
+                    request,
+                    Ok(Answer::Appended(AppendReply {
+                        epoch,
+                        session,
+                        length: self.durable,
+                        hash,
+                    })),
+                );
             }
         }
     }
@@ -1243,7 +1580,11 @@ impl Keeper {
 
     /// Adds an entry that comes next; otherwise says why not.
     fn push(&mut self, entry: LogEntry) -> Result<(), String> {
-        follows(self.length(), self.hash_at(self.length()).unwrap_or_default(), &entry)?;
+        follows(
+            self.length(),
+            self.hash_at(self.length()).unwrap_or_default(),
+            &entry,
+        )?;
         self.record(entry);
         Ok(())
     }
@@ -1295,7 +1636,12 @@ impl Keeper {
 
     fn changed(&self, index: u64, rows: Vec<RowOp>) -> Answer {
         let alone = self.entry(index).is_some_and(|entry| entry.session == 0);
-        Answer::Changed(Changed { index, hash: self.hash_at(index).unwrap_or_default(), rows, alone })
+        Answer::Changed(Changed {
+            index,
+            hash: self.hash_at(index).unwrap_or_default(),
+            rows,
+            alone,
+        })
     }
 
     fn answer(&mut self, request: Request, answer: Result<Answer, Refusal>) {
@@ -1308,7 +1654,10 @@ impl Keeper {
 }
 
 fn reused(action: ActionId, index: u64) -> Refusal {
-    Refusal::Conflict(format!("action_id {action} belongs to change {index}, which asked for something else"), "give every change an action_id of its own".into())
+    Refusal::Conflict(
+        format!("action_id {action} belongs to change {index}, which asked for something else"),
+        "give every change an action_id of its own".into(),
+    )
 }
 
 #[cfg(test)]

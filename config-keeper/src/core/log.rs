@@ -14,10 +14,19 @@ use pollux_api::config::{FORMAT, LogEntry, LogHash, RowOp};
 pub fn hash(entry: &LogEntry) -> (LogHash, usize) {
     let rows = encode_rows(&entry.rows);
     let mut hasher = blake3::Hasher::new_derive_key("pollux 2026 entry of the configuration log");
-    for number in [entry.index, entry.epoch.get(), entry.session, u64::from(entry.format)] {
+    for number in [
+        entry.index,
+        entry.epoch.get(),
+        entry.session,
+        u64::from(entry.format),
+    ] {
         hasher.update(&number.to_le_bytes());
     }
-    hasher.update(entry.action_id.as_bytes()).update(&entry.request.0).update(&entry.previous.0).update(rows.as_bytes());
+    hasher
+        .update(entry.action_id.as_bytes())
+        .update(&entry.request.0)
+        .update(&entry.previous.0)
+        .update(rows.as_bytes());
     (pollux_api::config::Hex(*hasher.finalize().as_bytes()), rows.len())
 }
 
@@ -40,14 +49,27 @@ pub fn request_digest(change: &pollux_api::config::Change) -> LogHash {
 /// In words, with the index.
 pub fn follows(length: u64, last: LogHash, entry: &LogEntry) -> Result<usize, String> {
     if entry.format != FORMAT {
-        return Err(format!("entry {}: format {}, this version knows only {FORMAT}", entry.index, entry.format));
+        return Err(format!(
+            "entry {}: format {}, this version knows only {FORMAT}",
+            entry.index, entry.format
+        ));
     }
     if entry.index != length + 1 {
         return Err(format!("entry {} stands after entry {length}", entry.index));
     }
     if entry.previous != last {
-        return Err(format!("entry {}: follows {}, the log ends in {last}", entry.index, entry.previous));
+        return Err(format!(
+            "entry {}: follows {}, the log ends in {last}",
+            entry.index, entry.previous
+        ));
     }
     let (hash, weight) = hash(entry);
-    if entry.hash == hash { Ok(weight) } else { Err(format!("entry {}: its hash is {hash}, it says {}", entry.index, entry.hash)) }
+    if entry.hash == hash {
+        Ok(weight)
+    } else {
+        Err(format!(
+            "entry {}: its hash is {hash}, it says {}",
+            entry.index, entry.hash
+        ))
+    }
 }

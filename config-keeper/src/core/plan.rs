@@ -10,8 +10,8 @@
 use core::net::IpAddr;
 use pollux_api::action::ActionId;
 use pollux_api::config::{
-    Address, AddressId, Change, Hex, Host, HostId, Key, Kind, LUN_MAX, Mapping, MappingId, NAME_MAX, Op, Pool, PoolSpace,
-    Redundancy, Resource, RowOp, Tables, VOLUME_BLOCK, VOLUME_MIN, Volume,
+    Address, AddressId, Change, Hex, Host, HostId, Key, Kind, LUN_MAX, Mapping, MappingId, NAME_MAX, Op,
+    Pool, PoolSpace, Redundancy, Resource, RowOp, Tables, VOLUME_BLOCK, VOLUME_MIN, Volume,
 };
 use pollux_api::error::Problem;
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
@@ -39,21 +39,41 @@ pub struct Site {
 ///
 /// # Errors
 /// Every problem of every op. An op that refers to what a refused op would have made is not blamed for it.
-pub fn plan(site: &Site, tables: &Tables, action: ActionId, change: &Change) -> Result<Vec<RowOp>, Vec<Problem>> {
-    let mut planner =
-        Planner { site, tables: tables.clone(), action, op: 0, refused: BTreeSet::new(), rows: vec![], problems: vec![] };
+pub fn plan(
+    site: &Site,
+    tables: &Tables,
+    action: ActionId,
+    change: &Change,
+) -> Result<Vec<RowOp>, Vec<Problem>> {
+    let mut planner = Planner {
+        site,
+        tables: tables.clone(),
+        action,
+        op: 0,
+        refused: BTreeSet::new(),
+        rows: vec![],
+        problems: vec![],
+    };
     if change.ops.is_empty() {
         planner.at("ops", "there is nothing in it", "at least one op");
     }
     if change.ops.len() > OPS_MAX {
-        planner.at("ops", &format!("there are {}", change.ops.len()), &format!("at most {OPS_MAX} in one change"));
+        planner.at(
+            "ops",
+            &format!("there are {}", change.ops.len()),
+            &format!("at most {OPS_MAX} in one change"),
+        );
     } else {
         for (op, deed) in change.ops.iter().enumerate() {
             planner.op = op;
             planner.deed(deed);
         }
     }
-    if planner.problems.is_empty() { Ok(planner.rows) } else { Err(planner.problems) }
+    if planner.problems.is_empty() {
+        Ok(planner.rows)
+    } else {
+        Err(planner.problems)
+    }
 }
 
 struct Planner<'a> {
@@ -69,7 +89,11 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn at(&mut self, path: &str, what: &str, remedy: &str) {
-        self.problems.push(Problem { path: path.into(), what: what.into(), remedy: remedy.into() });
+        self.problems.push(Problem {
+            path: path.into(),
+            what: what.into(),
+            remedy: remedy.into(),
+        });
     }
 
     fn wrong(&mut self, field: &str, what: &str, remedy: &str) {
@@ -88,7 +112,8 @@ impl Planner<'_> {
     /// Identity of what this op makes: a version 8 UUID (RFC 9562) out of action and place.
     fn identity(&self) -> [u8; 16] {
         let mut hash = blake3::Hasher::new_derive_key("pollux 2026 identity of a row");
-        hash.update(self.action.as_bytes()).update(&(self.op as u64).to_le_bytes());
+        hash.update(self.action.as_bytes())
+            .update(&(self.op as u64).to_le_bytes());
         let mut id = [0; 16];
         hash.finalize_xof().fill(&mut id);
         id[6] = id[6] & 0x0f | 0x80;
@@ -99,7 +124,13 @@ impl Planner<'_> {
     fn deed(&mut self, op: &Op) {
         let before = self.problems.len();
         match op {
-            Op::CreatePool { name, class, home, redundancy, disks } => {
+            Op::CreatePool {
+                name,
+                class,
+                home,
+                redundancy,
+                disks,
+            } => {
                 self.name(Kind::Pool, name);
                 let mut sorted = disks.clone();
                 sorted.sort_unstable();
@@ -108,23 +139,51 @@ impl Planner<'_> {
                 if self.refuse(before, Kind::Pool, name) {
                     let id = PoolId::from_bytes(self.identity());
                     let (name, class, home, redundancy) = (name.clone(), *class, *home, *redundancy);
-                    self.put(Resource::Pool(Pool { id, name, class, home, redundancy, disks: sorted, ready: None }));
+                    self.put(Resource::Pool(Pool {
+                        id,
+                        name,
+                        class,
+                        home,
+                        redundancy,
+                        disks: sorted,
+                        ready: None,
+                    }));
                 }
             }
-            Op::PoolReady { pool, capacity_bytes, extent_bytes } => {
+            Op::PoolReady {
+                pool,
+                capacity_bytes,
+                extent_bytes,
+            } => {
                 let found = self.pool("pool", pool);
                 if *extent_bytes == 0 || extent_bytes % VOLUME_BLOCK != 0 {
-                    self.wrong("extent_bytes", &extent_bytes.to_string(), &format!("a multiple of {VOLUME_BLOCK}, above zero"));
+                    self.wrong(
+                        "extent_bytes",
+                        &extent_bytes.to_string(),
+                        &format!("a multiple of {VOLUME_BLOCK}, above zero"),
+                    );
                 }
                 if let Some(row) = &found {
                     let used = self.tables.used_bytes(row.id);
                     if *capacity_bytes < used.max(1) {
-                        self.wrong("capacity_bytes", &capacity_bytes.to_string(), &format!("at least the {used} bytes that volumes use"));
+                        self.wrong(
+                            "capacity_bytes",
+                            &capacity_bytes.to_string(),
+                            &format!("at least the {used} bytes that volumes use"),
+                        );
                     }
                 }
-                let space = PoolSpace { capacity_bytes: *capacity_bytes, extent_bytes: *extent_bytes };
-                if let Some(row) = found.filter(|row| self.problems.len() == before && row.ready != Some(space)) {
-                    self.put(Resource::Pool(Pool { ready: Some(space), ..row }));
+                let space = PoolSpace {
+                    capacity_bytes: *capacity_bytes,
+                    extent_bytes: *extent_bytes,
+                };
+                if let Some(row) =
+                    found.filter(|row| self.problems.len() == before && row.ready != Some(space))
+                {
+                    self.put(Resource::Pool(Pool {
+                        ready: Some(space),
+                        ..row
+                    }));
                 }
             }
             Op::SetHome { pool, home } => {
@@ -132,7 +191,11 @@ impl Planner<'_> {
                     self.put(Resource::Pool(Pool { home: *home, ..row }));
                 }
             }
-            Op::CreateVolume { name, pool, size_bytes } => {
+            Op::CreateVolume {
+                name,
+                pool,
+                size_bytes,
+            } => {
                 self.name(Kind::Volume, name);
                 let found = self.pool("pool", pool);
                 self.size(found.as_ref(), *size_bytes, 0);
@@ -142,19 +205,33 @@ impl Planner<'_> {
                     let bytes = self.identity();
                     let serial = Hex::<8>(core::array::from_fn(|i| bytes[i] ^ bytes[i + 8])).to_string();
                     let (id, name, size_bytes) = (VolumeId::from_bytes(bytes), name.clone(), *size_bytes);
-                    self.put(Resource::Volume(Volume { id, name, pool: pool.id, size_bytes, serial }));
+                    self.put(Resource::Volume(Volume {
+                        id,
+                        name,
+                        pool: pool.id,
+                        size_bytes,
+                        serial,
+                    }));
                 }
             }
             Op::ResizeVolume { volume, size_bytes } => {
-                let Some(row) = self.volume("volume", volume) else { return };
+                let Some(row) = self.volume("volume", volume) else {
+                    return;
+                };
                 let pool = self.tables.pools.get(&row.pool).cloned();
                 if *size_bytes < row.size_bytes {
-                    let want = format!("at least the present {} bytes: a volume does not shrink", row.size_bytes);
+                    let want = format!(
+                        "at least the present {} bytes: a volume does not shrink",
+                        row.size_bytes
+                    );
                     self.wrong("size_bytes", &size_bytes.to_string(), &want);
                 } else if *size_bytes > row.size_bytes {
                     self.size(pool.as_ref(), *size_bytes, row.size_bytes);
                     if self.problems.len() == before {
-                        self.put(Resource::Volume(Volume { size_bytes: *size_bytes, ..row }));
+                        self.put(Resource::Volume(Volume {
+                            size_bytes: *size_bytes,
+                            ..row
+                        }));
                     }
                 }
             }
@@ -163,7 +240,11 @@ impl Planner<'_> {
                 let iqns = self.iqns(None, iqns);
                 if self.refuse(before, Kind::Host, name) {
                     let id = HostId(Hex(self.identity()));
-                    self.put(Resource::Host(Host { id, name: name.clone(), iqns }));
+                    self.put(Resource::Host(Host {
+                        id,
+                        name: name.clone(),
+                        iqns,
+                    }));
                 }
             }
             Op::SetIqns { host, iqns } => {
@@ -176,11 +257,21 @@ impl Planner<'_> {
             Op::Map { volume, host, lun } => self.map(volume, host, *lun),
             Op::Unmap { volume, host } => {
                 let (volume, host) = (self.volume("volume", volume), self.host("host", host));
-                let Some((volume, host)) = volume.zip(host) else { return };
-                let found = self.tables.mappings.values().find(|row| row.volume == volume.id && row.host == host.id);
+                let Some((volume, host)) = volume.zip(host) else {
+                    return;
+                };
+                let found = self
+                    .tables
+                    .mappings
+                    .values()
+                    .find(|row| row.volume == volume.id && row.host == host.id);
                 match found.map(|row| row.id) {
                     Some(id) => self.row(RowOp::Delete(Key::Mapping(id))),
-                    None => self.wrong("volume", &format!("`{}` is not mapped to `{}`", volume.name, host.name), "a volume that is mapped to that host"),
+                    None => self.wrong(
+                        "volume",
+                        &format!("`{}` is not mapped to `{}`", volume.name, host.name),
+                        "a volume that is mapped to that host",
+                    ),
                 }
             }
             Op::CreateAddress { pool, cidr } => {
@@ -188,7 +279,11 @@ impl Planner<'_> {
                 let cidr = self.cidr(cidr);
                 if let Some((pool, cidr)) = pool.zip(cidr) {
                     let id = AddressId(Hex(self.identity()));
-                    self.put(Resource::Address(Address { id, pool: pool.id, cidr }));
+                    self.put(Resource::Address(Address {
+                        id,
+                        pool: pool.id,
+                        cidr,
+                    }));
                 }
             }
             Op::Rename { kind, which, name } => self.rename(*kind, which, name),
@@ -209,12 +304,21 @@ impl Planner<'_> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
         if !starts_well || !name.chars().all(plain) || name.len() > NAME_MAX {
-            let want = format!("1 to {NAME_MAX} letters, digits, `.`, `_` or `-`, the first a letter or digit");
+            let want =
+                format!("1 to {NAME_MAX} letters, digits, `.`, `_` or `-`, the first a letter or digit");
             self.wrong("name", &format!("`{}` is no name", name.escape_default()), &want);
         } else if name.parse::<PoolId>().is_ok() {
-            self.wrong("name", &format!("`{name}` reads like an identity"), "a name that is not 32 hexadecimal digits");
+            self.wrong(
+                "name",
+                &format!("`{name}` reads like an identity"),
+                "a name that is not 32 hexadecimal digits",
+            );
         } else if find(&self.tables, kind, name).is_some() {
-            self.wrong("name", &format!("a {} `{name}` exists", kind.as_str()), "a name that is free");
+            self.wrong(
+                "name",
+                &format!("a {} `{name}` exists", kind.as_str()),
+                "a name that is free",
+            );
         }
     }
 
@@ -228,19 +332,40 @@ impl Planner<'_> {
                 Redundancy::Single => "exactly 1 disk for `single`".to_owned(),
                 Redundancy::Mirror => format!("2 to {LEGS_MAX} disks for `mirror`"),
             };
-            self.wrong("disks", &format!("there are {} different ones", sorted.len()), &want);
+            self.wrong(
+                "disks",
+                &format!("there are {} different ones", sorted.len()),
+                &want,
+            );
         }
         for (place, disk) in disks.iter().enumerate() {
             let field = format!("disks[{place}]");
-            let user = self.tables.pools.values().find(|pool| pool.disks.contains(disk)).map(|pool| pool.name.clone());
+            let user = self
+                .tables
+                .pools
+                .values()
+                .find(|pool| pool.disks.contains(disk))
+                .map(|pool| pool.name.clone());
             if disks[..place].contains(disk) {
                 self.wrong(&field, &format!("{disk} is listed twice"), "each disk once");
             } else if self.site.quorum.contains(disk) {
-                self.wrong(&field, &format!("{disk} carries the quorum area"), "a disk that is not a quorum disk");
+                self.wrong(
+                    &field,
+                    &format!("{disk} carries the quorum area"),
+                    "a disk that is not a quorum disk",
+                );
             } else if !self.site.disks.is_empty() && !self.site.disks.contains(disk) {
-                self.wrong(&field, &format!("the shelf has no {disk}"), &format!("one of {}", list(self.site.disks.iter())));
+                self.wrong(
+                    &field,
+                    &format!("the shelf has no {disk}"),
+                    &format!("one of {}", list(self.site.disks.iter())),
+                );
             } else if let Some(user) = user {
-                self.wrong(&field, &format!("{disk} belongs to pool `{user}`"), "a disk that is in no pool");
+                self.wrong(
+                    &field,
+                    &format!("{disk} belongs to pool `{user}`"),
+                    "a disk that is in no pool",
+                );
             }
         }
     }
@@ -253,11 +378,20 @@ impl Planner<'_> {
         }
         let Some(pool) = pool else { return };
         let Some(space) = pool.ready else {
-            let what = format!("pool `{}` has not been imported yet, its space is not known", pool.name);
+            let what = format!(
+                "pool `{}` has not been imported yet, its space is not known",
+                pool.name
+            );
             return self.wrong("pool", &what, "a pool that `pollux pool list` shows with a size");
         };
-        let round = |bytes: u64| bytes.div_ceil(space.extent_bytes).saturating_mul(space.extent_bytes);
-        let free = space.capacity_bytes.saturating_sub(self.tables.used_bytes(pool.id));
+        let round = |bytes: u64| {
+            bytes
+                .div_ceil(space.extent_bytes)
+                .saturating_mul(space.extent_bytes)
+        };
+        let free = space
+            .capacity_bytes
+            .saturating_sub(self.tables.used_bytes(pool.id));
         let room = free.saturating_add(round(now));
         if round(size) > room {
             let what = format!("{size} bytes do not fit into pool `{}`", pool.name);
@@ -268,18 +402,34 @@ impl Planner<'_> {
     /// Names of initiators in good order; what is wrong with them is noted.
     fn iqns(&mut self, of: Option<HostId>, iqns: &[String]) -> Vec<String> {
         if iqns.is_empty() {
-            self.wrong("iqns", "there is none", "at least one initiator name, as in iqn.2026-01.com.example:host1");
+            self.wrong(
+                "iqns",
+                "there is none",
+                "at least one initiator name, as in iqn.2026-01.com.example:host1",
+            );
         }
         for (place, iqn) in iqns.iter().enumerate() {
             let field = format!("iqns[{place}]");
-            let user = self.tables.hosts.values().find(|host| Some(host.id) != of && host.iqns.contains(iqn));
+            let user = self
+                .tables
+                .hosts
+                .values()
+                .find(|host| Some(host.id) != of && host.iqns.contains(iqn));
             let user = user.map(|host| host.name.clone());
             if let Err(want) = iscsi_name(iqn) {
-                self.wrong(&field, &format!("`{}` is no iSCSI name", iqn.escape_default()), want);
+                self.wrong(
+                    &field,
+                    &format!("`{}` is no iSCSI name", iqn.escape_default()),
+                    want,
+                );
             } else if iqns[..place].contains(iqn) {
                 self.wrong(&field, &format!("`{iqn}` is listed twice"), "each name once");
             } else if let Some(user) = user {
-                self.wrong(&field, &format!("`{iqn}` belongs to host `{user}`"), "a name that no other host has");
+                self.wrong(
+                    &field,
+                    &format!("`{iqn}` belongs to host `{user}`"),
+                    "a name that no other host has",
+                );
             }
         }
         let mut sorted = iqns.to_vec();
@@ -293,26 +443,46 @@ impl Planner<'_> {
         if let Some(lun) = lun.filter(|lun| *lun > LUN_MAX) {
             self.wrong("lun", &lun.to_string(), &format!("0 to {LUN_MAX}"));
         }
-        let Some((volume, host)) = volume.zip(host) else { return };
+        let Some((volume, host)) = volume.zip(host) else {
+            return;
+        };
         let of_host = self.tables.mappings.values().filter(|row| row.host == host.id);
         let taken: Vec<(u16, VolumeId)> = of_host.map(|row| (row.lun, row.volume)).collect();
         let free = (0..=LUN_MAX).find(|lun| taken.iter().all(|(used, _)| used != lun));
         if let Some((lun, _)) = taken.iter().find(|(_, other)| *other == volume.id) {
-            let what = format!("`{}` is mapped to `{}` already, as LUN {lun}", volume.name, host.name);
+            let what = format!(
+                "`{}` is mapped to `{}` already, as LUN {lun}",
+                volume.name, host.name
+            );
             self.wrong("volume", &what, "a volume that this host does not see yet");
         }
         let user = lun.and_then(|lun| taken.iter().find(|(used, _)| *used == lun));
         if let Some((lun, user)) = user {
-            let user = self.tables.volumes.get(user).map_or_else(String::new, |volume| volume.name.clone());
+            let user = self
+                .tables
+                .volumes
+                .get(user)
+                .map_or_else(String::new, |volume| volume.name.clone());
             let what = format!("LUN {lun} of host `{}` is volume `{user}`", host.name);
-            let want = free.map_or("none: every number is taken".into(), |free| format!("a number that is free, {free} for example"));
+            let want = free.map_or("none: every number is taken".into(), |free| {
+                format!("a number that is free, {free} for example")
+            });
             self.wrong("lun", &what, &want);
         }
         match lun.or(free) {
-            None => self.wrong("lun", "every number of this host is taken", "unmap a volume first"),
+            None => self.wrong(
+                "lun",
+                "every number of this host is taken",
+                "unmap a volume first",
+            ),
             Some(lun) if self.problems.len() == before => {
                 let id = MappingId(Hex(self.identity()));
-                self.put(Resource::Mapping(Mapping { id, volume: volume.id, host: host.id, lun }));
+                self.put(Resource::Mapping(Mapping {
+                    id,
+                    volume: volume.id,
+                    host: host.id,
+                    lun,
+                }));
             }
             Some(_) => {}
         }
@@ -323,10 +493,17 @@ impl Planner<'_> {
         const WANT: &str = "an address with its prefix length, as in 10.78.0.50/24 or fd00::50/64";
         let parsed = text.split_once('/').and_then(|(ip, prefix)| {
             let plain = !prefix.is_empty() && prefix.bytes().all(|c| c.is_ascii_digit());
-            Some((ip.parse::<IpAddr>().ok()?, prefix.parse::<u8>().ok().filter(|_| plain)?))
+            Some((
+                ip.parse::<IpAddr>().ok()?,
+                prefix.parse::<u8>().ok().filter(|_| plain)?,
+            ))
         });
         let Some((ip, prefix)) = parsed else {
-            self.wrong("cidr", &format!("`{}` is no address", text.escape_default()), WANT);
+            self.wrong(
+                "cidr",
+                &format!("`{}` is no address", text.escape_default()),
+                WANT,
+            );
             return None;
         };
         let Some((network, last)) = network(ip, prefix) else {
@@ -334,29 +511,57 @@ impl Planner<'_> {
             return None;
         };
         let (bits, wide) = (bits(ip), if ip.is_ipv4() { prefix < 31 } else { prefix < 127 });
-        if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || matches!(ip, IpAddr::V4(ip) if ip.is_broadcast()) {
+        if ip.is_unspecified()
+            || ip.is_loopback()
+            || ip.is_multicast()
+            || matches!(ip, IpAddr::V4(ip) if ip.is_broadcast())
+        {
             self.wrong("cidr", &format!("{ip} is not the address of one machine"), WANT);
             return None;
         }
         if wide && (bits == network || ip.is_ipv4() && bits == last) {
-            self.wrong("cidr", &format!("{ip} is the address of the network {ip}/{prefix} itself or its broadcast address"), WANT);
+            self.wrong(
+                "cidr",
+                &format!("{ip} is the address of the network {ip}/{prefix} itself or its broadcast address"),
+                WANT,
+            );
             return None;
         }
         if self.site.reserved.contains(&ip) {
-            self.wrong("cidr", &format!("{ip} is a controller's own address"), "an address that is free");
+            self.wrong(
+                "cidr",
+                &format!("{ip} is a controller's own address"),
+                "an address that is free",
+            );
             return None;
         }
-        for other in self.tables.addresses.values().map(|row| row.cidr.clone()).collect::<Vec<_>>() {
-            let Some((other_ip, other_prefix)) = other.split_once('/') else { continue };
-            let (Ok(other_ip), Ok(other_prefix)) = (other_ip.parse::<IpAddr>(), other_prefix.parse::<u8>()) else { continue };
+        for other in self
+            .tables
+            .addresses
+            .values()
+            .map(|row| row.cidr.clone())
+            .collect::<Vec<_>>()
+        {
+            let Some((other_ip, other_prefix)) = other.split_once('/') else {
+                continue;
+            };
+            let (Ok(other_ip), Ok(other_prefix)) = (other_ip.parse::<IpAddr>(), other_prefix.parse::<u8>())
+            else {
+                continue;
+            };
             if other_ip == ip {
                 self.wrong("cidr", &format!("{other} exists"), "an address that is free");
                 return None;
             }
             let same_family = other_ip.is_ipv4() == ip.is_ipv4();
-            let overlap = self::network(other_ip, other_prefix).is_some_and(|(first, end)| first <= last && network <= end);
+            let overlap = self::network(other_ip, other_prefix)
+                .is_some_and(|(first, end)| first <= last && network <= end);
             if same_family && overlap && other_prefix != prefix {
-                self.wrong("cidr", &format!("its network overlaps that of {other}"), &format!("the same prefix length, /{other_prefix}, or another network"));
+                self.wrong(
+                    "cidr",
+                    &format!("its network overlaps that of {other}"),
+                    &format!("the same prefix length, /{other_prefix}, or another network"),
+                );
                 return None;
             }
         }
@@ -364,14 +569,20 @@ impl Planner<'_> {
     }
 
     fn rename(&mut self, kind: Kind, which: &str, name: &str) {
-        let Some(row) = self.find("which", kind, which) else { return };
+        let Some(row) = self.find("which", kind, which) else {
+            return;
+        };
         let before = self.problems.len();
         let old = match &row {
             Resource::Pool(row) => &row.name,
             Resource::Volume(row) => &row.name,
             Resource::Host(row) => &row.name,
             Resource::Mapping(_) | Resource::Address(_) => {
-                return self.wrong("kind", &format!("a {} has no name", kind.as_str()), "pool, volume or host");
+                return self.wrong(
+                    "kind",
+                    &format!("a {} has no name", kind.as_str()),
+                    "pool, volume or host",
+                );
             }
         };
         if old == name {
@@ -390,12 +601,22 @@ impl Planner<'_> {
     }
 
     fn delete(&mut self, kind: Kind, which: &str) {
-        let Some(row) = self.find("which", kind, which) else { return };
+        let Some(row) = self.find("which", kind, which) else {
+            return;
+        };
         let tables = &self.tables;
         let users: Vec<String> = match &row {
             Resource::Pool(pool) => {
-                let volumes = tables.volumes.values().filter(|row| row.pool == pool.id).map(|row| format!("volume `{}`", row.name));
-                let addresses = tables.addresses.values().filter(|row| row.pool == pool.id).map(|row| format!("address {}", row.cidr));
+                let volumes = tables
+                    .volumes
+                    .values()
+                    .filter(|row| row.pool == pool.id)
+                    .map(|row| format!("volume `{}`", row.name));
+                let addresses = tables
+                    .addresses
+                    .values()
+                    .filter(|row| row.pool == pool.id)
+                    .map(|row| format!("address {}", row.cidr));
                 volumes.chain(addresses).collect()
             }
             Resource::Volume(volume) => {
@@ -417,7 +638,11 @@ impl Planner<'_> {
     }
 
     fn mapping(&self, row: &Mapping) -> String {
-        let volume = self.tables.volumes.get(&row.volume).map_or("?", |volume| &volume.name);
+        let volume = self
+            .tables
+            .volumes
+            .get(&row.volume)
+            .map_or("?", |volume| &volume.name);
         let host = self.tables.hosts.get(&row.host).map_or("?", |host| &host.name);
         format!("the mapping of `{volume}` to `{host}` as LUN {}", row.lun)
     }
@@ -426,8 +651,16 @@ impl Planner<'_> {
         let found = find(&self.tables, kind, which);
         if found.is_none() && !self.refused.contains(&(kind, which.to_owned())) {
             let known = names(&self.tables, kind);
-            let want = if known.is_empty() { format!("there is no {} yet: make one first", kind.as_str()) } else { format!("one of {}", list(known.iter())) };
-            self.wrong(field, &format!("there is no {} `{}`", kind.as_str(), which.escape_default()), &want);
+            let want = if known.is_empty() {
+                format!("there is no {} yet: make one first", kind.as_str())
+            } else {
+                format!("one of {}", list(known.iter()))
+            };
+            self.wrong(
+                field,
+                &format!("there is no {} `{}`", kind.as_str(), which.escape_default()),
+                &want,
+            );
         }
         found
     }
@@ -460,34 +693,55 @@ pub fn find(tables: &Tables, kind: Kind, which: &str) -> Option<Resource> {
     match kind {
         Kind::Pool => {
             let id = which.parse::<PoolId>().ok();
-            let row = tables.pools.values().find(|row| row.name == which || Some(row.id) == id);
+            let row = tables
+                .pools
+                .values()
+                .find(|row| row.name == which || Some(row.id) == id);
             row.cloned().map(Resource::Pool)
         }
         Kind::Volume => {
             let id = which.parse::<VolumeId>().ok();
-            let row = tables.volumes.values().find(|row| row.name == which || Some(row.id) == id);
+            let row = tables
+                .volumes
+                .values()
+                .find(|row| row.name == which || Some(row.id) == id);
             row.cloned().map(Resource::Volume)
         }
         Kind::Host => {
             let id = which.parse().ok().map(HostId);
-            let row = tables.hosts.values().find(|row| row.name == which || Some(row.id) == id);
+            let row = tables
+                .hosts
+                .values()
+                .find(|row| row.name == which || Some(row.id) == id);
             row.cloned().map(Resource::Host)
         }
         Kind::Mapping => {
             let id = which.parse().ok().map(MappingId);
             let pair = which.split_once('@').and_then(|(volume, host)| {
-                let Resource::Volume(volume) = find(tables, Kind::Volume, volume)? else { return None };
-                let Resource::Host(host) = find(tables, Kind::Host, host)? else { return None };
+                let Resource::Volume(volume) = find(tables, Kind::Volume, volume)? else {
+                    return None;
+                };
+                let Resource::Host(host) = find(tables, Kind::Host, host)? else {
+                    return None;
+                };
                 Some((volume.id, host.id))
             });
-            let row = tables.mappings.values().find(|row| Some(row.id) == id || Some((row.volume, row.host)) == pair);
+            let row = tables
+                .mappings
+                .values()
+                .find(|row| Some(row.id) == id || Some((row.volume, row.host)) == pair);
             row.cloned().map(Resource::Mapping)
         }
         Kind::Address => {
             let id = which.parse().ok().map(AddressId);
             let ip = which.parse::<IpAddr>().ok().map(|ip| format!("{ip}/"));
-            let named = |row: &&Address| row.cidr == which || ip.as_ref().is_some_and(|ip| row.cidr.starts_with(ip.as_str()));
-            let row = tables.addresses.values().find(|row| Some(row.id) == id || named(row));
+            let named = |row: &&Address| {
+                row.cidr == which || ip.as_ref().is_some_and(|ip| row.cidr.starts_with(ip.as_str()))
+            };
+            let row = tables
+                .addresses
+                .values()
+                .find(|row| Some(row.id) == id || named(row));
             row.cloned().map(Resource::Address)
         }
     }
@@ -508,7 +762,11 @@ fn names(tables: &Tables, kind: Kind) -> Vec<String> {
 fn list(items: impl ExactSizeIterator<Item: ToString>) -> String {
     const SHOWN: usize = 8;
     let count = items.len();
-    let mut text = items.take(SHOWN).map(|item| item.to_string()).collect::<Vec<_>>().join(", ");
+    let mut text = items
+        .take(SHOWN)
+        .map(|item| item.to_string())
+        .collect::<Vec<_>>()
+        .join(", ");
     if count > SHOWN {
         text.push_str(&format!(" and {} more", count - SHOWN));
     }
@@ -517,7 +775,8 @@ fn list(items: impl ExactSizeIterator<Item: ToString>) -> String {
 
 /// Checks an iSCSI name (RFC 7143, 4.2.7): `iqn.`, `eui.` or `naa.`, in lower case (RFC 3722).
 fn iscsi_name(name: &str) -> Result<(), &'static str> {
-    const IQN: &str = "iqn.YYYY-MM.reversed.domain, then perhaps `:` and anything; as in iqn.2026-01.com.example:host1";
+    const IQN: &str =
+        "iqn.YYYY-MM.reversed.domain, then perhaps `:` and anything; as in iqn.2026-01.com.example:host1";
     let hex = |text: &str| text.bytes().all(|c| c.is_ascii_hexdigit());
     if name.len() > ISCSI_NAME_MAX {
         return Err("at most 223 bytes");
@@ -526,22 +785,46 @@ fn iscsi_name(name: &str) -> Result<(), &'static str> {
         return Err("the same in lower case");
     }
     if let Some(rest) = name.strip_prefix("eui.") {
-        return if rest.len() == 16 && hex(rest) { Ok(()) } else { Err("eui. and 16 hexadecimal digits") };
+        return if rest.len() == 16 && hex(rest) {
+            Ok(())
+        } else {
+            Err("eui. and 16 hexadecimal digits")
+        };
     }
     if let Some(rest) = name.strip_prefix("naa.") {
-        return if matches!(rest.len(), 16 | 32) && hex(rest) { Ok(()) } else { Err("naa. and 16 or 32 hexadecimal digits") };
+        return if matches!(rest.len(), 16 | 32) && hex(rest) {
+            Ok(())
+        } else {
+            Err("naa. and 16 or 32 hexadecimal digits")
+        };
     }
     let rest = name.strip_prefix("iqn.").ok_or(IQN)?;
     let (date, rest) = rest.split_once('.').ok_or(IQN)?;
     let (year, month) = date.split_once('-').ok_or(IQN)?;
     let digits = |text: &str| text.bytes().all(|c| c.is_ascii_digit());
-    if year.len() != 4 || !digits(year) || month.len() != 2 || !digits(month) || !("01"..="12").contains(&month) {
+    if year.len() != 4
+        || !digits(year)
+        || month.len() != 2
+        || !digits(month)
+        || !("01"..="12").contains(&month)
+    {
         return Err(IQN);
     }
-    let (domain, own) = rest.split_once(':').map_or((rest, None), |(domain, own)| (domain, Some(own)));
+    let (domain, own) = rest
+        .split_once(':')
+        .map_or((rest, None), |(domain, own)| (domain, Some(own)));
     let label = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-');
-    let plain = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b':'));
-    if domain.split('.').all(label) && own.is_none_or(plain) { Ok(()) } else { Err(IQN) }
+    let plain = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b':'))
+    };
+    if domain.split('.').all(label) && own.is_none_or(plain) {
+        Ok(())
+    } else {
+        Err(IQN)
+    }
 }
 
 fn bits(ip: IpAddr) -> u128 {

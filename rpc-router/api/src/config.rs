@@ -667,6 +667,9 @@ pub struct SetEpoch {
     pub record: EpochRecord,
     /// Why nothing may be changed although the record would permit it: the partner is silent but alive on disk.
     pub lock: Option<String>,
+    /// This controller's incarnation: a record names members by it.
+    #[serde(default)]
+    pub incarnation: Option<Incarnation>,
 }
 
 /// From heartbeat, before it proposes an epoch.

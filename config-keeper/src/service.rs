@@ -1,0 +1,907 @@
+//! The counter in front of the ledger: takes calls, lets the core decide, carries out what it says.
+//!
+//! One task owns the [`Keeper`]. Calls, the store's reports and the partner's answers reach it through one queue and
+//! are handled one after the other; nothing in that task waits. What takes time (commits, calls to the partner)
+//! runs elsewhere and comes back as an event.
+//!
+//! Never: an answer to a change that the core has not given; a second owner of the keeper.
+
+use crate::core::keeper::{Answer, Effect, Event, Keeper, Refusal, Request};
+use crate::core::plan::{Site, find};
+use crate::store::{Opened, Report, Store, StoreError, Writer};
+use pollux_api::config::{
+    self, Append, AsideEntry, Change, Changed, Fetch, Freeze, Get, Kind, List, Listing, Locked, LogEntry,
+    LogQuery, Resource, SetEpoch, Snapshot, Status, Sync, Unfreeze, Verified, Watch, Watched,
+};
+use pollux_api::error::{Code, RpcError};
+use pollux_api::id::ControllerId;
+use pollux_api::rank::CONFIG_KEEPER;
+use pollux_api::{heartbeat, rank};
+use pollux_platform::signal::Shutdown;
+use pollux_runtime::{Client, ControllerConfig, Ctx, Repeat, Service};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+/// Name of the database in the controller's `var`.
+pub const DATABASE: &str = "config.db";
+/// Calls to the partner's keeper: longer than a commit takes, shorter than a caller's patience.
+const PARTNER_WITHIN: Duration = Duration::from_secs(2);
+/// How soon to ask again what the partner did not answer.
+const TICK: Duration = Duration::from_millis(200);
+/// How often the partner hears what is acknowledged when nothing else is said: every so many ticks.
+const NEWS_TICKS: u32 = 10;
+/// Longest wait of one poll of a watcher.
+const WATCH_MAX: Duration = Duration::from_secs(30);
+/// Most entries of an answer to `config.log` that names no limit.
+const LOG_LIMIT: u64 = 1000;
+
+type Answered = Result<Answer, Refusal>;
+type Look = Box<dyn FnOnce(&mut Actor) + Send>;
+
+enum Input {
+    /// An event whose answer somebody waits for.
+    Call(
+        Box<dyn FnOnce(Request) -> Event + Send>,
+        oneshot::Sender<Answered>,
+    ),
+    Event(Event),
+    Look(Look),
+}
+
+/// What the task owns.
+struct Actor {
+    me: ControllerId,
+    keeper: Keeper,
+    writer: Writer,
+    next: Request,
+    waiting: HashMap<Request, oneshot::Sender<Answered>>,
+    /// Since when it is locked, and why.
+    locked: Option<(String, Instant)>,
+    aside: (u64, bool),
+    moved: bool,
+    acknowledged: watch::Sender<u64>,
+    inputs: mpsc::UnboundedSender<Input>,
+    client: Option<Client>,
+}
+
+/// To ask the task. Clones share it.
+#[derive(Clone)]
+struct Handle {
+    me: ControllerId,
+    inputs: mpsc::UnboundedSender<Input>,
+    acknowledged: watch::Receiver<u64>,
+}
+
+impl Handle {
+    fn stopped(&self) -> RpcError {
+        RpcError::new(Code::ServiceGone, place(self.me), "the keeper is stopping")
+            .remedy("ask again under the same action_id")
+    }
+
+    /// Looks at the keeper.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&mut Actor) -> T + Send + 'static,
+    ) -> Result<T, RpcError> {
+        let (sender, receiver) = oneshot::channel();
+        let look: Look = Box::new(move |actor| {
+            // Whoever asked may have gone.
+            let _ = sender.send(look(actor));
+        });
+        self.inputs.send(Input::Look(look)).map_err(|_| self.stopped())?;
+        receiver.await.map_err(|_| self.stopped())
+    }
+
+    /// Hands an event in and waits for its answer; none at the deadline.
+    async fn ask(
+        &self,
+        ctx: &Ctx,
+        event: impl FnOnce(Request) -> Event + Send + 'static,
+    ) -> Result<Option<Answered>, RpcError> {
+        let (sender, receiver) = oneshot::channel();
+        self.inputs
+            .send(Input::Call(Box::new(event), sender))
+            .map_err(|_| self.stopped())?;
+        // A little earlier than the caller, so that it hears a reason and not only silence.
+        match timeout(ctx.remaining() * 9 / 10, receiver).await {
+            Ok(answer) => answer.map(Some).map_err(|_| self.stopped()),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The same, where no answer in time is an error of its own.
+    async fn demand(
+        &self,
+        ctx: &Ctx,
+        event: impl FnOnce(Request) -> Event + Send + 'static,
+    ) -> Result<Answer, RpcError> {
+        match self.ask(ctx, event).await? {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(refusal)) => Err(self.refused(refusal).await),
+            None => Err(RpcError::new(
+                Code::DeadlinePassed,
+                place(self.me),
+                "the disk or the partner did not answer in time",
+            )
+            .remedy("ask again")),
+        }
+    }
+
+    async fn refused(&self, refusal: Refusal) -> RpcError {
+        let error = refusal_error(place(self.me), refusal);
+        if !error.is(Code::ConfigLocked) {
+            return error;
+        }
+        match self
+            .look(|actor| actor.locked.as_ref().map(|(_, since)| since.elapsed()))
+            .await
+        {
+            Ok(Some(elapsed)) => error
+                .since_ms(unix_ms().saturating_sub(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))),
+            _ => error,
+        }
+    }
+
+    async fn status(&self) -> Result<Status, RpcError> {
+        self.look(|actor| actor.status()).await
+    }
+}
+
+fn place(me: ControllerId) -> String {
+    format!("{me}/{}", config::SERVICE)
+}
+
+/// Wall clock, for people only.
+fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn refusal_error(place: String, refusal: Refusal) -> RpcError {
+    match refusal {
+        Refusal::Invalid(problems) => {
+            let what = if problems.len() == 1 {
+                "the request has a problem".to_owned()
+            } else {
+                format!("the request has {} problems", problems.len())
+            };
+            let mut error = RpcError::new(Code::InvalidParams, place, what);
+            error.data.problems = problems;
+            error
+        }
+        Refusal::Locked(reason, remedy) => RpcError::new(Code::ConfigLocked, place, reason).remedy(remedy),
+        Refusal::InDoubt => in_doubt(
+            place,
+            "the partner fell silent, or an epoch is being decided, before this change was durable where it must be",
+        ),
+        Refusal::Conflict(what, remedy) => RpcError::new(Code::Conflict, place, what).remedy(remedy),
+        Refusal::Stale(what) => {
+            RpcError::new(Code::Superseded, place, what).remedy("ask again: membership has changed")
+        }
+        Refusal::Diverged(diverged) => {
+            let config::Diverged {
+                epoch,
+                index,
+                ours,
+                theirs,
+            } = diverged;
+            let what = format!("entry {index} of epoch {epoch} is {ours} here and {theirs} at the partner");
+            RpcError::new(Code::Refused, place, what)
+                .remedy("compare `pollux config log` of both controllers; nothing is chosen without you")
+        }
+        Refusal::Storage(what) => RpcError::new(Code::Failed, place, what)
+            .remedy("free or repair the disk of this controller, then restart config-keeperd"),
+        Refusal::Partner(what) => RpcError::new(Code::PartnerUnreachable, place, what)
+            .remedy("mend the interconnect or start the partner, then ask again"),
+    }
+}
+
+fn in_doubt(place: String, what: &str) -> RpcError {
+    RpcError::new(Code::InDoubt, place, what)
+        .remedy("ask again under the same action_id: it is done once, and you get its answer")
+}
+
+impl Actor {
+    fn handle(&mut self, event: Event) {
+        for effect in self.keeper.handle(event) {
+            match effect {
+                Effect::Store { serial, job } => {
+                    if let crate::core::keeper::Job::Mend { aside, .. } = &job {
+                        self.aside.0 += aside.len() as u64;
+                        self.aside.1 |= aside.iter().any(|(_, acknowledged)| *acknowledged);
+                        if !aside.is_empty() {
+                            tracing::error!(
+                                entries = aside.len(),
+                                acknowledged = self.aside.1,
+                                "entries lost their place and were set aside: see `pollux config aside`"
+                            );
+                        }
+                    }
+                    self.writer.job(serial, job);
+                }
+                Effect::Sync(sync) => self.send_sync(sync),
+                Effect::Append(append) => self.send_append(append),
+                Effect::Fetch(fetch) => self.send_fetch(fetch),
+                Effect::Answer { request, answer } => {
+                    if let Some(waiting) = self.waiting.remove(&request) {
+                        // Whoever waited may have gone.
+                        let _ = waiting.send(answer);
+                    }
+                }
+                Effect::Moved => self.moved = true,
+            }
+        }
+        let now = self.keeper.locked().map(|(reason, _)| reason);
+        if now.as_ref() != self.locked.as_ref().map(|(reason, _)| reason) {
+            match &now {
+                Some(reason) => tracing::info!(reason, "configuration locked"),
+                None => tracing::info!("configuration open"),
+            }
+            self.locked = now.map(|reason| (reason, Instant::now()));
+            self.moved = true;
+        }
+    }
+
+    /// Tells watchers and heartbeat, once for many events.
+    fn tell(&mut self) {
+        if !std::mem::take(&mut self.moved) {
+            return;
+        }
+        let acknowledged = self.keeper.acknowledged();
+        if self.acknowledged.send_replace(acknowledged) != acknowledged {
+            self.writer.mark(acknowledged);
+        }
+        if let Some(client) = &self.client {
+            let ctx = Ctx::new(PARTNER_WITHIN);
+            if let Err(error) = client.notify(heartbeat::CONFIG_STATUS, &self.status(), &ctx) {
+                tracing::debug!(%error, "heartbeat was not told");
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let keeper = &self.keeper;
+        let hash_at = |length| keeper.hash_at(length).unwrap_or_default();
+        Status {
+            controller: self.me,
+            length: keeper.durable(),
+            hash: hash_at(keeper.durable()),
+            acknowledged_length: keeper.acknowledged(),
+            acknowledged_hash: hash_at(keeper.acknowledged()),
+            acknowledging: keeper.acknowledging(),
+            epoch: keeper.epoch().cloned(),
+            session: keeper.session(),
+            sequencer: keeper.sequencer(),
+            locked: self.keeper.locked().map(|(reason, remedy)| {
+                let since = self
+                    .locked
+                    .as_ref()
+                    .map_or(Duration::ZERO, |(_, since)| since.elapsed());
+                Locked {
+                    reason,
+                    for_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+                    remedy,
+                }
+            }),
+            frozen: keeper.frozen(),
+            in_sync_as_of: keeper.in_sync(),
+            aside: self.aside.0,
+            aside_acknowledged: self.aside.1,
+            diverged: keeper.diverged().cloned(),
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let as_of = self.keeper.acknowledged();
+        Snapshot {
+            controller: self.me,
+            as_of,
+            hash: self.keeper.hash_at(as_of).unwrap_or_default(),
+            tables: self.keeper.tables().clone(),
+        }
+    }
+
+    fn watched(&self, watch: &Watch) -> Watched {
+        let known = |(index, hash): &(u64, config::LogHash)| {
+            *index <= self.keeper.acknowledged() && self.keeper.hash_at(*index) == Some(*hash)
+        };
+        match watch.after.filter(known) {
+            None => Watched::Snapshot(self.snapshot()),
+            Some((index, _)) => {
+                let upto = self.keeper.batch_end(index, self.keeper.acknowledged(), u64::MAX);
+                Watched::Changes(self.keeper.entries(index, upto).to_vec())
+            }
+        }
+    }
+
+    /// Calls the partner's keeper and hands the answer in as an event.
+    fn call_partner<Q, R>(
+        &self,
+        method: &'static str,
+        request: Q,
+        ctx: Ctx,
+        event: impl FnOnce(Result<R, String>) -> Event + Send + 'static,
+    ) where
+        Q: serde::Serialize + Send + std::marker::Sync + 'static,
+        R: serde::de::DeserializeOwned + Send,
+    {
+        let Some(client) = self.client.clone() else { return };
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            let answer = client
+                .call::<Q, R>(&format!("partner/{method}"), &request, &ctx)
+                .await;
+            // The task is gone only when the process ends.
+            let _ = inputs.send(Input::Event(event(answer.map_err(|error| error.to_string()))));
+        });
+    }
+
+    fn send_sync(&self, sync: Sync) {
+        let event = move |answer| Event::SyncOut {
+            session: sync.session,
+            epoch: sync.epoch,
+            answer,
+        };
+        self.call_partner(config::SYNC, sync, Ctx::new(PARTNER_WITHIN), event);
+    }
+
+    fn send_append(&self, append: Append) {
+        let (session, epoch, last) = (
+            append.session,
+            append.epoch,
+            append.entries.last().map(|entry| entry.index),
+        );
+        let mut ctx = Ctx::new(PARTNER_WITHIN);
+        // So that the trace of a change shows its copy. A batch has several causes and can name one.
+        ctx.parent = append.entries.first().map(|entry| entry.action_id);
+        self.call_partner(config::APPEND, append, ctx, move |answer| Event::AppendOut {
+            session,
+            epoch,
+            last,
+            answer,
+        });
+    }
+
+    fn send_fetch(&self, fetch: Fetch) {
+        self.call_partner(config::FETCH, fetch, Ctx::new(PARTNER_WITHIN), |answer| {
+            Event::FetchOut { answer }
+        });
+    }
+}
+
+/// What stands in the enclosure, as far as `controller.toml` tells.
+fn site(config: &ControllerConfig) -> Site {
+    let reserved = [
+        config.front.address,
+        config.interconnect.local,
+        config.interconnect.partner,
+    ];
+    Site {
+        disks: BTreeSet::new(),
+        quorum: config.quorum.disks.iter().copied().collect(),
+        reserved: BTreeSet::from(reserved),
+    }
+}
+
+/// Why the daemon stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its log is no chain.
+    #[error(
+        "{path}: the log is damaged: {what}; restore a copy, or move the file away and let the controller copy the configuration from its partner"
+    )]
+    Log {
+        /// The file.
+        path: String,
+        /// Which entry, and why.
+        what: String,
+    },
+    /// Signals cannot be received.
+    #[error("cannot wait for signals: {0}")]
+    Signals(#[from] std::io::Error),
+}
+
+/// Runs the daemon until it is asked to stop.
+///
+/// # Errors
+/// [`RunError`] names the file and what would be right.
+pub async fn run(config: ControllerConfig) -> Result<(), RunError> {
+    let shutdown = Shutdown::on_signals()?;
+    let (service, task) = start(&config)?;
+    service.run(&shutdown).await;
+    task.abort();
+    // Joined, so that the database is closed when the process ends.
+    let _ = task.await;
+    Ok(())
+}
+
+/// Opens the database and begins to serve; returns at once. The task ends when it is aborted.
+///
+/// # Errors
+/// As [`run`].
+pub fn start(config: &ControllerConfig) -> Result<(Service, tokio::task::JoinHandle<()>), RunError> {
+    let path = config.paths.var.join(DATABASE);
+    let (store, opened) = Store::open(&path, config.array)?;
+    let Opened { loaded, aside } = opened;
+    let me = config.controller;
+    let log_damaged = |what| RunError::Log {
+        path: path.display().to_string(),
+        what,
+    };
+    let keeper = Keeper::load(me, None, site(config), loaded).map_err(log_damaged)?;
+    tracing::info!(length = keeper.length(), acknowledged = keeper.acknowledged(), database = %path.display(), "opened");
+
+    let (inputs, queue) = mpsc::unbounded_channel();
+    let reports = inputs.clone();
+    let writer = store.spawn(move |report| {
+        let event = match report {
+            Report::Stored(serial) => Event::Stored { serial },
+            Report::Failed(what) => {
+                tracing::error!(
+                    what,
+                    "the database failed: nothing more is changed until config-keeperd is restarted"
+                );
+                Event::StoreFailed { what }
+            }
+        };
+        // The task is gone only when the process ends.
+        let _ = reports.send(Input::Event(event));
+    });
+    let (acknowledged, seen) = watch::channel(keeper.acknowledged());
+    let handle = Handle {
+        me,
+        inputs: inputs.clone(),
+        acknowledged: seen,
+    };
+    let service = register(config, &handle);
+    let client = Some(service.client().clone());
+    let actor = Actor {
+        me,
+        keeper,
+        writer,
+        next: 1,
+        waiting: HashMap::new(),
+        locked: None,
+        aside,
+        moved: true,
+        acknowledged,
+        inputs,
+        client,
+    };
+    Ok((service, tokio::spawn(serve(actor, queue))))
+}
+
+async fn serve(mut actor: Actor, mut queue: mpsc::UnboundedReceiver<Input>) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = 0_u32;
+    loop {
+        tokio::select! {
+            input = queue.recv() => {
+                let Some(input) = input else { return };
+                actor.take(input);
+                // Everything that has come meanwhile goes into the same commit and the same news.
+                while let Ok(input) = queue.try_recv() {
+                    actor.take(input);
+                }
+            }
+            _ = tick.tick() => {
+                ticks = ticks.wrapping_add(1);
+                if actor.keeper.waits_for_tick() || ticks % NEWS_TICKS == 0 {
+                    actor.handle(Event::Tick);
+                }
+            }
+        }
+        actor.tell();
+    }
+}
+
+impl Actor {
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Call(event, waiting) => {
+                self.next += 1;
+                self.waiting.insert(self.next, waiting);
+                let event = event(self.next);
+                self.handle(event);
+                // Whoever stopped waiting leaves its ticket behind.
+                if self.waiting.len() > 1024 {
+                    self.waiting.retain(|_, waiting| !waiting.is_closed());
+                }
+            }
+            Input::Event(event) => self.handle(event),
+            Input::Look(look) => look(self),
+        }
+    }
+}
+
+fn register(config: &ControllerConfig, handle: &Handle) -> Service {
+    let client: Arc<std::sync::OnceLock<Client>> = Arc::default();
+    let change = {
+        let (handle, client) = (handle.clone(), Arc::clone(&client));
+        move |ctx: Ctx, change: Change| {
+            let (handle, client) = (handle.clone(), Arc::clone(&client));
+            async move { change_anywhere(&handle, client.get(), &ctx, change).await }
+        }
+    };
+    let service = Service::builder(config::SERVICE, CONFIG_KEEPER)
+        // A change finds its own repetitions, also after a restart and on the other controller.
+        .peer(config::CHANGE, Repeat::Idempotent, change)
+        .method(
+            config::SHOW,
+            Repeat::Idempotent,
+            on(handle, |handle, _ctx, _: Empty| async move {
+                handle.look(|actor| actor.snapshot()).await
+            }),
+        )
+        .method(
+            config::LIST,
+            Repeat::Idempotent,
+            on(handle, |handle, _ctx, list: List| async move {
+                list_rows(&handle, list.kind).await
+            }),
+        )
+        .method(
+            config::GET,
+            Repeat::Idempotent,
+            on(handle, |handle, _ctx, get: Get| async move {
+                get_row(&handle, get).await
+            }),
+        )
+        .method(
+            config::LOG,
+            Repeat::Idempotent,
+            on(handle, |handle, _ctx, query: LogQuery| async move {
+                log_piece(&handle, query).await
+            }),
+        )
+        .method(
+            config::WATCH,
+            Repeat::Idempotent,
+            on(handle, |handle, ctx, watch: Watch| async move {
+                watch_on(&handle, &ctx, watch).await
+            }),
+        )
+        .method(
+            config::STATUS,
+            Repeat::Idempotent,
+            on(
+                handle,
+                |handle, _ctx, _: Empty| async move { handle.status().await },
+            ),
+        )
+        .method(
+            config::VERIFY,
+            Repeat::Idempotent,
+            on(handle, |handle, ctx, _: Empty| async move {
+                verify(&handle, &ctx).await
+            }),
+        )
+        .method(
+            config::ASIDE,
+            Repeat::Idempotent,
+            on(handle, |handle, ctx, _: Empty| async move {
+                aside(&handle, &ctx).await
+            }),
+        )
+        .method(
+            config::SET_EPOCH,
+            Repeat::Idempotent,
+            on(handle, |handle, ctx, set: SetEpoch| async move {
+                from_heartbeat(&handle, &ctx)?;
+                handle
+                    .demand(&ctx, move |request| Event::SetEpoch { request, set })
+                    .await?;
+                handle.status().await
+            }),
+        )
+        .method(
+            config::FREEZE,
+            Repeat::Idempotent,
+            on(handle, |handle, ctx, freeze: Freeze| async move {
+                from_heartbeat(&handle, &ctx)?;
+                handle
+                    .demand(&ctx, move |request| Event::Freeze { request, freeze })
+                    .await?;
+                handle.status().await
+            }),
+        )
+        .method(
+            config::UNFREEZE,
+            Repeat::Idempotent,
+            on(handle, |handle, ctx, unfreeze: Unfreeze| async move {
+                from_heartbeat(&handle, &ctx)?;
+                handle
+                    .demand(&ctx, move |request| Event::Unfreeze { request, unfreeze })
+                    .await?;
+                handle.status().await
+            }),
+        )
+        .method(
+            config::CATCH_UP,
+            Repeat::Idempotent,
+            on(handle, |handle, ctx, _: Empty| async move {
+                from_heartbeat(&handle, &ctx)?;
+                match handle.demand(&ctx, |request| Event::CatchUp { request }).await? {
+                    Answer::CaughtUp(done) => Ok(done),
+                    other => Err(unexpected(&handle, &other)),
+                }
+            }),
+        )
+        .peer(
+            config::SYNC,
+            Repeat::Idempotent,
+            on(handle, |handle, ctx, sync: Sync| async move {
+                match handle
+                    .demand(&ctx, move |request| Event::SyncIn { request, sync })
+                    .await?
+                {
+                    Answer::Synced(reply) => Ok(reply),
+                    other => Err(unexpected(&handle, &other)),
+                }
+            }),
+        )
+        .peer(
+            config::APPEND,
+            Repeat::Idempotent,
+            on(handle, |handle, ctx, append: Append| async move {
+                match handle
+                    .demand(&ctx, move |request| Event::AppendIn { request, append })
+                    .await?
+                {
+                    Answer::Appended(reply) => Ok(reply),
+                    other => Err(unexpected(&handle, &other)),
+                }
+            }),
+        )
+        .peer(
+            config::FETCH,
+            Repeat::Idempotent,
+            on(handle, |handle, _ctx, fetch: Fetch| async move {
+                handle.look(move |actor| actor.keeper.fetch(&fetch)).await
+            }),
+        )
+        .version(env!("CARGO_PKG_VERSION"))
+        .start(config);
+    // Handlers run only after this function has returned to the runtime.
+    let _ = client.set(service.client().clone());
+    service
+}
+
+/// A handler with a share of the handle.
+fn on<Q, Fut>(
+    handle: &Handle,
+    body: impl Fn(Handle, Ctx, Q) -> Fut + Send + std::marker::Sync + 'static,
+) -> impl Fn(Ctx, Q) -> Fut + Send + std::marker::Sync + 'static {
+    let handle = handle.clone();
+    move |ctx, request| body(handle.clone(), ctx, request)
+}
+
+/// `null`, `{}` or nothing at all: a method without parameters.
+#[derive(Clone, Copy, Debug, Default)]
+struct Empty;
+
+impl<'de> serde::Deserialize<'de> for Empty {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde::de::IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+/// Only heartbeat says which epoch counts.
+fn from_heartbeat(handle: &Handle, ctx: &Ctx) -> Result<(), RpcError> {
+    let caller = ctx.caller.as_deref().unwrap_or("somebody who is no service");
+    let local = format!("{}/{}", handle.me, heartbeat::SERVICE);
+    if caller == local {
+        return Ok(());
+    }
+    let what = format!(
+        "{caller} may not decide about epochs (rank {} and the name {local} are needed)",
+        rank::HEARTBEAT
+    );
+    Err(RpcError::new(Code::NotPermitted, place(handle.me), what)
+        .remedy("ask heartbeat: `pollux switchover`, `pollux takeover`"))
+}
+
+fn unexpected(handle: &Handle, answer: &Answer) -> RpcError {
+    RpcError::new(
+        Code::Internal,
+        place(handle.me),
+        format!("the core answered {answer:?}"),
+    )
+}
+
+/// Decides a change here, or carries it to the sequencer.
+async fn change_anywhere(
+    handle: &Handle,
+    client: Option<&Client>,
+    ctx: &Ctx,
+    change: Change,
+) -> Result<Changed, RpcError> {
+    let (action, asked) = (ctx.action, change.clone());
+    let known = handle
+        .look(move |actor| {
+            (
+                actor.keeper.answered(action, &asked),
+                actor.keeper.is_partners_to_decide(),
+                actor.keeper.locked(),
+            )
+        })
+        .await?;
+    let forwarded = ctx
+        .caller
+        .as_deref()
+        .is_some_and(|caller| caller.ends_with(&format!("/{}", config::SERVICE)));
+    match known {
+        (Some(Ok(Answer::Changed(changed))), ..) => return Ok(changed),
+        (Some(Ok(other)), ..) => return Err(unexpected(handle, &other)),
+        (Some(Err(refusal)), ..) => return Err(handle.refused(refusal).await),
+        // Carried once: a sequencer that is none any more says so instead of sending it back.
+        (None, true, None) if !forwarded => return carry(handle, client, ctx, &change).await,
+        (None, ..) => {}
+    }
+    match handle
+        .ask(ctx, move |request| Event::Change {
+            request,
+            action,
+            change,
+        })
+        .await?
+    {
+        Some(Ok(Answer::Changed(changed))) => Ok(changed),
+        Some(Ok(other)) => Err(unexpected(handle, &other)),
+        Some(Err(refusal)) => Err(handle.refused(refusal).await),
+        None => Err(in_doubt(
+            place(handle.me),
+            "it was not durable on both controllers in time",
+        )),
+    }
+}
+
+async fn carry(
+    handle: &Handle,
+    client: Option<&Client>,
+    ctx: &Ctx,
+    change: &Change,
+) -> Result<Changed, RpcError> {
+    let client = client.ok_or_else(|| handle.stopped())?;
+    let mut onward = ctx.clone().within(ctx.remaining() * 9 / 10);
+    onward.caller = None;
+    let answer: Result<Changed, RpcError> = client
+        .call(&format!("partner/{}", config::CHANGE), change, &onward)
+        .await;
+    match answer {
+        Ok(changed) => {
+            // So that whoever asked here and reads here sees what it did. Not seeing it soon loses nothing.
+            let mut acknowledged = handle.acknowledged.clone();
+            let wait = ctx.remaining().min(Duration::from_secs(1)) / 2;
+            let _ = timeout(wait, acknowledged.wait_for(|length| *length >= changed.index)).await;
+            Ok(changed)
+        }
+        Err(error)
+            if error.is(Code::ServiceGone)
+                || error.is(Code::RouterGone)
+                || error.is(Code::DeadlinePassed)
+                || error.is(Code::PartnerUnreachable) =>
+        {
+            Err(in_doubt(
+                place(handle.me),
+                &format!("the sequencer did not answer: {error}"),
+            ))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn list_rows(handle: &Handle, kind: Kind) -> Result<Listing, RpcError> {
+    handle
+        .look(move |actor| {
+            let rows = actor
+                .keeper
+                .tables()
+                .rows()
+                .filter(|row| row.key().kind() == kind)
+                .collect();
+            Listing {
+                controller: actor.me,
+                as_of: actor.keeper.acknowledged(),
+                rows,
+            }
+        })
+        .await
+}
+
+async fn get_row(handle: &Handle, get: Get) -> Result<Resource, RpcError> {
+    let (kind, which) = (get.kind, get.which.clone());
+    let found = handle
+        .look(move |actor| find(actor.keeper.tables(), kind, &which))
+        .await?;
+    found.ok_or_else(|| {
+        let what = format!("there is no {} `{}`", kind.as_str(), get.which.escape_default());
+        RpcError::new(Code::NotFound, place(handle.me), what)
+            .remedy(format!("`pollux {} list` shows those that exist", kind.as_str()))
+    })
+}
+
+async fn log_piece(handle: &Handle, query: LogQuery) -> Result<Vec<LogEntry>, RpcError> {
+    handle
+        .look(move |actor| {
+            let limit = if query.limit == 0 {
+                LOG_LIMIT
+            } else {
+                u64::from(query.limit)
+            };
+            let upto = actor
+                .keeper
+                .batch_end(query.after, actor.keeper.acknowledged(), limit);
+            actor.keeper.entries(query.after, upto).to_vec()
+        })
+        .await
+}
+
+async fn watch_on(handle: &Handle, ctx: &Ctx, watch: Watch) -> Result<Watched, RpcError> {
+    let wait = Duration::from_millis(watch.wait_ms)
+        .min(WATCH_MAX)
+        .min(ctx.remaining() * 9 / 10);
+    let end = tokio::time::Instant::now() + wait;
+    let mut acknowledged = handle.acknowledged.clone();
+    loop {
+        acknowledged.mark_unchanged();
+        let asked = watch.clone();
+        let watched = handle.look(move |actor| actor.watched(&asked)).await?;
+        if !matches!(&watched, Watched::Changes(entries) if entries.is_empty()) {
+            return Ok(watched);
+        }
+        match tokio::time::timeout_at(end, acknowledged.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(handle.stopped()),
+            Err(_) => return Ok(watched),
+        }
+    }
+}
+
+async fn verify(handle: &Handle, ctx: &Ctx) -> Result<Verified, RpcError> {
+    let (sender, receiver) = oneshot::channel();
+    handle
+        .look(move |actor| actor.writer.verify(move |found| drop(sender.send(found))))
+        .await?;
+    from_store(handle, ctx, receiver).await
+}
+
+async fn aside(handle: &Handle, ctx: &Ctx) -> Result<Vec<AsideEntry>, RpcError> {
+    let (sender, receiver) = oneshot::channel();
+    handle
+        .look(move |actor| actor.writer.aside(move |found| drop(sender.send(found))))
+        .await?;
+    from_store(handle, ctx, receiver).await
+}
+
+async fn from_store<T>(
+    handle: &Handle,
+    ctx: &Ctx,
+    receiver: oneshot::Receiver<Result<T, StoreError>>,
+) -> Result<T, RpcError> {
+    match timeout(ctx.remaining() * 9 / 10, receiver).await {
+        Ok(Ok(Ok(found))) => Ok(found),
+        Ok(Ok(Err(error))) => Err(refusal_error(
+            place(handle.me),
+            Refusal::Storage(error.to_string()),
+        )),
+        Ok(Err(_)) => Err(refusal_error(
+            place(handle.me),
+            Refusal::Storage("the database has failed: see the journal".into()),
+        )),
+        Err(_) => Err(RpcError::new(
+            Code::DeadlinePassed,
+            place(handle.me),
+            "the database did not answer in time",
+        )
+        .remedy("ask again with more time")),
+    }
+}
