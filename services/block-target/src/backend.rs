@@ -1,0 +1,133 @@
+//! Where the blocks of a volume are: the seam between the SCSI side and whatever holds the data.
+//!
+//! A backend takes one operation and answers when it is done for good. It waits by itself for what passes (a
+//! connection that comes back, a pool that resumes) and sends again what may be sent twice; the caller bounds how
+//! long it is willing to wait. So an error from here is final for the command.
+
+use bytes::Bytes;
+use pollux_block_frame::Operation;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+/// A future that can be stored and sent to another thread.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Why an operation has finally failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A reservation on the disks forbids it: this controller no longer holds the pool.
+    Conflict,
+    /// The medium failed, on every copy.
+    Medium,
+    /// The range lies beyond the last block.
+    OutOfRange,
+    /// Compare-and-write found other data; offset in bytes of the first difference.
+    Miscompare(u64),
+    /// The backing is not there any more, in words.
+    Gone(String),
+    /// It may or may not have been done, and must not be sent again by us (compare-and-write whose answer was lost).
+    InDoubt,
+    /// The backing does not know this operation.
+    Unsupported,
+}
+
+/// Holds the blocks of one volume.
+///
+/// Contract: `Read` answers exactly the bytes asked for; `Write` with `fua`, and everything before a `Flush`, is
+/// durable when answered; `Unmap`ped blocks read as zeros; `CompareAndWrite` is atomic. LBAs are in the volume's
+/// logical blocks. Operations may run side by side; overlapping writes are never given at the same time.
+/// Dropping the future gives up waiting; the operation may still be done.
+pub trait VolumeBackend: Send + Sync + fmt::Debug {
+    /// Carries out one operation; the bytes are what was read.
+    fn submit(&self, operation: Operation) -> BoxFuture<'_, Result<Bytes, Failure>>;
+}
+
+/// Whether sending it twice is the same as sending it once.
+#[must_use]
+pub fn may_be_sent_again(operation: &Operation) -> bool {
+    match operation {
+        Operation::Read { .. }
+        | Operation::Write { .. }
+        | Operation::Flush
+        | Operation::Unmap { .. }
+        | Operation::Info
+        | Operation::ReservationIn => true,
+        Operation::CompareAndWrite { .. } | Operation::ReservationOut(_) => false,
+    }
+}
+
+pub mod memory {
+    //! A volume in memory: for tests and conformance runs. Same rules as the real thing, no durability.
+
+    use super::{BoxFuture, Bytes, Failure, Operation, VolumeBackend};
+    use std::collections::BTreeMap;
+    use std::sync::{Mutex, PoisonError};
+
+    /// Blocks that were written, by LBA; absent ones read as zeros.
+    #[derive(Debug)]
+    pub struct Memory {
+        block_size: usize,
+        blocks: u64,
+        written: Mutex<BTreeMap<u64, Bytes>>,
+    }
+
+    impl Memory {
+        /// An empty volume.
+        #[must_use]
+        pub fn new(block_size: u32, blocks: u64) -> Self {
+            Self { block_size: block_size as usize, blocks, written: Mutex::default() }
+        }
+
+        fn apply(&self, operation: Operation) -> Result<Bytes, Failure> {
+            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            let inside = |lba: u64, count: u64| lba.checked_add(count).is_some_and(|end| end <= self.blocks);
+            let count = |data: &Bytes| (data.len() / self.block_size) as u64;
+            let read = |written: &BTreeMap<u64, Bytes>, lba: u64, count: u64| {
+                let mut out = vec![0; count as usize * self.block_size];
+                for (at, block) in written.range(lba..lba + count) {
+                    let start = (at - lba) as usize * self.block_size;
+                    out[start..start + self.block_size].copy_from_slice(block);
+                }
+                out
+            };
+            let write = |written: &mut BTreeMap<u64, Bytes>, lba: u64, data: &Bytes| {
+                for (index, block) in data.chunks_exact(self.block_size).enumerate() {
+                    written.insert(lba + index as u64, Bytes::copy_from_slice(block));
+                }
+            };
+            match operation {
+                Operation::Read { lba, blocks } if inside(lba, blocks.into()) => {
+                    Ok(read(&written, lba, blocks.into()).into())
+                }
+                Operation::Write { lba, data, .. } if inside(lba, count(&data)) => {
+                    write(&mut written, lba, &data);
+                    Ok(Bytes::new())
+                }
+                Operation::Unmap { lba, blocks } if inside(lba, blocks.into()) => {
+                    written.retain(|at, _| !(lba..lba + u64::from(blocks)).contains(at));
+                    Ok(Bytes::new())
+                }
+                Operation::CompareAndWrite { lba, compare, data, .. } if inside(lba, count(&data)) => {
+                    let found = read(&written, lba, count(&compare));
+                    if let Some(offset) = found.iter().zip(&compare).position(|(a, b)| a != b) {
+                        return Err(Failure::Miscompare(offset as u64));
+                    }
+                    write(&mut written, lba, &data);
+                    Ok(Bytes::new())
+                }
+                Operation::Flush => Ok(Bytes::new()),
+                Operation::Info | Operation::ReservationIn | Operation::ReservationOut(_) => {
+                    Err(Failure::Unsupported)
+                }
+                _ => Err(Failure::OutOfRange),
+            }
+        }
+    }
+
+    impl VolumeBackend for Memory {
+        fn submit(&self, operation: Operation) -> BoxFuture<'_, Result<Bytes, Failure>> {
+            Box::pin(async move { self.apply(operation) })
+        }
+    }
+}

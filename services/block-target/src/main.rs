@@ -1,0 +1,2 @@
+//! `block-targetd`: see the library.
+fn main() {}

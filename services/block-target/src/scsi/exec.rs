@@ -1,0 +1,342 @@
+//! Carrying commands out.
+//!
+//! The write cache is off (WCE=0): whatever changes the medium is durable before GOOD, whether the host sets FUA
+//! or not.
+
+use super::cdb::{Check, Command, Extent};
+use super::inquiry::{
+    self, MAX_COMPARE_AND_WRITE, MAX_TRANSFER, MAX_UNMAP_DESCRIPTORS, MAX_WRITE_SAME, PortNames,
+};
+use super::sense::Sense;
+use super::{Outcome, Status, mode, report};
+use crate::backend::Failure;
+use crate::paths::{Refused, Scope};
+use crate::volume::{Undone, Volume};
+use bytes::Bytes;
+use pollux_block_frame::Operation;
+
+/// What a command meets: the port, and what the host may see through it.
+#[derive(Clone, Copy, Debug)]
+pub struct Unit<'a> {
+    /// The port on which it came.
+    pub port: PortNames<'a>,
+    /// Logical units of this host, ascending.
+    pub luns: &'a [u16],
+    /// The unit that is addressed, if the host has it.
+    pub volume: Option<&'a Volume>,
+}
+
+/// Blocks that are written or read at once where a command may span more than one transfer.
+const PIECE: u32 = 1024 * 1024;
+
+/// Carries out one command with the data that the host sent for it.
+pub async fn execute(command: &Command, data: Bytes, unit: Unit<'_>, scope: &Scope) -> Outcome {
+    let done = match (command, unit.volume) {
+        (Command::ReportLuns { select, allocation }, _) => {
+            report::luns(*select, unit.luns).map(|list| cut(list, *allocation))
+        }
+        (Command::Inquiry { page: None, allocation }, volume) => {
+            Ok(cut(inquiry::standard(volume.is_some()), *allocation))
+        }
+        (Command::RequestSense { allocation }, volume) => {
+            let sense = if volume.is_some() { Sense::NONE } else { Sense::LUN_NOT_SUPPORTED };
+            Ok(cut(sense.to_fixed().to_vec(), *allocation))
+        }
+        (_, None) => Err(Sense::LUN_NOT_SUPPORTED),
+        (command, Some(volume)) => return Work { volume, scope }.run(command, data, unit.port).await,
+    };
+    done.unwrap_or_else(Outcome::from)
+}
+
+fn cut(mut data: Vec<u8>, allocation: u32) -> Outcome {
+    data.truncate(allocation as usize);
+    Outcome::data(data)
+}
+
+struct Work<'a> {
+    volume: &'a Volume,
+    scope: &'a Scope,
+}
+
+/// A command that ends early, with this.
+struct Ends(Outcome);
+
+impl From<Sense> for Ends {
+    fn from(sense: Sense) -> Self {
+        Self(sense.into())
+    }
+}
+
+impl From<Refused> for Ends {
+    fn from(refused: Refused) -> Self {
+        Self(match refused {
+            // An aborted command is never answered; what stands here is seen by nobody.
+            Refused::Busy | Refused::Cancelled => Outcome::status(Status::Busy),
+            Refused::Unavailable => Sense::PORT_UNAVAILABLE.into(),
+        })
+    }
+}
+
+impl Work<'_> {
+    async fn run(&self, command: &Command, data: Bytes, port: PortNames<'_>) -> Outcome {
+        match self.medium_or_page(command, data, port).await {
+            Ok(outcome) | Err(Ends(outcome)) => outcome,
+        }
+    }
+
+    async fn medium_or_page(
+        &self,
+        command: &Command,
+        data: Bytes,
+        port: PortNames<'_>,
+    ) -> Result<Outcome, Ends> {
+        let (blocks, block_size) = (self.volume.blocks(), self.volume.identity().block_size);
+        if let Some(extent) = command.extent() {
+            self.check_extent(extent)?;
+        }
+        let needed = command.data_out(block_size);
+        if needed > MAX_TRANSFER.into() {
+            return Err(Sense::INVALID_FIELD_IN_CDB.into());
+        }
+        if (data.len() as u64) < needed {
+            return Err(Sense::INVALID_FIELD_IN_INFORMATION_UNIT.into());
+        }
+        match command {
+            Command::Inquiry { page, allocation } => {
+                let page = page.unwrap_or_default();
+                let page = inquiry::vpd(page, self.volume.identity(), port);
+                return Ok(cut(page.ok_or(Sense::invalid_field(2))?, *allocation));
+            }
+            Command::ModeSense { ten, no_block_descriptor, long_lba, control, page, subpage, allocation } => {
+                let query = mode::Query {
+                    ten: *ten,
+                    no_block_descriptor: *no_block_descriptor,
+                    long_lba: *long_lba,
+                    control: *control,
+                    page: *page,
+                    subpage: *subpage,
+                };
+                return Ok(cut(mode::sense(query, blocks, block_size)?, *allocation));
+            }
+            Command::ReportTargetPortGroups { extended, allocation } => {
+                let access = self.volume.paths().route().access;
+                return Ok(cut(report::port_groups(*extended, access), *allocation));
+            }
+            Command::ReportSupportedOpcodes { timeouts, which, allocation } => {
+                return Ok(cut(report::opcodes(*which, *timeouts)?, *allocation));
+            }
+            Command::TestUnitReady | Command::StartUnit => self.volume.ready(self.scope).await?,
+            Command::ReadCapacity10 => {
+                self.volume.ready(self.scope).await?;
+                return Ok(Outcome::data(report::capacity10(blocks, block_size)));
+            }
+            Command::ReadCapacity16 { allocation } => {
+                self.volume.ready(self.scope).await?;
+                return Ok(cut(report::capacity16(blocks, block_size), *allocation));
+            }
+            Command::GetLbaStatus { lba, allocation } => {
+                self.volume.ready(self.scope).await?;
+                if *lba >= blocks {
+                    return Err(Sense::LBA_OUT_OF_RANGE.into());
+                }
+                return Ok(cut(report::lba_status(*lba, blocks), *allocation));
+            }
+            Command::Read { extent } => {
+                self.check_transfer(*extent)?;
+                return Ok(Outcome::data(self.read(*extent).await?));
+            }
+            Command::Write { extent, fua: _ } => {
+                self.write(extent.lba, data.slice(..self.bytes(extent.blocks))).await?;
+            }
+            Command::Verify { extent, check, write } => self.verify(*extent, *check, *write, data).await?,
+            Command::SynchronizeCache { .. } => self.flush().await?,
+            Command::Unmap { parameters } => {
+                // Data beyond what the command names is not the command's.
+                self.unmap(&data[..*parameters as usize]).await?;
+            }
+            Command::WriteSame { extent, unmap, no_data } => {
+                let block = if *no_data { Bytes::new() } else { data.slice(..block_size as usize) };
+                self.write_same(*extent, *unmap, block).await?;
+            }
+            Command::CompareAndWrite { extent, fua: _ } => {
+                self.compare_and_write(*extent, data).await?;
+            }
+            Command::ReportLuns { .. } | Command::RequestSense { .. } => {
+                unreachable!("answered without a volume")
+            }
+        }
+        Ok(Outcome::good())
+    }
+
+    fn bytes(&self, blocks: u32) -> usize {
+        blocks as usize * self.volume.identity().block_size as usize
+    }
+
+    fn check_extent(&self, extent: Extent) -> Result<(), Ends> {
+        let blocks = self.volume.blocks();
+        match extent.lba.checked_add(extent.blocks.into()) {
+            // A command of no blocks still names a block, which may be the one after the last.
+            Some(end) if end <= blocks => Ok(()),
+            _ => Err(Sense::LBA_OUT_OF_RANGE.with_information(extent.lba).into()),
+        }
+    }
+
+    fn check_transfer(&self, extent: Extent) -> Result<(), Ends> {
+        match self.bytes(extent.blocks) <= MAX_TRANSFER as usize {
+            true => Ok(()),
+            false => Err(Sense::INVALID_FIELD_IN_CDB.into()),
+        }
+    }
+
+    async fn submit(&self, operation: Operation) -> Result<Bytes, Ends> {
+        let reads = matches!(operation, Operation::Read { .. });
+        self.volume.submit(operation, self.scope).await.map_err(|undone| match undone {
+            Undone::Refused(refused) => refused.into(),
+            Undone::Failed(failure) => Ends(failed(&failure, reads)),
+        })
+    }
+
+    async fn read(&self, extent: Extent) -> Result<Bytes, Ends> {
+        if extent.blocks == 0 {
+            return Ok(Bytes::new());
+        }
+        let data = self.submit(Operation::Read { lba: extent.lba, blocks: extent.blocks }).await?;
+        match data.len() == self.bytes(extent.blocks) {
+            true => Ok(data),
+            false => Err(Sense::TARGET_FAILURE.into()),
+        }
+    }
+
+    async fn write(&self, lba: u64, data: Bytes) -> Result<(), Ends> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.submit(Operation::Write { lba, data, fua: true }).await.map(drop)
+    }
+
+    async fn flush(&self) -> Result<(), Ends> {
+        self.submit(Operation::Flush).await.map(drop)
+    }
+
+    /// Pieces of an extent, each small enough for one operation.
+    fn pieces(&self, extent: Extent) -> impl Iterator<Item = Extent> + use<> {
+        let piece = PIECE / self.volume.identity().block_size;
+        (0..extent.blocks.div_ceil(piece)).map(move |index| {
+            let done = index * piece;
+            Extent { lba: extent.lba + u64::from(done), blocks: piece.min(extent.blocks - done) }
+        })
+    }
+
+    async fn verify(&self, extent: Extent, check: Check, write: bool, data: Bytes) -> Result<(), Ends> {
+        if write {
+            self.write(extent.lba, data.slice(..self.bytes(extent.blocks))).await?;
+        }
+        for piece in self.pieces(extent) {
+            let found = self.read(piece).await?;
+            let from = self.bytes((piece.lba - extent.lba) as u32);
+            let differs = match check {
+                Check::Medium => None,
+                Check::Data => {
+                    let expected = &data[from..from + found.len()];
+                    found.iter().zip(expected).position(|(a, b)| a != b)
+                }
+                Check::OneBlock => {
+                    let block = &data[..self.bytes(1)];
+                    found.iter().zip(block.iter().cycle()).position(|(a, b)| a != b)
+                }
+            };
+            if let Some(at) = differs {
+                return Err(Sense::MISCOMPARE.with_information((from + at) as u64).into());
+            }
+        }
+        Ok(())
+    }
+
+    async fn unmap(&self, list: &[u8]) -> Result<(), Ends> {
+        if list.is_empty() {
+            return Ok(());
+        }
+        if list.len() < 8 {
+            return Err(Sense::PARAMETER_LIST_LENGTH.into());
+        }
+        let length = usize::from(u16::from_be_bytes([list[2], list[3]]));
+        let descriptors = list[8..].get(..length).ok_or(Sense::PARAMETER_LIST_LENGTH)?.chunks_exact(16);
+        if descriptors.len() > MAX_UNMAP_DESCRIPTORS as usize {
+            return Err(Sense::INVALID_FIELD_IN_PARAMETERS.into());
+        }
+        let extents: Vec<_> = descriptors
+            .map(|bytes| Extent {
+                lba: u64::from_be_bytes(bytes[..8].try_into().expect("eight bytes")),
+                blocks: u32::from_be_bytes(bytes[8..12].try_into().expect("four bytes")),
+            })
+            .collect();
+        // All are checked before the first is done.
+        let mut total = 0_u64;
+        for extent in &extents {
+            self.check_extent(*extent)?;
+            total += self.bytes(extent.blocks) as u64;
+        }
+        if total > MAX_WRITE_SAME {
+            return Err(Sense::INVALID_FIELD_IN_PARAMETERS.into());
+        }
+        for extent in extents.iter().filter(|extent| extent.blocks > 0) {
+            self.submit(Operation::Unmap { lba: extent.lba, blocks: extent.blocks }).await?;
+        }
+        self.flush().await
+    }
+
+    async fn write_same(&self, extent: Extent, unmap: bool, block: Bytes) -> Result<(), Ends> {
+        let to_end = self.volume.blocks() - extent.lba;
+        let blocks = match extent.blocks {
+            0 => u32::try_from(to_end).map_err(|_| Sense::INVALID_FIELD_IN_CDB)?,
+            blocks => blocks,
+        };
+        if self.bytes(blocks) as u64 > MAX_WRITE_SAME {
+            return Err(Sense::INVALID_FIELD_IN_CDB.into());
+        }
+        let extent = Extent { blocks, ..extent };
+        if blocks == 0 {
+            return Ok(());
+        }
+        if unmap && block.iter().all(|byte| *byte == 0) {
+            self.submit(Operation::Unmap { lba: extent.lba, blocks }).await?;
+            return self.flush().await;
+        }
+        let block = if block.is_empty() { vec![0; self.bytes(1)].into() } else { block };
+        let largest = (PIECE as usize / block.len()).min(blocks as usize);
+        let full = Bytes::from(block.repeat(largest));
+        for piece in self.pieces(extent) {
+            self.write(piece.lba, full.slice(..self.bytes(piece.blocks))).await?;
+        }
+        Ok(())
+    }
+
+    async fn compare_and_write(&self, extent: Extent, data: Bytes) -> Result<(), Ends> {
+        if extent.blocks > MAX_COMPARE_AND_WRITE.into() {
+            return Err(Sense::invalid_field(13).into());
+        }
+        if extent.blocks == 0 {
+            return Ok(());
+        }
+        let half = self.bytes(extent.blocks);
+        let (compare, data) = (data.slice(..half), data.slice(half..2 * half));
+        self.submit(Operation::CompareAndWrite { lba: extent.lba, compare, data, fua: true }).await.map(drop)
+    }
+}
+
+fn failed(failure: &Failure, reads: bool) -> Outcome {
+    match failure {
+        Failure::Conflict => return Outcome::status(Status::Busy),
+        Failure::Medium if reads => Sense::UNRECOVERED_READ,
+        Failure::Medium => Sense::WRITE_ERROR,
+        Failure::OutOfRange => Sense::LBA_OUT_OF_RANGE,
+        Failure::Miscompare(offset) => Sense::MISCOMPARE.with_information(*offset),
+        Failure::Gone(why) => {
+            tracing::warn!(%why, "command failed");
+            Sense::TARGET_FAILURE
+        }
+        Failure::InDoubt => Sense::IN_DOUBT,
+        Failure::Unsupported => Sense::INVALID_OPCODE,
+    }
+    .into()
+}

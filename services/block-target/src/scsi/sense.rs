@@ -1,0 +1,112 @@
+//! Sense data: why a command was not done, in the host's own vocabulary (SPC-4, 4.5 and annex D).
+
+/// Sense key, additional code and qualifier, and what some of them carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sense {
+    key: u8,
+    code: u16,
+    /// INFORMATION field, valid if present (miscompare: offset; out of range: the LBA).
+    information: Option<u32>,
+    /// Sense-key specific bytes: where in the CDB (`true`) or the data (`false`) the wrong field begins.
+    field: Option<(bool, u16)>,
+}
+
+macro_rules! senses {
+    ($($(#[$doc:meta])* $name:ident = $key:literal, $code:literal;)*) => {
+        impl Sense {
+            $($(#[$doc])* pub const $name: Self =
+                Self { key: $key, code: $code, information: None, field: None };)*
+        }
+    };
+}
+
+senses! {
+    /// Nothing to report.
+    NONE = 0x0, 0x0000;
+    /// This port has no way to the owner of the volume.
+    PORT_UNAVAILABLE = 0x2, 0x040c;
+    /// Every copy of the medium failed to read.
+    UNRECOVERED_READ = 0x3, 0x1100;
+    /// Every copy of the medium failed to write.
+    WRITE_ERROR = 0x3, 0x0c00;
+    /// The host's transfer length is too short for the data that the command needs.
+    INVALID_FIELD_IN_INFORMATION_UNIT = 0x5, 0x0e03;
+    /// No such command.
+    INVALID_OPCODE = 0x5, 0x2000;
+    /// Beyond the last block.
+    LBA_OUT_OF_RANGE = 0x5, 0x2100;
+    /// A field of the CDB has a value that is not supported.
+    INVALID_FIELD_IN_CDB = 0x5, 0x2400;
+    /// No such logical unit for this host.
+    LUN_NOT_SUPPORTED = 0x5, 0x2500;
+    /// The parameter list is shorter than it says, or than it must be.
+    PARAMETER_LIST_LENGTH = 0x5, 0x1a00;
+    /// A field of the parameter list has a value that is not supported.
+    INVALID_FIELD_IN_PARAMETERS = 0x5, 0x2600;
+    /// There are no saved mode pages.
+    SAVING_NOT_SUPPORTED = 0x5, 0x3900;
+    /// A task attribute that is not supported (SAM-5, 8.6).
+    INVALID_MESSAGE = 0x5, 0x4900;
+    /// The target was reset by a host.
+    RESET_OCCURRED = 0x6, 0x2903;
+    /// The asymmetric access state has changed.
+    ACCESS_STATE_CHANGED = 0x6, 0x2a06;
+    /// The volume has another size.
+    CAPACITY_CHANGED = 0x6, 0x2a09;
+    /// The host sees other logical units than before.
+    LUNS_CHANGED = 0x6, 0x3f0e;
+    /// Nobody knows whether it was done.
+    IN_DOUBT = 0xb, 0x0800;
+    /// The backing has gone.
+    TARGET_FAILURE = 0xb, 0x4400;
+    /// Compare found other data.
+    MISCOMPARE = 0xe, 0x1d00;
+}
+
+/// Length of fixed format sense data as it is sent here.
+pub const FIXED_LEN: usize = 18;
+
+impl Sense {
+    /// Sense key.
+    #[must_use]
+    pub const fn key(&self) -> u8 {
+        self.key
+    }
+
+    /// Additional sense code and qualifier, as one number.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        self.code
+    }
+
+    /// With the INFORMATION field; a value that does not fit leaves it invalid, as fixed format demands.
+    #[must_use]
+    pub fn with_information(self, value: u64) -> Self {
+        Self { information: u32::try_from(value).ok(), ..self }
+    }
+
+    /// INVALID FIELD IN CDB that points at byte `at`.
+    #[must_use]
+    pub const fn invalid_field(at: u16) -> Self {
+        Self { field: Some((true, at)), ..Self::INVALID_FIELD_IN_CDB }
+    }
+
+    /// Fixed format, current (response code 70h).
+    #[must_use]
+    pub fn to_fixed(&self) -> [u8; FIXED_LEN] {
+        let mut bytes = [0; FIXED_LEN];
+        bytes[0] = 0x70;
+        if let Some(information) = self.information {
+            bytes[0] |= 0x80;
+            bytes[3..7].copy_from_slice(&information.to_be_bytes());
+        }
+        bytes[2] = self.key;
+        bytes[7] = (FIXED_LEN - 8) as u8;
+        bytes[12..14].copy_from_slice(&self.code.to_be_bytes());
+        if let Some((in_cdb, at)) = self.field {
+            bytes[15] = 0x80 | if in_cdb { 0x40 } else { 0 };
+            bytes[16..18].copy_from_slice(&at.to_be_bytes());
+        }
+        bytes
+    }
+}

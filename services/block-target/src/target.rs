@@ -1,0 +1,338 @@
+//! The target: which volumes there are, which host sees them under which number, and who is logged in.
+//!
+//! The same on both controllers: one target name, one set of logical unit numbers, so that a host finds one
+//! device behind two ports. What differs is the port: its address, its relative port number and its group.
+
+use crate::gate::ReplyGate;
+use crate::iscsi::session::Reach;
+use crate::paths::{FlipOutcome, Paths, Route, Scope, Stale};
+use crate::scsi::cdb::Command;
+use crate::scsi::exec::{self, Unit};
+use crate::scsi::inquiry::PortNames;
+use crate::scsi::report::decode_lun;
+use crate::scsi::sense::Sense;
+use crate::scsi::Outcome;
+use crate::volume::Volume;
+use bytes::Bytes;
+use pollux_api::id::{ControllerId, VolumeId};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use tokio::sync::{mpsc, watch};
+
+/// Unit attentions that a host has not fetched; the oldest is dropped beyond that.
+const ATTENTIONS_MAX: usize = 8;
+
+/// What hosts see: by name of the initiator, the units by number.
+pub type Mappings = HashMap<String, BTreeMap<u16, Arc<Volume>>>;
+
+/// What a session is told from outside.
+#[derive(Debug)]
+pub enum Notice {
+    /// Another session has reset these volumes. Dropping `done` says that their tasks have ended.
+    Reset {
+        /// Which.
+        volumes: Vec<VolumeId>,
+        /// Kept until the tasks have ended.
+        done: mpsc::Sender<()>,
+        /// The session ends, too.
+        cold: bool,
+    },
+    /// End the session.
+    End(&'static str),
+}
+
+/// A host's session, as the rest of the target sees it.
+#[derive(Debug)]
+pub struct Nexus {
+    id: u64,
+    /// Name of the initiator.
+    pub initiator: String,
+    /// The initiator's part of the session's identity.
+    pub isid: [u8; 6],
+    /// Only to ask for targets.
+    pub discovery: bool,
+    /// The host's address.
+    pub peer: SocketAddr,
+    /// Commands in flight.
+    pub in_flight: AtomicU64,
+    notices: mpsc::UnboundedSender<Notice>,
+    attentions: Mutex<HashMap<VolumeId, VecDeque<Sense>>>,
+    ended: watch::Sender<bool>,
+}
+
+impl Nexus {
+    fn attentions(&self) -> MutexGuard<'_, HashMap<VolumeId, VecDeque<Sense>>> {
+        self.attentions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn attend(&self, volume: VolumeId, sense: Sense) {
+        let mut attentions = self.attentions();
+        let queue = attentions.entry(volume).or_default();
+        // One of a kind is enough: the host looks at everything that it concerns anyway.
+        if queue.contains(&sense) {
+            return;
+        }
+        if queue.len() == ATTENTIONS_MAX {
+            queue.pop_front();
+        }
+        queue.push_back(sense);
+    }
+
+    fn next_attention(&self, volume: VolumeId) -> Option<Sense> {
+        self.attentions().get_mut(&volume)?.pop_front()
+    }
+}
+
+/// One port of the target, with all that is behind it.
+#[derive(Debug)]
+pub struct Target {
+    name: String,
+    controller: ControllerId,
+    portals: Vec<String>,
+    gate: Arc<dyn ReplyGate>,
+    mappings: RwLock<Mappings>,
+    nexuses: Mutex<HashMap<u64, Arc<Nexus>>>,
+    next_nexus: AtomicU64,
+}
+
+impl Target {
+    /// A target of this name on this controller. `portals`: what discovery lists, `address:port,group`.
+    #[must_use]
+    pub fn new(
+        name: String,
+        controller: ControllerId,
+        portals: Vec<String>,
+        gate: Arc<dyn ReplyGate>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            controller,
+            portals,
+            gate,
+            mappings: RwLock::default(),
+            nexuses: Mutex::default(),
+            next_nexus: AtomicU64::new(1),
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The controller whose port this is.
+    #[must_use]
+    pub fn controller(&self) -> ControllerId {
+        self.controller
+    }
+
+    /// What discovery lists.
+    #[must_use]
+    pub fn portals(&self) -> &[String] {
+        &self.portals
+    }
+
+    /// The door through which every reply passes.
+    #[must_use]
+    pub fn gate(&self) -> &Arc<dyn ReplyGate> {
+        &self.gate
+    }
+
+    fn nexuses(&self) -> MutexGuard<'_, HashMap<u64, Arc<Nexus>>> {
+        self.nexuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who is logged in.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<Arc<Nexus>> {
+        self.nexuses().values().cloned().collect()
+    }
+
+    /// A unit as a host numbers it.
+    #[must_use]
+    pub fn unit(&self, initiator: &str, lun: [u8; 8]) -> Option<Arc<Volume>> {
+        let number = decode_lun(lun)?;
+        let mappings = self.mappings.read().unwrap_or_else(PoisonError::into_inner);
+        mappings.get(initiator)?.get(&number).cloned()
+    }
+
+    fn units(&self, initiator: &str) -> BTreeMap<u16, Arc<Volume>> {
+        let mappings = self.mappings.read().unwrap_or_else(PoisonError::into_inner);
+        mappings.get(initiator).cloned().unwrap_or_default()
+    }
+
+    /// The mappings are these from now on. Hosts whose units changed are told.
+    pub fn set_mappings(&self, new: Mappings) {
+        let old = std::mem::replace(
+            &mut *self.mappings.write().unwrap_or_else(PoisonError::into_inner),
+            new.clone(),
+        );
+        let names = |units: Option<&BTreeMap<u16, Arc<Volume>>>| -> Vec<(u16, VolumeId)> {
+            units.into_iter().flatten().map(|(lun, volume)| (*lun, volume.identity().id)).collect()
+        };
+        for nexus in self.sessions() {
+            let (before, now) = (names(old.get(&nexus.initiator)), names(new.get(&nexus.initiator)));
+            if before != now {
+                for (_, volume) in now {
+                    nexus.attend(volume, Sense::LUNS_CHANGED);
+                }
+            }
+        }
+    }
+
+    /// Tells every session that sees the volume. The number of sessions told.
+    pub fn attend(&self, volume: VolumeId, sense: Sense) -> u64 {
+        self.attend_where(|candidate| candidate.identity().id == volume, sense)
+    }
+
+    fn attend_where(&self, concerns: impl Fn(&Volume) -> bool, sense: Sense) -> u64 {
+        let mut told = 0;
+        for nexus in self.sessions() {
+            let units = self.units(&nexus.initiator);
+            let mut concerned = units.values().filter(|volume| concerns(volume)).peekable();
+            told += u64::from(concerned.peek().is_some());
+            for volume in concerned {
+                nexus.attend(volume.identity().id, sense);
+            }
+        }
+        told
+    }
+
+    /// Switches a pool's volumes: the new state stands and every session has its unit attention before a
+    /// command goes on. With the number of sessions told.
+    ///
+    /// # Errors
+    /// [`Stale`] where a newer claim stands.
+    pub fn flip(&self, paths: &Arc<Paths>, route: Route) -> Result<(FlipOutcome, u64), Stale> {
+        let mut told = 0;
+        let outcome = paths.flip(route, |changed| {
+            if changed {
+                let of_pool = |volume: &Volume| Arc::ptr_eq(volume.paths(), paths);
+                told = self.attend_where(of_pool, Sense::ACCESS_STATE_CHANGED);
+            }
+        })?;
+        Ok((outcome, told))
+    }
+
+    /// A session begins. An older one of the same initiator port ends first, with all its tasks.
+    pub async fn join(
+        &self,
+        initiator: String,
+        isid: [u8; 6],
+        discovery: bool,
+        peer: SocketAddr,
+    ) -> (Arc<Nexus>, mpsc::UnboundedReceiver<Notice>) {
+        let (notices, receiver) = mpsc::unbounded_channel();
+        let nexus = Arc::new(Nexus {
+            id: self.next_nexus.fetch_add(1, Ordering::Relaxed),
+            initiator,
+            isid,
+            discovery,
+            peer,
+            in_flight: AtomicU64::new(0),
+            notices,
+            attentions: Mutex::default(),
+            ended: watch::Sender::new(false),
+        });
+        let older: Vec<_> = {
+            let mut nexuses = self.nexuses();
+            let same = |other: &&Arc<Nexus>| {
+                other.initiator == nexus.initiator
+                    && other.isid == nexus.isid
+                    && other.discovery == discovery
+            };
+            let older = nexuses.values().filter(same).cloned().collect();
+            nexuses.insert(nexus.id, nexus.clone());
+            older
+        };
+        for old in older {
+            let _ = old.notices.send(Notice::End("the initiator has logged in again"));
+            // Its tasks end within the bound of a hold.
+            let _ = old.ended.subscribe().wait_for(|ended| *ended).await;
+        }
+        (nexus, receiver)
+    }
+
+    /// A session has ended, and nothing of it is in flight.
+    pub fn leave(&self, nexus: &Nexus) {
+        self.nexuses().remove(&nexus.id);
+        nexus.ended.send_replace(true);
+    }
+
+    /// A session resets units: every other session ends its tasks there and everybody is told. Returns when no
+    /// task of another session is left.
+    pub async fn reset(&self, by: &Nexus, reach: Reach, cold: bool) {
+        let volumes: Vec<VolumeId> = match reach {
+            Reach::Unit(lun) => self.unit(&by.initiator, lun).into_iter().map(|v| v.identity().id).collect(),
+            Reach::Target => self.units(&by.initiator).values().map(|v| v.identity().id).collect(),
+        };
+        let (done, mut ended) = mpsc::channel(1);
+        for nexus in self.sessions().iter().filter(|nexus| nexus.id != by.id) {
+            let _ = nexus.notices.send(Notice::Reset { volumes: volumes.clone(), done: done.clone(), cold });
+        }
+        drop(done);
+        for volume in volumes {
+            self.attend(volume, Sense::RESET_OCCURRED);
+        }
+        // Nothing is ever sent: it ends when the last clone is dropped.
+        let _ = ended.recv().await;
+    }
+
+    /// Ends every session.
+    pub fn end_sessions(&self, why: &'static str) {
+        for nexus in self.sessions() {
+            let _ = nexus.notices.send(Notice::End(why));
+        }
+    }
+
+    /// Carries out one command of a session.
+    pub async fn execute(
+        &self,
+        nexus: &Nexus,
+        lun: [u8; 8],
+        command: Result<Command, Sense>,
+        data: Bytes,
+        scope: &Scope,
+    ) -> Outcome {
+        let volume = self.unit(&nexus.initiator, lun);
+        let id = volume.as_ref().map(|volume| volume.identity().id);
+        if let (Some(id), command) = (id, &command) {
+            match command {
+                // These are answered whatever there is to attend to (SPC-4, 5.13, 6.6 and 6.33).
+                Ok(Command::Inquiry { .. }) => {}
+                Ok(Command::ReportLuns { .. }) => {
+                    for queue in nexus.attentions().values_mut() {
+                        queue.retain(|sense| *sense != Sense::LUNS_CHANGED);
+                    }
+                }
+                Ok(Command::RequestSense { allocation }) => {
+                    if let Some(sense) = nexus.next_attention(id) {
+                        let fixed = sense.to_fixed();
+                        let length = fixed.len().min(*allocation as usize);
+                        return Outcome::data(fixed[..length].to_vec());
+                    }
+                }
+                _ => {
+                    if let Some(sense) = nexus.next_attention(id) {
+                        return sense.into();
+                    }
+                }
+            }
+        }
+        let command = match (command, &volume) {
+            (Ok(command), _) => command,
+            (Err(_), None) => return Sense::LUN_NOT_SUPPORTED.into(),
+            (Err(sense), Some(_)) => return sense.into(),
+        };
+        let luns: Vec<u16> = match command {
+            Command::ReportLuns { .. } => self.units(&nexus.initiator).into_keys().collect(),
+            _ => Vec::new(),
+        };
+        let port = PortNames { target: &self.name, controller: self.controller };
+        let unit = Unit { port, luns: &luns, volume: volume.as_deref() };
+        exec::execute(&command, data, unit, scope).await
+    }
+}
