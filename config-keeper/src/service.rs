@@ -154,7 +154,8 @@ fn place(me: ControllerId) -> String {
     format!("{me}/{}", config::SERVICE)
 }
 
-/// Wall clock, for people only.
+/// Wall clock.
+#[expect(clippy::disallowed_methods, reason = "since when it is locked, for people; nothing is decided by it")]
 fn unix_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
