@@ -30,3 +30,8 @@ pub mod workload;
 pub use engine::{Host, HostConfig};
 pub use ffi::LoadError;
 pub use policy::Settings;
+
+/// Whether libiscsi is there and is one that the host understands.
+pub fn library() -> Result<(), LoadError> {
+    ffi::Api::load().map(|_| ())
+}
