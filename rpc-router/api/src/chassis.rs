@@ -4,7 +4,7 @@
 //! socket `chassis.sock` in the array's directory, and whoever may open that socket may press every button.
 //! What a button does has happened when the answer arrives: `power` answers `off` after the last process was reaped.
 
-use crate::id::{ControllerId, DiskIndex};
+use crate::id::{ArrayId, ControllerId, DiskIndex};
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
@@ -280,8 +280,8 @@ pub struct Status {
     pub pid: u32,
     /// Now, ns of CLOCK_MONOTONIC.
     pub now_ns: u64,
-    /// Identity of the array, 32 hexadecimal digits.
-    pub array: String,
+    /// Identity of the array.
+    pub array: ArrayId,
     /// Both controllers.
     pub controllers: BTreeMap<ControllerId, Controller>,
     /// The two cables of the interconnect.

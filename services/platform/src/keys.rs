@@ -4,12 +4,13 @@
 //! directory, readable by their owner alone:
 //!
 //! ```text
-//! array-id      32 hexadecimal digits: the identity of the array, no secret
+//! array-id      a UUID: the identity of the array, no secret
 //! pairing.key   64 hexadecimal digits: 32 random bytes from which every message between the controllers is keyed
 //! ```
 //!
 //! The key is never printed, never logged and never part of an error.
 
+use pollux_api::id::ArrayId;
 use std::{
     fmt, io,
     io::Read,
@@ -46,7 +47,7 @@ impl fmt::Debug for PairingKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyStore {
     /// Identity of the array.
-    pub array: [u8; 16],
+    pub array: ArrayId,
     /// Its key.
     pub key: PairingKey,
 }
@@ -71,14 +72,14 @@ pub enum KeyError {
         mode: u32,
     },
     /// The content is not what it should be.
-    #[error("key store file {}: {found} where {digits} hexadecimal digits should be; pair again", path.display())]
+    #[error("key store file {}: {found} where {wanted} should be; pair again", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
         /// What is there, without its content.
         found: String,
-        /// How many digits should be there.
-        digits: usize,
+        /// What should be there.
+        wanted: &'static str,
     },
     /// One of the two files is missing: half a store is damage, not a fresh system.
     #[error("key store {} has {present} but not {absent}; restore it or pair again", directory.display())]
@@ -104,9 +105,21 @@ impl KeyStore {
         if mode & 0o077 != 0 {
             return Err(KeyError::Exposed { path: key_path, mode });
         }
+        let array_path = directory.join(ARRAY_FILE);
+        let malformed = |path: &Path, found, wanted| KeyError::Malformed {
+            path: path.to_owned(),
+            found,
+            wanted,
+        };
+        let array = read_line(&array_path)?;
+        let array = array
+            .parse()
+            .map_err(|_| malformed(&array_path, format!("{array:?}"), "a UUID"))?;
+        let key = parse_key(&read_line(&key_path)?)
+            .map_err(|found| malformed(&key_path, found, "64 hexadecimal digits"))?;
         Ok(Self {
-            array: read_hex(&directory.join(ARRAY_FILE))?,
-            key: PairingKey(read_hex(&key_path)?),
+            array,
+            key: PairingKey(key),
         })
     }
 
@@ -148,17 +161,12 @@ impl KeyStore {
         // Marked as a random UUID (RFC 9562, version 4), so that other tools print it as what it is.
         array[6] = array[6] & 0x0f | 0x40;
         array[8] = array[8] & 0x3f | 0x80;
+        let array = ArrayId::from_bytes(array);
         let key = PairingKey(random[16..].try_into().expect("32 of 48 bytes"));
         crate::file::replace(&key_path, format!("{}\n", hex(&key.0)).as_bytes(), 0o600)
             .map_err(io(&key_path))?;
-        crate::file::replace(&array_path, format!("{}\n", hex(&array)).as_bytes(), 0o600)
-            .map_err(io(&array_path))?;
+        crate::file::replace(&array_path, format!("{array}\n").as_bytes(), 0o600).map_err(io(&array_path))?;
         Ok(Self { array, key })
-    }
-
-    /// Identity of the array as 32 hexadecimal digits.
-    pub fn array_hex(&self) -> String {
-        hex(&self.array)
     }
 }
 
@@ -166,33 +174,30 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn read_hex<const N: usize>(path: &Path) -> Result<[u8; N], KeyError> {
+fn read_line(path: &Path) -> Result<String, KeyError> {
     let text = std::fs::read(path).map_err(|source| KeyError::Io {
         path: path.to_owned(),
         source,
     })?;
-    parse_hex(text.trim_ascii()).map_err(|found| KeyError::Malformed {
-        path: path.to_owned(),
-        found,
-        digits: 2 * N,
-    })
+    Ok(String::from_utf8_lossy(text.trim_ascii()).into_owned())
 }
 
-/// The bytes, or what is there instead without telling its content.
-fn parse_hex<const N: usize>(text: &[u8]) -> Result<[u8; N], String> {
-    if text.len() != 2 * N {
-        return Err(format!("{} characters", text.len()));
+/// The key, or what is there instead without telling its content.
+fn parse_key(text: &str) -> Result<[u8; 32], String> {
+    let digits: Vec<char> = text.chars().collect();
+    if digits.len() != 64 {
+        return Err(format!("{} characters", digits.len()));
     }
     let digit = |at: usize| {
-        char::from(text[at])
+        digits[at]
             .to_digit(16)
             .ok_or_else(|| format!("character {} that is no digit", at + 1))
     };
-    let mut bytes = [0; N];
-    for (at, byte) in bytes.iter_mut().enumerate() {
+    let mut key = [0; 32];
+    for (at, byte) in key.iter_mut().enumerate() {
         *byte = (digit(2 * at)? << 4 | digit(2 * at + 1)?) as u8;
     }
-    Ok(bytes)
+    Ok(key)
 }
 
 #[cfg(test)]

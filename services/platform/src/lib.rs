@@ -8,6 +8,7 @@ pub mod clock;
 pub mod file;
 pub mod keys;
 pub mod lease;
+pub mod lines;
 pub mod netlink;
 pub mod netns;
 pub mod notify;

@@ -11,7 +11,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressMessage},
-        link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
+        link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
     },
 };
 use std::{
@@ -237,17 +237,25 @@ impl Netlink {
             .map_err(refused("add bridge", name))
     }
 
-    /// Makes a cable: `name` here and `peer` in the other namespace, both switched off.
-    pub async fn add_veth(&self, name: &str, peer: &str, other: &NetNs) -> Result<(), NetlinkError> {
-        let peer = LinkMessageBuilder::<LinkUnspec>::new()
+    /// Makes a cable: `name` here and `peer` in the other namespace, both switched off. A given hardware address
+    /// belongs to the far end, as that of a card that keeps its own over reboots.
+    pub async fn add_veth(
+        &self,
+        name: &str,
+        peer: &str,
+        other: &NetNs,
+        peer_mac: Option<[u8; 6]>,
+    ) -> Result<(), NetlinkError> {
+        let mut far = LinkMessageBuilder::<LinkUnspec>::new()
             .name(peer)
-            .setns_by_fd(other.as_fd().as_raw_fd())
+            .setns_by_fd(other.as_fd().as_raw_fd());
+        if let Some(mac) = peer_mac {
+            far = far.address(mac.to_vec());
+        }
+        let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .name(name)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(far.build())))
             .build();
-        let message =
-            LinkMessageBuilder::<LinkVeth>::new_with_info_kind(rtnetlink::packet_route::link::InfoKind::Veth)
-                .name(name)
-                .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-                .build();
         self.handle
             .link()
             .add(message)

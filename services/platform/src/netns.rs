@@ -274,9 +274,3 @@ pub fn signal_group(leader: u32, signal: GroupSignal) -> io::Result<bool> {
         Err(errno) => Err(errno.into()),
     }
 }
-
-/// Makes orphans of this process's descendants its own children, so that they can be reaped and nothing of a
-/// controller escapes to the machine's init.
-pub fn adopt_orphans() -> io::Result<()> {
-    nix::sys::prctl::set_child_subreaper(true).map_err(Into::into)
-}

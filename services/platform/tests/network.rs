@@ -83,7 +83,7 @@ async fn cable() {
 
     middle.add_bridge("hub", BridgeKind::Hub, None).await.unwrap();
     for (name, ns) in [("to-a", &a), ("to-b", &b)] {
-        middle.add_veth(name, "leg0", ns).await.unwrap();
+        middle.add_veth(name, "leg0", ns, None).await.unwrap();
         middle.attach(name, Some("hub")).await.unwrap();
         middle.set_up(name, true).await.unwrap();
     }
