@@ -1,4 +1,20 @@
 //! Who lives: the wire and the partner's slot, as sighted from here.
+//!
+//! A lighthouse keeper has two signs of the other tower: the answer to his own lamp signal (the wire: a nonce that
+//! comes back), and the other's entries in the harbour book (the slot). Answers that were not to his present signal
+//! prove nothing; an entry proves life only by being new.
+//!
+//! Everything is measured on the own clock; what the partner says of its own figures is honoured where they are
+//! slower (`Timing::disk_limit_for`). Both signs are watched at the same time, so detection takes the longer of the
+//! two limits and never their sum.
+//!
+//! It must never take an unread slot for an unchanged one.
+
+use crate::area::{Slot, Unread};
+use crate::time::Instant;
+use alloc::collections::VecDeque;
+use core::time::Duration;
+use pollux_api::id::Incarnation;
 
 /// The wire to the partner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,4 +42,285 @@ pub enum DiskSight {
     Still,
     /// Fewer than a majority can be read.
     Unreadable,
+}
+
+/// Nonces in flight that are remembered; older ones are beyond every Tn.
+const NONCES: usize = 64;
+
+/// Watches the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct WireWatch {
+    started: Instant,
+    seed: u64,
+    count: u64,
+    sent: VecDeque<(u64, Instant)>,
+    /// When the newest heartbeat that came back was sent: the lease may count from here.
+    pub(crate) echoed: Option<Instant>,
+    pub(crate) round_trip: Option<Duration>,
+}
+
+impl WireWatch {
+    pub(crate) fn new(started: Instant, seed: u64) -> Self {
+        Self {
+            started,
+            seed,
+            count: 0,
+            sent: VecDeque::new(),
+            echoed: None,
+            round_trip: None,
+        }
+    }
+
+    /// A fresh nonce and the number of the datagram that carries it.
+    pub(crate) fn send(&mut self, now: Instant) -> (u64, u64) {
+        self.count += 1;
+        let nonce = split_mix(self.seed, self.count);
+        if self.sent.len() == NONCES {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((nonce, now));
+        (self.count, nonce)
+    }
+
+    /// A nonce came back. True if it is one of mine, and no older than the newest that came back before.
+    pub(crate) fn echo(&mut self, now: Instant, nonce: u64) -> bool {
+        let Some(at) = self.sent.iter().position(|(sent, _)| *sent == nonce) else {
+            return false;
+        };
+        let (_, sent) = self.sent[at];
+        // Older ones will not be waited for: an echo that was overtaken is worth nothing.
+        self.sent.drain(..at);
+        if self.echoed.is_none_or(|echoed| sent > echoed) {
+            self.echoed = Some(sent);
+            self.round_trip = Some(now.since(sent));
+        }
+        true
+    }
+
+    pub(crate) fn sight(&self, now: Instant, limit: Duration) -> WireSight {
+        let last = self.echoed.unwrap_or(self.started);
+        match (now.since(last) < limit, self.echoed.is_some()) {
+            (true, true) => WireSight::Alive,
+            (true, false) => WireSight::Unknown,
+            (false, _) => WireSight::Silent,
+        }
+    }
+
+    /// Since when nothing came back.
+    pub(crate) fn last(&self) -> Instant {
+        self.echoed.unwrap_or(self.started)
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood, 2014): nonces from an unpredictable seed.
+fn split_mix(seed: u64, count: u64) -> u64 {
+    let mut z = seed.wrapping_add(count.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Watches the partner's slot on one disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct SlotWatch {
+    /// What was seen last.
+    seen: Option<(Incarnation, u64)>,
+    /// When it was seen first, or in its present form.
+    since: Instant,
+    /// When a change was seen: a sign of life.
+    pub(crate) changed: Option<Instant>,
+    /// When the last good read was issued.
+    pub(crate) read: Option<Instant>,
+    /// Why the last read was not good.
+    pub(crate) problem: Option<Unread>,
+}
+
+impl SlotWatch {
+    /// A read that was issued at `issued` and has just ended. True if it shows a sign of life.
+    pub(crate) fn see(&mut self, now: Instant, issued: Instant, slot: Result<&Slot, Unread>) -> bool {
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(why) => {
+                self.problem = Some(why);
+                return false;
+            }
+        };
+        self.problem = None;
+        self.read = Some(self.read.map_or(issued, |read| read.max(issued)));
+        let present = (slot.advert.incarnation, slot.sequence);
+        let before = self.seen.replace(present);
+        if before == Some(present) {
+            return false;
+        }
+        self.since = now;
+        // The first sight proves no life: the slot of a controller that died last year is also new to me.
+        if before.is_some() {
+            self.changed = Some(now);
+        }
+        before.is_some()
+    }
+
+    fn alive(&self, now: Instant, limit: Duration) -> bool {
+        self.changed.is_some_and(|changed| now.since(changed) < limit)
+    }
+
+    fn readable(&self, now: Instant, limit: Duration) -> bool {
+        self.read.is_some_and(|read| now.since(read) < limit)
+    }
+
+    /// Unchanged, as a read shows that was issued at least `limit` after the last change.
+    fn still(&self, now: Instant, limit: Duration) -> bool {
+        self.readable(now, limit)
+            && self
+                .read
+                .is_some_and(|read| self.seen.is_some() && read >= self.since + limit)
+    }
+}
+
+/// Puts the disks together.
+pub(crate) fn disk_sight<'a>(
+    disks: impl Iterator<Item = &'a SlotWatch> + Clone,
+    now: Instant,
+    started: Instant,
+    limit: Duration,
+) -> DiskSight {
+    let count = |what: fn(&SlotWatch, Instant, Duration) -> bool| {
+        disks.clone().filter(|d| what(d, now, limit)).count()
+    };
+    let all = disks.clone().count();
+    let majority = all / 2 + 1;
+    let (alive, still, readable) = (
+        count(SlotWatch::alive),
+        count(SlotWatch::still),
+        count(SlotWatch::readable),
+    );
+    if alive > 0 {
+        // A disk stands out when it is read well and shows nothing new, or cannot be read at all.
+        let odd = still > 0 || readable < all;
+        return match (still >= majority, odd) {
+            (true, _) => DiskSight::MostStill,
+            (false, true) => DiskSight::SomeStill,
+            (false, false) => DiskSight::Alive,
+        };
+    }
+    if still >= majority {
+        DiskSight::Still
+    } else if readable < majority && now.since(started) >= limit {
+        DiskSight::Unreadable
+    } else {
+        DiskSight::Unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::area::Advert;
+    use alloc::vec::Vec;
+
+    const LIMIT: Duration = Duration::from_millis(1_500);
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_nanos(ms * 1_000_000)
+    }
+
+    fn slot(sequence: u64) -> Slot {
+        Slot {
+            sequence,
+            advert: Advert {
+                incarnation: Incarnation::new(1),
+                ..Advert::default()
+            },
+        }
+    }
+
+    /// Reads every 250 ms from 0 to `until`; `show` says what each disk shows.
+    fn watched(until: u64, show: impl Fn(usize, u64) -> Result<u64, Unread>) -> (Vec<SlotWatch>, DiskSight) {
+        let mut disks = alloc::vec![SlotWatch::default(); 3];
+        for ms in (0..=until).step_by(250) {
+            for (disk, watch) in disks.iter_mut().enumerate() {
+                let shown = show(disk, ms).map(slot);
+                watch.see(at(ms), at(ms), shown.as_ref().map_err(|why| *why));
+            }
+        }
+        let sight = disk_sight(disks.iter(), at(until), at(0), LIMIT);
+        (disks, sight)
+    }
+
+    #[test]
+    fn what_changes_lives_and_what_stands_is_still_only_after_the_limit() {
+        assert_eq!(watched(3_000, |_, ms| Ok(ms)).1, DiskSight::Alive);
+        assert_eq!(
+            watched(1_250, |_, _| Ok(7)).1,
+            DiskSight::Unknown,
+            "first seen at 0"
+        );
+        assert_eq!(watched(1_500, |_, _| Ok(7)).1, DiskSight::Still);
+        let died = |until| watched(until, |_, ms| Ok(ms.min(1_000))).1;
+        assert_eq!(died(2_250), DiskSight::Alive);
+        assert_eq!(
+            died(2_500),
+            DiskSight::Still,
+            "a read issued 1.5 s after the last change"
+        );
+    }
+
+    #[test]
+    fn a_change_anywhere_is_life_and_unread_is_not_still() {
+        assert_eq!(
+            watched(3_000, |disk, ms| Ok(if disk == 0 { ms } else { 7 })).1,
+            DiskSight::MostStill
+        );
+        assert_eq!(
+            watched(3_000, |disk, ms| Ok(if disk == 0 { 7 } else { ms })).1,
+            DiskSight::SomeStill
+        );
+        let unread = |disk, ms| if disk == 0 { Ok(ms) } else { Err(Unread::Checksum) };
+        assert_eq!(watched(3_000, unread).1, DiskSight::SomeStill);
+        let blank = |disk, _| if disk == 0 { Ok(7) } else { Err(Unread::Blank) };
+        assert_eq!(
+            watched(3_000, blank).1,
+            DiskSight::Unreadable,
+            "K11: one still disk is no majority"
+        );
+        let one_blank = |disk, _| if disk == 0 { Err(Unread::Blank) } else { Ok(7) };
+        assert_eq!(watched(3_000, one_blank).1, DiskSight::Still);
+    }
+
+    #[test]
+    fn a_read_that_was_issued_too_early_proves_no_stillness() {
+        let mut watch = SlotWatch::default();
+        watch.see(at(0), at(0), Ok(&slot(1)));
+        watch.see(at(1_600), at(1_400), Ok(&slot(1)));
+        assert!(!watch.still(at(1_600), LIMIT), "C3: the answer was slow");
+        watch.see(at(1_700), at(1_500), Ok(&slot(1)));
+        assert!(watch.still(at(1_700), LIMIT));
+        assert!(
+            !watch.still(at(3_000), LIMIT),
+            "and an old reading proves nothing about now"
+        );
+    }
+
+    #[test]
+    fn only_a_recent_nonce_of_mine_is_life() {
+        let limit = Duration::from_secs(1);
+        let mut wire = WireWatch::new(at(0), 42);
+        assert_eq!(wire.sight(at(999), limit), WireSight::Unknown);
+        assert_eq!(wire.sight(at(1_000), limit), WireSight::Silent);
+        let (_, first) = wire.send(at(1_000));
+        let (_, second) = wire.send(at(1_100));
+        assert!(!wire.echo(at(1_100), first ^ 1), "a stranger's nonce");
+        assert!(wire.echo(at(1_150), second));
+        assert!(!wire.echo(at(1_160), first), "overtaken");
+        assert_eq!(
+            (wire.echoed, wire.round_trip),
+            (Some(at(1_100)), Some(Duration::from_millis(50)))
+        );
+        assert!(wire.echo(at(2_000), second), "a replay is recognized, and");
+        assert_eq!(
+            wire.sight(at(2_100), limit),
+            WireSight::Silent,
+            "counts from when it was sent"
+        );
+    }
 }

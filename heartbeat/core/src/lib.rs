@@ -22,6 +22,7 @@
 
 extern crate alloc;
 
+pub mod arbiter;
 pub mod area;
 mod codec;
 pub mod detect;
@@ -31,6 +32,7 @@ pub mod layout;
 mod machine;
 pub mod record;
 pub mod status;
+pub mod table;
 pub mod time;
 pub mod timing;
 pub mod wire;

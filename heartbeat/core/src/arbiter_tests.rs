@@ -1,0 +1,288 @@
+//! Arbitration in small: rules one by one, then every order of steps of two proposers on three disks.
+
+use super::*;
+use crate::record::{Base, Members, Mode};
+use alloc::collections::BTreeSet as Set;
+use alloc::vec::Vec;
+use pollux_api::id::{Generation, Incarnation};
+
+const A: ControllerId = ControllerId::A;
+const B: ControllerId = ControllerId::B;
+
+fn genesis() -> Vote {
+    Vote::after(Record::genesis(Generation::new(1)))
+}
+
+fn alone(who: ControllerId, instance: &Vote) -> Record {
+    Record {
+        epoch: instance.instance,
+        members: Members::alone(who, Incarnation::new(1)),
+        mode: Mode::Sealed,
+        base: Base::default(),
+        disks: Generation::new(1),
+    }
+}
+
+fn arbiter(me: ControllerId) -> Arbiter {
+    Arbiter::new(me, 3, genesis())
+}
+
+/// Counts disks until something happens.
+fn count(arbiter: &mut Arbiter, others: [&Vote; 2]) -> Progress {
+    match arbiter.counted(0, others[0]) {
+        Progress::None => arbiter.counted(1, others[1]),
+        progress => progress,
+    }
+}
+
+#[test]
+fn alone_it_decides_its_wish_in_two_phases() {
+    let mut a = arbiter(A);
+    let other = genesis();
+    a.propose();
+    assert_eq!(a.counted(0, &other), Progress::None);
+    assert_eq!(a.counted(0, &other), Progress::None, "one disk counts once");
+    assert_eq!(a.counted(2, &other), Progress::Promised { bound: None });
+    assert!(!a.voted());
+    let wish = alone(A, a.block());
+    a.vote(Some(wish));
+    assert!(a.voted());
+    assert_eq!(count(&mut a, [&other, &other]), Progress::Decided(wish));
+    assert_eq!(*a.decided(), wish);
+    assert_eq!(*a.block(), Vote::after(wish));
+    assert!(!a.running() && !a.voted());
+}
+
+#[test]
+fn a_wish_of_another_instance_is_not_voted_for() {
+    let mut a = arbiter(A);
+    let late = alone(A, a.block());
+    a.learn(alone(B, a.block()));
+    a.propose();
+    let other = *a.block();
+    assert!(matches!(
+        count(
+            &mut a,
+            [
+                &Vote {
+                    mbal: Ballot::NONE,
+                    ..other
+                },
+                &genesis()
+            ]
+        ),
+        Progress::Promised { .. }
+    ));
+    a.vote(Some(late));
+    assert!(!a.voted() && !a.running());
+}
+
+#[test]
+fn a_vote_that_stands_binds_the_value() {
+    let (mut a, mut b) = (arbiter(A), arbiter(B));
+    a.propose();
+    count(&mut a, [&genesis(), &genesis()]);
+    let first = alone(A, a.block());
+    a.vote(Some(first));
+    let minority = *a.block();
+    b.observe(&minority);
+    b.propose();
+    assert_eq!(
+        count(&mut b, [&genesis(), &minority]),
+        Progress::Promised { bound: Some(first) }
+    );
+    b.vote(Some(alone(B, b.block())));
+    assert_eq!(
+        count(&mut b, [&genesis(), &minority]),
+        Progress::Decided(first),
+        "K9: the minority vote is finished"
+    );
+}
+
+#[test]
+fn the_own_vote_binds_after_a_restart() {
+    let mut a = arbiter(A);
+    a.propose();
+    count(&mut a, [&genesis(), &genesis()]);
+    let first = alone(A, a.block());
+    a.vote(Some(first));
+    let mut restarted = Arbiter::new(A, 3, *a.block());
+    assert!(restarted.voted());
+    restarted.propose();
+    assert!(restarted.block().mbal > a.block().mbal);
+    assert_eq!(
+        count(&mut restarted, [&genesis(), &genesis()]),
+        Progress::Promised { bound: Some(first) }
+    );
+}
+
+#[test]
+fn a_higher_ballot_outbids_and_a_later_instance_ends_it() {
+    let (mut a, mut b) = (arbiter(A), arbiter(B));
+    a.propose();
+    b.propose();
+    assert!(b.block().mbal > a.block().mbal);
+    assert_eq!(a.counted(0, b.block()), Progress::Outbid);
+    assert!(!a.running());
+    a.propose();
+    assert!(a.block().mbal > b.block().mbal, "it goes above what it met");
+    let decided = alone(B, b.block());
+    b.learn(decided);
+    assert_eq!(
+        a.counted(0, b.block()),
+        Progress::Decided(decided),
+        "K2: the moved-on block tells the result"
+    );
+    assert_eq!(a.block().instance, b.block().instance);
+}
+
+#[test]
+fn an_older_instance_is_no_vote() {
+    let mut a = arbiter(A);
+    let mut stale = genesis();
+    stale.mbal = Ballot::new(1_000);
+    stale.bal = Ballot::new(1_000);
+    stale.value = Some(alone(B, &stale));
+    a.learn(alone(A, a.block()));
+    a.propose();
+    assert_eq!(
+        count(&mut a, [&stale, &stale]),
+        Progress::Promised { bound: None }
+    );
+}
+
+/// Two proposers, three disks, one of them trying twice: every interleaving of writes and reads.
+#[test]
+fn two_proposers_never_decide_differently() {
+    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+    struct Side {
+        arbiter: Arbiter,
+        ballots: u8,
+        restarts: u8,
+        /// Per disk: version written, and whether it was counted since.
+        done: [(u64, bool); 3],
+        decided: Option<Record>,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+    struct World {
+        sides: [Side; 2],
+        disks: [[Vote; 2]; 3],
+    }
+
+    fn check(world: &World) {
+        if let [Some(a), Some(b)] = [world.sides[0].decided, world.sides[1].decided] {
+            assert_eq!(a, b, "two values chosen in one instance: {world:#?}");
+        }
+    }
+
+    fn react(side: &mut Side, me: ControllerId, progress: Progress) {
+        match progress {
+            Progress::None | Progress::Outbid => {}
+            Progress::Promised { .. } => {
+                let wish = alone(me, side.arbiter.block());
+                side.arbiter.vote(Some(wish));
+            }
+            Progress::Decided(record) => {
+                // The first instance is what is compared.
+                side.decided = side.decided.or(Some(record));
+            }
+        }
+    }
+
+    fn successors(world: &World) -> Vec<World> {
+        let mut next = Vec::new();
+        for me in ControllerId::ALL {
+            let i = me.index();
+            let side = &world.sides[i];
+            if side.decided.is_none() && side.ballots > 0 && !side.arbiter.running() {
+                let mut w = world.clone();
+                w.sides[i].ballots -= 1;
+                w.sides[i].arbiter.propose();
+                next.push(w);
+            }
+            if side.restarts > 0 {
+                // Any two disks can be the majority that is read back.
+                for skip in 0..3 {
+                    let mut w = world.clone();
+                    let own = (0..3)
+                        .filter(|disk| *disk != skip)
+                        .map(|disk| world.disks[disk][i]);
+                    let Some(own) = own.max_by_key(Vote::age) else {
+                        continue;
+                    };
+                    w.sides[i].arbiter = Arbiter::new(me, 3, own);
+                    w.sides[i].restarts -= 1;
+                    w.sides[i].done = [(0, false); 3];
+                    next.push(w);
+                }
+            }
+            for disk in 0..3 {
+                let (written, counted) = side.done[disk];
+                let mut w = world.clone();
+                if written != side.arbiter.version() {
+                    w.disks[disk][i] = *side.arbiter.block();
+                    w.sides[i].done[disk] = (side.arbiter.version(), false);
+                    next.push(w);
+                } else if !counted {
+                    w.sides[i].done[disk].1 = true;
+                    let other = world.disks[disk][1 - i];
+                    let progress = w.sides[i].arbiter.counted(disk, &other);
+                    react(&mut w.sides[i], me, progress);
+                    next.push(w);
+                }
+            }
+        }
+        next
+    }
+
+    let side = |me, ballots, restarts| Side {
+        arbiter: arbiter(me),
+        ballots,
+        restarts,
+        done: [(1, true); 3],
+        decided: None,
+    };
+    let start = World {
+        sides: [side(A, 1, 0), side(B, 2, 0)],
+        disks: [[genesis(); 2]; 3],
+    };
+    let mut seen = Set::new();
+    let mut queue = alloc::vec![start];
+    let (mut decided, mut both) = (0, 0);
+    while let Some(world) = queue.pop() {
+        check(&world);
+        decided += usize::from(world.sides.iter().any(|side| side.decided.is_some()));
+        both += usize::from(world.sides.iter().all(|side| side.decided.is_some()));
+        for next in successors(&world) {
+            if seen.insert(fingerprint(&next)) {
+                queue.push(next);
+            }
+        }
+    }
+    assert!(
+        decided > 1_000 && both > 100,
+        "the search reached decisions: {decided}, {both}"
+    );
+
+    fn fingerprint(world: &World) -> (u64, u64) {
+        use core::hash::{Hash, Hasher};
+        /// FNV-1a, twice with different offsets: 128 bits against collisions.
+        struct Fnv(u64);
+        impl Hasher for Fnv {
+            fn finish(&self) -> u64 {
+                self.0
+            }
+            fn write(&mut self, bytes: &[u8]) {
+                for byte in bytes {
+                    self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+                }
+            }
+        }
+        let mut one = Fnv(0xcbf2_9ce4_8422_2325);
+        let mut two = Fnv(0x9e37_79b9_7f4a_7c15);
+        world.hash(&mut one);
+        world.hash(&mut two);
+        (one.finish(), two.finish())
+    }
+}
