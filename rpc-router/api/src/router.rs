@@ -186,9 +186,12 @@ pub struct Counters {
 /// Parameters of [`TRACE`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
-    /// The action to begin with; without it, the newest roots.
+    /// The action to begin with; without it, the newest actions that nobody else caused.
     #[serde(default)]
     pub action_id: Option<ActionId>,
+    /// Further actions to begin with: between routers, those that only the asking one has seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<ActionId>,
     /// At most so many records; 1000 if not said.
     #[serde(default)]
     pub limit: Option<u32>,

@@ -1,0 +1,276 @@
+//! The post office's book: every letter that passed, under which action, and how it ended.
+//!
+//! [`Ring`] holds the newest records in memory and answers "what did this action cause"; [`Journal`] writes finished
+//! ones to `var/trace.jsonl`, so that the answer survives a restart. Both are bounded: the ring drops its oldest
+//! records, the journal begins a new file and keeps one old one.
+//!
+//! It must never hold up a message: the journal has a thread and a bounded queue of its own, and what does not fit is
+//! dropped and counted.
+
+use pollux_api::action::ActionId;
+use pollux_api::router::{Outcome, TraceRecord};
+use std::collections::{HashSet, VecDeque};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+/// Records in memory: some minutes of a busy controller, about 5 MB.
+pub const RING: usize = 16_384;
+/// Records that may wait for the disk.
+const QUEUE: usize = 4096;
+/// A journal file longer than this is put aside, bytes.
+const ROTATE_AT: u64 = 8 << 20;
+
+/// The newest records, in the order in which the messages came.
+#[derive(Debug, Default)]
+pub struct Ring {
+    records: VecDeque<TraceRecord>,
+    /// Number of the first record in `records`, counted from the beginning of time.
+    first: u64,
+}
+
+impl Ring {
+    /// Notes a message; the number is for [`Ring::finish`].
+    pub fn push(&mut self, record: TraceRecord) -> u64 {
+        if self.records.len() == RING {
+            self.records.pop_front();
+            self.first += 1;
+        }
+        self.records.push_back(record);
+        self.first + self.records.len() as u64 - 1
+    }
+
+    /// The message was answered; the finished record, unless it was dropped meanwhile.
+    pub fn finish(&mut self, number: u64, now_unix_us: u64, outcome: Outcome) -> Option<&TraceRecord> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let record = self.records.get_mut(index)?;
+        record.duration_us = Some(now_unix_us.saturating_sub(record.start_unix_us));
+        record.outcome = outcome;
+        Some(record)
+    }
+
+    /// All records of the actions in `roots` and of every action that they caused, at most `limit`; whether there
+    /// were more.
+    pub fn descendants(&self, roots: &[ActionId], limit: usize) -> (Vec<TraceRecord>, bool) {
+        let mut actions: HashSet<ActionId> = roots.iter().copied().collect();
+        // A cause is noted before its effects, so one pass finds nearly all of them; the loop ends with the first
+        // pass that finds none.
+        loop {
+            let before = actions.len();
+            for record in &self.records {
+                if record.parent.is_some_and(|parent| actions.contains(&parent)) {
+                    actions.insert(record.action_id);
+                }
+            }
+            if actions.len() == before {
+                break;
+            }
+        }
+        let mut found = self
+            .records
+            .iter()
+            .filter(|record| actions.contains(&record.action_id))
+            .cloned();
+        let records = found.by_ref().take(limit).collect();
+        (records, found.next().is_some())
+    }
+
+    /// The newest records of actions without a cause, at most `limit`, in order of time; whether there were more.
+    pub fn roots(&self, limit: usize) -> (Vec<TraceRecord>, bool) {
+        let mut found = self
+            .records
+            .iter()
+            .rev()
+            .filter(|record| record.parent.is_none())
+            .cloned();
+        let mut records: Vec<_> = found.by_ref().take(limit).collect();
+        records.reverse();
+        (records, found.next().is_some())
+    }
+}
+
+/// What both routers saw of the same message is one record: the receiver's, if it has one.
+pub fn merge(mut records: Vec<TraceRecord>) -> Vec<TraceRecord> {
+    let key = |record: &TraceRecord| {
+        (
+            record.action_id,
+            record.method.clone(),
+            record.from.clone(),
+            record.to.clone(),
+        )
+    };
+    let at_receiver = |record: &TraceRecord| record.to.starts_with(record.at.as_str());
+    let received: HashSet<_> = records
+        .iter()
+        .filter(|record| at_receiver(record))
+        .map(key)
+        .collect();
+    records.retain(|record| at_receiver(record) || !received.contains(&key(record)));
+    records.sort_by_key(|record| record.start_unix_us);
+    records
+}
+
+/// Hands records to the thread that writes them.
+#[derive(Debug)]
+pub struct Journal {
+    queue: SyncSender<TraceRecord>,
+}
+
+impl Journal {
+    /// Opens `trace.jsonl` in `directory` and returns the newest records that it and its predecessor hold. A line that
+    /// was torn by a crash is skipped.
+    pub fn open(directory: &Path) -> io::Result<(Self, Ring)> {
+        let path = directory.join("trace.jsonl");
+        let mut ring = Ring::default();
+        for path in [&aside(&path), &path] {
+            let file = match File::open(path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for line in BufReader::new(file).split(b'\n') {
+                if let Ok(record) = serde_json::from_slice(&line?) {
+                    ring.push(record);
+                }
+            }
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let (queue, records) = sync_channel(QUEUE);
+        std::thread::Builder::new()
+            .name("trace-journal".into())
+            .spawn(move || {
+                if let Err(error) = write(&path, file, &records) {
+                    // The ring still answers; what is lost is only its survival of a restart.
+                    tracing::error!(path = %path.display(), %error, "trace journal stopped");
+                }
+            })?;
+        Ok((Self { queue }, ring))
+    }
+
+    /// Queues a record; false if there was no room for it.
+    pub fn write(&self, record: &TraceRecord) -> bool {
+        !matches!(
+            self.queue.try_send(record.clone()),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_))
+        )
+    }
+}
+
+fn aside(path: &Path) -> PathBuf {
+    path.with_extension("1.jsonl")
+}
+
+fn write(path: &Path, file: File, records: &Receiver<TraceRecord>) -> io::Result<()> {
+    let mut length = file.metadata()?.len();
+    let mut file = BufWriter::new(file);
+    // A line that a crash tore must not swallow the first new one.
+    file.write_all(b"\n")?;
+    while let Ok(record) = records.recv() {
+        let mut next = Some(record);
+        while let Some(record) = next {
+            let line = serde_json::to_vec(&record)?;
+            length += line.len() as u64 + 1;
+            file.write_all(&line)?;
+            file.write_all(b"\n")?;
+            next = records.try_recv().ok();
+        }
+        file.flush()?;
+        if length > ROTATE_AT {
+            std::fs::rename(path, aside(path))?;
+            file = BufWriter::new(OpenOptions::new().create(true).append(true).open(path)?);
+            length = 0;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pollux_api::id::ControllerId;
+
+    fn record(id: u8, parent: Option<u8>, at: ControllerId, to: &str) -> TraceRecord {
+        TraceRecord {
+            action_id: ActionId::from_bytes([id; 16]),
+            parent: parent.map(|parent| ActionId::from_bytes([parent; 16])),
+            at,
+            method: "x.y".into(),
+            from: "a/shell".into(),
+            to: to.into(),
+            start_unix_us: u64::from(id),
+            duration_us: None,
+            outcome: Outcome::Pending,
+        }
+    }
+
+    #[test]
+    fn an_action_is_found_with_all_that_it_caused() {
+        let mut ring = Ring::default();
+        // The effect of 3 was noted before 3 itself: clocks and threads do such things.
+        for (id, parent) in [(1, None), (4, Some(3)), (2, Some(1)), (3, Some(2)), (5, None)] {
+            ring.push(record(id, parent, ControllerId::A, "a/x"));
+        }
+        let (found, more) = ring.descendants(&[ActionId::from_bytes([1; 16])], 10);
+        let mut ids: Vec<u8> = found
+            .iter()
+            .map(|record| record.action_id.as_bytes()[0])
+            .collect();
+        ids.sort_unstable();
+        assert_eq!((ids, more), (vec![1, 2, 3, 4], false));
+        assert!(ring.descendants(&[ActionId::from_bytes([1; 16])], 3).1);
+        assert_eq!(ring.roots(10).0.len(), 2);
+    }
+
+    #[test]
+    fn the_ring_is_bounded_and_a_dropped_record_is_not_finished() {
+        let mut ring = Ring::default();
+        let first = ring.push(record(1, None, ControllerId::A, "a/x"));
+        for _ in 0..RING {
+            ring.push(record(2, None, ControllerId::A, "a/x"));
+        }
+        assert_eq!(ring.records.len(), RING);
+        assert!(ring.finish(first, 9, Outcome::Done).is_none());
+        assert_eq!(
+            ring.finish(first + 1, 9, Outcome::Done).unwrap().duration_us,
+            Some(7)
+        );
+    }
+
+    #[test]
+    fn a_message_that_both_saw_is_one_record() {
+        let sent = record(1, None, ControllerId::A, "b/x");
+        let received = record(1, None, ControllerId::B, "b/x");
+        let lost = record(2, None, ControllerId::A, "b/x");
+        assert_eq!(
+            merge(vec![lost.clone(), sent, received.clone()]),
+            [received, lost]
+        );
+    }
+
+    #[test]
+    fn the_journal_survives_a_torn_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = record(1, None, ControllerId::A, "a/x");
+        let mut torn = serde_json::to_vec(&kept).unwrap();
+        torn.extend_from_slice(b"\n{\"action_id\":\"01");
+        std::fs::write(directory.path().join("trace.jsonl"), torn).unwrap();
+        let (journal, ring) = Journal::open(directory.path()).unwrap();
+        assert_eq!(ring.records, [kept]);
+        assert!(journal.write(&record(2, None, ControllerId::A, "a/x")));
+        let written = || {
+            let text = std::fs::read_to_string(directory.path().join("trace.jsonl")).unwrap();
+            text.lines()
+                .filter(|line| serde_json::from_str::<TraceRecord>(line).is_ok())
+                .count()
+        };
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while written() < 2 {
+            assert!(
+                std::time::Instant::now() < end,
+                "the journal was not written within 10 s"
+            );
+            std::thread::yield_now();
+        }
+    }
+}
