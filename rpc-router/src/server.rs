@@ -367,7 +367,10 @@ impl Bus {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the only wall clock of the router: stamps for people, no decision")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the only wall clock of the router: stamps for people, no decision"
+)]
 fn now_since(begin: Instant) -> Now {
     let unix = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
