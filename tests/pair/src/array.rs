@@ -8,69 +8,40 @@
 //!
 //! Calls block; each has a bound.
 
-use std::fs::File;
+use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::process::Command;
 use std::time::Duration;
 
 use pollux_api::action::ActionId;
 use pollux_api::error::RpcError;
 use pollux_api::id::{ControllerId, DiskIndex, PoolId};
 use pollux_api::{address, chassis, config, heartbeat, router, target};
-use pollux_platform::lines::{CallError, LineClient};
+use pollux_chassis::Enclosure;
+use pollux_platform::lines::CallError;
 use pollux_runtime::{Client, Ctx};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 
+pub use pollux_chassis::Options;
+
 use crate::error::{Error, Result};
 use crate::programs::Programs;
 use crate::wait::wait_for;
 
-/// How an array is to be built.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Its directory; kept short, because sockets live in it.
-    pub directory: PathBuf,
-    /// Disks in the shelf, quorum disks among them.
-    pub disks: u16,
-    /// Quorum disks.
-    pub quorum: u16,
-    /// Size of a disk, bytes.
-    pub disk_bytes: u64,
-    /// Timing profile.
-    pub profile: String,
-    /// Seed of everything that the shelf decides by chance.
-    pub seed: u64,
-}
-
-impl Options {
-    /// Three quorum disks and two mirrors of two, on `directory`.
-    pub fn new(directory: &Path) -> Self {
-        Options {
-            directory: directory.to_owned(),
-            disks: 7,
-            quorum: 3,
-            disk_bytes: 128 << 20,
-            profile: "fast".into(),
-            seed: 1,
-        }
-    }
-}
-
 /// How long any single answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How long power, boot or an orderly end may take.
+/// How long a change of the configuration may take, with the labelling of disks that it may cause.
 const DEED: Duration = Duration::from_secs(30);
 
 /// A running array. Dropping it ends it.
 pub struct Array {
+    /// Gone once the array has been ended.
+    enclosure: Option<Enclosure>,
     runtime: Runtime,
     directory: PathBuf,
     programs: Programs,
-    panel: Mutex<LineClient>,
-    enclosure: Mutex<Child>,
 }
 
 impl Array {
@@ -81,53 +52,29 @@ impl Array {
             .enable_all()
             .build()
             .map_err(|err| Error::step("start a runtime", err))?;
-        std::fs::create_dir_all(&options.directory)
-            .map_err(|err| Error::step(format!("make {}", options.directory.display()), err))?;
-        let log = options.directory.join("chassis.log");
-        let log_file =
-            File::create(&log).map_err(|err| Error::step(format!("make {}", log.display()), err))?;
-        let enclosure = Command::new(programs.chassis())
-            .arg("run")
-            .arg("--dir")
-            .arg(&options.directory)
-            .args(["--disks", &options.disks.to_string()])
-            .args(["--quorum", &options.quorum.to_string()])
-            .args(["--disk-size", &options.disk_bytes.to_string()])
-            .args(["--profile", &options.profile])
-            .args(["--seed", &options.seed.to_string()])
-            .stdin(Stdio::null())
-            .stdout(
-                log_file
-                    .try_clone()
-                    .map_err(|err| Error::step("share the log", err))?,
-            )
-            .stderr(log_file)
-            .spawn()
-            .map_err(|err| Error::step(format!("start {}", programs.chassis().display()), err))?;
-        let panel = Mutex::new(LineClient::new(&options.directory.join(chassis::SOCKET)));
+        let enclosure = runtime
+            .block_on(Enclosure::start(options.clone()))
+            .map_err(|err| Error::step("start the enclosure", err))?;
+        let directory = enclosure.dir().to_owned();
         let array = Array {
+            enclosure: Some(enclosure),
             runtime,
-            directory: options.directory.clone(),
+            directory,
             programs: programs.clone(),
-            panel,
-            enclosure: Mutex::new(enclosure),
         };
-        wait_for("the enclosure answers on its front panel", DEED, || {
-            array.panel_state(&log)
+        wait_for("every daemon is ready", Duration::from_secs(60), || {
+            array.daemons_ready()
         })?;
         Ok(array)
     }
 
-    fn panel_state(&self, log: &Path) -> std::result::Result<(), String> {
-        let ended = self.enclosure.lock().expect("no panic under the lock").try_wait();
-        if let Ok(Some(status)) = ended {
-            let said = std::fs::read_to_string(log).unwrap_or_default();
-            return Err(format!(
-                "the enclosure has ended ({status}): {}",
-                last_lines(&said, 5)
-            ));
-        }
-        self.enclosure_status().map(|_| ()).map_err(|err| err.to_string())
+    /// Every daemon of every running controller has said that it is ready.
+    pub fn daemons_ready(&self) -> std::result::Result<(), String> {
+        self.runtime.block_on(self.enclosure().wait_ready(Duration::ZERO))
+    }
+
+    fn enclosure(&self) -> &Enclosure {
+        self.enclosure.as_ref().expect("taken only when the array ends")
     }
 
     /// Where it lives.
@@ -147,42 +94,40 @@ impl Array {
 
     // The front panel.
 
-    /// Presses a button.
-    pub fn panel<P: Serialize, R: DeserializeOwned>(&self, method: &str, params: Option<P>) -> Result<R> {
-        let mut panel = self.panel.lock().expect("no panic under the lock");
+    /// Presses a button and waits until what it does has happened.
+    fn press<'a, T, F>(
+        &'a self,
+        what: &str,
+        button: impl FnOnce(&'a pollux_chassis::Client) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<T, CallError>>,
+    {
         self.runtime
-            .block_on(panel.call(method, params, DEED))
-            .map_err(|err: CallError| Error::step(format!("front panel, {method}"), err))
-    }
-
-    fn press<P: Serialize>(&self, method: &str, params: P) -> Result<chassis::Done> {
-        self.panel(method, Some(params))
+            .block_on(button(self.enclosure().client()))
+            .map_err(|err| Error::step(format!("front panel, {what}"), err))
     }
 
     /// What the enclosure knows of itself.
     pub fn enclosure_status(&self) -> Result<chassis::Status> {
-        self.panel::<(), _>(chassis::STATUS, None)
+        self.press("status", |panel| panel.status())
     }
 
     /// The power button.
     pub fn power(&self, controller: ControllerId, action: chassis::PowerAction) -> Result<chassis::Done> {
-        self.press(chassis::POWER, chassis::SetPower { controller, action })
+        self.press("power", |panel| panel.power(controller, action))
     }
 
     /// Stops every process of a controller, or lets them go on.
     pub fn hang(&self, controller: ControllerId, hung: bool) -> Result<chassis::Done> {
-        self.press(chassis::HANG, chassis::SetHung { controller, hung })
+        self.press("hang", |panel| panel.hang(controller, hung))
     }
 
     /// An orderly restart.
     pub fn reboot(&self, controller: ControllerId) -> Result<chassis::Done> {
-        self.press(
-            chassis::REBOOT,
-            chassis::Reboot {
-                controller,
-                grace_ms: 10_000,
-            },
-        )
+        self.press("reboot", |panel| {
+            panel.reboot(controller, Duration::from_secs(10))
+        })
     }
 
     /// A signal to one daemon.
@@ -192,30 +137,17 @@ impl Array {
         daemon: &str,
         action: chassis::DaemonAction,
     ) -> Result<chassis::Done> {
-        let daemon = daemon.to_owned();
-        self.press(
-            chassis::DAEMON,
-            chassis::SignalDaemon {
-                controller,
-                daemon,
-                action,
-            },
-        )
+        self.press("daemon", |panel| panel.daemon(controller, daemon, action))
     }
 
     /// One leg of the interconnect.
     pub fn leg(&self, leg: u8, cable: chassis::Cable) -> Result<chassis::Done> {
-        self.press(chassis::LEG, chassis::SetLeg { leg, cable })
+        self.press("leg", |panel| panel.leg(leg, cable))
     }
 
     /// Both legs.
     pub fn interconnect(&self, cable: chassis::Cable) -> Result<chassis::Done> {
-        let first = self.leg(0, cable)?;
-        let second = self.leg(1, cable)?;
-        Ok(chassis::Done {
-            done_ns: second.done_ns,
-            ..first
-        })
+        self.press("interconnect", |panel| panel.interconnect(cable))
     }
 
     /// A controller's path to one disk, or to the whole shelf.
@@ -225,14 +157,7 @@ impl Array {
         disk: Option<DiskIndex>,
         connected: bool,
     ) -> Result<chassis::Done> {
-        self.press(
-            chassis::DISK_PATH,
-            chassis::SetDiskPath {
-                controller,
-                disk,
-                connected,
-            },
-        )
+        self.press("disk path", |panel| panel.disk_path(controller, disk, connected))
     }
 
     /// Makes a disk misbehave, or behave.
@@ -242,38 +167,32 @@ impl Array {
         port: Option<ControllerId>,
         fault: chassis::DiskFault,
     ) -> Result<chassis::Done> {
-        self.press(chassis::DISK_FAULT, chassis::SetDiskFault { disk, port, fault })
+        self.press("disk fault", |panel| panel.disk_fault(disk, port, fault))
     }
 
     /// The shelf's power.
     pub fn shelf_power(&self, action: chassis::PowerAction) -> Result<chassis::Done> {
-        self.press(chassis::SHELF_POWER, chassis::SetShelfPower { action })
+        self.press("shelf power", |panel| panel.shelf_power(action))
     }
 
     /// Whether a controller can switch its partner off.
     pub fn bmc(&self, controller: ControllerId, reachable: bool) -> Result<chassis::Done> {
-        self.press(
-            chassis::BMC,
-            chassis::SetBmc {
-                controller,
-                reachable,
-            },
-        )
+        self.press("power control", |panel| panel.bmc(controller, reachable))
     }
 
     /// Whether a controller's watchdog acts.
     pub fn watchdog(&self, controller: ControllerId, enabled: bool) -> Result<chassis::Done> {
-        self.press(chassis::WATCHDOG, chassis::SetWatchdog { controller, enabled })
+        self.press("watchdog", |panel| panel.watchdog(controller, enabled))
     }
 
-    /// Everything as new.
+    /// Everything but the power as new.
     pub fn heal(&self) -> Result<chassis::Done> {
-        self.panel::<(), _>(chassis::HEAL, None)
+        self.press("heal", |panel| panel.heal())
     }
 
     /// The enclosure's journal.
     pub fn journal(&self) -> Result<Vec<chassis::Event>> {
-        self.panel(chassis::EVENTS, Some(chassis::EventQuery::default()))
+        self.press("events", |panel| panel.events(0))
     }
 
     // The routers.
@@ -383,6 +302,24 @@ impl Array {
         )
     }
 
+    /// Asks for every pool that is away from home to go home.
+    pub fn giveback(&self, at: ControllerId) -> std::result::Result<heartbeat::Accepted, RpcError> {
+        self.call(at, heartbeat::GIVEBACK, &heartbeat::Giveback::default())
+    }
+
+    /// Asks for a planned move to be aborted.
+    pub fn abort(
+        &self,
+        at: ControllerId,
+        pool: PoolId,
+    ) -> std::result::Result<heartbeat::Accepted, RpcError> {
+        self.call(
+            at,
+            heartbeat::ABORT,
+            &heartbeat::Switchover { pool, dry_run: false },
+        )
+    }
+
     // States to wait for.
 
     /// Waits until both controllers are members of one open epoch and say so.
@@ -444,34 +381,24 @@ impl Array {
     }
 
     /// Ends everything in order and says what would not end.
-    pub fn stop(&self) -> Result<()> {
-        let asked: Result<chassis::Done> = self.panel::<(), _>(chassis::SHUTDOWN, None);
-        let ended = wait_for("the enclosure ends", DEED, || {
-            match self.enclosure.lock().expect("no panic under the lock").try_wait() {
-                Ok(Some(_)) => Ok(()),
-                Ok(None) => Err("it still runs".into()),
-                Err(err) => Err(err.to_string()),
-            }
-        });
-        if ended.is_err() {
-            // Its processes die with it.
-            let mut enclosure = self.enclosure.lock().expect("no panic under the lock");
-            let _ = enclosure.kill();
-            let _ = enclosure.wait();
-        }
-        ended.and(asked.map(|_| ()))
+    pub fn stop(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let Some(enclosure) = self.enclosure.take() else {
+            return Ok(());
+        };
+        self.runtime
+            .block_on(enclosure.end())
+            .map_err(|err| Error::step("end the enclosure", err))
     }
 }
 
 impl Drop for Array {
     fn drop(&mut self) {
-        let running = self
-            .enclosure
-            .lock()
-            .map(|mut child| matches!(child.try_wait(), Ok(None)));
-        if running.unwrap_or(true) {
-            let _ = self.stop();
-        }
+        // Waits for the end, so that the directory can be removed; a failure was nobody's question.
+        let _ = self.end();
     }
 }
 

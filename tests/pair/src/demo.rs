@@ -14,6 +14,7 @@ use pollux_api::chassis::{Cable, PowerAction};
 use pollux_api::id::ControllerId;
 use pollux_host::image::Copied;
 use pollux_host::time::now_ns;
+use pollux_runtime::Profile;
 use serde::Serialize;
 
 use crate::array::Options;
@@ -60,7 +61,7 @@ pub struct Demo {
     /// Seed.
     pub seed: u64,
     /// Timing profile.
-    pub profile: String,
+    pub profile: Profile,
     /// The array's directory; none: a scratch directory that vanishes.
     pub directory: Option<PathBuf>,
     /// One JSON object instead of text.
@@ -328,9 +329,9 @@ impl Demo {
         let volume_bytes = reserved_bytes + STREAM_BYTES;
         let mut options = Options::new(directory);
         options.seed = self.seed;
-        options.profile = self.profile.clone();
+        options.profile = self.profile;
         // Labels and rounding to extents take a little of each disk.
-        options.disk_bytes = (volume_bytes * u64::from(self.volumes) + (64 << 20)).next_multiple_of(1 << 20);
+        options.disk_size = (volume_bytes * u64::from(self.volumes) + (64 << 20)).next_multiple_of(1 << 20);
         let mut plan = Plan::new(options);
         plan.volumes_per_pool = self.volumes;
         plan.volume_bytes = volume_bytes;

@@ -12,7 +12,10 @@
 //! Must never: judge by what the array says of itself where somebody else saw it.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::result_large_err, reason = "a refusal is carried as it came; these calls are rare")]
+#![allow(
+    clippy::result_large_err,
+    reason = "a refusal is carried as it came; these calls are rare"
+)]
 
 pub mod array;
 pub mod audit;
@@ -22,6 +25,7 @@ pub mod exclusion;
 pub mod liar;
 pub mod programs;
 pub mod rig;
+pub mod stage;
 pub mod wait;
 
 pub use error::{Error, Result};

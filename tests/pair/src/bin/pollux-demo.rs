@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use pollux_pair::Error;
 use pollux_pair::demo::{Demo, Fault};
+use pollux_runtime::Profile;
 
 /// Start a whole array, let a fault strike while a host writes, and see what is left.
 ///
@@ -35,14 +36,21 @@ struct Arguments {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Timing profile
-    #[arg(long, default_value = "fast", value_parser = ["fast", "safe", "ci"])]
-    profile: String,
+    #[arg(long, default_value = "fast", value_name = "fast|safe|ci", value_parser = profile)]
+    profile: Profile,
     /// Directory of the array (short: sockets live in it); a scratch directory if not given
     #[arg(long)]
     dir: Option<PathBuf>,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
+}
+
+fn profile(text: &str) -> Result<Profile, String> {
+    [Profile::Fast, Profile::Safe, Profile::Ci]
+        .into_iter()
+        .find(|profile| profile.as_str() == text)
+        .ok_or_else(|| format!("{text:?} is no profile; there are fast, safe and ci"))
 }
 
 fn main() -> ExitCode {
