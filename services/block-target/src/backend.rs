@@ -76,7 +76,11 @@ pub mod memory {
         /// An empty volume.
         #[must_use]
         pub fn new(block_size: u32, blocks: u64) -> Self {
-            Self { block_size: block_size as usize, blocks, written: Mutex::default() }
+            Self {
+                block_size: block_size as usize,
+                blocks,
+                written: Mutex::default(),
+            }
         }
 
         fn apply(&self, operation: Operation) -> Result<Bytes, Failure> {
@@ -108,7 +112,9 @@ pub mod memory {
                     written.retain(|at, _| !(lba..lba + u64::from(blocks)).contains(at));
                     Ok(Bytes::new())
                 }
-                Operation::CompareAndWrite { lba, compare, data, .. } if inside(lba, count(&data)) => {
+                Operation::CompareAndWrite {
+                    lba, compare, data, ..
+                } if inside(lba, count(&data)) => {
                     let found = read(&written, lba, count(&compare));
                     if let Some(offset) = found.iter().zip(&compare).position(|(a, b)| a != b) {
                         return Err(Failure::Miscompare(offset as u64));

@@ -35,7 +35,10 @@ impl LeaseGate {
     /// A gate on the lease file at `path`. Closed until heartbeat has made it and granted a lease.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), reader: OnceLock::new() }
+        Self {
+            path: path.to_owned(),
+            reader: OnceLock::new(),
+        }
     }
 
     fn reader(&self) -> Option<&lease::Reader> {
@@ -62,7 +65,11 @@ impl ReplyGate for LeaseGate {
         Box::pin(async {
             while !self.is_open() {
                 // A file that is damaged or absent is asked for less often than a word of memory.
-                let pause = if self.reader.get().is_some() { POLL } else { 25 * POLL };
+                let pause = if self.reader.get().is_some() {
+                    POLL
+                } else {
+                    25 * POLL
+                };
                 tokio::time::sleep(pause).await;
             }
         })

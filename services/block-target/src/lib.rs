@@ -25,6 +25,7 @@
 //! than [`paths::HOLD_LIMIT`].
 
 pub mod backend;
+pub mod daemon;
 pub mod gate;
 pub mod iscsi;
 pub mod paths;

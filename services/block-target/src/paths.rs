@@ -78,7 +78,10 @@ impl Scope {
     /// A command that begins now.
     #[must_use]
     pub fn new() -> Self {
-        Self { deadline: Instant::now() + HOLD_LIMIT, cancel: Arc::default() }
+        Self {
+            deadline: Instant::now() + HOLD_LIMIT,
+            cancel: Arc::default(),
+        }
     }
 }
 
@@ -173,8 +176,18 @@ impl Paths {
     /// Paths as seen from controller `own`; unknown at first.
     #[must_use]
     pub fn new(own: ControllerId) -> Arc<Self> {
-        let state = State { route: Route::UNKNOWN, held: false, in_flight: 0, waiting: 0 };
-        Arc::new(Self { own, state: Mutex::new(state), serial: watch::Sender::new(0), drained: Notify::new() })
+        let state = State {
+            route: Route::UNKNOWN,
+            held: false,
+            in_flight: 0,
+            waiting: 0,
+        };
+        Arc::new(Self {
+            own,
+            state: Mutex::new(state),
+            serial: watch::Sender::new(0),
+            drained: Notify::new(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -186,7 +199,10 @@ impl Paths {
     pub fn route(&self) -> Route {
         let state = self.lock();
         match state.held {
-            true => Route { access: [Access::Transitioning; 2], ..state.route },
+            true => Route {
+                access: [Access::Transitioning; 2],
+                ..state.route
+            },
             false => state.route,
         }
     }
@@ -218,7 +234,12 @@ impl Paths {
                         (_, backing @ (Backing::Local | Backing::Partner)) => {
                             state.in_flight += 1;
                             drop(state);
-                            return Ok(Pass { paths: self.clone(), serial, seen, backing });
+                            return Ok(Pass {
+                                paths: self.clone(),
+                                serial,
+                                seen,
+                                backing,
+                            });
                         }
                         (_, Backing::None) => {}
                     }
@@ -263,7 +284,10 @@ impl Paths {
     pub fn flip(&self, route: Route, attention: impl FnOnce(bool)) -> Result<FlipOutcome, Stale> {
         let mut state = self.lock();
         if route.claim() < state.route.claim() {
-            return Err(Stale { asked: route.claim(), stands: state.route.claim() });
+            return Err(Stale {
+                asked: route.claim(),
+                stands: state.route.claim(),
+            });
         }
         let was_held = std::mem::take(&mut state.held);
         // A host that asked during the hold was told `transitioning`.
@@ -273,10 +297,18 @@ impl Paths {
         state.route = route;
         attention(access_changed);
         let goes_on = route.backing != Backing::None || route.access_of(self.own) == Access::Unavailable;
-        let released = if goes_on && (changed || was_held) { state.waiting } else { 0 };
+        let released = if goes_on && (changed || was_held) {
+            state.waiting
+        } else {
+            0
+        };
         // Whoever is below by the old route enters again; whoever waits looks again.
         self.serial.send_modify(|serial| *serial += u64::from(rerouted));
-        Ok(FlipOutcome { changed: changed || was_held, access_changed, released })
+        Ok(FlipOutcome {
+            changed: changed || was_held,
+            access_changed,
+            released,
+        })
     }
 }
 
@@ -333,18 +365,31 @@ mod tests {
     use super::*;
 
     fn route(generation: u64, backing: Backing, a: Access, b: Access) -> Route {
-        Route { epoch: Epoch::new(1), generation: Generation::new(generation), backing, access: [a, b] }
+        Route {
+            epoch: Epoch::new(1),
+            generation: Generation::new(generation),
+            backing,
+            access: [a, b],
+        }
     }
 
     fn owner(generation: u64) -> Route {
-        route(generation, Backing::Local, Access::Optimized, Access::NonOptimized)
+        route(
+            generation,
+            Backing::Local,
+            Access::Optimized,
+            Access::NonOptimized,
+        )
     }
 
     #[tokio::test]
     async fn an_unknown_route_holds_until_its_bound_and_then_says_busy() {
         let paths = Paths::new(ControllerId::A);
         let bound = Duration::from_millis(20);
-        let scope = Scope { deadline: Instant::now() + bound, ..Scope::new() };
+        let scope = Scope {
+            deadline: Instant::now() + bound,
+            ..Scope::new()
+        };
         let begun = Instant::now();
         assert_eq!(paths.enter(&scope).await.err(), Some(Refused::Busy));
         assert!(begun.elapsed() >= bound);
@@ -362,7 +407,9 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let mut told = None;
-        let outcome = paths.flip(owner(1), |changed| told = Some(changed)).expect("newer");
+        let outcome = paths
+            .flip(owner(1), |changed| told = Some(changed))
+            .expect("newer");
         assert_eq!((outcome.changed, outcome.released, told), (true, 1, Some(true)));
         assert_eq!(waiter.await.expect("task"), Ok(Backing::Local));
     }
@@ -391,7 +438,9 @@ mod tests {
         assert_eq!(paths.route().access, [Access::Transitioning; 2]);
         drop(pass);
         assert!(paths.hold(Duration::from_secs(1)).await);
-        let outcome = paths.flip(owner(1), |_| {}).expect("the same claim ends the hold");
+        let outcome = paths
+            .flip(owner(1), |_| {})
+            .expect("the same claim ends the hold");
         assert!(outcome.changed);
         assert!(paths.enter(&Scope::new()).await.is_ok());
     }
@@ -401,7 +450,9 @@ mod tests {
         let paths = Paths::new(ControllerId::B);
         paths.flip(owner(5), |_| {}).expect("newer");
         let before = paths.route();
-        let stale = paths.flip(owner(4), |_| panic!("no attention")).expect_err("older");
+        let stale = paths
+            .flip(owner(4), |_| panic!("no attention"))
+            .expect_err("older");
         assert_eq!(stale.stands.1, Generation::new(5));
         assert_eq!(paths.route(), before);
     }

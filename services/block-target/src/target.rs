@@ -6,12 +6,12 @@
 use crate::gate::ReplyGate;
 use crate::iscsi::session::Reach;
 use crate::paths::{FlipOutcome, Paths, Route, Scope, Stale};
+use crate::scsi::Outcome;
 use crate::scsi::cdb::Command;
 use crate::scsi::exec::{self, Unit};
 use crate::scsi::inquiry::PortNames;
 use crate::scsi::report::decode_lun;
 use crate::scsi::sense::Sense;
-use crate::scsi::Outcome;
 use crate::volume::Volume;
 use bytes::Bytes;
 use pollux_api::id::{ControllerId, VolumeId};
@@ -90,7 +90,7 @@ impl Nexus {
 pub struct Target {
     name: String,
     controller: ControllerId,
-    portals: Vec<String>,
+    portals: RwLock<Vec<String>>,
     gate: Arc<dyn ReplyGate>,
     mappings: RwLock<Mappings>,
     nexuses: Mutex<HashMap<u64, Arc<Nexus>>>,
@@ -109,7 +109,7 @@ impl Target {
         Arc::new(Self {
             name,
             controller,
-            portals,
+            portals: RwLock::new(portals),
             gate,
             mappings: RwLock::default(),
             nexuses: Mutex::default(),
@@ -131,8 +131,19 @@ impl Target {
 
     /// What discovery lists.
     #[must_use]
-    pub fn portals(&self) -> &[String] {
-        &self.portals
+    pub fn portals(&self) -> Vec<String> {
+        self.portals
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Discovery lists this one, too: the partner's.
+    pub fn add_portal(&self, portal: String) {
+        let mut portals = self.portals.write().unwrap_or_else(PoisonError::into_inner);
+        if !portals.contains(&portal) {
+            portals.push(portal);
+        }
     }
 
     /// The door through which every reply passes.
@@ -171,7 +182,11 @@ impl Target {
             new.clone(),
         );
         let names = |units: Option<&BTreeMap<u16, Arc<Volume>>>| -> Vec<(u16, VolumeId)> {
-            units.into_iter().flatten().map(|(lun, volume)| (*lun, volume.identity().id)).collect()
+            units
+                .into_iter()
+                .flatten()
+                .map(|(lun, volume)| (*lun, volume.identity().id))
+                .collect()
         };
         for nexus in self.sessions() {
             let (before, now) = (names(old.get(&nexus.initiator)), names(new.get(&nexus.initiator)));
@@ -240,9 +255,7 @@ impl Target {
         let older: Vec<_> = {
             let mut nexuses = self.nexuses();
             let same = |other: &&Arc<Nexus>| {
-                other.initiator == nexus.initiator
-                    && other.isid == nexus.isid
-                    && other.discovery == discovery
+                other.initiator == nexus.initiator && other.isid == nexus.isid && other.discovery == discovery
             };
             let older = nexuses.values().filter(same).cloned().collect();
             nexuses.insert(nexus.id, nexus.clone());
@@ -266,12 +279,24 @@ impl Target {
     /// task of another session is left.
     pub async fn reset(&self, by: &Nexus, reach: Reach, cold: bool) {
         let volumes: Vec<VolumeId> = match reach {
-            Reach::Unit(lun) => self.unit(&by.initiator, lun).into_iter().map(|v| v.identity().id).collect(),
-            Reach::Target => self.units(&by.initiator).values().map(|v| v.identity().id).collect(),
+            Reach::Unit(lun) => self
+                .unit(&by.initiator, lun)
+                .into_iter()
+                .map(|v| v.identity().id)
+                .collect(),
+            Reach::Target => self
+                .units(&by.initiator)
+                .values()
+                .map(|v| v.identity().id)
+                .collect(),
         };
         let (done, mut ended) = mpsc::channel(1);
         for nexus in self.sessions().iter().filter(|nexus| nexus.id != by.id) {
-            let _ = nexus.notices.send(Notice::Reset { volumes: volumes.clone(), done: done.clone(), cold });
+            let _ = nexus.notices.send(Notice::Reset {
+                volumes: volumes.clone(),
+                done: done.clone(),
+                cold,
+            });
         }
         drop(done);
         for volume in volumes {
@@ -331,8 +356,15 @@ impl Target {
             Command::ReportLuns { .. } => self.units(&nexus.initiator).into_keys().collect(),
             _ => Vec::new(),
         };
-        let port = PortNames { target: &self.name, controller: self.controller };
-        let unit = Unit { port, luns: &luns, volume: volume.as_deref() };
+        let port = PortNames {
+            target: &self.name,
+            controller: self.controller,
+        };
+        let unit = Unit {
+            port,
+            luns: &luns,
+            volume: volume.as_deref(),
+        };
         exec::execute(&command, data, unit, scope).await
     }
 }

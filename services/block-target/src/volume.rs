@@ -59,7 +59,14 @@ impl Volume {
         partner: Arc<dyn VolumeBackend>,
     ) -> Self {
         let blocks = AtomicU64::new(blocks);
-        Self { identity, blocks, paths, local, partner, ranges: Ranges::default() }
+        Self {
+            identity,
+            blocks,
+            paths,
+            local,
+            partner,
+            ranges: Ranges::default(),
+        }
     }
 
     /// Who it is.
@@ -219,9 +226,16 @@ impl Ranges {
             let freed = self.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            let overlaps = |(_, other): &(u64, Range<u64>)| other.start < range.end && range.start < other.end;
+            let overlaps =
+                |(_, other): &(u64, Range<u64>)| other.start < range.end && range.start < other.end;
             let mine = turn.ticket;
-            if !self.lock().taken.iter().take_while(|(ticket, _)| *ticket < mine).any(overlaps) {
+            if !self
+                .lock()
+                .taken
+                .iter()
+                .take_while(|(ticket, _)| *ticket < mine)
+                .any(overlaps)
+            {
                 return turn;
             }
             freed.await;
@@ -236,7 +250,10 @@ struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.ranges.lock().taken.retain(|(ticket, _)| *ticket != self.ticket);
+        self.ranges
+            .lock()
+            .taken
+            .retain(|(ticket, _)| *ticket != self.ticket);
         self.ranges.freed.notify_waiters();
     }
 }
@@ -260,7 +277,9 @@ mod tests {
         let mut third = pin!(ranges.turn(11..13));
         assert!(matches!(third.as_mut().poll(&mut context), Poll::Pending));
         drop(first);
-        let Poll::Ready(second) = second.as_mut().poll(&mut context) else { panic!("second waits for nobody") };
+        let Poll::Ready(second) = second.as_mut().poll(&mut context) else {
+            panic!("second waits for nobody")
+        };
         assert!(matches!(third.as_mut().poll(&mut context), Poll::Pending));
         drop(second);
         assert!(matches!(third.as_mut().poll(&mut context), Poll::Ready(_)));

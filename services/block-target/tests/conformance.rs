@@ -38,18 +38,33 @@ impl Portal {
             .build()
             .expect("runtime");
         let address = runtime.block_on(async {
-            let listener = server::bind("127.0.0.1:0".parse().expect("address")).await.expect("bind");
+            let any = "127.0.0.1:0".parse().expect("address");
+            let listener = server::reserve(any)
+                .and_then(|port| port.listen(any))
+                .expect("a free port");
             let address = listener.local_addr().expect("bound");
             let portals = vec![format!("{address},1")];
             let gate = Arc::new(ManualGate::default());
             let target = Target::new(TARGET.into(), ControllerId::A, portals, gate);
             let paths = Paths::new(ControllerId::A);
             let id = VolumeId::from_bytes([0x5a; 16]);
-            let identity = Identity { id, serial: "00c0ffee00c0ffee".into(), block_size };
+            let identity = Identity {
+                id,
+                serial: "00c0ffee00c0ffee".into(),
+                block_size,
+            };
             let memory = Arc::new(Memory::new(block_size, blocks));
-            let volume = Arc::new(Volume::new(identity, blocks, paths.clone(), memory.clone(), memory));
+            let volume = Arc::new(Volume::new(
+                identity,
+                blocks,
+                paths.clone(),
+                memory.clone(),
+                memory,
+            ));
             let units = BTreeMap::from([(0, volume)]);
-            let mappings: Mappings = [HOST, SECOND_HOST].map(|host| (host.to_owned(), units.clone())).into();
+            let mappings: Mappings = [HOST, SECOND_HOST]
+                .map(|host| (host.to_owned(), units.clone()))
+                .into();
             target.set_mappings(mappings);
             let route = Route {
                 epoch: Epoch::new(1),
@@ -73,14 +88,18 @@ impl Drop for Portal {
     fn drop(&mut self) {
         let runtime = std::mem::replace(
             &mut self.runtime,
-            tokio::runtime::Builder::new_current_thread().build().expect("runtime"),
+            tokio::runtime::Builder::new_current_thread()
+                .build()
+                .expect("runtime"),
         );
         runtime.shutdown_timeout(Duration::from_secs(1));
     }
 }
 
 fn find(program: &str) -> bool {
-    ["/usr/bin", "/usr/local/bin", "/bin"].iter().any(|dir| Path::new(dir).join(program).exists())
+    ["/usr/bin", "/usr/local/bin", "/bin"]
+        .iter()
+        .any(|dir| Path::new(dir).join(program).exists())
 }
 
 fn bounded(program: &str, args: &[&str]) -> Output {
@@ -97,10 +116,9 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&both).into_owned()
 }
 
-/// Skips that come from what the volume is (not removable, not read-only), not from what the target lacks.
-fn is_expected_skip(line: &str) -> bool {
-    ["not removable", "not write-protected", "read-only", "protection"].iter().any(|word| line.contains(word))
-}
+/// The tool looks for leftover reservations of hosts before each suite. The embedded target has none to leave: it
+/// answers that it does not know the command, and the tool goes on to the suite's tests.
+const PREPARATION: &str = "PERSISTENT RESERVE IN is not implemented";
 
 /// Runs one suite in a process of its own: in one process for all, suites leak state into each other.
 fn suite(name: &str, block_size: u32) {
@@ -110,14 +128,31 @@ fn suite(name: &str, block_size: u32) {
     }
     let portal = Portal::start(block_size, 64 * 1024 * 1024 / u64::from(block_size));
     let test = format!("ALL.{name}");
-    let args = ["--dataloss", "-V", "-i", HOST, "-I", SECOND_HOST, "-t", &test, &portal.url()];
+    let args = [
+        "--dataloss",
+        "-V",
+        "-i",
+        HOST,
+        "-I",
+        SECOND_HOST,
+        "-t",
+        &test,
+        &portal.url(),
+    ];
     let output = bounded("iscsi-test-cu", &args);
     let text = text(&output);
     let passed = text.matches("passed").count();
     let skips: Vec<_> = text.lines().filter(|line| line.contains("[SKIPPED]")).collect();
-    println!("{name} ({block_size} B blocks): {} tests passed, {} notes of skips", passed, skips.len());
-    assert!(output.status.success() && !text.contains("FAILED") && passed > 0, "{text}");
-    let unexpected: Vec<_> = skips.iter().filter(|line| !is_expected_skip(line)).collect();
+    println!(
+        "{name} ({block_size} B blocks): {} tests passed, {} notes of skips",
+        passed,
+        skips.len()
+    );
+    assert!(
+        output.status.success() && !text.contains("FAILED") && passed > 0,
+        "{text}"
+    );
+    let unexpected: Vec<_> = skips.iter().filter(|line| !line.contains(PREPARATION)).collect();
     assert!(unexpected.is_empty(), "{unexpected:#?}\n{text}");
 }
 
@@ -144,4 +179,44 @@ suites! {
     suite_write_16 "Write16"
     suite_test_unit_ready "TestUnitReady"
     suite_report_supported_opcodes "ReportSupportedOpcodes"
+}
+
+/// QEMU's own initiator: writes, reads back, compares, and finds zeros where nothing was written.
+#[test]
+fn qemu_io_reads_what_it_wrote() {
+    let driver = [
+        "/usr/lib/x86_64-linux-gnu/qemu",
+        "/usr/lib/aarch64-linux-gnu/qemu",
+        "/usr/lib/qemu",
+    ]
+    .iter()
+    .any(|dir| Path::new(dir).join("block-iscsi.so").exists());
+    if !find("qemu-io") || !driver {
+        println!(
+            "SKIPPED: qemu-io or its iSCSI driver is missing (Debian packages qemu-utils, qemu-block-extra)"
+        );
+        return;
+    }
+    let portal = Portal::start(4096, 16384);
+    let script = [
+        "write -P 0xa5 0 1M",
+        "write -P 0x5a 12M 3M",
+        "read -P 0xa5 0 1M",
+        "read -P 0x5a 12M 3M",
+        "read -P 0 1M 4k",
+        "discard 12M 1M",
+        "read -P 0 12M 1M",
+        "read -P 0x5a 13M 2M",
+        "write -z 0 64k",
+        "read -P 0 0 64k",
+        "flush",
+    ];
+    let mut args = vec!["-f", "raw", "-t", "none"];
+    script.iter().for_each(|line| args.extend(["-c", line]));
+    let url = portal.url();
+    args.push(&url);
+    let output = bounded("qemu-io", &args);
+    let text = text(&output);
+    assert!(output.status.success() && !text.contains("failed"), "{text}");
+    assert_eq!(text.matches("ops;").count(), script.len() - 1, "{text}");
 }

@@ -70,7 +70,10 @@ where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (read, write) = tokio::io::split(stream);
-    let reader = Reader { socket: read, buffer: BytesMut::new() };
+    let reader = Reader {
+        socket: read,
+        buffer: BytesMut::new(),
+    };
     match log_in(reader, write, peer, &target).await {
         Ok(connection) => connection.run().await,
         Err(ended) => ended,
@@ -118,11 +121,19 @@ async fn log_in<S: AsyncRead + AsyncWrite + Send + 'static>(
         };
         let mut joined = None;
         if let Some(agreed) = agreed {
-            let (nexus, notices) =
-                target.join(agreed.initiator.clone(), agreed.isid, agreed.discovery, peer).await;
+            let (nexus, notices) = target
+                .join(agreed.initiator.clone(), agreed.isid, agreed.discovery, peer)
+                .await;
             // A TSIH only has to differ from zero: sessions have one connection each.
             header.put16(14, 1);
-            joined = Some((Member { target: target.clone(), nexus }, notices, agreed));
+            joined = Some((
+                Member {
+                    target: target.clone(),
+                    nexus,
+                },
+                notices,
+                agreed,
+            ));
         }
         let session = joined
             .as_ref()
@@ -140,7 +151,14 @@ async fn log_in<S: AsyncRead + AsyncWrite + Send + 'static>(
         }
         if let (Some((member, notices, _)), Some(session)) = (joined, session) {
             tracing::info!(initiator = member.nexus.initiator, %peer, "logged in");
-            return Ok(Connection { reader, write, member, notices, session, stat_sn });
+            return Ok(Connection {
+                reader,
+                write,
+                member,
+                notices,
+                session,
+                stat_sn,
+            });
         }
     }
 }
@@ -186,8 +204,15 @@ struct Connection<S> {
 
 /// What the running commands and the writer say to the connection.
 enum Event {
-    Reserved { tag: u32, permit: Option<OwnedSemaphorePermit> },
-    Completed { tag: u32, outcome: Outcome, permit: Option<OwnedSemaphorePermit> },
+    Reserved {
+        tag: u32,
+        permit: Option<OwnedSemaphorePermit>,
+    },
+    Completed {
+        tag: u32,
+        outcome: Outcome,
+        permit: Option<OwnedSemaphorePermit>,
+    },
     OthersReset(u64),
     WriteFailed(io::Error),
 }
@@ -210,17 +235,26 @@ struct Around<'a> {
 
 impl Surroundings for Around<'_> {
     fn block_size(&self, lun: [u8; 8]) -> Option<u32> {
-        self.target.unit(self.initiator, lun).map(|volume| volume.identity().block_size)
+        self.target
+            .unit(self.initiator, lun)
+            .map(|volume| volume.identity().block_size)
     }
 
     fn target(&self) -> (String, Vec<String>) {
-        (self.target.name().to_owned(), self.target.portals().to_vec())
+        (self.target.name().to_owned(), self.target.portals())
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + 'static> Connection<S> {
     async fn run(self) -> Ended {
-        let Self { mut reader, write, member, mut notices, session, stat_sn } = self;
+        let Self {
+            mut reader,
+            write,
+            member,
+            mut notices,
+            session,
+            stat_sn,
+        } = self;
         let (events, mut event) = mpsc::unbounded_channel();
         let (replies, queue) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::default());
@@ -310,7 +344,10 @@ impl Driver {
     fn pdu(&mut self, pdu: Pdu) {
         let target = self.target.clone();
         let nexus = self.nexus.clone();
-        let around = Around { target: &target, initiator: &nexus.initiator };
+        let around = Around {
+            target: &target,
+            initiator: &nexus.initiator,
+        };
         let actions = self.session.receive(pdu, &around);
         self.act(actions);
     }
@@ -373,7 +410,9 @@ impl Driver {
         let (exp, max) = self.session.window();
         self.shared.exp_cmd_sn.store(exp, Ordering::Relaxed);
         self.shared.max_cmd_sn.store(max, Ordering::Relaxed);
-        self.nexus.in_flight.store(self.session.tasks() as u64, Ordering::Relaxed);
+        self.nexus
+            .in_flight
+            .store(self.session.tasks() as u64, Ordering::Relaxed);
     }
 
     fn send(&mut self, reply: Reply, permit: Option<OwnedSemaphorePermit>) {
@@ -408,7 +447,10 @@ impl Driver {
     fn reserve(&mut self, tag: u32, bytes: u32) {
         let kib = bytes.div_ceil(1024).min(BUDGET_KIB);
         match self.budget.clone().try_acquire_many_owned(kib) {
-            Ok(permit) => self.event(Event::Reserved { tag, permit: Some(permit) }),
+            Ok(permit) => self.event(Event::Reserved {
+                tag,
+                permit: Some(permit),
+            }),
             Err(_) => {
                 let (budget, events) = (self.budget.clone(), self.events.clone());
                 tokio::spawn(async move {
@@ -420,15 +462,29 @@ impl Driver {
     }
 
     fn execute(&mut self, execute: Execute) {
-        let Execute { tag, lun, command, data, returns, cancel } = execute;
+        let Execute {
+            tag,
+            lun,
+            command,
+            data,
+            returns,
+            cancel,
+        } = execute;
         let (target, nexus, budget) = (self.target.clone(), self.nexus.clone(), self.budget.clone());
-        let end = End { tag, events: self.events.clone(), done: None };
+        let end = End {
+            tag,
+            events: self.events.clone(),
+            done: None,
+        };
         tokio::spawn(async move {
             let permit = match returns.div_ceil(1024) {
                 0 => None,
                 kib => budget.acquire_many_owned(kib.min(BUDGET_KIB)).await.ok(),
             };
-            let scope = Scope { cancel, ..Scope::new() };
+            let scope = Scope {
+                cancel,
+                ..Scope::new()
+            };
             let outcome = target.execute(&nexus, lun, command, data, &scope).await;
             end.with(outcome, permit);
         });
@@ -451,8 +507,15 @@ impl End {
 impl Drop for End {
     fn drop(&mut self) {
         // Nothing is there only if the command's task was torn down: the host hears that it failed.
-        let (outcome, permit) = self.done.take().unwrap_or_else(|| (Sense::TARGET_FAILURE.into(), None));
-        let _ = self.events.send(Event::Completed { tag: self.tag, outcome, permit });
+        let (outcome, permit) = self
+            .done
+            .take()
+            .unwrap_or_else(|| (Sense::TARGET_FAILURE.into(), None));
+        let _ = self.events.send(Event::Completed {
+            tag: self.tag,
+            outcome,
+            permit,
+        });
     }
 }
 
@@ -464,7 +527,11 @@ async fn write_replies<W: AsyncWrite + Unpin>(
     shared: &Shared,
     gate: &dyn ReplyGate,
 ) -> io::Result<()> {
-    let mut stamps = Stamps { stat_sn, exp_cmd_sn: 0, max_cmd_sn: 0 };
+    let mut stamps = Stamps {
+        stat_sn,
+        exp_cmd_sn: 0,
+        max_cmd_sn: 0,
+    };
     let mut out = Vec::with_capacity(BATCH + BHS);
     while let Some(first) = queue.recv().await {
         let mut permits = Vec::new();

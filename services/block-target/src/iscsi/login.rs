@@ -164,12 +164,18 @@ impl Login {
             return Err(error(format!("{header:?} came before the login was done")));
         }
         if header.0[3] > 0 {
-            let why = format!("the initiator speaks version {} and above, this target 0", header.0[3]);
+            let why = format!(
+                "the initiator speaks version {} and above, this target 0",
+                header.0[3]
+            );
             return Err((Refusal::UnsupportedVersion, why));
         }
         if header.get16(14) != 0 {
             // A connection to be added to a session, of which each has one here.
-            return Err((Refusal::NoSession, format!("no session {} of this initiator", header.get16(14))));
+            return Err((
+                Refusal::NoSession,
+                format!("no session {} of this initiator", header.get16(14)),
+            ));
         }
         let (transit, continues) = (header.is_final(), header.0[1] & 0x40 != 0);
         let (current, next) = (header.0[1] >> 2 & 3, header.0[1] & 3);
@@ -222,7 +228,10 @@ impl Login {
         match &self.named_target {
             _ if self.discovery => Ok(()),
             Some(name) if *name == self.target => Ok(()),
-            Some(name) => Err((Refusal::NotFound, format!("no target {name}; this is {}", self.target))),
+            Some(name) => Err((
+                Refusal::NotFound,
+                format!("no target {name}; this is {}", self.target),
+            )),
             None => Err((Refusal::MissingParameter, "TargetName is missing".into())),
         }
     }
@@ -275,7 +284,10 @@ impl Login {
                     "Discovery" => true,
                     "Normal" => false,
                     other => {
-                        return Err((Refusal::SessionType, format!("SessionType={other}: Normal or Discovery")));
+                        return Err((
+                            Refusal::SessionType,
+                            format!("SessionType={other}: Normal or Discovery"),
+                        ));
                     }
                 };
                 return Ok(None);
@@ -288,9 +300,15 @@ impl Login {
                 }
             },
             "HeaderDigest" | "DataDigest" => {
-                let chosen = value.split(',').find(|digest| matches!(*digest, "CRC32C" | "None"));
+                let chosen = value
+                    .split(',')
+                    .find(|digest| matches!(*digest, "CRC32C" | "None"));
                 let on = chosen == Some("CRC32C");
-                if key == "HeaderDigest" { p.digests.header = on } else { p.digests.data = on }
+                if key == "HeaderDigest" {
+                    p.digests.header = on
+                } else {
+                    p.digests.data = on
+                }
                 chosen.map(str::to_owned)
             }
             "MaxRecvDataSegmentLength" => match number(512, 0x00ff_ffff) {
@@ -347,7 +365,11 @@ mod tests {
         for (key, value) in keys {
             text::push(&mut data, key, value);
         }
-        Pdu { header, additional: Bytes::new(), data: data.into() }
+        Pdu {
+            header,
+            additional: Bytes::new(),
+            data: data.into(),
+        }
     }
 
     fn keys(answer: &[u8]) -> Vec<(String, String)> {
@@ -357,8 +379,14 @@ mod tests {
     #[test]
     fn linux_style_login_in_two_stages() {
         let mut login = Login::new(IQN, 2);
-        let names = [("InitiatorName", "iqn.x:h"), ("TargetName", IQN), ("AuthMethod", "CHAP,None")];
-        let Step::Continue(header, answer) = login.step(&request(0x81, &names)) else { panic!("goes on") };
+        let names = [
+            ("InitiatorName", "iqn.x:h"),
+            ("TargetName", IQN),
+            ("AuthMethod", "CHAP,None"),
+        ];
+        let Step::Continue(header, answer) = login.step(&request(0x81, &names)) else {
+            panic!("goes on")
+        };
         assert_eq!(header.0[1], 0x81);
         assert!(keys(&answer).contains(&("TargetPortalGroupTag".into(), "2".into())));
         let wanted = [
@@ -371,7 +399,9 @@ mod tests {
             ("DataPDUInOrder", "No"),
             ("X-com.example", "1"),
         ];
-        let Step::Done(header, answer, agreed) = login.step(&request(0x87, &wanted)) else { panic!("done") };
+        let Step::Done(header, answer, agreed) = login.step(&request(0x87, &wanted)) else {
+            panic!("done")
+        };
         assert_eq!(header.0[1], 0x87);
         let answer = keys(&answer);
         for (key, value) in [
@@ -387,7 +417,10 @@ mod tests {
         assert_eq!(agreed.cmd_sn, 17);
         let p = agreed.parameters;
         assert!(p.digests.header && !p.digests.data && !p.initial_r2t && p.immediate_data);
-        assert_eq!((p.max_send, p.max_burst, p.first_burst), (131_072, MAX_BURST, 16_384));
+        assert_eq!(
+            (p.max_send, p.max_burst, p.first_burst),
+            (131_072, MAX_BURST, 16_384)
+        );
     }
 
     #[test]
@@ -400,17 +433,28 @@ mod tests {
             (request(0x87, &[("SessionType", "Odd")]), Refusal::SessionType),
             (request(0x8f, &both), Refusal::InitiatorError),
             (
-                request(0x81, &[("InitiatorName", "i"), ("TargetName", IQN), ("AuthMethod", "CHAP")]),
+                request(
+                    0x81,
+                    &[
+                        ("InitiatorName", "i"),
+                        ("TargetName", IQN),
+                        ("AuthMethod", "CHAP"),
+                    ],
+                ),
                 Refusal::InitiatorError,
             ),
         ];
         for (pdu, refusal) in cases {
-            let Step::Refuse(header, why) = Login::new(IQN, 1).step(&pdu) else { panic!("{refusal:?}") };
+            let Step::Refuse(header, why) = Login::new(IQN, 1).step(&pdu) else {
+                panic!("{refusal:?}")
+            };
             assert_eq!(header.get16(36), refusal as u16, "{why}");
         }
         let mut joined = request(0x87, &both);
         joined.header.put16(14, 9);
-        let Step::Refuse(header, _) = Login::new(IQN, 1).step(&joined) else { panic!("no session 9") };
+        let Step::Refuse(header, _) = Login::new(IQN, 1).step(&joined) else {
+            panic!("no session 9")
+        };
         assert_eq!(header.get16(36), 0x020a);
     }
 
@@ -419,11 +463,18 @@ mod tests {
         let mut login = Login::new(IQN, 1);
         let mut first = request(0x44, &[("InitiatorName", "iqn.x:h")]);
         first.data = first.data.slice(..5);
-        let Step::Continue(_, answer) = login.step(&first) else { panic!("goes on") };
+        let Step::Continue(_, answer) = login.step(&first) else {
+            panic!("goes on")
+        };
         assert!(answer.is_empty());
-        let mut rest = request(0x87, &[("InitiatorName", "iqn.x:h"), ("SessionType", "Discovery")]);
+        let mut rest = request(
+            0x87,
+            &[("InitiatorName", "iqn.x:h"), ("SessionType", "Discovery")],
+        );
         rest.data = rest.data.slice(5..);
-        let Step::Done(_, _, agreed) = login.step(&rest) else { panic!("done") };
+        let Step::Done(_, _, agreed) = login.step(&rest) else {
+            panic!("done")
+        };
         assert!(agreed.discovery);
         assert_eq!(agreed.initiator, "iqn.x:h");
     }

@@ -19,7 +19,13 @@ pub struct Header(pub [u8; BHS]);
 
 impl std::fmt::Debug for Header {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PDU {:#04x} flags {:#04x} tag {:#010x}", self.opcode(), self.0[1], self.tag())
+        write!(
+            f,
+            "PDU {:#04x} flags {:#04x} tag {:#010x}",
+            self.opcode(),
+            self.0[1],
+            self.tag()
+        )
     }
 }
 
@@ -218,7 +224,9 @@ pub enum Broken {
 /// # Errors
 /// [`Broken`]: the connection has to end.
 pub fn take(buffer: &mut BytesMut, digests: Digests, limit: usize) -> Result<Option<Pdu>, Broken> {
-    let Some(bytes) = buffer.first_chunk::<BHS>() else { return Ok(None) };
+    let Some(bytes) = buffer.first_chunk::<BHS>() else {
+        return Ok(None);
+    };
     let header = Header(*bytes);
     let length = header.data_length();
     if length > limit {
@@ -239,9 +247,16 @@ pub fn take(buffer: &mut BytesMut, digests: Digests, limit: usize) -> Result<Opt
         return Ok(None);
     }
     if digests.data && length > 0 {
-        let (expected, found) = (crc32c::crc32c(&buffer[headers_end..data_end]), le32(&buffer[data_end..]));
+        let (expected, found) = (
+            crc32c::crc32c(&buffer[headers_end..data_end]),
+            le32(&buffer[data_end..]),
+        );
         if expected != found {
-            return Err(Broken::DataDigest { header: Box::new(header), expected, found });
+            return Err(Broken::DataDigest {
+                header: Box::new(header),
+                expected,
+                found,
+            });
         }
     }
     let pdu = buffer.split_to(end).freeze();

@@ -7,20 +7,22 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 /// Connections that are served at once; more are closed.
 const CONNECTIONS_MAX: usize = 4096;
+/// Connections that wait to be taken: a storm of logins after a failover.
+const BACKLOG: u32 = 4096;
 /// A host that acknowledges nothing for so long is gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The portal could not be opened.
+/// A port could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Somebody else has the port.
     #[error(
-        "portal {address}: port {} is in use; stop what listens there (`ss -ltnp 'sport = :{}'` names it) or set another `portal_port`",
+        "{address}: port {} is in use; stop what listens there (`ss -ltnp 'sport = :{}'` names it) or set another port in controller.toml",
         address.port(), address.port()
     )]
     Busy {
@@ -28,13 +30,15 @@ pub enum BindError {
         address: SocketAddr,
     },
     /// The address is not one of this machine.
-    #[error("portal {address}: this controller has no such address; check `host_address` and that the interface is up")]
+    #[error(
+        "{address}: this controller has no such address; check it in controller.toml and that its interface is up"
+    )]
     NoAddress {
         /// What was asked for.
         address: SocketAddr,
     },
     /// Something else.
-    #[error("portal {address}: {source}")]
+    #[error("{address}: {source}")]
     Io {
         /// What was asked for.
         address: SocketAddr,
@@ -43,16 +47,47 @@ pub enum BindError {
     },
 }
 
-/// Opens a listening socket, with an error that says what would be right.
+/// A port that is ours and on which nobody is let in yet.
+#[derive(Debug)]
+pub struct Reserved(TcpSocket);
+
+impl Reserved {
+    /// Lets hosts in. `address` is for the message.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn listen(self, address: SocketAddr) -> Result<TcpListener, BindError> {
+        self.0
+            .listen(BACKLOG)
+            .map_err(|source| bind_error(address, source))
+    }
+}
+
+/// Takes a port, with an error that says what would be right.
 ///
 /// # Errors
 /// [`BindError`].
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+pub fn reserve(address: SocketAddr) -> Result<Reserved, BindError> {
+    let open = || {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        // A port whose former connections linger is free all the same.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Reserved(socket))
+    };
+    open().map_err(|source| bind_error(address, source))
+}
+
+fn bind_error(address: SocketAddr, source: io::Error) -> BindError {
+    match source.kind() {
         io::ErrorKind::AddrInUse => BindError::Busy { address },
         io::ErrorKind::AddrNotAvailable => BindError::NoAddress { address },
         _ => BindError::Io { address, source },
-    })
+    }
 }
 
 /// Serves hosts for ever. Dropping the future ends every connection.
@@ -83,7 +118,9 @@ pub async fn serve(listener: TcpListener, target: Arc<Target>) {
 
 fn prepare(stream: &TcpStream) {
     let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2));
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(5))
+        .with_interval(Duration::from_secs(2));
     let set = socket
         .set_tcp_nodelay(true)
         .and_then(|()| socket.set_tcp_keepalive(&keepalive))

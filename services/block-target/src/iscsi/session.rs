@@ -164,7 +164,11 @@ impl Stamps {
 
 impl Reply {
     fn plain(header: Header, data: impl Into<Bytes>) -> Self {
-        Self::Plain { header, data: data.into(), counts: true }
+        Self::Plain {
+            header,
+            data: data.into(),
+            counts: true,
+        }
     }
 
     /// Bytes that it will take on the wire, roughly.
@@ -179,11 +183,21 @@ impl Reply {
     /// Appends its PDUs to `out`.
     pub fn encode(self, out: &mut Vec<u8>, p: &Parameters, stamps: &mut Stamps) {
         match self {
-            Self::Plain { mut header, data, counts } => {
+            Self::Plain {
+                mut header,
+                data,
+                counts,
+            } => {
                 stamps.stamp(&mut header, counts);
                 put(out, header, &data, p.digests);
             }
-            Self::Scsi { tag, outcome, expected, moves, reads } => {
+            Self::Scsi {
+                tag,
+                outcome,
+                expected,
+                moves,
+                reads,
+            } => {
                 let expected_u64 = u64::from(expected);
                 let residual = u32::try_from(moves.abs_diff(expected_u64)).unwrap_or(u32::MAX);
                 let flag = match moves.cmp(&expected_u64) {
@@ -229,7 +243,11 @@ fn encode_data(
         let burst_end = (at / burst + 1) * burst;
         let end = (at + segment).min(burst_end).min(data.len());
         let mut header = Header::response(response::DATA_IN, tag);
-        header.0[1] = if end == burst_end || end == data.len() { 0x80 } else { 0 };
+        header.0[1] = if end == burst_end || end == data.len() {
+            0x80
+        } else {
+            0
+        };
         header.put32(20, NO_TAG);
         let mut counts = false;
         if let Some((flag, residual)) = status.filter(|_| end == data.len()) {
@@ -396,12 +414,28 @@ impl Session {
     }
 
     fn scsi(&mut self, pdu: Pdu, around: &dyn Surroundings, actions: &mut Vec<Action>) {
-        let Pdu { header, additional, data } = pdu;
+        let Pdu {
+            header,
+            additional,
+            data,
+        } = pdu;
         let tag = header.tag();
         let bad = self.tasks.contains_key(&tag) || tag == NO_TAG;
         if bad || !additional.is_empty() {
-            let reason = if bad { Reject::InvalidField } else { Reject::NotSupported };
-            return reject(&Pdu { header, additional, data }, reason, actions);
+            let reason = if bad {
+                Reject::InvalidField
+            } else {
+                Reject::NotSupported
+            };
+            return reject(
+                &Pdu {
+                    header,
+                    additional,
+                    data,
+                },
+                reason,
+                actions,
+            );
         }
         let (flags, expected) = (header.0[1], header.get32(20));
         let (reads, writes) = (flags & 0x40 != 0, flags & 0x20 != 0);
@@ -409,7 +443,13 @@ impl Session {
         let lun = header.lun();
         if self.tasks.len() >= DEPTH_WITH_IMMEDIATE {
             let outcome = Outcome::status(Status::TaskSetFull);
-            return actions.push(Action::Send(Reply::Scsi { tag, outcome, expected, moves: 0, reads }));
+            return actions.push(Action::Send(Reply::Scsi {
+                tag,
+                outcome,
+                expected,
+                moves: 0,
+                reads,
+            }));
         }
         let mut command = Command::decode(&cdb);
         // Untagged (0), simple (1) and head of queue (3) run as they come; ordered and ACA are not supported.
@@ -421,18 +461,29 @@ impl Session {
             _ => 0,
         };
         // What cannot be done needs no data; it is refused when it runs.
-        let wanted = if needs <= MAX_TRANSFER.into() && writes { needs } else { 0 };
+        let wanted = if needs <= MAX_TRANSFER.into() && writes {
+            needs
+        } else {
+            0
+        };
         let more = writes && !header.is_final();
         let expected_out = if writes { expected } else { 0 };
         let transfer = match Transfer::begin(&self.parameters, expected_out, wanted, data, more) {
             Ok(transfer) => transfer,
             Err(violation) => {
-                let pdu = Pdu { header, additional, data: Bytes::new() };
+                let pdu = Pdu {
+                    header,
+                    additional,
+                    data: Bytes::new(),
+                };
                 reject(&pdu, Reject::ProtocolError, actions);
                 return self.close(format!("{header:?}: {violation}"), actions);
             }
         };
-        let state = TaskState::Receiving { transfer, reserved: false };
+        let state = TaskState::Receiving {
+            transfer,
+            reserved: false,
+        };
         let task = Task {
             lun,
             cdb,
@@ -450,29 +501,43 @@ impl Session {
 
     /// Moves a receiving task as far as it goes.
     fn go_on(&mut self, tag: u32, actions: &mut Vec<Action>) {
-        let Some(task) = self.tasks.get_mut(&tag) else { return };
-        let TaskState::Receiving { transfer, reserved } = &mut task.state else { return };
+        let Some(task) = self.tasks.get_mut(&tag) else {
+            return;
+        };
+        let TaskState::Receiving { transfer, reserved } = &mut task.state else {
+            return;
+        };
         if !transfer.is_idle() {
             return;
         }
         let missing = transfer.missing();
         if missing > 0 && !*reserved {
-            actions.push(Action::Reserve { tag, bytes: missing as u32 });
+            actions.push(Action::Reserve {
+                tag,
+                bytes: missing as u32,
+            });
             return;
         }
         if missing > 0 {
             self.next_transfer_tag = (self.next_transfer_tag + 1) % NO_TAG;
-            let Some(asked) = transfer.request(&self.parameters, self.next_transfer_tag) else { return };
+            let Some(asked) = transfer.request(&self.parameters, self.next_transfer_tag) else {
+                return;
+            };
             let mut header = Header::response(response::R2T, tag);
             header.0[8..16].copy_from_slice(&task.lun);
             header.put32(20, asked.tag);
             header.put32(36, asked.number);
             header.put32(40, asked.offset);
             header.put32(44, asked.length);
-            actions.push(Action::Send(Reply::Plain { header, data: Bytes::new(), counts: false }));
+            actions.push(Action::Send(Reply::Plain {
+                header,
+                data: Bytes::new(),
+                counts: false,
+            }));
             return;
         }
-        let TaskState::Receiving { transfer, .. } = std::mem::replace(&mut task.state, TaskState::Running) else {
+        let TaskState::Receiving { transfer, .. } = std::mem::replace(&mut task.state, TaskState::Running)
+        else {
             return;
         };
         let execute = Execute {
@@ -480,7 +545,11 @@ impl Session {
             lun: task.lun,
             command: task.command.clone(),
             data: transfer.finish(),
-            returns: if task.reads { task.expected.min(MAX_TRANSFER) } else { 0 },
+            returns: if task.reads {
+                task.expected.min(MAX_TRANSFER)
+            } else {
+                0
+            },
             cancel: task.cancel.clone(),
         };
         actions.push(Action::Execute(Box::new(execute)));
@@ -488,8 +557,12 @@ impl Session {
 
     fn data_out(&mut self, pdu: &Pdu, actions: &mut Vec<Action>) {
         // Data for a task that was aborted meanwhile is still on its way: nobody needs it.
-        let Some(task) = self.tasks.get_mut(&pdu.header.tag()) else { return };
-        let TaskState::Receiving { transfer, .. } = &mut task.state else { return };
+        let Some(task) = self.tasks.get_mut(&pdu.header.tag()) else {
+            return;
+        };
+        let TaskState::Receiving { transfer, .. } = &mut task.state else {
+            return;
+        };
         match transfer.data_out(&pdu.header, &pdu.data) {
             Ok(false) => {}
             Ok(true) => self.go_on(pdu.header.tag(), actions),
@@ -502,7 +575,11 @@ impl Session {
 
     /// Memory for the data of a task has been found. False: the task is gone, give the memory back.
     pub fn reserved(&mut self, tag: u32, actions: &mut Vec<Action>) -> bool {
-        let Some(Task { state: TaskState::Receiving { reserved, .. }, .. }) = self.tasks.get_mut(&tag) else {
+        let Some(Task {
+            state: TaskState::Receiving { reserved, .. },
+            ..
+        }) = self.tasks.get_mut(&tag)
+        else {
             return false;
         };
         *reserved = true;
@@ -513,15 +590,27 @@ impl Session {
     /// A task has ended.
     pub fn completed(&mut self, tag: u32, outcome: Outcome) -> Vec<Action> {
         let mut actions = Vec::new();
-        let Some(task) = self.tasks.remove(&tag) else { return actions };
+        let Some(task) = self.tasks.remove(&tag) else {
+            return actions;
+        };
         self.open_window();
         if task.aborted || self.closing {
             self.task_ended(tag, &mut actions);
             return actions;
         }
-        let moves = if task.moves_out > 0 { task.moves_out } else { outcome.data.len() as u64 };
+        let moves = if task.moves_out > 0 {
+            task.moves_out
+        } else {
+            outcome.data.len() as u64
+        };
         let Task { expected, reads, .. } = task;
-        actions.push(Action::Send(Reply::Scsi { tag, outcome, expected, moves, reads }));
+        actions.push(Action::Send(Reply::Scsi {
+            tag,
+            outcome,
+            expected,
+            moves,
+            reads,
+        }));
         actions
     }
 
@@ -560,11 +649,17 @@ impl Session {
 
     /// Aborts tasks; those that are still to be waited for.
     fn abort(&mut self, which: impl Fn(u32, &Task) -> bool) -> BTreeSet<u32> {
-        let tags: Vec<u32> =
-            self.tasks.iter().filter(|(tag, task)| which(**tag, task)).map(|(tag, _)| *tag).collect();
+        let tags: Vec<u32> = self
+            .tasks
+            .iter()
+            .filter(|(tag, task)| which(**tag, task))
+            .map(|(tag, _)| *tag)
+            .collect();
         let mut running = BTreeSet::new();
         for tag in tags {
-            let Some(task) = self.tasks.get_mut(&tag) else { continue };
+            let Some(task) = self.tasks.get_mut(&tag) else {
+                continue;
+            };
             match task.state {
                 TaskState::Receiving { .. } => {
                     self.tasks.remove(&tag);
@@ -590,7 +685,11 @@ impl Session {
     pub fn reset_by_other(&mut self, id: u64, concerns: impl Fn([u8; 8]) -> bool) -> Vec<Action> {
         let tasks = self.abort(|_, task| concerns(task.lun));
         let mut actions = Vec::new();
-        self.waiters.push(Waiter { tasks, others: None, then: Then::Settle(id) });
+        self.waiters.push(Waiter {
+            tasks,
+            others: None,
+            then: Then::Settle(id),
+        });
         self.settle(&mut actions);
         actions
     }
@@ -646,7 +745,11 @@ impl Session {
             actions.push(Action::ResetOthers { id, reach, cold });
             id
         });
-        let then = if cold { Then::AnswerAndClose(header) } else { Then::Answer(header) };
+        let then = if cold {
+            Then::AnswerAndClose(header)
+        } else {
+            Then::Answer(header)
+        };
         self.waiters.push(Waiter { tasks, others, then });
         self.settle(actions);
     }
@@ -696,7 +799,11 @@ impl Session {
             return actions.push(Action::Send(Reply::plain(header, Bytes::new())));
         }
         let tasks = self.abort(|_, _| true);
-        self.waiters.push(Waiter { tasks, others: None, then: Then::AnswerAndClose(header) });
+        self.waiters.push(Waiter {
+            tasks,
+            others: None,
+            then: Then::AnswerAndClose(header),
+        });
         self.settle(actions);
     }
 

@@ -16,7 +16,10 @@ pub fn split(data: &[u8]) -> Result<Vec<(String, String)>, BadText> {
     let pieces = data.split(|byte| *byte == 0).filter(|piece| !piece.is_empty());
     let parse = |piece: &[u8]| {
         let bad = || BadText(String::from_utf8_lossy(&piece[..piece.len().min(80)]).into_owned());
-        let (key, value) = std::str::from_utf8(piece).ok().and_then(|text| text.split_once('=')).ok_or_else(bad)?;
+        let (key, value) = std::str::from_utf8(piece)
+            .ok()
+            .and_then(|text| text.split_once('='))
+            .ok_or_else(bad)?;
         match (1..=KEY_MAX).contains(&key.len()) {
             true => Ok((key.to_owned(), value.to_owned())),
             false => Err(bad()),
@@ -67,6 +70,9 @@ mod tests {
     #[test]
     fn numbers_of_both_bases() {
         assert_eq!((number("65536"), number("0x10000")), (Some(65536), Some(65536)));
-        assert_eq!((number("+1"), number(""), number("99999999999")), (None, None, None));
+        assert_eq!(
+            (number("+1"), number(""), number("99999999999")),
+            (None, None, None)
+        );
     }
 }

@@ -106,12 +106,28 @@ impl Transfer {
             return Err(Violation::Unexpected);
         }
         if length > limit {
-            return Err(Violation::Outside { offset: 0, length, from: 0, to: limit });
+            return Err(Violation::Outside {
+                offset: 0,
+                length,
+                from: 0,
+                to: limit,
+            });
         }
-        let burst = more.then_some(Burst { tag: NO_TAG, end: limit, may_be_short: true, next_data_sn: 0 });
+        let burst = more.then_some(Burst {
+            tag: NO_TAG,
+            end: limit,
+            may_be_short: true,
+            next_data_sn: 0,
+        });
         let wanted = wanted.min(expected.into());
-        let mut transfer =
-            Self { wanted, received: length, data: Vec::new(), whole: None, burst, requests: 0 };
+        let mut transfer = Self {
+            wanted,
+            received: length,
+            data: Vec::new(),
+            whole: None,
+            burst,
+            requests: 0,
+        };
         if length >= wanted {
             transfer.whole = Some(immediate.slice(..wanted as usize));
         } else {
@@ -141,13 +157,24 @@ impl Transfer {
         let (tag, number) = (header.get32(20), header.get32(36));
         let (offset, length) = (u64::from(header.get32(40)), data.len() as u64);
         if tag != burst.tag {
-            return Err(Violation::Tag { expected: burst.tag, found: tag });
+            return Err(Violation::Tag {
+                expected: burst.tag,
+                found: tag,
+            });
         }
         if number != burst.next_data_sn {
-            return Err(Violation::Sequence { expected: burst.next_data_sn, found: number });
+            return Err(Violation::Sequence {
+                expected: burst.next_data_sn,
+                found: number,
+            });
         }
         if offset != self.received || offset + length > burst.end {
-            return Err(Violation::Outside { offset, length, from: self.received, to: burst.end });
+            return Err(Violation::Outside {
+                offset,
+                length,
+                from: self.received,
+                to: burst.end,
+            });
         }
         burst.next_data_sn += 1;
         if self.whole.is_none() {
@@ -157,12 +184,20 @@ impl Transfer {
         self.received += length;
         let full = self.received == burst.end;
         if header.is_final() && !full && !burst.may_be_short {
-            return Err(Violation::Short { at: self.received, end: burst.end });
+            return Err(Violation::Short {
+                at: self.received,
+                end: burst.end,
+            });
         }
         let ends = header.is_final();
         if full && !ends && !burst.may_be_short {
             // All that was asked for is here, and yet more is announced.
-            return Err(Violation::Outside { offset: burst.end, length: 0, from: burst.end, to: burst.end });
+            return Err(Violation::Outside {
+                offset: burst.end,
+                length: 0,
+                from: burst.end,
+                to: burst.end,
+            });
         }
         if ends {
             self.burst = None;
@@ -177,13 +212,24 @@ impl Transfer {
             return None;
         }
         if self.requests == 0 {
-            self.data.reserve_exact((self.wanted as usize).saturating_sub(self.data.len()));
+            self.data
+                .reserve_exact((self.wanted as usize).saturating_sub(self.data.len()));
         }
         let end = self.received + length;
-        self.burst = Some(Burst { tag, end, may_be_short: false, next_data_sn: 0 });
+        self.burst = Some(Burst {
+            tag,
+            end,
+            may_be_short: false,
+            next_data_sn: 0,
+        });
         let number = self.requests;
         self.requests += 1;
-        Some(Request { tag, number, offset: self.received as u32, length: length as u32 })
+        Some(Request {
+            tag,
+            number,
+            offset: self.received as u32,
+            length: length as u32,
+        })
     }
 
     /// The data, once nothing is missing.
@@ -269,12 +315,27 @@ mod tests {
     fn what_was_not_agreed_is_refused() {
         let p = Parameters::default();
         let one = || Bytes::from_static(b"x");
-        assert_eq!(Transfer::begin(&p, 1, 1, Bytes::new(), true).err(), Some(Violation::Unexpected));
-        assert!(matches!(Transfer::begin(&p, 0, 1, one(), false), Err(Violation::Outside { .. })));
-        let quiet = Parameters { immediate_data: false, ..Parameters::default() };
-        assert_eq!(Transfer::begin(&quiet, 1, 1, one(), false).err(), Some(Violation::Unexpected));
+        assert_eq!(
+            Transfer::begin(&p, 1, 1, Bytes::new(), true).err(),
+            Some(Violation::Unexpected)
+        );
+        assert!(matches!(
+            Transfer::begin(&p, 0, 1, one(), false),
+            Err(Violation::Outside { .. })
+        ));
+        let quiet = Parameters {
+            immediate_data: false,
+            ..Parameters::default()
+        };
+        assert_eq!(
+            Transfer::begin(&quiet, 1, 1, one(), false).err(),
+            Some(Violation::Unexpected)
+        );
         let mut transfer = Transfer::begin(&p, 1024, 1024, Bytes::new(), false).expect("agreed");
-        assert_eq!(transfer.data_out(&data_out(NO_TAG, 0, 0, true), b"x"), Err(Violation::Unexpected));
+        assert_eq!(
+            transfer.data_out(&data_out(NO_TAG, 0, 0, true), b"x"),
+            Err(Violation::Unexpected)
+        );
         let request = transfer.request(&p, 7).expect("all of it");
         assert_eq!((request.offset, request.length), (0, 1024));
         for (header, data) in [

@@ -197,19 +197,37 @@ impl Command {
         let extent = match length {
             6 => {
                 let blocks = if cdb[4] == 0 { 256 } else { u32::from(cdb[4]) };
-                Extent { lba: u64::from(be32(cdb, 0) & 0x001f_ffff), blocks }
+                Extent {
+                    lba: u64::from(be32(cdb, 0) & 0x001f_ffff),
+                    blocks,
+                }
             }
-            10 => Extent { lba: be32(cdb, 2).into(), blocks: be16(cdb, 7).into() },
-            12 => Extent { lba: be32(cdb, 2).into(), blocks: be32(cdb, 6) },
-            _ => Extent { lba: be64(cdb, 2), blocks: be32(cdb, 10) },
+            10 => Extent {
+                lba: be32(cdb, 2).into(),
+                blocks: be16(cdb, 7).into(),
+            },
+            12 => Extent {
+                lba: be32(cdb, 2).into(),
+                blocks: be32(cdb, 6),
+            },
+            _ => Extent {
+                lba: be64(cdb, 2),
+                blocks: be32(cdb, 10),
+            },
         };
         // No protection information is kept, so a command may not ask for it.
-        let protect = if cdb[1] & 0xe0 == 0 { Ok(()) } else { Err(Sense::invalid_field(1)) };
+        let protect = if cdb[1] & 0xe0 == 0 {
+            Ok(())
+        } else {
+            Err(Sense::invalid_field(1))
+        };
         let fua = cdb[1] & 0x08 != 0;
         Ok(match cdb[0] {
             0x00 => Self::TestUnitReady,
             0x03 if cdb[1] & 1 != 0 => return Err(Sense::invalid_field(1)),
-            0x03 => Self::RequestSense { allocation: cdb[4].into() },
+            0x03 => Self::RequestSense {
+                allocation: cdb[4].into(),
+            },
             0x08 => Self::Read { extent },
             0x0a => Self::Write { extent, fua: false },
             0x12 => {
@@ -218,7 +236,10 @@ impl Command {
                 if cdb[1] & 2 != 0 || !evpd && cdb[2] != 0 {
                     return Err(Sense::invalid_field(if evpd || cdb[1] & 2 != 0 { 1 } else { 2 }));
                 }
-                Self::Inquiry { page: evpd.then_some(cdb[2]), allocation: be16(cdb, 3).into() }
+                Self::Inquiry {
+                    page: evpd.then_some(cdb[2]),
+                    allocation: be16(cdb, 3).into(),
+                }
             }
             0x1a | 0x5a => Self::ModeSense {
                 ten: cdb[0] == 0x5a,
@@ -227,7 +248,11 @@ impl Command {
                 control: cdb[2] >> 6,
                 page: cdb[2] & 0x3f,
                 subpage: cdb[3],
-                allocation: if cdb[0] == 0x5a { be16(cdb, 7).into() } else { cdb[4].into() },
+                allocation: if cdb[0] == 0x5a {
+                    be16(cdb, 7).into()
+                } else {
+                    cdb[4].into()
+                },
             },
             0x1b => {
                 // Power conditions, eject and stop are not for one of many hosts to decide.
@@ -261,22 +286,40 @@ impl Command {
                     return Err(Sense::invalid_field(1));
                 }
                 let no_data = cdb[0] == 0x93 && cdb[1] & 1 != 0;
-                Self::WriteSame { extent, unmap: cdb[1] & 0x08 != 0, no_data }
+                Self::WriteSame {
+                    extent,
+                    unmap: cdb[1] & 0x08 != 0,
+                    no_data,
+                }
             }
             0x42 if cdb[1] & 1 != 0 => return Err(Sense::invalid_field(1)),
-            0x42 => Self::Unmap { parameters: be16(cdb, 7).into() },
+            0x42 => Self::Unmap {
+                parameters: be16(cdb, 7).into(),
+            },
             0x89 => {
                 protect?;
-                let extent = Extent { lba: be64(cdb, 2), blocks: cdb[13].into() };
+                let extent = Extent {
+                    lba: be64(cdb, 2),
+                    blocks: cdb[13].into(),
+                };
                 Self::CompareAndWrite { extent, fua }
             }
-            0x9e if opcodes::action_of(cdb) == 0x10 => Self::ReadCapacity16 { allocation: be32(cdb, 10) },
-            0x9e => Self::GetLbaStatus { lba: be64(cdb, 2), allocation: be32(cdb, 10) },
-            0xa0 => Self::ReportLuns { select: cdb[2], allocation: be32(cdb, 6) },
+            0x9e if opcodes::action_of(cdb) == 0x10 => Self::ReadCapacity16 {
+                allocation: be32(cdb, 10),
+            },
+            0x9e => Self::GetLbaStatus {
+                lba: be64(cdb, 2),
+                allocation: be32(cdb, 10),
+            },
+            0xa0 => Self::ReportLuns {
+                select: cdb[2],
+                allocation: be32(cdb, 6),
+            },
             0xa3 if opcodes::action_of(cdb) == 0x0a => match cdb[1] >> 5 {
-                format @ (0 | 1) => {
-                    Self::ReportTargetPortGroups { extended: format == 1, allocation: be32(cdb, 6) }
-                }
+                format @ (0 | 1) => Self::ReportTargetPortGroups {
+                    extended: format == 1,
+                    allocation: be32(cdb, 6),
+                },
                 _ => return Err(Sense::invalid_field(1)),
             },
             0xa3 => {
@@ -303,9 +346,10 @@ impl Command {
     pub fn data_out(&self, block_size: u32) -> u64 {
         let block = u64::from(block_size);
         match self {
-            Self::Write { extent, .. } | Self::Verify { extent, write: true, .. } => {
-                u64::from(extent.blocks) * block
-            }
+            Self::Write { extent, .. }
+            | Self::Verify {
+                extent, write: true, ..
+            } => u64::from(extent.blocks) * block,
             Self::Verify { extent, check, .. } => match check {
                 Check::Medium => 0,
                 Check::Data => u64::from(extent.blocks) * block,
@@ -369,7 +413,15 @@ mod tests {
     fn the_six_byte_form_has_21_bits_of_lba_and_zero_means_256() {
         let mut cdb = [0; 16];
         cdb[..6].copy_from_slice(&[0x08, 0xff, 0xff, 0xfe, 0, 0]);
-        let Ok(Command::Read { extent }) = Command::decode(&cdb) else { panic!("a read") };
-        assert_eq!(extent, Extent { lba: 0x1f_fffe, blocks: 256 });
+        let Ok(Command::Read { extent }) = Command::decode(&cdb) else {
+            panic!("a read")
+        };
+        assert_eq!(
+            extent,
+            Extent {
+                lba: 0x1f_fffe,
+                blocks: 256
+            }
+        );
     }
 }

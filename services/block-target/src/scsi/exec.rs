@@ -35,11 +35,19 @@ pub async fn execute(command: &Command, data: Bytes, unit: Unit<'_>, scope: &Sco
         (Command::ReportLuns { select, allocation }, _) => {
             report::luns(*select, unit.luns).map(|list| cut(list, *allocation))
         }
-        (Command::Inquiry { page: None, allocation }, volume) => {
-            Ok(cut(inquiry::standard(volume.is_some()), *allocation))
-        }
+        (
+            Command::Inquiry {
+                page: None,
+                allocation,
+            },
+            volume,
+        ) => Ok(cut(inquiry::standard(volume.is_some()), *allocation)),
         (Command::RequestSense { allocation }, volume) => {
-            let sense = if volume.is_some() { Sense::NONE } else { Sense::LUN_NOT_SUPPORTED };
+            let sense = if volume.is_some() {
+                Sense::NONE
+            } else {
+                Sense::LUN_NOT_SUPPORTED
+            };
             Ok(cut(sense.to_fixed().to_vec(), *allocation))
         }
         (_, None) => Err(Sense::LUN_NOT_SUPPORTED),
@@ -98,7 +106,11 @@ impl Work<'_> {
         if needed > MAX_TRANSFER.into() {
             return Err(Sense::INVALID_FIELD_IN_CDB.into());
         }
-        if (data.len() as u64) < needed {
+        // A host may announce less data than a WRITE's length says: the blocks that it does send are written, and the
+        // residual overflow tells it how much was left out (RFC 7143, 11.4.5). Nothing else can be done in part.
+        let whole_blocks = !data.is_empty() && data.len() % block_size as usize == 0;
+        let short_write = matches!(command, Command::Write { .. }) && whole_blocks;
+        if (data.len() as u64) < needed && !short_write {
             return Err(Sense::INVALID_FIELD_IN_INFORMATION_UNIT.into());
         }
         match command {
@@ -107,7 +119,15 @@ impl Work<'_> {
                 let page = inquiry::vpd(page, self.volume.identity(), port);
                 return Ok(cut(page.ok_or(Sense::invalid_field(2))?, *allocation));
             }
-            Command::ModeSense { ten, no_block_descriptor, long_lba, control, page, subpage, allocation } => {
+            Command::ModeSense {
+                ten,
+                no_block_descriptor,
+                long_lba,
+                control,
+                page,
+                subpage,
+                allocation,
+            } => {
                 let query = mode::Query {
                     ten: *ten,
                     no_block_descriptor: *no_block_descriptor,
@@ -122,7 +142,11 @@ impl Work<'_> {
                 let access = self.volume.paths().route().access;
                 return Ok(cut(report::port_groups(*extended, access), *allocation));
             }
-            Command::ReportSupportedOpcodes { timeouts, which, allocation } => {
+            Command::ReportSupportedOpcodes {
+                timeouts,
+                which,
+                allocation,
+            } => {
                 return Ok(cut(report::opcodes(*which, *timeouts)?, *allocation));
             }
             Command::TestUnitReady | Command::StartUnit => self.volume.ready(self.scope).await?,
@@ -146,7 +170,11 @@ impl Work<'_> {
                 return Ok(Outcome::data(self.read(*extent).await?));
             }
             Command::Write { extent, fua: _ } => {
-                self.write(extent.lba, data.slice(..self.bytes(extent.blocks))).await?;
+                self.write(
+                    extent.lba,
+                    data.slice(..data.len().min(self.bytes(extent.blocks))),
+                )
+                .await?;
             }
             Command::Verify { extent, check, write } => self.verify(*extent, *check, *write, data).await?,
             Command::SynchronizeCache { .. } => self.flush().await?,
@@ -154,8 +182,16 @@ impl Work<'_> {
                 // Data beyond what the command names is not the command's.
                 self.unmap(&data[..*parameters as usize]).await?;
             }
-            Command::WriteSame { extent, unmap, no_data } => {
-                let block = if *no_data { Bytes::new() } else { data.slice(..block_size as usize) };
+            Command::WriteSame {
+                extent,
+                unmap,
+                no_data,
+            } => {
+                let block = if *no_data {
+                    Bytes::new()
+                } else {
+                    data.slice(..block_size as usize)
+                };
                 self.write_same(*extent, *unmap, block).await?;
             }
             Command::CompareAndWrite { extent, fua: _ } => {
@@ -190,17 +226,25 @@ impl Work<'_> {
 
     async fn submit(&self, operation: Operation) -> Result<Bytes, Ends> {
         let reads = matches!(operation, Operation::Read { .. });
-        self.volume.submit(operation, self.scope).await.map_err(|undone| match undone {
-            Undone::Refused(refused) => refused.into(),
-            Undone::Failed(failure) => Ends(failed(&failure, reads)),
-        })
+        self.volume
+            .submit(operation, self.scope)
+            .await
+            .map_err(|undone| match undone {
+                Undone::Refused(refused) => refused.into(),
+                Undone::Failed(failure) => Ends(failed(&failure, reads)),
+            })
     }
 
     async fn read(&self, extent: Extent) -> Result<Bytes, Ends> {
         if extent.blocks == 0 {
             return Ok(Bytes::new());
         }
-        let data = self.submit(Operation::Read { lba: extent.lba, blocks: extent.blocks }).await?;
+        let data = self
+            .submit(Operation::Read {
+                lba: extent.lba,
+                blocks: extent.blocks,
+            })
+            .await?;
         match data.len() == self.bytes(extent.blocks) {
             true => Ok(data),
             false => Err(Sense::TARGET_FAILURE.into()),
@@ -211,7 +255,9 @@ impl Work<'_> {
         if data.is_empty() {
             return Ok(());
         }
-        self.submit(Operation::Write { lba, data, fua: true }).await.map(drop)
+        self.submit(Operation::Write { lba, data, fua: true })
+            .await
+            .map(drop)
     }
 
     async fn flush(&self) -> Result<(), Ends> {
@@ -223,13 +269,17 @@ impl Work<'_> {
         let piece = PIECE / self.volume.identity().block_size;
         (0..extent.blocks.div_ceil(piece)).map(move |index| {
             let done = index * piece;
-            Extent { lba: extent.lba + u64::from(done), blocks: piece.min(extent.blocks - done) }
+            Extent {
+                lba: extent.lba + u64::from(done),
+                blocks: piece.min(extent.blocks - done),
+            }
         })
     }
 
     async fn verify(&self, extent: Extent, check: Check, write: bool, data: Bytes) -> Result<(), Ends> {
         if write {
-            self.write(extent.lba, data.slice(..self.bytes(extent.blocks))).await?;
+            self.write(extent.lba, data.slice(..self.bytes(extent.blocks)))
+                .await?;
         }
         for piece in self.pieces(extent) {
             let found = self.read(piece).await?;
@@ -260,7 +310,10 @@ impl Work<'_> {
             return Err(Sense::PARAMETER_LIST_LENGTH.into());
         }
         let length = usize::from(u16::from_be_bytes([list[2], list[3]]));
-        let descriptors = list[8..].get(..length).ok_or(Sense::PARAMETER_LIST_LENGTH)?.chunks_exact(16);
+        let descriptors = list[8..]
+            .get(..length)
+            .ok_or(Sense::PARAMETER_LIST_LENGTH)?
+            .chunks_exact(16);
         if descriptors.len() > MAX_UNMAP_DESCRIPTORS as usize {
             return Err(Sense::INVALID_FIELD_IN_PARAMETERS.into());
         }
@@ -279,10 +332,21 @@ impl Work<'_> {
         if total > MAX_WRITE_SAME {
             return Err(Sense::INVALID_FIELD_IN_PARAMETERS.into());
         }
-        for extent in extents.iter().filter(|extent| extent.blocks > 0) {
-            self.submit(Operation::Unmap { lba: extent.lba, blocks: extent.blocks }).await?;
+        for extent in extents {
+            self.deallocate(extent).await?;
         }
         self.flush().await
+    }
+
+    async fn deallocate(&self, extent: Extent) -> Result<(), Ends> {
+        for piece in self.pieces(extent) {
+            self.submit(Operation::Unmap {
+                lba: piece.lba,
+                blocks: piece.blocks,
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     async fn write_same(&self, extent: Extent, unmap: bool, block: Bytes) -> Result<(), Ends> {
@@ -299,14 +363,19 @@ impl Work<'_> {
             return Ok(());
         }
         if unmap && block.iter().all(|byte| *byte == 0) {
-            self.submit(Operation::Unmap { lba: extent.lba, blocks }).await?;
+            self.deallocate(extent).await?;
             return self.flush().await;
         }
-        let block = if block.is_empty() { vec![0; self.bytes(1)].into() } else { block };
+        let block = if block.is_empty() {
+            vec![0; self.bytes(1)].into()
+        } else {
+            block
+        };
         let largest = (PIECE as usize / block.len()).min(blocks as usize);
         let full = Bytes::from(block.repeat(largest));
         for piece in self.pieces(extent) {
-            self.write(piece.lba, full.slice(..self.bytes(piece.blocks))).await?;
+            self.write(piece.lba, full.slice(..self.bytes(piece.blocks)))
+                .await?;
         }
         Ok(())
     }
@@ -320,7 +389,14 @@ impl Work<'_> {
         }
         let half = self.bytes(extent.blocks);
         let (compare, data) = (data.slice(..half), data.slice(half..2 * half));
-        self.submit(Operation::CompareAndWrite { lba: extent.lba, compare, data, fua: true }).await.map(drop)
+        self.submit(Operation::CompareAndWrite {
+            lba: extent.lba,
+            compare,
+            data,
+            fua: true,
+        })
+        .await
+        .map(drop)
     }
 }
 

@@ -20,7 +20,7 @@ pub const MAX_COMPARE_AND_WRITE: u8 = 32;
 /// Descriptors in one UNMAP.
 pub const MAX_UNMAP_DESCRIPTORS: u32 = 256;
 /// Largest UNMAP or WRITE SAME, bytes.
-pub const MAX_WRITE_SAME: u64 = 1 << 30;
+pub const MAX_WRITE_SAME: u64 = 64 * 1024 * 1024;
 
 /// What the port that answers is called.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +110,11 @@ fn designators(volume: &Identity, port: PortNames<'_>) -> Vec<u8> {
     let [high, low] = number.to_be_bytes();
     add(BINARY, PORT | 0x04, &[0, 0, high, low]);
     add(BINARY, PORT | 0x05, &[0, 0, high, low]);
-    add(UTF8, PORT | 0x08, &name_string(&format!("{},t,0x{number:04x}", port.target)));
+    add(
+        UTF8,
+        PORT | 0x08,
+        &name_string(&format!("{},t,0x{number:04x}", port.target)),
+    );
     add(UTF8, DEVICE | 0x08, &name_string(port.target));
     body
 }
@@ -156,7 +160,11 @@ mod tests {
     use pollux_api::id::VolumeId;
 
     fn identity() -> Identity {
-        Identity { id: VolumeId::from_bytes([0xab; 16]), serial: "0123456789abcdef".into(), block_size: 4096 }
+        Identity {
+            id: VolumeId::from_bytes([0xab; 16]),
+            serial: "0123456789abcdef".into(),
+            block_size: 4096,
+        }
     }
 
     fn designator_values(page: &[u8]) -> Vec<(u8, Vec<u8>)> {
@@ -173,9 +181,15 @@ mod tests {
     #[test]
     fn both_controllers_name_one_device_and_different_ports() {
         let of = |controller| {
-            let port = PortNames { target: "iqn.2026-01.io.pollux:array", controller };
+            let port = PortNames {
+                target: "iqn.2026-01.io.pollux:array",
+                controller,
+            };
             let page = vpd(0x83, &identity(), port).expect("page 83h");
-            assert_eq!(usize::from(u16::from_be_bytes([page[2], page[3]])), page.len() - 4);
+            assert_eq!(
+                usize::from(u16::from_be_bytes([page[2], page[3]])),
+                page.len() - 4
+            );
             designator_values(&page)
         };
         let (a, b) = (of(ControllerId::A), of(ControllerId::B));
@@ -192,7 +206,10 @@ mod tests {
 
     #[test]
     fn each_listed_page_exists_and_says_its_own_number() {
-        let port = PortNames { target: "iqn.x", controller: ControllerId::A };
+        let port = PortNames {
+            target: "iqn.x",
+            controller: ControllerId::A,
+        };
         let listed = vpd(0, &identity(), port).expect("page 0");
         for page in &listed[4..] {
             assert_eq!(vpd(*page, &identity(), port).expect("a listed page")[1], *page);

@@ -48,18 +48,30 @@ impl Outcome {
     /// Done, with data.
     #[must_use]
     pub fn data(data: impl Into<bytes::Bytes>) -> Self {
-        Self { status: Status::Good, sense: None, data: data.into() }
+        Self {
+            status: Status::Good,
+            sense: None,
+            data: data.into(),
+        }
     }
 
     /// Refused with a bare status.
     #[must_use]
     pub fn status(status: Status) -> Self {
-        Self { status, sense: None, data: bytes::Bytes::new() }
+        Self {
+            status,
+            sense: None,
+            data: bytes::Bytes::new(),
+        }
     }
 }
 
 impl From<sense::Sense> for Outcome {
     fn from(sense: sense::Sense) -> Self {
-        Self { status: Status::CheckCondition, sense: Some(sense), data: bytes::Bytes::new() }
+        Self {
+            status: Status::CheckCondition,
+            sense: Some(sense),
+            data: bytes::Bytes::new(),
+        }
     }
 }

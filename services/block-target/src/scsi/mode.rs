@@ -100,8 +100,14 @@ pub fn sense(query: Query, blocks: u64, block_size: u32) -> Result<Vec<u8>, Sens
 mod tests {
     use super::*;
 
-    const ALL: Query =
-        Query { ten: false, no_block_descriptor: false, long_lba: false, control: 0, page: 0x3f, subpage: 0 };
+    const ALL: Query = Query {
+        ten: false,
+        no_block_descriptor: false,
+        long_lba: false,
+        control: 0,
+        page: 0x3f,
+        subpage: 0,
+    };
 
     #[test]
     fn lengths_describe_what_follows_and_the_write_cache_is_off() {
@@ -110,7 +116,16 @@ mod tests {
         assert_eq!(list[3], 8);
         let caching = &list[12..];
         assert_eq!((caching[0], caching[2] & 0x04), (0x08, 0));
-        let ten = sense(Query { ten: true, long_lba: true, ..ALL }, 1 << 40, 4096).expect("all pages");
+        let ten = sense(
+            Query {
+                ten: true,
+                long_lba: true,
+                ..ALL
+            },
+            1 << 40,
+            4096,
+        )
+        .expect("all pages");
         assert_eq!(usize::from(u16::from_be_bytes([ten[0], ten[1]])) + 2, ten.len());
         assert_eq!((ten[4], ten[7]), (1, 16));
         assert_eq!(ten[8..16], (1u64 << 40).to_be_bytes());
@@ -118,9 +133,22 @@ mod tests {
 
     #[test]
     fn nothing_is_changeable_or_saved() {
-        let list = sense(Query { control: 1, no_block_descriptor: true, page: 0x0a, ..ALL }, 1, 512).expect("page");
+        let list = sense(
+            Query {
+                control: 1,
+                no_block_descriptor: true,
+                page: 0x0a,
+                ..ALL
+            },
+            1,
+            512,
+        )
+        .expect("page");
         assert_eq!(list[4..6], [0x0a, 10]);
         assert!(list[6..].iter().all(|byte| *byte == 0));
-        assert_eq!(sense(Query { control: 3, ..ALL }, 1, 512), Err(Sense::SAVING_NOT_SUPPORTED));
+        assert_eq!(
+            sense(Query { control: 3, ..ALL }, 1, 512),
+            Err(Sense::SAVING_NOT_SUPPORTED)
+        );
     }
 }

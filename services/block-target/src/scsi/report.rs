@@ -168,7 +168,10 @@ mod tests {
     fn both_groups_are_described_in_either_form() {
         let access = [Access::Optimized, Access::Unavailable];
         let short = port_groups(false, access);
-        assert_eq!(u32::from_be_bytes(short[..4].try_into().expect("four")) as usize, short.len() - 4);
+        assert_eq!(
+            u32::from_be_bytes(short[..4].try_into().expect("four")) as usize,
+            short.len() - 4
+        );
         assert_eq!(short[4..16], [0x00, 0x8b, 0, 1, 0, 2, 0, 1, 0, 0, 0, 1]);
         assert_eq!(short[16..28], [0x03, 0x8b, 0, 2, 0, 2, 0, 1, 0, 0, 0, 2]);
         let long = port_groups(true, access);
@@ -181,7 +184,11 @@ mod tests {
         for lun in [0, 1, 255, 256, 16383] {
             assert_eq!(decode_lun(encode_lun(lun)), Some(lun));
         }
-        assert_eq!(decode_lun([0xc1, 0x01, 0, 0, 0, 0, 0, 0]), None, "well known units are not here");
+        assert_eq!(
+            decode_lun([0xc1, 0x01, 0, 0, 0, 0, 0, 0]),
+            None,
+            "well known units are not here"
+        );
         assert_eq!(decode_lun([0, 1, 0, 1, 0, 0, 0, 0]), None, "nor second levels");
     }
 
@@ -191,7 +198,10 @@ mod tests {
         assert_eq!(all.len(), 4 + 20 * opcodes::TABLE.len());
         let one = opcodes(WhichOpcodes::Action(0xa3, 0x0a), false).expect("RTPG");
         assert_eq!((one[1] & 7, usize::from(one[3])), (3, 12));
-        assert_eq!(opcodes(WhichOpcodes::Code(0x04), false).expect("FORMAT UNIT"), [0, 1, 0, 0]);
+        assert_eq!(
+            opcodes(WhichOpcodes::Code(0x04), false).expect("FORMAT UNIT"),
+            [0, 1, 0, 0]
+        );
         assert!(opcodes(WhichOpcodes::Code(0xa3), false).is_err());
         assert!(opcodes(WhichOpcodes::Action(0x28, 0), false).is_err());
     }

@@ -82,13 +82,19 @@ impl Sense {
     /// With the INFORMATION field; a value that does not fit leaves it invalid, as fixed format demands.
     #[must_use]
     pub fn with_information(self, value: u64) -> Self {
-        Self { information: u32::try_from(value).ok(), ..self }
+        Self {
+            information: u32::try_from(value).ok(),
+            ..self
+        }
     }
 
     /// INVALID FIELD IN CDB that points at byte `at`.
     #[must_use]
     pub const fn invalid_field(at: u16) -> Self {
-        Self { field: Some((true, at)), ..Self::INVALID_FIELD_IN_CDB }
+        Self {
+            field: Some((true, at)),
+            ..Self::INVALID_FIELD_IN_CDB
+        }
     }
 
     /// Fixed format, current (response code 70h).

@@ -8,12 +8,22 @@ impl Surroundings for Around {
         (lun[1] < 2).then_some(512)
     }
     fn target(&self) -> (String, Vec<String>) {
-        ("iqn.x:t".into(), vec!["10.0.0.1:3260,1".into(), "10.0.0.2:3260,2".into()])
+        (
+            "iqn.x:t".into(),
+            vec!["10.0.0.1:3260,1".into(), "10.0.0.2:3260,2".into()],
+        )
     }
 }
 
 fn session() -> Session {
-    Session::new(Parameters { initial_r2t: false, ..Parameters::default() }, false, 100)
+    Session::new(
+        Parameters {
+            initial_r2t: false,
+            ..Parameters::default()
+        },
+        false,
+        100,
+    )
 }
 
 fn pdu(opcode: u8, flags: u8, tag: u32, number: u32) -> Pdu {
@@ -22,7 +32,11 @@ fn pdu(opcode: u8, flags: u8, tag: u32, number: u32) -> Pdu {
     header.0[1] = flags;
     header.put32(16, tag);
     header.put32(24, number);
-    Pdu { header, additional: Bytes::new(), data: Bytes::new() }
+    Pdu {
+        header,
+        additional: Bytes::new(),
+        data: Bytes::new(),
+    }
 }
 
 fn command(tag: u32, number: u32, flags: u8, expected: u32, cdb: &[u8]) -> Pdu {
@@ -60,7 +74,10 @@ fn commands_run_in_the_order_of_their_numbers() {
     assert_eq!(executed(&actions), [1, 2]);
     assert_eq!(session.window().0, 102);
     for outside in [99, 101, 100 + DEPTH] {
-        assert!(session.receive(test_unit_ready(3, outside), &Around).is_empty(), "{outside}");
+        assert!(
+            session.receive(test_unit_ready(3, outside), &Around).is_empty(),
+            "{outside}"
+        );
     }
 }
 
@@ -68,14 +85,20 @@ fn commands_run_in_the_order_of_their_numbers() {
 fn the_window_closes_with_the_tasks_and_opens_with_their_end() {
     let mut session = session();
     for n in 0..DEPTH {
-        assert_eq!(executed(&session.receive(test_unit_ready(n, 100 + n), &Around)), [n]);
+        assert_eq!(
+            executed(&session.receive(test_unit_ready(n, 100 + n), &Around)),
+            [n]
+        );
     }
     let (exp, max) = session.window();
     assert_eq!(max.wrapping_add(1), exp, "no room left");
     assert!(session.receive(test_unit_ready(999, exp), &Around).is_empty());
     session.completed(5, Outcome::good());
     assert_eq!(session.window(), (exp, exp));
-    assert_eq!(executed(&session.receive(test_unit_ready(999, exp), &Around)), [999]);
+    assert_eq!(
+        executed(&session.receive(test_unit_ready(999, exp), &Around)),
+        [999]
+    );
 }
 
 #[test]
@@ -83,19 +106,34 @@ fn a_write_asks_for_memory_then_for_data_then_runs() {
     let mut session = session();
     let write = command(7, 100, 0xa1, 1024, &[0x2a, 0, 0, 0, 0, 0, 0, 0, 2]);
     let actions = session.receive(write, &Around);
-    assert!(matches!(actions[..], [Action::Reserve { tag: 7, bytes: 1024 }]), "{actions:?}");
+    assert!(
+        matches!(actions[..], [Action::Reserve { tag: 7, bytes: 1024 }]),
+        "{actions:?}"
+    );
     let mut actions = Vec::new();
     assert!(session.reserved(7, &mut actions));
     let r2t = sent(&actions)[0];
-    assert_eq!((r2t.opcode(), r2t.get32(40), r2t.get32(44)), (response::R2T, 0, 1024));
+    assert_eq!(
+        (r2t.opcode(), r2t.get32(40), r2t.get32(44)),
+        (response::R2T, 0, 1024)
+    );
     let mut data = pdu(request::DATA_OUT, 0x80, 7, 0);
     data.header.put32(20, r2t.get32(20));
     data.data = vec![9; 1024].into();
     let actions = session.receive(data, &Around);
-    let [Action::Execute(execute)] = &actions[..] else { panic!("{actions:?}") };
+    let [Action::Execute(execute)] = &actions[..] else {
+        panic!("{actions:?}")
+    };
     assert_eq!(execute.data, vec![9; 1024]);
     let actions = session.completed(7, Outcome::good());
-    assert!(matches!(actions[..], [Action::Send(Reply::Scsi { tag: 7, moves: 1024, .. })]));
+    assert!(matches!(
+        actions[..],
+        [Action::Send(Reply::Scsi {
+            tag: 7,
+            moves: 1024,
+            ..
+        })]
+    ));
 }
 
 #[test]
@@ -104,10 +142,16 @@ fn an_abort_is_answered_after_the_task_has_ended_and_the_task_never() {
     session.receive(test_unit_ready(1, 100), &Around);
     let mut abort = pdu(request::TASK_MANAGEMENT | 0x40, 0x81, 50, 101);
     abort.header.put32(20, 1);
-    assert!(session.receive(abort.clone(), &Around).is_empty(), "the task still runs");
+    assert!(
+        session.receive(abort.clone(), &Around).is_empty(),
+        "the task still runs"
+    );
     let actions = session.completed(1, Outcome::good());
     let answers = sent(&actions);
-    assert_eq!((actions.len(), answers[0].opcode(), answers[0].0[2]), (1, response::TASK_MANAGEMENT, 0));
+    assert_eq!(
+        (actions.len(), answers[0].opcode(), answers[0].0[2]),
+        (1, response::TASK_MANAGEMENT, 0)
+    );
     let actions = session.receive(abort, &Around);
     assert_eq!(sent(&actions)[0].0[2], answer::NO_TASK);
 }
@@ -117,10 +161,20 @@ fn a_reset_waits_for_own_tasks_and_for_other_sessions() {
     let mut session = session();
     session.receive(test_unit_ready(1, 100), &Around);
     let actions = session.receive(pdu(request::TASK_MANAGEMENT | 0x40, 0x85, 50, 101), &Around);
-    let [Action::ResetOthers { id, reach: Reach::Unit(_), cold: false }] = actions[..] else {
+    let [
+        Action::ResetOthers {
+            id,
+            reach: Reach::Unit(_),
+            cold: false,
+        },
+    ] = actions[..]
+    else {
         panic!("{actions:?}")
     };
-    assert!(session.completed(1, Outcome::good()).is_empty(), "others are still at it");
+    assert!(
+        session.completed(1, Outcome::good()).is_empty(),
+        "others are still at it"
+    );
     let actions = session.others_reset(id);
     assert_eq!(sent(&actions)[0].opcode(), response::TASK_MANAGEMENT);
     let mut absent = pdu(request::TASK_MANAGEMENT | 0x40, 0x85, 51, 101);
@@ -133,15 +187,24 @@ fn a_reset_by_another_session_settles_when_the_tasks_have_ended() {
     let mut session = session();
     session.receive(test_unit_ready(1, 100), &Around);
     assert!(session.reset_by_other(4, |_| true).is_empty());
-    assert!(matches!(session.completed(1, Outcome::good())[..], [Action::Settled(4)]));
-    assert!(matches!(session.reset_by_other(5, |_| true)[..], [Action::Settled(5)]));
+    assert!(matches!(
+        session.completed(1, Outcome::good())[..],
+        [Action::Settled(4)]
+    ));
+    assert!(matches!(
+        session.reset_by_other(5, |_| true)[..],
+        [Action::Settled(5)]
+    ));
 }
 
 #[test]
 fn logout_is_answered_and_ends_the_connection() {
     let mut session = session();
     let actions = session.receive(pdu(request::LOGOUT | 0x40, 0x80, 9, 100), &Around);
-    assert!(matches!(actions[..], [Action::Send(_), Action::Close(_)]), "{actions:?}");
+    assert!(
+        matches!(actions[..], [Action::Send(_), Action::Close(_)]),
+        "{actions:?}"
+    );
     assert!(session.receive(test_unit_ready(1, 100), &Around).is_empty());
 }
 
@@ -151,7 +214,9 @@ fn discovery_lists_both_portals_and_runs_no_commands() {
     let mut ask = pdu(request::TEXT, 0x80, 3, 1);
     ask.data = Bytes::from_static(b"SendTargets=All\0");
     let actions = session.receive(ask, &Around);
-    let [Action::Send(Reply::Plain { data, .. })] = &actions[..] else { panic!("{actions:?}") };
+    let [Action::Send(Reply::Plain { data, .. })] = &actions[..] else {
+        panic!("{actions:?}")
+    };
     let keys = text::split(data).expect("text");
     assert_eq!(keys.len(), 3);
     assert_eq!(keys[2], ("TargetAddress".into(), "10.0.0.2:3260,2".into()));
@@ -161,7 +226,11 @@ fn discovery_lists_both_portals_and_runs_no_commands() {
 
 fn encode(reply: Reply, p: &Parameters) -> Vec<Pdu> {
     let mut out = Vec::new();
-    let mut stamps = Stamps { stat_sn: 5, exp_cmd_sn: 1, max_cmd_sn: 2 };
+    let mut stamps = Stamps {
+        stat_sn: 5,
+        exp_cmd_sn: 1,
+        max_cmd_sn: 2,
+    };
     reply.encode(&mut out, p, &mut stamps);
     assert_eq!(stamps.stat_sn, 6, "one status");
     let mut buffer = bytes::BytesMut::from(&out[..]);
@@ -175,10 +244,26 @@ fn encode(reply: Reply, p: &Parameters) -> Vec<Pdu> {
 
 #[test]
 fn data_comes_in_segments_and_the_last_one_carries_the_status() {
-    let p = Parameters { max_send: 512, max_burst: 1024, ..Parameters::default() };
+    let p = Parameters {
+        max_send: 512,
+        max_burst: 1024,
+        ..Parameters::default()
+    };
     let outcome = Outcome::data(vec![1; 1300]);
-    let pdus = encode(Reply::Scsi { tag: 1, outcome, expected: 2000, moves: 1300, reads: true }, &p);
-    let shape: Vec<_> = pdus.iter().map(|pdu| (pdu.header.0[1], pdu.header.get32(40), pdu.data.len())).collect();
+    let pdus = encode(
+        Reply::Scsi {
+            tag: 1,
+            outcome,
+            expected: 2000,
+            moves: 1300,
+            reads: true,
+        },
+        &p,
+    );
+    let shape: Vec<_> = pdus
+        .iter()
+        .map(|pdu| (pdu.header.0[1], pdu.header.get32(40), pdu.data.len()))
+        .collect();
     assert_eq!(shape, [(0x00, 0, 512), (0x80, 512, 512), (0x83, 1024, 276)]);
     assert_eq!(pdus[2].header.get32(44), 700);
 }
@@ -186,12 +271,38 @@ fn data_comes_in_segments_and_the_last_one_carries_the_status() {
 #[test]
 fn residuals_are_told_both_ways() {
     let p = Parameters::default();
-    let over = Reply::Scsi { tag: 1, outcome: Outcome::data(vec![1; 36]), expected: 20, moves: 36, reads: true };
+    let over = Reply::Scsi {
+        tag: 1,
+        outcome: Outcome::data(vec![1; 36]),
+        expected: 20,
+        moves: 36,
+        reads: true,
+    };
     let pdus = encode(over, &p);
-    assert_eq!((pdus.len(), pdus[0].data.len(), pdus[0].header.0[1], pdus[0].header.get32(44)), (1, 20, 0x85, 16));
+    assert_eq!(
+        (
+            pdus.len(),
+            pdus[0].data.len(),
+            pdus[0].header.0[1],
+            pdus[0].header.get32(44)
+        ),
+        (1, 20, 0x85, 16)
+    );
     let refused = Outcome::from(Sense::INVALID_OPCODE);
-    let pdus = encode(Reply::Scsi { tag: 1, outcome: refused, expected: 512, moves: 0, reads: true }, &p);
-    assert_eq!((pdus[0].header.0[1], pdus[0].header.0[3], pdus[0].header.get32(44)), (0x82, 2, 512));
+    let pdus = encode(
+        Reply::Scsi {
+            tag: 1,
+            outcome: refused,
+            expected: 512,
+            moves: 0,
+            reads: true,
+        },
+        &p,
+    );
+    assert_eq!(
+        (pdus[0].header.0[1], pdus[0].header.0[3], pdus[0].header.get32(44)),
+        (0x82, 2, 512)
+    );
     assert_eq!(pdus[0].data.len(), 2 + 18);
 }
 

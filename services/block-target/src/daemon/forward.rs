@@ -1,0 +1,125 @@
+//! The owner's end of forwarding: carries out what hosts asked of the partner's port.
+//!
+//! The same volumes, the same turns of overlapping writes and the same gate as for hosts of this port. A session
+//! belongs to one pool under one claim; when the claim is another here, it is refused command by command, and the
+//! partner asks again under the claim that it learns.
+
+use super::link::port_of;
+use super::world::{World, pool_of_session};
+use crate::backend::Failure;
+use crate::gate::ReplyGate;
+use crate::paths::{Cancel, Paths, Refused, Scope};
+use crate::volume::Undone;
+use bytes::Bytes;
+use pollux_api::id::{ControllerId, Epoch, Generation, PoolId, VolumeId};
+use pollux_api::target::Backing;
+use pollux_block_frame::{Handler, Hello, Reply, Request, Status};
+use std::sync::Arc;
+
+/// Serves the partner.
+#[derive(Debug)]
+pub(crate) struct Forwarded {
+    pub(crate) world: Arc<World>,
+    pub(crate) own: ControllerId,
+    pub(crate) gate: Arc<dyn ReplyGate>,
+}
+
+/// One pool under one claim.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pool: PoolId,
+    paths: Arc<Paths>,
+    claim: (Epoch, Generation),
+    /// Set when the partner has gone or has begun a newer session.
+    cancel: Arc<Cancel>,
+}
+
+impl Session {
+    fn stands(&self) -> bool {
+        let route = self.paths.route();
+        route.backing == Backing::Local && (route.epoch, route.generation) == self.claim
+    }
+}
+
+impl Handler for Forwarded {
+    type Session = Session;
+
+    async fn log_in(&self, hello: &Hello) -> Result<Session, Status> {
+        if hello.port != port_of(self.own.partner()) {
+            return Err(Status::Unauthorized);
+        }
+        let pool = pool_of_session(&hello.client).ok_or(Status::BadRequest)?;
+        let claim = (Epoch::new(hello.epoch), Generation::new(hello.generation));
+        let session = Session {
+            pool,
+            paths: self.world.paths(pool),
+            claim,
+            cancel: Arc::default(),
+        };
+        match session.stands() {
+            true => Ok(session),
+            false => Err(Status::NotOwner),
+        }
+    }
+
+    async fn handle(&self, session: &Arc<Session>, request: Request) -> Reply {
+        let reply = self.carry_out(session, request).await;
+        // The partner must not hear from an owner that has lost its lease: it would tell its hosts.
+        while !self.gate.is_open() {
+            tokio::select! {
+                () = self.gate.opened() => {}
+                () = session.cancel.cancelled() => return Reply::status(Status::Aborted),
+            }
+        }
+        reply
+    }
+
+    fn ended(&self, session: &Arc<Session>) {
+        tracing::debug!(pool = %session.pool, "forwarding session ended");
+        session.cancel.cancel();
+    }
+}
+
+impl Forwarded {
+    async fn carry_out(&self, session: &Session, request: Request) -> Reply {
+        let id = VolumeId::from_bytes(*request.volume.as_bytes());
+        let Some(volume) = self
+            .world
+            .volume(id)
+            .filter(|volume| Arc::ptr_eq(volume.paths(), &session.paths))
+        else {
+            return Reply::status(Status::UnknownVolume);
+        };
+        if !session.stands() {
+            return Reply::status(Status::NotOwner);
+        }
+        let scope = Scope {
+            cancel: session.cancel.clone(),
+            ..Scope::new()
+        };
+        match volume.submit_forwarded(request.operation, &scope).await {
+            // The claim may have changed on the way; then the answer is not this session's to give.
+            Ok(_) if !session.stands() => Reply::status(Status::Held),
+            Ok(data) if data.is_empty() => Reply::ok(),
+            Ok(data) => Reply::data(data),
+            Err(None) => Reply::status(Status::NotOwner),
+            Err(Some(undone)) => refusal(&undone),
+        }
+    }
+}
+
+fn refusal(undone: &Undone) -> Reply {
+    let status = match undone {
+        Undone::Refused(Refused::Cancelled) => Status::Aborted,
+        Undone::Refused(Refused::Busy | Refused::Unavailable) => Status::Held,
+        Undone::Failed(failure) => match failure {
+            Failure::Conflict | Failure::InDoubt => Status::Held,
+            Failure::Medium => Status::MediumError,
+            Failure::OutOfRange => Status::OutOfRange,
+            Failure::Miscompare(offset) => return Reply::with_detail(Status::Miscompare, *offset),
+            Failure::Unsupported => Status::Unsupported,
+            Failure::Gone(why) => return Reply::scsi(0x02, Bytes::copy_from_slice(why.as_bytes())),
+        },
+    };
+    Reply::status(status)
+}

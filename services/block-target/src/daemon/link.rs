@@ -1,0 +1,303 @@
+//! A line to where the data is: dialled when it is needed, redialled when it breaks.
+//!
+//! What was sent and not answered when the line broke is sent again on the next one, where that does no harm: the
+//! server drains the older session of the same identity before it lets the newer one in, so a copy of a command
+//! never overtakes its original.
+//!
+//! A line to the partner carries the claim (epoch, generation) under which it was dialled. When the claim changes
+//! the line is reset, and with it goes whatever had not been sent: nothing of an older claim reaches the partner
+//! late.
+
+use super::BLOCK_SIZE;
+use crate::backend::{BoxFuture, Failure, VolumeBackend, may_be_sent_again};
+use crate::paths::Paths;
+use bytes::Bytes;
+use pollux_api::id::{ArrayId, ControllerId, Epoch, Generation};
+use pollux_api::target::Backing;
+use pollux_block_frame::{AuthKey, Client, Error, Hello, Operation, Port, Purpose, Request, Status};
+use socket2::SockRef;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout, timeout_at};
+use uuid::Uuid;
+
+/// How long dialling and logging in may take. A server that drains an older session takes its time.
+const DIAL: Duration = Duration::from_secs(2);
+/// Pause before the next attempt, first and longest.
+const REDIAL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// Pause before a command is sent again that the other end could not take now.
+const AGAIN: Duration = Duration::from_millis(10);
+/// Data that the partner does not acknowledge for so long ends the line.
+const USER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Where a line leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// The pool manager's socket of one volume.
+    Volume(PathBuf),
+    /// The partner's block target.
+    Partner {
+        /// Own address, so that the line takes the interconnect.
+        from: SocketAddr,
+        /// The partner's forward port.
+        to: SocketAddr,
+    },
+}
+
+type Claim = (Epoch, Generation);
+
+/// One line.
+#[derive(Debug)]
+pub struct Link {
+    endpoint: Endpoint,
+    array: Uuid,
+    port: Port,
+    name: String,
+    key: Option<AuthKey>,
+    paths: Arc<Paths>,
+    current: Mutex<Option<(Claim, Client)>>,
+    dialling: tokio::sync::Mutex<()>,
+}
+
+/// The initiator port of a controller on both kinds of lines.
+#[must_use]
+pub(super) const fn port_of(controller: ControllerId) -> Port {
+    match controller {
+        ControllerId::A => Port::A,
+        ControllerId::B => Port::B,
+    }
+}
+
+impl Link {
+    /// A line for a pool whose paths these are. `name` is the program's part of the session's identity, `key` the
+    /// pairing key (for the partner).
+    #[must_use]
+    pub fn new(
+        endpoint: Endpoint,
+        array: ArrayId,
+        own: ControllerId,
+        name: String,
+        key: Option<AuthKey>,
+        paths: Arc<Paths>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            endpoint,
+            array: Uuid::from_bytes(*array.as_bytes()),
+            port: port_of(own),
+            name,
+            key,
+            paths,
+            current: Mutex::default(),
+            dialling: tokio::sync::Mutex::default(),
+        })
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<(Claim, Client)>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops the line; commands that wait on it end with an unknown fate. The next command dials again.
+    pub fn reset(&self) {
+        *self.current() = None;
+    }
+
+    /// Drops the line if what it was dialled for is no more.
+    pub fn reset_if_outdated(&self) {
+        let route = self.paths.route();
+        let claim = (route.epoch, route.generation);
+        let outdated = match self.endpoint {
+            Endpoint::Volume(_) => route.backing != Backing::Local,
+            Endpoint::Partner { .. } => {
+                let dialled = self.current().as_ref().map(|(dialled, _)| *dialled);
+                route.backing != Backing::Partner || dialled.is_some_and(|dialled| dialled != claim)
+            }
+        };
+        if outdated {
+            self.reset();
+        }
+    }
+
+    /// Under which claim to dial: the pool manager serves whoever is on its own controller.
+    fn claim(&self) -> Claim {
+        match self.endpoint {
+            Endpoint::Volume(_) => (Epoch::new(0), Generation::new(0)),
+            Endpoint::Partner { .. } => {
+                let route = self.paths.route();
+                (route.epoch, route.generation)
+            }
+        }
+    }
+
+    fn living(&self) -> Option<Client> {
+        let claim = self.claim();
+        let current = self.current();
+        let (dialled, client) = current.as_ref()?;
+        (*dialled == claim && !client.is_closed()).then(|| client.clone())
+    }
+
+    /// A living line, however long it takes; the caller bounds it.
+    async fn client(&self) -> Client {
+        if let Some(client) = self.living() {
+            return client;
+        }
+        let _one = self.dialling.lock().await;
+        let mut pause = REDIAL.0;
+        let mut complained = false;
+        loop {
+            if let Some(client) = self.living() {
+                return client;
+            }
+            let claim = self.claim();
+            match self.dial(claim).await {
+                Ok(client) => {
+                    *self.current() = Some((claim, client));
+                }
+                Err(error) => {
+                    if !complained {
+                        tracing::info!(%error, "no line; commands wait");
+                        complained = true;
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(REDIAL.1);
+                }
+            }
+        }
+    }
+
+    async fn dial(&self, (epoch, generation): Claim) -> Result<Client, Error> {
+        let hello = |purpose| Hello {
+            array: self.array,
+            port: self.port,
+            purpose,
+            client: self.name.clone(),
+            epoch: epoch.get(),
+            generation: generation.get(),
+        };
+        match &self.endpoint {
+            Endpoint::Volume(path) => {
+                Client::connect_unix(path, &hello(Purpose::Volume), self.key.as_ref(), DIAL).await
+            }
+            Endpoint::Partner { from, to } => {
+                let endpoint = to.to_string();
+                let failed = |source| Error::Connect {
+                    endpoint: endpoint.clone(),
+                    source,
+                };
+                let timed_out = |_| failed(std::io::ErrorKind::TimedOut.into());
+                let stream = timeout(DIAL, connect(*from, *to))
+                    .await
+                    .map_err(timed_out)?
+                    .map_err(failed)?;
+                let hello = hello(Purpose::Forward);
+                let login = Client::over(stream, endpoint.clone(), &hello, self.key.as_ref());
+                timeout(DIAL, login).await.map_err(timed_out)?
+            }
+        }
+    }
+
+    /// Dials now, and asks for the volume's geometry.
+    ///
+    /// # Errors
+    /// In words: what does not answer or does not fit.
+    pub async fn check(&self, blocks: u64, until: Instant) -> Result<(), String> {
+        let client = timeout_at(until, self.client())
+            .await
+            .map_err(|_| format!("{:?} does not answer", self.endpoint))?;
+        let info = client
+            .info(Some(until))
+            .await
+            .map_err(|error| error.to_string())?;
+        match info.block_size == BLOCK_SIZE && info.blocks >= blocks {
+            true => Ok(()),
+            false => Err(format!(
+                "it has {} blocks of {} bytes; the configuration says {blocks} of {BLOCK_SIZE}",
+                info.blocks, info.block_size
+            )),
+        }
+    }
+
+    /// Carries out one operation on a volume (nil: the one behind the socket).
+    ///
+    /// # Errors
+    /// [`Failure`], when it is final.
+    pub async fn submit(&self, volume: Uuid, operation: Operation) -> Result<Bytes, Failure> {
+        let again = may_be_sent_again(&operation);
+        loop {
+            let client = self.client().await;
+            let request = Request::for_volume(volume, operation.clone());
+            let verdict = match client.call(request, None).await {
+                Ok(reply) => judge(reply.status, reply.detail, reply.payload),
+                Err(error) if error.nothing_was_done() => Verdict::Later { done: false },
+                Err(error) => {
+                    tracing::debug!(%error, "line lost");
+                    Verdict::Later { done: true }
+                }
+            };
+            match verdict {
+                Verdict::Final(result) => return result,
+                Verdict::Later { done: true } if !again => return Err(Failure::InDoubt),
+                Verdict::Later { .. } => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    }
+}
+
+async fn connect(from: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = if to.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.bind(SocketAddr::new(from.ip(), 0))?;
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    let options = SockRef::from(&stream);
+    // Closing throws away what has not been sent: a command that was given up here must not arrive there later.
+    options.set_linger(Some(Duration::ZERO))?;
+    options.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(stream)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Final(Result<Bytes, Failure>),
+    /// Not now. `done`: it may have been carried out.
+    Later {
+        done: bool,
+    },
+}
+
+fn judge(status: Status, detail: u64, payload: Bytes) -> Verdict {
+    Verdict::Final(match status {
+        Status::Ok => Ok(payload),
+        Status::ReservationConflict => Err(Failure::Conflict),
+        Status::MediumError | Status::WriteProtected => Err(Failure::Medium),
+        Status::OutOfRange => Err(Failure::OutOfRange),
+        Status::Miscompare => Err(Failure::Miscompare(detail)),
+        Status::Unsupported => Err(Failure::Unsupported),
+        // The pool is on its way, or its volume is not open yet: the route that heartbeat will set ends that.
+        Status::NotReady
+        | Status::Aborted
+        | Status::NoResources
+        | Status::UnknownVolume
+        | Status::NotOwner => return Verdict::Later { done: false },
+        Status::NoPath | Status::Held => return Verdict::Later { done: true },
+        other => Err(Failure::Gone(other.text().to_owned())),
+    })
+}
+
+/// A volume through a line.
+#[derive(Debug)]
+pub(crate) struct Through {
+    pub(crate) link: Arc<Link>,
+    pub(crate) volume: Uuid,
+}
+
+impl VolumeBackend for Through {
+    fn submit(&self, operation: Operation) -> BoxFuture<'_, Result<Bytes, Failure>> {
+        Box::pin(self.link.submit(self.volume, operation))
+    }
+}

@@ -1,0 +1,26 @@
+//! `block-targetd`: the target of one controller, brought to what the configuration and `alua` say.
+//!
+//! ```text
+//!  config.watch --> world: volumes, mappings           hosts --> portal (host0:3260)
+//!  alua --------->  target.publish | hold | flip                     |
+//!                                                               volume, paths
+//!                                                               /           \
+//!                     run/volumes/<id>.sock (pool manager)  <--+             +--> partner's forward port
+//!                               ^
+//!  partner's target --> forward port (interconnect:7711)
+//! ```
+//!
+//! It keeps no state of its own. After a crash it reads the configuration again, holds every command until
+//! `alua` has said where each pool is, and hosts log in again.
+
+mod forward;
+mod link;
+mod service;
+mod world;
+
+pub use link::{Endpoint, Link};
+pub use service::run;
+pub use world::World;
+
+/// Logical block size of every volume, the shelf's own.
+pub const BLOCK_SIZE: u32 = 4096;

@@ -1,0 +1,280 @@
+//! The daemon's life: sockets, router, configuration.
+
+use super::forward::Forwarded;
+use super::world::{Surroundings, World};
+use crate::gate::{LeaseGate, ReplyGate};
+use crate::iscsi::server::{self, BindError};
+use crate::paths::{HOLD_LIMIT, Route};
+use crate::scsi::inquiry::port_number;
+use crate::target::Target;
+use pollux_api::config::{self, Tables, Watch, Watched};
+use pollux_api::error::{Code, RpcError};
+use pollux_api::rank;
+use pollux_api::target::{FLIP, Flip, HOLD, Held, Hold, PUBLISH, Publish, SERVICE, STATUS, Session, Status};
+use pollux_block_frame::{AuthKey, Purpose, Server, ServerOptions};
+use pollux_platform::keys::{KeyError, KeyStore};
+use pollux_platform::signal::Shutdown;
+use pollux_runtime::{Client, ControllerConfig, Ctx, Repeat, Service};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+/// How long a watch waits for news at the config keeper.
+const WATCH: Duration = Duration::from_secs(20);
+/// Pause after a watch that failed.
+const WATCH_AGAIN: Duration = Duration::from_millis(100);
+/// How often the partner is asked for its portal until it has answered.
+const PARTNER: Duration = Duration::from_secs(2);
+/// Bound of `target.publish` where the caller has more time.
+const PUBLISH_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why the daemon cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// A port cannot be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The pairing key cannot be read.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The key store belongs to another array.
+    #[error(
+        "the key store at {path} is of array {found}; this controller belongs to {expected}: pair it again"
+    )]
+    OtherArray {
+        /// The store.
+        path: String,
+        /// Whose key it holds.
+        found: String,
+        /// Whose it should.
+        expected: String,
+    },
+    /// Signals cannot be taken.
+    #[error("signals: {0}")]
+    Signals(#[from] std::io::Error),
+}
+
+/// Name of the target, equal on both controllers.
+#[must_use]
+fn target_name(config: &ControllerConfig) -> String {
+    format!("iqn.2026-01.io.pollux:{}", config.array)
+}
+
+/// Serves until it is asked to stop.
+///
+/// # Errors
+/// [`Failed`], before anything is served.
+pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
+    let shutdown = Shutdown::on_signals()?;
+    let keys = KeyStore::load(&config.paths.keys)?;
+    if keys.array != config.array {
+        return Err(Failed::OtherArray {
+            path: config.paths.keys.display().to_string(),
+            found: keys.array.to_string(),
+            expected: config.array.to_string(),
+        });
+    }
+    let key = AuthKey::new(*keys.key.expose());
+    let own = config.controller;
+    let portal = config.front.portal();
+    let forward = |address| SocketAddr::new(address, config.interconnect.forward_port);
+    let (local, partner) = (
+        forward(config.interconnect.local),
+        forward(config.interconnect.partner),
+    );
+    // Both ports are taken before anything else happens: a daemon that cannot serve says so at once.
+    let portal_socket = server::reserve(portal)?;
+    let forward_listener = server::reserve(local)?.listen(local)?;
+
+    let gate: Arc<dyn ReplyGate> = Arc::new(LeaseGate::new(&config.paths.lease()));
+    let portals = vec![format!("{portal},{}", port_number(own))];
+    let target = Target::new(target_name(&config), own, portals, gate.clone());
+    let array = config.array;
+    let around = Surroundings {
+        array,
+        own,
+        volumes: config.paths.volumes(),
+        local,
+        partner,
+        key: key.clone(),
+    };
+    let world = World::new(around, target.clone());
+
+    let handler = Arc::new(Forwarded {
+        world: world.clone(),
+        own,
+        gate,
+    });
+    let options = ServerOptions::new(Uuid::from_bytes(*array.as_bytes()), Purpose::Forward, Some(key));
+    let forwarding = Server::new(handler, options);
+    tokio::spawn(async move { forwarding.serve_tcp(forward_listener).await });
+
+    let service = register(&world, portal).start(&config);
+    let (first, told) = oneshot::channel();
+    tokio::spawn(watch(service.client().clone(), world.clone(), first));
+    tokio::spawn(learn_partner(service.client().clone(), target.clone()));
+    let hosts = target.clone();
+    tokio::spawn(async move {
+        // Hosts that were let in before the volumes are known would find none.
+        if told.await.is_err() {
+            return;
+        }
+        match portal_socket.listen(portal) {
+            Ok(listener) => server::serve(listener, hosts).await,
+            Err(error) => {
+                tracing::error!(%error, "stopped");
+                std::process::exit(1);
+            }
+        }
+    });
+    service.run(&shutdown).await;
+    target.end_sessions("the target is stopped");
+    Ok(())
+}
+
+fn register(world: &Arc<World>, portal: SocketAddr) -> pollux_runtime::service::Builder {
+    let (publish, hold, flip, status) = (world.clone(), world.clone(), world.clone(), world.clone());
+    Service::builder(SERVICE, rank::BLOCK_TARGET)
+        .method(PUBLISH, Repeat::Idempotent, move |ctx: Ctx, ask: Publish| {
+            let world = publish.clone();
+            async move {
+                // Time for the answer to travel is left.
+                let within = ctx.remaining().mul_f32(0.8).min(PUBLISH_WITHIN);
+                Ok(world.publish(ask.pool, within).await)
+            }
+        })
+        .method(HOLD, Repeat::Idempotent, move |_ctx: Ctx, ask: Hold| {
+            let world = hold.clone();
+            async move {
+                let paths = world.paths(ask.pool);
+                let within = Duration::from_millis(ask.drain_ms).min(HOLD_LIMIT);
+                let drained = paths.hold(within).await;
+                let (waiting, in_flight) = paths.load();
+                match drained {
+                    true => Ok(Held { waiting }),
+                    false => {
+                        let what = format!(
+                            "{in_flight} commands are still in flight after {} ms; new ones are held",
+                            within.as_millis()
+                        );
+                        Err(RpcError::new(
+                            Code::DeadlinePassed,
+                            format!("{SERVICE}: pool {}", ask.pool),
+                            what,
+                        )
+                        .remedy("flip the pool to where it was to let commands go on, or hold again"))
+                    }
+                }
+            }
+        })
+        .method(FLIP, Repeat::Idempotent, move |_ctx: Ctx, ask: Flip| {
+            let world = flip.clone();
+            async move {
+                let route = Route {
+                    epoch: ask.epoch,
+                    generation: ask.generation,
+                    backing: ask.backing,
+                    access: [ask.access_a, ask.access_b],
+                };
+                let flipped = world.flip(ask.pool, route).map_err(|stale| {
+                    RpcError::new(
+                        Code::Superseded,
+                        format!("{SERVICE}: pool {}", ask.pool),
+                        stale.to_string(),
+                    )
+                    .remedy("ask heartbeat for the pool's present claim")
+                })?;
+                if flipped.changed {
+                    tracing::info!(pool = %ask.pool, ?route, ?flipped, "flipped");
+                }
+                Ok(flipped)
+            }
+        })
+        .peer(STATUS, Repeat::Idempotent, move |_ctx: Ctx, _none: Value| {
+            let world = status.clone();
+            async move { Ok(report(&world, portal)) }
+        })
+}
+
+fn report(world: &World, portal: SocketAddr) -> Status {
+    let target = world.target();
+    let sessions = target.sessions();
+    let session = |nexus: &Arc<crate::target::Nexus>| Session {
+        initiator: nexus.initiator.clone(),
+        peer: nexus.peer.to_string(),
+        in_flight: nexus.in_flight.load(Ordering::Relaxed),
+    };
+    Status {
+        controller: target.controller(),
+        portal: portal.to_string(),
+        iqn: target.name().to_owned(),
+        lease_fresh: target.gate().is_open(),
+        sessions: sessions
+            .iter()
+            .filter(|nexus| !nexus.discovery)
+            .map(session)
+            .collect(),
+        pools: world.report(),
+    }
+}
+
+/// Follows the configuration for ever.
+async fn watch(client: Client, world: Arc<World>, first: oneshot::Sender<()>) {
+    let mut first = Some(first);
+    let mut tables = Tables::default();
+    let mut after = None;
+    loop {
+        let ask = Watch {
+            after,
+            wait_ms: WATCH.as_millis() as u64,
+        };
+        let ctx = Ctx::new(WATCH + Duration::from_secs(5));
+        match client.call::<_, Watched>(config::WATCH, &ask, &ctx).await {
+            Ok(Watched::Snapshot(snapshot)) => {
+                after = Some((snapshot.as_of, snapshot.hash));
+                tables = snapshot.tables;
+            }
+            Ok(Watched::Changes(entries)) => {
+                if entries.is_empty() {
+                    continue;
+                }
+                for entry in entries {
+                    entry.rows.iter().for_each(|row| tables.apply(row));
+                    after = Some((entry.index, entry.hash));
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "configuration not available");
+                client.connected().await;
+                tokio::time::sleep(WATCH_AGAIN).await;
+                continue;
+            }
+        }
+        world.apply(&tables);
+        if let Some(first) = first.take() {
+            let _ = first.send(());
+        }
+    }
+}
+
+/// Asks the partner for its portal, so that discovery on either port lists both.
+async fn learn_partner(client: Client, target: Arc<Target>) {
+    let method = format!("partner/{STATUS}");
+    loop {
+        match client
+            .call::<_, Status>(&method, &Value::Null, &Ctx::new(PARTNER))
+            .await
+        {
+            Ok(status) => {
+                target.add_portal(format!("{},{}", status.portal, port_number(status.controller)));
+                return;
+            }
+            Err(error) => tracing::debug!(%error, "the partner's portal is not known yet"),
+        }
+        tokio::time::sleep(PARTNER).await;
+    }
+}
