@@ -1,0 +1,469 @@
+//! The loop that turns: select, apply, carry out.
+//!
+//! It runs on a thread of its own, with real-time priority where the system permits it, and with the wire and the
+//! quorum disks for itself: nothing that the rest of the daemon or of the controller does can make it wait. It waits
+//! for nobody: every effect that takes time is handed over, and its result comes back as an event.
+
+use crate::{
+    journal::{Journal, Now},
+    keeper::Ask,
+    moves::{Job, Order},
+    quorum,
+    view::{self, Surroundings},
+    wire::Wire,
+};
+use pollux_api::{
+    action::ActionId,
+    config::Tables,
+    heartbeat as api,
+    id::{ControllerId, DiskIndex, Generation, PoolId},
+};
+use pollux_heartbeat_core::{
+    Core, Effect, Event, Instant,
+    effect::{Note, Plan, ReadId, Refusal, StopReason, WriteId},
+    event::{PoolStep, Request, RequestId, Victim},
+    layout::{self, Place},
+    wire::Datagram,
+};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// A pet that could not be delivered for so long is not delivered at all: it would prove what was, not what is.
+pub const PET_WITHIN: Duration = Duration::from_millis(200);
+
+/// What the rest of the daemon asks of the loop.
+pub enum Input {
+    /// How things stand.
+    Status(oneshot::Sender<api::Status>),
+    /// What blocks.
+    Why(oneshot::Sender<Vec<api::Blocker>>),
+    /// What a request would do.
+    Plan(Request, oneshot::Sender<Result<Plan, Refusal>>),
+    /// A person's request, its action and its kind for the timeline.
+    Request(
+        Request,
+        ActionId,
+        &'static str,
+        oneshot::Sender<Result<Plan, Refusal>>,
+    ),
+}
+
+/// What the loop hands over.
+pub enum Handover {
+    /// To the pools.
+    Pool(Order),
+    /// Stop everything, under this action.
+    StopAll(ActionId),
+    /// Nothing is used any more: reset the controller, or stay stopped.
+    Stopped(StopReason),
+    /// The partner answers on the wire, or does so no longer.
+    Partner(bool),
+    /// Something for the journal of events.
+    Event(api::Event),
+}
+
+/// What the loop asks of the power control and the watchdog.
+#[derive(Debug)]
+pub enum Bmc {
+    /// Arm the watchdog.
+    Arm(Duration),
+    /// Ask for the partner's power, or cut it first.
+    Power {
+        /// Cut it.
+        off: Option<Victim>,
+        /// When the core asked.
+        asked: Instant,
+    },
+}
+
+/// Everything that the loop owns.
+pub struct Driver {
+    /// The decision core.
+    pub core: Core,
+    /// This controller.
+    pub controller: ControllerId,
+    /// What every block of each quorum disk must carry.
+    pub places: BTreeMap<DiskIndex, Place>,
+    /// Datagrams.
+    pub wire: Wire,
+    /// Commands to the quorum disks.
+    pub disks: BTreeMap<DiskIndex, mpsc::UnboundedSender<quorum::Command<WriteId, (ReadId, ControllerId)>>>,
+    /// The lease of everybody who answers hosts.
+    pub lease: pollux_platform::lease::Writer,
+    /// To the pools and to the rest of the daemon.
+    pub orders: mpsc::UnboundedSender<Handover>,
+    /// To the config keeper.
+    pub asks: mpsc::UnboundedSender<Ask>,
+    /// To the power control and the watchdog.
+    pub bmc: mpsc::UnboundedSender<Bmc>,
+    /// Pets, each with the instant at which it was due.
+    pub pets: watch::Sender<u64>,
+    /// Incidents.
+    pub journal: Journal,
+    /// For `status`.
+    pub around: Surroundings,
+    /// The acknowledged configuration, for names.
+    pub tables: watch::Receiver<Arc<Tables>>,
+    /// Requests that wait for the core's answer; it comes within the same call.
+    pub waiting: BTreeMap<RequestId, Waiting>,
+    /// Why everything was stopped, if it was.
+    pub stopped: Option<StopReason>,
+}
+
+/// A request whose answer is awaited.
+pub struct Waiting {
+    action: ActionId,
+    kind: &'static str,
+    reply: oneshot::Sender<Result<Plan, Refusal>>,
+}
+
+/// What comes in from outside the loop.
+pub struct Inlets {
+    /// Results of what was handed over, and what the services report.
+    pub events: mpsc::UnboundedReceiver<Event>,
+    /// Results of the quorum disks.
+    pub outcomes: mpsc::UnboundedReceiver<(DiskIndex, quorum::Outcome<WriteId, (ReadId, ControllerId)>)>,
+    /// Requests of people.
+    pub inputs: mpsc::UnboundedReceiver<Input>,
+}
+
+impl Driver {
+    /// Turns until the daemon is gone.
+    pub async fn run(mut self, mut inlets: Inlets) {
+        self.apply(Event::Tick);
+        let mut next_request = 0;
+        loop {
+            let deadline = self.core.next_deadline();
+            let left = deadline.since(clock());
+            let event = tokio::select! {
+                biased;
+                Some((disk, outcome)) = inlets.outcomes.recv() => self.outcome(disk, outcome),
+                body = self.wire.receive() => self.datagram(&body),
+                Some(event) = inlets.events.recv() => Some(event),
+                input = inlets.inputs.recv() => match input {
+                    Some(input) => {
+                        next_request += 1;
+                        self.input(input, RequestId(next_request))
+                    }
+                    None => return,
+                },
+                () = tokio::time::sleep(left) => Some(Event::Tick),
+            };
+            if let Some(event) = event {
+                self.apply(event);
+            }
+        }
+    }
+
+    fn outcome(
+        &mut self,
+        disk: DiskIndex,
+        outcome: quorum::Outcome<WriteId, (ReadId, ControllerId)>,
+    ) -> Option<Event> {
+        Some(match outcome {
+            quorum::Outcome::Written {
+                token,
+                submitted_ns,
+                result,
+            } => {
+                if let Err(why) = &result {
+                    tracing::debug!(%disk, why, "write to a quorum disk");
+                }
+                let submitted = Instant::from_nanos(submitted_ns);
+                Event::WriteDone {
+                    id: token,
+                    submitted,
+                    result: result.map_err(drop),
+                }
+            }
+            quorum::Outcome::Read {
+                token: (id, whose),
+                issued_ns,
+                result,
+            } => {
+                let place = self.places.get(&disk)?;
+                let bytes = result.unwrap_or_default();
+                let area = layout::decode_area(place, whose, &bytes);
+                Event::ReadDone {
+                    id,
+                    issued: Instant::from_nanos(issued_ns),
+                    area,
+                }
+            }
+        })
+    }
+
+    fn datagram(&self, body: &[u8]) -> Option<Event> {
+        let place = self.places.values().next()?;
+        match Datagram::decode(body, place.array, self.controller.partner()) {
+            Ok(datagram) => Some(Event::Received(datagram)),
+            Err(error) => {
+                tracing::warn!(%error, "authenticated datagram that cannot be read: is the partner of another version?");
+                None
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input, id: RequestId) -> Option<Event> {
+        let now = clock();
+        // Whoever asked may have gone: then nobody reads the answer.
+        match input {
+            Input::Status(reply) => {
+                let status = view::status(&self.core.status(now), now, &self.around, &self.tables.borrow());
+                drop(reply.send(status));
+            }
+            Input::Why(reply) => drop(reply.send(view::why(self.core.why(now), now))),
+            Input::Plan(request, reply) => drop(reply.send(self.core.plan(now, request))),
+            Input::Request(request, action, kind, reply) => {
+                self.waiting.insert(id, Waiting { action, kind, reply });
+                return Some(Event::Request { id, request });
+            }
+        }
+        None
+    }
+
+    fn apply(&mut self, event: Event) {
+        tracing::trace!(?event, "event");
+        match &event {
+            Event::Legs(up) => {
+                for (leg, up) in self.around.legs.iter_mut().zip(up) {
+                    leg.1 = *up;
+                }
+            }
+            Event::PoolDone {
+                step: PoolStep::StopAll,
+                ..
+            } => {
+                if let Some(reason) = self.stopped {
+                    drop(self.orders.send(Handover::Stopped(reason)));
+                }
+            }
+            _ => {}
+        }
+        let effects = self.core.handle(clock(), event);
+        for effect in &effects {
+            self.link(effect);
+        }
+        for effect in effects {
+            self.carry_out(effect);
+        }
+    }
+
+    /// A move is known to the journal before the notes that come with it.
+    fn link(&mut self, effect: &Effect) {
+        match effect {
+            Effect::FencePool { pool, key, .. } | Effect::TakePool { pool, key, .. } => {
+                self.journal.link(*pool, key.generation);
+            }
+            Effect::ReleasePool { pool, key } => self.journal.link(*pool, key.generation.next()),
+            _ => {}
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        if !matches!(
+            effect,
+            Effect::WriteBlock { .. }
+                | Effect::ReadArea { .. }
+                | Effect::Send(_)
+                | Effect::GrantLease { .. }
+                | Effect::Pet
+        ) {
+            tracing::debug!(?effect, "effect");
+        }
+        match effect {
+            Effect::WriteBlock {
+                id,
+                disk,
+                block,
+                content,
+            } => {
+                let (Some(place), Some(queue)) = (self.places.get(&disk), self.disks.get(&disk)) else {
+                    return;
+                };
+                let data = layout::encode(place, block, self.controller, &content).to_vec();
+                let block = layout::block_number(block, self.controller);
+                drop(queue.send(quorum::Command::Write {
+                    token: id,
+                    block,
+                    data,
+                }));
+            }
+            Effect::ReadArea { id, disk, whose } => {
+                let Some(queue) = self.disks.get(&disk) else {
+                    return;
+                };
+                let count = u32::try_from(layout::AREA_BLOCKS).unwrap_or(u32::MAX);
+                drop(queue.send(quorum::Command::Read {
+                    token: (id, whose),
+                    block: 0,
+                    count,
+                }));
+            }
+            Effect::Send(datagram) => {
+                let Some(place) = self.places.values().next() else {
+                    return;
+                };
+                if let Err(error) = self.wire.send(&datagram.encode(place.array, self.controller)) {
+                    tracing::trace!(%error, "datagram not sent");
+                }
+            }
+            Effect::GrantLease { until, epoch } => self.lease.grant(until.as_nanos(), epoch.get()),
+            Effect::ArmWatchdog { timeout } => drop(self.bmc.send(Bmc::Arm(timeout))),
+            Effect::Pet => drop(self.pets.send_replace(clock().as_nanos())),
+            Effect::QueryPower => drop(self.bmc.send(Bmc::Power {
+                off: None,
+                asked: clock(),
+            })),
+            Effect::PowerOff(victim) => drop(self.bmc.send(Bmc::Power {
+                off: Some(victim),
+                asked: clock(),
+            })),
+            Effect::FencePool { pool, key, victim } => self.order(pool, Job::Fence(key, victim)),
+            Effect::TakePool { pool, key, evidence } => {
+                tracing::info!(%pool, ?evidence, epoch = %key.epoch, generation = %key.generation, "taking pool");
+                self.order(pool, Job::Take(key, evidence));
+            }
+            Effect::PublishPool { pool, key } => self.order(pool, Job::Publish(key)),
+            Effect::ReleasePool { pool, key } => self.order(pool, Job::Release(key)),
+            Effect::ResumePool { pool, key } => self.order(pool, Job::Resume(key)),
+            Effect::StopPool {
+                pool,
+                generation,
+                reason,
+            } => {
+                tracing::warn!(%pool, %generation, reason, "stopping pool");
+                self.order(pool, Job::Stop(generation));
+            }
+            Effect::StopAll { reason } => {
+                tracing::error!(?reason, "stopping everything");
+                self.lease.grant(0, 0);
+                self.stopped = Some(reason);
+                drop(
+                    self.orders
+                        .send(Handover::StopAll(pollux_runtime::ctx::new_action())),
+                );
+            }
+            Effect::Route {
+                pool,
+                epoch,
+                generation,
+                role,
+                partner_reachable,
+            } => {
+                drop(self.orders.send(Handover::Partner(partner_reachable)));
+                let job = Job::Route(epoch, generation, role, partner_reachable);
+                let action = pollux_runtime::ctx::new_action();
+                drop(self.orders.send(Handover::Pool(Order {
+                    pool,
+                    action,
+                    cause: None,
+                    job,
+                })));
+            }
+            Effect::ConfigEpoch { record, lock } => drop(self.asks.send(Ask::Epoch(record, lock))),
+            Effect::ConfigFreeze { epoch } => drop(self.asks.send(Ask::Freeze(epoch))),
+            Effect::ConfigUnfreeze { epoch } => drop(self.asks.send(Ask::Unfreeze(epoch))),
+            Effect::ConfigProbe { base } => drop(self.asks.send(Ask::Probe(base))),
+            Effect::ConfigCatchUp => drop(self.asks.send(Ask::CatchUp)),
+            Effect::Answer { id, result } => self.answer(id, result),
+            Effect::Note(note) => self.note(&note),
+        }
+    }
+
+    fn order(&mut self, pool: PoolId, job: Job) {
+        let (action, cause) = self.journal.action(pool, now());
+        drop(self.orders.send(Handover::Pool(Order {
+            pool,
+            action,
+            cause,
+            job,
+        })));
+    }
+
+    fn answer(&mut self, id: RequestId, result: Result<Plan, Refusal>) {
+        let Some(waiting) = self.waiting.remove(&id) else {
+            return;
+        };
+        if let Ok(plan) = &result {
+            self.journal.requested(&plan.pools, waiting.action, waiting.kind);
+        }
+        drop(waiting.reply.send(result));
+    }
+
+    fn note(&mut self, note: &Note) {
+        let text = words(note);
+        tracing::info!(note = text.1, "{}", text.0);
+        self.journal.note(note, now());
+        if let Note::Wire { alive } = note {
+            drop(self.orders.send(Handover::Partner(*alive)));
+        }
+        let event = api::Event {
+            at_ns: clock().as_nanos(),
+            controller: self.controller,
+            name: text.0.to_owned(),
+            text: text.1,
+        };
+        drop(self.orders.send(Handover::Event(event)));
+    }
+}
+
+/// A stable name and a sentence.
+fn words(note: &Note) -> (&'static str, String) {
+    match note {
+        Note::Wire { alive: true } => ("wire_alive", "the partner answers on the wire".to_owned()),
+        Note::Wire { alive: false } => (
+            "wire_silent",
+            "the partner does not answer on the wire".to_owned(),
+        ),
+        Note::Suspected { cause, .. } => ("partner_suspected", cause.clone()),
+        Note::Proposing { epoch } => ("proposing", format!("epoch {epoch} is proposed")),
+        Note::Abandoned { epoch, reason } => {
+            ("abandoned", format!("epoch {epoch} is not proposed: {reason}"))
+        }
+        Note::Decided(record) => ("decided", record.to_string()),
+        Note::Fencing(victim) => (
+            "fencing",
+            format!(
+                "controller {} (incarnation {}) is fenced",
+                victim.controller, victim.incarnation
+            ),
+        ),
+        Note::Fenced {
+            pool: Some(pool),
+            rung,
+        } => ("fenced", format!("pool {pool}: {rung} confirmed")),
+        Note::Fenced { pool: None, rung } => ("fenced", format!("all pools: {rung} confirmed")),
+        Note::Claimed { pool, generation } => {
+            ("claimed", format!("pool {pool}: claim {generation} is durable"))
+        }
+        Note::Pool { pool, state } => ("pool", format!("pool {pool}: {state}")),
+        Note::Alarm { id, subject, raised } => (
+            "alarm",
+            format!("{id} ({subject}) {}", if *raised { "raised" } else { "cleared" }),
+        ),
+    }
+}
+
+/// The present instant of CLOCK_MONOTONIC.
+#[must_use]
+pub fn clock() -> Instant {
+    Instant::from_nanos(pollux_platform::clock::monotonic_ns())
+}
+
+fn now() -> Now {
+    let unix_ms = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
+    Now {
+        ns: clock().as_nanos(),
+        unix_ms,
+    }
+}
+
+/// The generation of the set of quorum disks with which an array is made.
+pub const FIRST_SET: Generation = Generation::new(1);

@@ -1,0 +1,424 @@
+//! The migration of pools: what the core asks of one pool, carried out step by step.
+//!
+//! Each pool has a queue of its own, so that all pools move at the same time and the steps of one pool never overtake
+//! each other. Only a stop does not wait: it ends whatever runs for its pool and comes first.
+//!
+//! ```text
+//! fence      pool.take
+//! take       pool.import
+//! publish    target.publish -> alua.set owner (flip, unit attention, commands go on) -> address.raise
+//! release    alua.set moving (commands held) -> address.lower -> target.hold (drain) -> pool.export
+//! resume     [pool.take -> pool.import] -> publish
+//! stop       address.lower, alua.set nobody, pool.stop: all three, whatever the others say
+//! ```
+//!
+//! It decides nothing: which pool, when, and on what evidence is the core's.
+
+use crate::array::{Array, Task};
+use pollux_api::{
+    action::ActionId,
+    alua::Role,
+    config::Tables,
+    id::{ControllerId, Epoch, Generation, PoolId},
+    pool::{PowerOff, ReservationKey},
+};
+use pollux_heartbeat_core::{Event, effect::Evidence, event::PoolStep};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinHandle,
+};
+
+/// How long commands in flight may take to end when a pool is released. Below every host's patience (30 s).
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What the core asks of one pool.
+#[derive(Clone, Debug)]
+pub enum Job {
+    /// Take exclusion of its disks.
+    Fence(ReservationKey, Option<ControllerId>),
+    /// Import it.
+    Take(ReservationKey, Evidence),
+    /// Serve it.
+    Publish(ReservationKey),
+    /// Give it up in good order.
+    Release(ReservationKey),
+    /// Serve it again after a release that was given up.
+    Resume(ReservationKey),
+    /// Stop using it at once.
+    Stop(Generation),
+    /// Tell port groups and forwarding what this controller is for it.
+    Route(Epoch, Generation, Role, bool),
+}
+
+/// A job, under which action.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The pool.
+    pub pool: PoolId,
+    /// The action of this part of the incident.
+    pub action: ActionId,
+    /// What caused it.
+    pub cause: Option<ActionId>,
+    /// What to do.
+    pub job: Job,
+}
+
+/// What the port groups of a pool were last told; kept to tell it again.
+type Roles = Arc<Mutex<BTreeMap<PoolId, (Task, Role)>>>;
+
+/// All pools of this controller.
+pub struct Moves {
+    array: Array,
+    events: mpsc::UnboundedSender<Event>,
+    workers: HashMap<PoolId, Worker>,
+    roles: Roles,
+    partner: watch::Sender<bool>,
+    again: Arc<Notify>,
+}
+
+struct Worker {
+    queue: mpsc::UnboundedSender<Order>,
+    task: JoinHandle<()>,
+}
+
+impl Moves {
+    /// Results go to `events`. Must be called inside a tokio runtime.
+    #[must_use]
+    pub fn new(
+        array: Array,
+        events: mpsc::UnboundedSender<Event>,
+        tables: watch::Receiver<Arc<Tables>>,
+    ) -> Self {
+        let roles = Roles::default();
+        let partner = watch::Sender::new(false);
+        let again = Arc::new(Notify::new());
+        tokio::spawn(assert_roles(
+            array.clone(),
+            Arc::clone(&roles),
+            partner.subscribe(),
+            tables,
+            Arc::clone(&again),
+        ));
+        Self {
+            array,
+            events,
+            workers: HashMap::new(),
+            roles,
+            partner,
+            again,
+        }
+    }
+
+    /// A service below has started again: it is told once more what it has to be.
+    pub fn tell_again(&self) {
+        self.again.notify_one();
+    }
+
+    /// The partner is a member and answers on the wire, or does so no longer.
+    pub fn partner_reachable(&self, reachable: bool) {
+        self.partner
+            .send_if_modified(|is| std::mem::replace(is, reachable) != reachable);
+    }
+
+    /// Puts an order into the queue of its pool; a stop goes first and ends what runs.
+    pub fn order(&mut self, order: Order) {
+        if matches!(order.job, Job::Stop(_))
+            && let Some(worker) = self.workers.remove(&order.pool)
+        {
+            worker.task.abort();
+        }
+        let worker = self.workers.entry(order.pool).or_insert_with(|| {
+            let (queue, orders) = mpsc::unbounded_channel();
+            let hands = Hands {
+                array: self.array.clone(),
+                events: self.events.clone(),
+                roles: Arc::clone(&self.roles),
+                partner: self.partner.subscribe(),
+            };
+            Worker {
+                queue,
+                task: tokio::spawn(hands.work(orders)),
+            }
+        });
+        if worker.queue.send(order).is_err() {
+            tracing::error!("a pool's worker has ended although its queue is open");
+        }
+    }
+
+    /// Stops every pool and lowers every address; tells the core when nothing is used any more.
+    pub fn stop_all(&mut self, action: ActionId) {
+        for (_, worker) in self.workers.drain() {
+            worker.task.abort();
+        }
+        let (array, events) = (self.array.clone(), self.events.clone());
+        let known: Vec<_> = lock(&self.roles)
+            .iter()
+            .map(|(pool, (task, _))| (*pool, *task))
+            .collect();
+        lock(&self.roles).clear();
+        tokio::spawn(async move {
+            let imported = match array.pools(DRAIN).await {
+                Ok(status) => status.imported,
+                Err(error) => {
+                    tracing::error!(%error, "what is imported cannot be asked: stopping what is known");
+                    Vec::new()
+                }
+            };
+            let mut tasks: BTreeMap<PoolId, Task> = known.into_iter().collect();
+            for pool in imported {
+                let (epoch, generation) = (pool.key.epoch, pool.key.generation);
+                tasks.insert(
+                    pool.pool,
+                    Task {
+                        action,
+                        cause: None,
+                        pool: pool.pool,
+                        epoch,
+                        generation,
+                    },
+                );
+            }
+            for task in tasks.into_values() {
+                if let Err(error) = stop(&array, task).await {
+                    tracing::error!(pool = %task.pool, error, "pool not stopped in good order");
+                }
+            }
+            // For the last of all: the reset that follows ends everything, in good order or not.
+            let (pool, generation) = (PoolId::from_bytes([0; 16]), Generation::default());
+            drop(events.send(Event::PoolDone {
+                pool,
+                generation,
+                step: PoolStep::StopAll,
+                result: Ok(()),
+            }));
+        });
+    }
+}
+
+/// One pool's worker.
+struct Hands {
+    array: Array,
+    events: mpsc::UnboundedSender<Event>,
+    roles: Roles,
+    partner: watch::Receiver<bool>,
+}
+
+impl Hands {
+    async fn work(self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        while let Some(order) = orders.recv().await {
+            self.carry_out(order).await;
+        }
+    }
+
+    async fn carry_out(&self, order: Order) {
+        let Order {
+            pool,
+            action,
+            cause,
+            job,
+        } = order;
+        let task = |key: ReservationKey| Task {
+            action,
+            cause,
+            pool,
+            epoch: key.epoch,
+            generation: key.generation,
+        };
+        let done = |step, generation, result| {
+            drop(self.events.send(Event::PoolDone {
+                pool,
+                generation,
+                step,
+                result,
+            }));
+        };
+        match job {
+            Job::Fence(key, victim) => {
+                let result = self.fence(task(key), victim).await;
+                drop(self.events.send(Event::FenceDone { pool, key, result }));
+            }
+            Job::Take(key, evidence) => {
+                done(
+                    PoolStep::Take,
+                    key.generation,
+                    self.take(task(key), power_off(evidence)).await,
+                );
+            }
+            Job::Publish(key) => done(PoolStep::Publish, key.generation, self.publish(task(key)).await),
+            Job::Release(key) => done(PoolStep::Release, key.generation, self.release(task(key)).await),
+            Job::Resume(key) => done(PoolStep::Resume, key.generation, self.resume(task(key)).await),
+            Job::Stop(generation) => {
+                let task = lock(&self.roles).get(&pool).map_or(
+                    Task {
+                        action,
+                        cause,
+                        pool,
+                        epoch: Epoch::default(),
+                        generation,
+                    },
+                    |(task, _)| Task { action, ..*task },
+                );
+                self.remember(task, Role::Nobody);
+                done(PoolStep::Stop, generation, stop(&self.array, task).await);
+            }
+            Job::Route(epoch, generation, role, reachable) => {
+                let task = Task {
+                    action,
+                    cause,
+                    pool,
+                    epoch,
+                    generation,
+                };
+                self.remember(task, role);
+                if let Err(error) = self.array.role(task, role, reachable).await {
+                    tracing::warn!(%pool, %error, "port groups not told yet; they will be told again");
+                }
+            }
+        }
+    }
+
+    async fn fence(&self, task: Task, victim: Option<ControllerId>) -> Result<(), String> {
+        let taken = self.array.fence(task, victim).await.map_err(words)?;
+        if taken.confirmed {
+            return Ok(());
+        }
+        let disks: Vec<_> = taken.unfenced.iter().map(ToString::to_string).collect();
+        Err(format!("exclusion not confirmed on {}", disks.join(", ")))
+    }
+
+    async fn take(&self, task: Task, power_off: Option<PowerOff>) -> Result<(), String> {
+        let imported = self.array.import(task, power_off).await.map_err(words)?;
+        tracing::info!(pool = %task.pool, volumes = imported.volumes.len(), action_id = %task.action, "imported");
+        Ok(())
+    }
+
+    async fn publish(&self, task: Task) -> Result<(), String> {
+        let published = self.array.publish(task).await.map_err(words)?;
+        for (volume, why) in published.failed {
+            tracing::warn!(%volume, why, "volume is not served yet");
+        }
+        let reachable = *self.partner.borrow();
+        self.array
+            .role(task, Role::Owner, reachable)
+            .await
+            .map_err(words)?;
+        self.remember(task, Role::Owner);
+        // Block service stands. An address that cannot be raised is an alarm, not a reason to withhold the volumes.
+        if let Err(error) = self.array.raise(task).await {
+            tracing::error!(pool = %task.pool, %error, "addresses not raised; tried again");
+        }
+        Ok(())
+    }
+
+    async fn release(&self, task: Task) -> Result<(), String> {
+        self.remember(task, Role::Moving);
+        let reachable = *self.partner.borrow();
+        self.array
+            .role(task, Role::Moving, reachable)
+            .await
+            .map_err(words)?;
+        self.array.lower(task).await.map_err(words)?;
+        self.array.hold(task, DRAIN).await.map_err(words)?;
+        self.array.export(task).await.map_err(words)?;
+        Ok(())
+    }
+
+    async fn resume(&self, task: Task) -> Result<(), String> {
+        let imported = self.array.pools(DRAIN).await.map_err(words)?.imported;
+        if !imported.iter().any(|pool| pool.pool == task.pool) {
+            self.fence(task, None).await?;
+            self.take(task, None).await?;
+        }
+        self.publish(task).await
+    }
+
+    fn remember(&self, task: Task, role: Role) {
+        lock(&self.roles).insert(task.pool, (task, role));
+    }
+}
+
+/// Every step is tried, whatever the others say: less service is the safe side.
+async fn stop(array: &Array, task: Task) -> Result<(), String> {
+    let (lowered, told, stopped) = tokio::join!(
+        array.lower(task),
+        array.role(task, Role::Nobody, false),
+        array.stop(task)
+    );
+    let problems: Vec<String> = [
+        lowered.err().map(words),
+        told.err().map(words),
+        stopped.err().map(words),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems.join("; "))
+    }
+}
+
+/// Tells the port groups again when the partner comes or goes or a service has started again, and raises the addresses
+/// that the configuration has given to a pool that is served here.
+async fn assert_roles(
+    array: Array,
+    roles: Roles,
+    mut partner: watch::Receiver<bool>,
+    mut tables: watch::Receiver<Arc<Tables>>,
+    again: Arc<Notify>,
+) {
+    loop {
+        let (groups, addresses) = tokio::select! {
+            changed = partner.changed() => match changed { Ok(()) => (true, false), Err(_) => return },
+            changed = tables.changed() => match changed { Ok(()) => (false, true), Err(_) => return },
+            () = again.notified() => (true, true),
+        };
+        let reachable = *partner.borrow_and_update();
+        let known: Vec<_> = lock(&roles).values().copied().collect();
+        for (task, role) in known {
+            // A pool that has moved on meanwhile is told by its worker; the services refuse what is older.
+            let current = || lock(&roles).get(&task.pool) == Some(&(task, role));
+            if groups
+                && current()
+                && let Err(error) = array.role(task, role, reachable).await
+            {
+                tracing::warn!(pool = %task.pool, %error, "port groups not told");
+                again.notify_one();
+            }
+            if addresses
+                && role == Role::Owner
+                && current()
+                && let Err(error) = array.raise(task).await
+            {
+                tracing::warn!(pool = %task.pool, %error, "addresses not raised");
+            }
+        }
+    }
+}
+
+fn power_off(evidence: Evidence) -> Option<PowerOff> {
+    match evidence {
+        Evidence::PowerOff { victim, epoch }
+        | Evidence::Waited { victim, epoch }
+        | Evidence::Rebooted { victim, epoch } => Some(PowerOff {
+            controller: victim.controller,
+            incarnation: victim.incarnation,
+            epoch,
+        }),
+        Evidence::Unowned | Evidence::Own | Evidence::Released { .. } | Evidence::Reserved { .. } => None,
+    }
+}
+
+fn words(error: impl ToString) -> String {
+    error.to_string()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

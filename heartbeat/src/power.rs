@@ -1,0 +1,97 @@
+//! The partner's power and one's own watchdog, on connections of their own so that none delays the other.
+
+use crate::driver::{Bmc, PET_WITHIN, clock};
+use pollux_api::chassis::PowerState;
+use pollux_heartbeat_core::{Event, event::Power};
+use pollux_platform::power::{ChassisBmc, PowerControl, Watchdog};
+use std::{path::PathBuf, time::Duration};
+use tokio::sync::{mpsc, watch};
+
+/// Bound of a question for the partner's power.
+const ASK: Duration = Duration::from_secs(1);
+/// Bound of cutting it.
+const CUT: Duration = Duration::from_secs(5);
+/// Bound of arming the watchdog.
+const ARM: Duration = Duration::from_secs(1);
+
+/// Which of the two there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Rungs {
+    /// Power control of the partner.
+    pub power: bool,
+    /// A watchdog of one's own.
+    pub watchdog: bool,
+}
+
+/// Serves the loop until it is gone.
+pub async fn serve(
+    bmc: PathBuf,
+    rungs: Rungs,
+    mut asks: mpsc::UnboundedReceiver<Bmc>,
+    pets: watch::Receiver<u64>,
+    events: mpsc::UnboundedSender<Event>,
+) {
+    let mut petting = None;
+    while let Some(ask) = asks.recv().await {
+        match ask {
+            Bmc::Arm(timeout) if rungs.watchdog => {
+                let mut dog = ChassisBmc::new(&bmc);
+                let armed = match dog.arm(timeout, ARM).await {
+                    Ok(()) => true,
+                    Err(error) => {
+                        tracing::warn!(%error, "watchdog not armed");
+                        false
+                    }
+                };
+                if armed && petting.is_none() {
+                    petting = Some(tokio::spawn(pet(dog, pets.clone())));
+                }
+                drop(events.send(Event::Watchdog { armed }));
+            }
+            Bmc::Arm(_) => drop(events.send(Event::Watchdog { armed: false })),
+            Bmc::Power { off, asked } => {
+                let (bmc, events) = (bmc.clone(), events.clone());
+                tokio::spawn(async move {
+                    let mut control = ChassisBmc::new(&bmc);
+                    let report = match off {
+                        _ if !rungs.power => None,
+                        Some(victim) => {
+                            tracing::warn!(controller = %victim.controller, incarnation = %victim.incarnation, "cutting the partner's power");
+                            control
+                                .partner_off(CUT)
+                                .await
+                                .map_err(|error| tracing::warn!(%error, "power not cut"))
+                                .ok()
+                        }
+                        None => control
+                            .partner(ASK)
+                            .await
+                            .map_err(|error| tracing::debug!(%error, "power unknown"))
+                            .ok(),
+                    };
+                    let state = match report.map(|report| report.power) {
+                        Some(PowerState::Off) => Power::Off,
+                        Some(PowerState::On) => Power::On,
+                        _ => Power::Unknown,
+                    };
+                    drop(events.send(Event::Power { state, asked }));
+                });
+            }
+        }
+    }
+}
+
+/// Delivers pets while they are fresh. A pet that is late is dropped: the next one comes with a fresh lease or not at
+/// all.
+async fn pet(mut dog: ChassisBmc, mut pets: watch::Receiver<u64>) {
+    while pets.changed().await.is_ok() {
+        let due_ns = *pets.borrow_and_update();
+        let age = Duration::from_nanos(clock().as_nanos().saturating_sub(due_ns));
+        let Some(left) = PET_WITHIN.checked_sub(age) else {
+            continue;
+        };
+        if let Err(error) = dog.pet(left).await {
+            tracing::warn!(%error, "watchdog not petted");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What people and the services below tell and ask heartbeat, through the router.
+
+use crate::{driver::Input, keeper::Ask, timeline::Timeline};
+use pollux_api::{
+    error::{Code, RpcError},
+    heartbeat::{self as api, Accepted, Giveback, Switchover, Takeover, TimelineQuery},
+    pool::PoolEvent,
+    rank,
+};
+use pollux_heartbeat_core::{
+    Event,
+    effect::{Plan, Refusal},
+    event::Request,
+};
+use pollux_runtime::{Ctx, Repeat, Service, service::Builder};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{mpsc, oneshot};
+
+/// Ways into the daemon.
+#[derive(Clone)]
+pub struct Doors {
+    /// Place for messages, `a/heartbeat`.
+    pub place: String,
+    /// To the loop.
+    pub inputs: mpsc::UnboundedSender<Input>,
+    /// Events for the core.
+    pub events: mpsc::UnboundedSender<Event>,
+    /// To the config keeper's end.
+    pub asks: mpsc::UnboundedSender<Ask>,
+    /// Incidents.
+    pub timeline: Arc<Mutex<Timeline>>,
+}
+
+impl Doors {
+    async fn ask<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, RpcError> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || {
+            RpcError::new(Code::Failed, &self.place, "the decision loop has ended")
+                .remedy("see heartbeat's log")
+        };
+        self.inputs.send(input(reply)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+
+    async fn request(
+        &self,
+        ctx: Ctx,
+        request: Request,
+        kind: &'static str,
+        dry_run: bool,
+    ) -> Result<Accepted, RpcError> {
+        let result: Result<Plan, Refusal> = if dry_run {
+            self.ask(|reply| Input::Plan(request, reply)).await?
+        } else {
+            self.ask(|reply| Input::Request(request, ctx.action, kind, reply))
+                .await?
+        };
+        match result {
+            Ok(plan) => Ok(Accepted {
+                action_id: ctx.action.to_string(),
+                pools: plan.pools,
+                plan: plan.steps,
+            }),
+            Err(refusal) => {
+                Err(RpcError::new(Code::Refused, &self.place, refusal.reason).remedy(refusal.remedy))
+            }
+        }
+    }
+}
+
+/// The service, ready to be started.
+#[must_use]
+pub fn build(doors: &Doors) -> Builder {
+    macro_rules! doors {
+        () => {
+            doors.clone()
+        };
+    }
+    let (status, why, timeline) = (doors!(), doors!(), doors!());
+    let (switchover, giveback, takeover, abort) = (doors!(), doors!(), doors!(), doors!());
+    let (pool_event, config_status) = (doors!(), doors!());
+    Service::builder(api::SERVICE, rank::HEARTBEAT)
+        .method(api::STATUS, Repeat::Idempotent, move |_, (): ()| {
+            let doors = status.clone();
+            async move { doors.ask(Input::Status).await }
+        })
+        .method(api::WHY, Repeat::Idempotent, move |_, (): ()| {
+            let doors = why.clone();
+            async move { doors.ask(Input::Why).await }
+        })
+        .method(
+            api::TIMELINE,
+            Repeat::Idempotent,
+            move |_, query: TimelineQuery| {
+                let found = timeline
+                    .timeline
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .query(&query);
+                async move { Ok(found) }
+            },
+        )
+        .method(api::SWITCHOVER, Repeat::Once, move |ctx, ask: Switchover| {
+            let doors = switchover.clone();
+            async move {
+                doors
+                    .request(ctx, Request::Switchover(ask.pool), "switchover", ask.dry_run)
+                    .await
+            }
+        })
+        .method(api::GIVEBACK, Repeat::Once, move |ctx, ask: Giveback| {
+            let doors = giveback.clone();
+            async move {
+                doors
+                    .request(ctx, Request::Giveback(ask.pool), "giveback", ask.dry_run)
+                    .await
+            }
+        })
+        .method(api::TAKEOVER, Repeat::Once, move |ctx, ask: Takeover| {
+            let doors = takeover.clone();
+            async move {
+                doors
+                    .request(ctx, Request::Takeover, "takeover", ask.dry_run)
+                    .await
+            }
+        })
+        .method(api::ABORT, Repeat::Once, move |ctx, ask: Switchover| {
+            let doors = abort.clone();
+            async move {
+                doors
+                    .request(ctx, Request::Abort(ask.pool), "abort", ask.dry_run)
+                    .await
+            }
+        })
+        .on(api::POOL_EVENT, move |_, event: PoolEvent| {
+            let events = pool_event.events.clone();
+            async move {
+                match event {
+                    PoolEvent::ExclusionLost { pool, disk, holder } => {
+                        tracing::error!(%pool, %disk, ?holder, "exclusion lost");
+                        drop(events.send(Event::ExclusionLost { pool, holder }));
+                    }
+                    PoolEvent::Suspended { pool, reason } => tracing::error!(%pool, reason, "pool suspended"),
+                    PoolEvent::Resumed { pool } => tracing::info!(%pool, "pool resumed"),
+                    PoolEvent::Health { pool, health } => tracing::warn!(%pool, ?health, "health of a pool"),
+                }
+            }
+        })
+        .on(api::CONFIG_STATUS, move |_, _: serde_json::Value| {
+            let asks = config_status.asks.clone();
+            async move { drop(asks.send(Ask::Look)) }
+        })
+}

@@ -1,0 +1,565 @@
+//! From the controller's file to a daemon that runs.
+
+use crate::{
+    array::{self, Array},
+    driver::{self, Driver, FIRST_SET, Handover, Inlets, Input},
+    incarnation::{self, IncarnationError},
+    journal::Journal,
+    keeper::{self, Ask},
+    moves::Moves,
+    power::{self, Rungs},
+    quorum,
+    service::{self, Doors},
+    timeline::Timeline,
+    view::Surroundings,
+    wire::Wire,
+};
+use pollux_api::{
+    heartbeat as api,
+    id::{ControllerId, DiskIndex, Incarnation},
+};
+use pollux_heartbeat_core::{
+    Core, Event, Params, Timing,
+    effect::{ReadId, StopReason, WriteId},
+    event::{Import, PoolInfo},
+    layout::{self, Place},
+    timing::Profile,
+};
+use pollux_platform::{
+    file::{Lock, LockError},
+    keys::{KeyError, KeyStore},
+    lease,
+    netlink::{LinkEvent, LinkWatch},
+    power::{ChassisBmc, PowerControl},
+    realtime,
+    signal::Shutdown,
+};
+use pollux_runtime::{Client, ControllerConfig, Ctx};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Priority of the decision loop under SCHED_RR: above everything ordinary, below the kernel's own threads (50).
+const PRIORITY: u8 = 20;
+/// How long the old process may take to let go of its lock when a daemon is restarted.
+const LOCK_WITHIN: Duration = Duration::from_secs(3);
+
+/// Why heartbeat cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another process writes the quorum area for this controller.
+    #[error("heartbeat already runs: {0}; there must be one writer of the quorum area")]
+    Lock(#[from] LockError),
+    /// The pairing key.
+    #[error("{0}")]
+    Keys(#[from] KeyError),
+    /// The pairing key belongs to another array.
+    #[error("key store {} is of array {found}, controller.toml says {expected}: the controller is paired with another array", path.display())]
+    Array {
+        /// The store.
+        path: PathBuf,
+        /// Its array.
+        found: String,
+        /// The file's.
+        expected: String,
+    },
+    /// The incarnation.
+    #[error("{0}")]
+    Incarnation(#[from] IncarnationError),
+    /// The lease.
+    #[error("{0}")]
+    Lease(#[from] lease::LeaseError),
+    /// The quorum disks hold no area.
+    #[error(
+        "quorum disks {0} are blank: this array was never formatted; run `quorum-format --config FILE` once, on one controller"
+    )]
+    Blank(String),
+    /// Parameters.
+    #[error("{0}")]
+    Params(String),
+    /// Anything of the system.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+type DiskQueue = mpsc::UnboundedSender<quorum::Command<WriteId, (ReadId, ControllerId)>>;
+type Outcomes = mpsc::UnboundedReceiver<(DiskIndex, quorum::Outcome<WriteId, (ReadId, ControllerId)>)>;
+
+/// What every block of each quorum disk must carry.
+#[must_use]
+pub fn places(config: &ControllerConfig) -> BTreeMap<DiskIndex, Place> {
+    let place = |disk: &DiskIndex| {
+        (
+            *disk,
+            Place {
+                array: config.array,
+                disk: *disk,
+                set: FIRST_SET,
+            },
+        )
+    };
+    config.quorum.disks.iter().map(place).collect()
+}
+
+/// Opens a task per quorum disk on the present runtime.
+#[must_use]
+pub fn open_disks(config: &ControllerConfig) -> (BTreeMap<DiskIndex, DiskQueue>, Outcomes) {
+    let (sink, outcomes) = mpsc::unbounded_channel();
+    let mut queues = BTreeMap::new();
+    for disk in &config.quorum.disks {
+        let path = quorum::Path {
+            disk: *disk,
+            socket: config.paths.disk_socket(*disk),
+            array: config.array,
+            controller: config.controller,
+        };
+        let (queue, commands) = mpsc::unbounded_channel();
+        tokio::spawn(quorum::serve(path, commands, sink.clone()));
+        queues.insert(*disk, queue);
+    }
+    (queues, outcomes)
+}
+
+/// Runs until asked to stop.
+///
+/// # Errors
+/// [`StartError`] says what keeps it from running.
+pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
+    let shutdown = Shutdown::on_signals().map_err(|source| StartError::Io {
+        what: "signal handlers".to_owned(),
+        source,
+    })?;
+    let lock_path = config.paths.run.join("heartbeat.lock");
+    let _lock = take_lock(&lock_path).await?;
+    let keys = KeyStore::load(&config.paths.keys)?;
+    if keys.array != config.array {
+        return Err(StartError::Array {
+            path: config.paths.keys.clone(),
+            found: keys.array.to_string(),
+            expected: config.array.to_string(),
+        });
+    }
+    let timeline_path = config.paths.var.join("timeline.jsonl");
+    let timeline = Timeline::open(&timeline_path).map_err(|source| StartError::Io {
+        what: format!("timeline {}", timeline_path.display()),
+        source,
+    })?;
+    let timeline = Arc::new(Mutex::new(timeline));
+
+    let (event_sink, events) = mpsc::unbounded_channel();
+    let (input_sink, inputs) = mpsc::unbounded_channel();
+    let (handover_sink, handover) = mpsc::unbounded_channel();
+    let (ask_sink, asks) = mpsc::unbounded_channel();
+    let (bmc_sink, bmc_asks) = mpsc::unbounded_channel();
+    let pets = watch::Sender::new(0);
+    let (tables_sink, tables) = watch::channel(Arc::default());
+
+    let doors = Doors {
+        place: format!("{}/heartbeat", config.controller),
+        inputs: input_sink,
+        events: event_sink.clone(),
+        asks: ask_sink.clone(),
+        timeline: Arc::clone(&timeline),
+    };
+    let service = service::build(&doors).start(&config);
+    let client = service.client().clone();
+    let array = Array::new(
+        client.clone(),
+        config.controller,
+        tables.clone(),
+        Arc::clone(&timeline),
+    );
+    tokio::spawn(array::follow(client.clone(), tables_sink));
+    tokio::spawn(keeper::serve(
+        array.clone(),
+        config.paths.run.clone(),
+        asks,
+        event_sink.clone(),
+    ));
+    let rungs = Rungs {
+        power: config.fence.power,
+        watchdog: config.fence.watchdog,
+    };
+    tokio::spawn(power::serve(
+        config.paths.bmc.clone(),
+        rungs,
+        bmc_asks,
+        pets.subscribe(),
+        event_sink.clone(),
+    ));
+    tokio::spawn(pools(tables.clone(), event_sink.clone()));
+    tokio::spawn(legs(config.interconnect.legs.clone(), event_sink.clone()));
+    let (registered_sink, registered) = mpsc::unbounded_channel();
+    tokio::spawn(array::registrations(client.clone(), registered_sink));
+    let moves = Moves::new(array.clone(), event_sink.clone(), tables.clone());
+    let bmc = config.paths.bmc.clone();
+    tokio::spawn(distribute(
+        handover,
+        registered,
+        moves,
+        array,
+        client,
+        ask_sink.clone(),
+        event_sink,
+        bmc,
+    ));
+
+    let (started, ready) = oneshot::channel();
+    let inlets = (events, inputs);
+    let loop_config = config.clone();
+    let journal = Journal::new(config.controller, timeline);
+    std::thread::Builder::new()
+        .name("decide".to_owned())
+        .spawn(move || {
+            decide(
+                loop_config,
+                &keys,
+                inlets,
+                Outlets {
+                    handover_sink,
+                    ask_sink,
+                    bmc_sink,
+                    pets,
+                    tables,
+                    journal,
+                },
+                started,
+            );
+        })
+        .map_err(|source| StartError::Io {
+            what: "decision thread".to_owned(),
+            source,
+        })?;
+    // Asked to stop while the quorum disks are not there yet: nothing has begun.
+    tokio::select! {
+        result = ready => match result {
+            Ok(result) => result?,
+            Err(_) => return Err(StartError::Params("the decision thread ended at its start; see the log".to_owned())),
+        },
+        () = shutdown.requested() => return Ok(()),
+    }
+    service.run(&shutdown).await;
+    Ok(())
+}
+
+struct Outlets {
+    handover_sink: mpsc::UnboundedSender<Handover>,
+    ask_sink: mpsc::UnboundedSender<Ask>,
+    bmc_sink: mpsc::UnboundedSender<driver::Bmc>,
+    pets: watch::Sender<u64>,
+    tables: watch::Receiver<Arc<pollux_api::config::Tables>>,
+    journal: Journal,
+}
+
+/// The decision thread.
+fn decide(
+    config: ControllerConfig,
+    keys: &KeyStore,
+    (events, inputs): (mpsc::UnboundedReceiver<Event>, mpsc::UnboundedReceiver<Input>),
+    out: Outlets,
+    started: oneshot::Sender<Result<(), StartError>>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(source) => {
+            drop(started.send(Err(StartError::Io {
+                what: "decision loop".to_owned(),
+                source,
+            })));
+            return;
+        }
+    };
+    let realtime = realtime::enter(PRIORITY).describe();
+    if let Err(why) = &realtime {
+        tracing::warn!(
+            why,
+            "no real time: a saturated machine may look dead; choose the profile accordingly"
+        );
+    }
+    runtime.block_on(async move {
+        match assemble(&config, keys, out, realtime.err()).await {
+            Ok((driver, outcomes)) => {
+                drop(started.send(Ok(())));
+                driver
+                    .run(Inlets {
+                        events,
+                        outcomes,
+                        inputs,
+                    })
+                    .await;
+            }
+            Err(error) => drop(started.send(Err(error))),
+        }
+    });
+}
+
+async fn assemble(
+    config: &ControllerConfig,
+    keys: &KeyStore,
+    out: Outlets,
+    realtime: Option<String>,
+) -> Result<(Driver, Outcomes), StartError> {
+    let places = places(config);
+    let (disks, mut outcomes) = open_disks(config);
+    let incarnation = match incarnation::running(&config.paths.run)? {
+        Some(kept) => kept,
+        None => {
+            let seen = remembered(config, &places, &disks, &mut outcomes).await?;
+            incarnation::begin(&config.paths.run, &config.paths.var, seen)?
+        }
+    };
+    let profile = Profile::from_name(config.profile.as_str()).ok_or_else(|| {
+        StartError::Params(format!("timing profile {} is not known", config.profile.as_str()))
+    })?;
+    let now = driver::clock();
+    // Only has to differ at every start and to be unknown to whoever replays old datagrams.
+    let seed = u64::from_le_bytes(*uuid::Uuid::new_v4().as_bytes().first_chunk().unwrap_or(&[0; 8]));
+    let params = Params {
+        array: config.array,
+        controller: config.controller,
+        incarnation,
+        disks: config.quorum.disks.clone(),
+        set: FIRST_SET,
+        timing: Timing::derive(profile),
+        seed,
+        power_rung: config.fence.power,
+        reservation_rung: config.fence.reservations,
+        pausable: false,
+        auto_giveback: true,
+    };
+    let core = Core::new(params, now).map_err(|error| StartError::Params(error.to_string()))?;
+    let wire = Wire::open(
+        config.controller,
+        std::net::SocketAddr::new(config.interconnect.local, config.interconnect.heartbeat_port),
+        std::net::SocketAddr::new(config.interconnect.partner, config.interconnect.heartbeat_port),
+        keys.key.expose(),
+    )
+    .await
+    .map_err(|source| StartError::Io {
+        what: "interconnect".to_owned(),
+        source,
+    })?;
+    let around = Surroundings {
+        profile: config.profile.as_str().to_owned(),
+        realtime,
+        legs: config
+            .interconnect
+            .legs
+            .iter()
+            .map(|leg| (leg.clone(), false))
+            .collect(),
+    };
+    tracing::info!(controller = %config.controller, %incarnation, profile = around.profile, "heartbeat starts");
+    let driver = Driver {
+        core,
+        controller: config.controller,
+        places,
+        wire,
+        disks,
+        lease: lease::Writer::open(&config.paths.lease())?,
+        orders: out.handover_sink,
+        asks: out.ask_sink,
+        bmc: out.bmc_sink,
+        pets: out.pets,
+        journal: out.journal,
+        around,
+        tables: out.tables,
+        waiting: BTreeMap::new(),
+        stopped: None,
+    };
+    Ok((driver, outcomes))
+}
+
+/// The highest incarnation of this controller that a majority of the quorum disks remembers. Waits for a majority:
+/// without one nothing can be decided anyway.
+async fn remembered(
+    config: &ControllerConfig,
+    places: &BTreeMap<DiskIndex, Place>,
+    disks: &BTreeMap<DiskIndex, DiskQueue>,
+    outcomes: &mut Outcomes,
+) -> Result<Incarnation, StartError> {
+    let majority = disks.len() / 2 + 1;
+    let count = u32::try_from(layout::AREA_BLOCKS).unwrap_or(u32::MAX);
+    let mut seen: BTreeMap<DiskIndex, Incarnation> = BTreeMap::new();
+    let mut blank = BTreeSet::new();
+    loop {
+        for (disk, queue) in disks {
+            if !seen.contains_key(disk) {
+                drop(queue.send(quorum::Command::Read {
+                    token: (ReadId(0), config.controller),
+                    block: 0,
+                    count,
+                }));
+            }
+        }
+        for _ in seen.len()..disks.len() {
+            let Some((disk, quorum::Outcome::Read { result, .. })) = outcomes.recv().await else {
+                continue;
+            };
+            let Some(place) = places.get(&disk) else { continue };
+            match result.map(|bytes| layout::decode_area(place, config.controller, &bytes).slot) {
+                Ok(Ok(slot)) => drop(seen.insert(disk, slot.advert.incarnation)),
+                Ok(Err(why)) => {
+                    tracing::warn!(%disk, ?why, "quorum area cannot be read");
+                    if why == pollux_heartbeat_core::area::Unread::Blank {
+                        blank.insert(disk);
+                    }
+                }
+                Err(why) => tracing::debug!(%disk, why, "quorum disk"),
+            }
+            if seen.len() >= majority {
+                return Ok(seen.into_values().max().unwrap_or_default());
+            }
+        }
+        if blank.len() >= majority {
+            let names: Vec<_> = blank.iter().map(ToString::to_string).collect();
+            return Err(StartError::Blank(names.join(", ")));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn take_lock(path: &std::path::Path) -> Result<Lock, LockError> {
+    let end = tokio::time::Instant::now() + LOCK_WITHIN;
+    loop {
+        match Lock::acquire(path) {
+            // A predecessor that was killed is reaped in a moment.
+            Err(LockError::Held { .. }) if tokio::time::Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Tells the core which pools there are, whenever that changes.
+async fn pools(
+    mut tables: watch::Receiver<Arc<pollux_api::config::Tables>>,
+    events: mpsc::UnboundedSender<Event>,
+) {
+    while tables.changed().await.is_ok() {
+        let tables = tables.borrow_and_update().clone();
+        let known = tables
+            .pools
+            .values()
+            .map(|row| PoolInfo {
+                pool: row.id,
+                home: row.home,
+            })
+            .collect();
+        if events.send(Event::Pools(known)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the core the carrier of each leg, at start and whenever one changes.
+async fn legs(names: Vec<String>, events: mpsc::UnboundedSender<Event>) {
+    let mut up = vec![false; names.len()];
+    loop {
+        let watch = LinkWatch::open();
+        if let Ok(netlink) = pollux_platform::netlink::Netlink::open() {
+            for (name, up) in names.iter().zip(&mut up) {
+                *up = netlink.link(name).await.is_ok_and(|link| link.up && link.carrier);
+            }
+        }
+        if events.send(Event::Legs(up.clone())).is_err() {
+            return;
+        }
+        match watch {
+            Ok(mut watch) => {
+                while let Some(change) = watch.next().await {
+                    let (link, there) = match change {
+                        LinkEvent::Present(link) => (link, true),
+                        LinkEvent::Removed(link) => (link, false),
+                    };
+                    let Some(at) = names.iter().position(|name| *name == link.name) else {
+                        continue;
+                    };
+                    let now = there && link.up && link.carrier;
+                    if std::mem::replace(&mut up[at], now) != now
+                        && events.send(Event::Legs(up.clone())).is_err()
+                    {
+                        return;
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "legs of the interconnect are not watched"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Hands over what the loop asks, and tells it what the services report when they start.
+#[expect(clippy::too_many_arguments, reason = "the channels of one task")]
+async fn distribute(
+    mut handover: mpsc::UnboundedReceiver<Handover>,
+    mut registered: mpsc::UnboundedReceiver<String>,
+    mut moves: Moves,
+    array: Array,
+    client: Client,
+    asks: mpsc::UnboundedSender<Ask>,
+    events: mpsc::UnboundedSender<Event>,
+    bmc: PathBuf,
+) {
+    loop {
+        let item = tokio::select! {
+            item = handover.recv() => match item { Some(item) => item, None => return },
+            Some(name) = registered.recv() => {
+                tracing::info!(service = name, "registered");
+                match name.as_str() {
+                    pollux_api::pool::SERVICE => drop(tokio::spawn(imports(array.clone(), events.clone()))),
+                    pollux_api::config::SERVICE => drop(asks.send(Ask::Look)),
+                    pollux_api::alua::SERVICE | pollux_api::target::SERVICE | pollux_api::address::SERVICE => {
+                        moves.tell_again();
+                    }
+                    _ => {}
+                }
+                continue;
+            }
+        };
+        match item {
+            Handover::Pool(order) => moves.order(order),
+            Handover::StopAll(action) => moves.stop_all(action),
+            Handover::Stopped(StopReason::Shutdown) => {
+                tracing::warn!("stopped as asked; this controller serves nothing until it is started again");
+            }
+            Handover::Stopped(reason) => {
+                tracing::error!(?reason, "everything is stopped: resetting this controller");
+                let mut control = ChassisBmc::new(&bmc);
+                tokio::spawn(async move {
+                    let error = control.reset_self(Duration::from_secs(5)).await;
+                    tracing::error!(%error, "reset not done; the watchdog is no longer petted and will do it");
+                });
+            }
+            Handover::Partner(reachable) => moves.partner_reachable(reachable),
+            Handover::Event(event) => {
+                drop(client.publish(api::EVENTS, &event, &Ctx::new(Duration::from_secs(5))))
+            }
+        }
+    }
+}
+
+/// Tells the core what the pool manager has imported.
+async fn imports(array: Array, events: mpsc::UnboundedSender<Event>) {
+    match array.pools(Duration::from_secs(10)).await {
+        Ok(status) => {
+            let one = |pool: pollux_api::pool::ImportedPool| Import {
+                pool: pool.pool,
+                key: pool.key,
+            };
+            drop(events.send(Event::Imports(status.imported.into_iter().map(one).collect())));
+        }
+        Err(error) => tracing::warn!(%error, "the pool manager does not say what it has imported"),
+    }
+}

@@ -1,0 +1,139 @@
+//! The core's status as the contract says it: instants become ages, and names of pools come from the configuration.
+
+use pollux_api::config::Tables;
+use pollux_api::heartbeat as api;
+use pollux_heartbeat_core::{
+    Instant,
+    detect::{DiskSight, WireSight},
+    event::Power,
+    record::{Mode, Record},
+    status::{Blocker, Status},
+};
+use std::time::Duration;
+
+/// What the driver knows and the core does not.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// Name of the timing profile.
+    pub profile: String,
+    /// Real time, or why not.
+    pub realtime: Option<String>,
+    /// Carrier of each leg.
+    pub legs: Vec<(String, bool)>,
+}
+
+/// The contract's status.
+#[must_use]
+pub fn status(core: &Status, now: Instant, around: &Surroundings, tables: &Tables) -> api::Status {
+    let ago = |since: Instant| millis(now.since(since));
+    api::Status {
+        controller: core.controller,
+        incarnation: core.incarnation,
+        profile: around.profile.clone(),
+        state: core.state.to_owned(),
+        epoch: core.record.as_ref().map(record),
+        wire: api::Wire {
+            state: match core.wire.0 {
+                WireSight::Alive => "alive",
+                WireSight::Silent => "silent",
+                WireSight::Unknown => "unknown",
+            }
+            .to_owned(),
+            for_ms: Some(ago(core.wire.1)),
+            legs: around.legs.clone(),
+            round_trip_us: core.round_trip.map(micros),
+        },
+        partner_disk: match core.disk.0 {
+            DiskSight::Alive => "alive",
+            DiskSight::SomeStill => "alive (still on a minority)",
+            DiskSight::MostStill => "still on a majority",
+            DiskSight::Still => "still",
+            DiskSight::Unreadable => "unreadable",
+            DiskSight::Unknown => "unknown",
+        }
+        .to_owned(),
+        partner_disk_for_ms: Some(ago(core.disk.1)),
+        partner_power: match core.power {
+            Power::On => "on",
+            Power::Off => "off",
+            Power::Unknown => "unknown",
+        }
+        .to_owned(),
+        partner_incarnation: core.partner,
+        lease_fresh: core.lease_until > now,
+        watchdog_armed: core.watchdog,
+        realtime: around.realtime.clone().map_or(Ok(()), Err),
+        quorum: core
+            .quorum
+            .iter()
+            .map(|disk| api::QuorumDisk {
+                disk: disk.disk,
+                writable: disk.writable,
+                readable: disk.readable.clone(),
+                latency_us: disk.latency.map(micros),
+            })
+            .collect(),
+        pools: core
+            .pools
+            .iter()
+            .map(|pool| api::Pool {
+                pool: pool.pool,
+                name: tables.pools.get(&pool.pool).map(|row| row.name.clone()),
+                home: Some(pool.home),
+                owner: pool.owner,
+                generation: pool.generation,
+                state: match &pool.problem {
+                    Some(problem) => format!("{} ({problem})", pool.state),
+                    None => pool.state.to_owned(),
+                },
+            })
+            .collect(),
+        config_lock: core.lock.as_ref().map(|(reason, since)| api::Lock {
+            reason: reason.clone(),
+            for_ms: ago(*since),
+        }),
+        alarms: core
+            .alarms
+            .iter()
+            .map(|alarm| api::Alarm {
+                id: alarm.id.to_owned(),
+                subject: alarm.subject.clone(),
+                text: alarm.text.clone(),
+                for_ms: ago(alarm.since),
+            })
+            .collect(),
+    }
+}
+
+/// The contract's blockers.
+#[must_use]
+pub fn why(blockers: Vec<Blocker>, now: Instant) -> Vec<api::Blocker> {
+    let one = |blocker: Blocker| api::Blocker {
+        blocks: blocker.blocks.to_owned(),
+        reason: blocker.reason,
+        for_ms: millis(now.since(blocker.since)),
+        remedy: blocker.remedy,
+    };
+    blockers.into_iter().map(one).collect()
+}
+
+fn record(record: &Record) -> api::EpochRecord {
+    let member = |c| record.members.get(c).map(|incarnation| (c, incarnation));
+    api::EpochRecord {
+        epoch: record.epoch,
+        members: pollux_api::id::ControllerId::ALL
+            .into_iter()
+            .filter_map(member)
+            .collect(),
+        open: record.mode == Mode::Open,
+        base_length: record.base.length.get(),
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,138 @@
+//! Heartbeat datagrams over the interconnect.
+//!
+//! The core makes and reads the bodies; here they get a tag that only the two paired controllers can make (keyed
+//! BLAKE3 over the body) and leave by UDP. A datagram without the right tag never reaches the core: it is counted,
+//! and that is all. Freshness is not decided here: the nonces inside the body do that.
+
+use pollux_api::id::ControllerId;
+use pollux_heartbeat_core::wire::BODY_MAX;
+use std::{io, net::SocketAddr, time::Duration};
+use tokio::net::UdpSocket;
+
+/// Bytes of the tag behind the body.
+const TAG: usize = 32;
+/// Pause after an error of the socket.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// The socket, and the key behind it.
+#[derive(Debug)]
+pub struct Wire {
+    socket: UdpSocket,
+    partner: SocketAddr,
+    send_key: [u8; 32],
+    receive_key: [u8; 32],
+    /// Datagrams that were dropped because the tag or the length was wrong, or the sender is not the partner.
+    pub rejected: u64,
+}
+
+impl Wire {
+    /// Binds `local` and aims at `partner`. Each direction has a key of its own, so that a datagram sent back to its
+    /// sender is not taken for the partner's.
+    ///
+    /// # Errors
+    /// The address is not there, or the port is taken.
+    pub async fn open(
+        this: ControllerId,
+        local: SocketAddr,
+        partner: SocketAddr,
+        pairing: &[u8; 32],
+    ) -> io::Result<Self> {
+        let socket = UdpSocket::bind(local).await.map_err(|error| {
+            io::Error::new(error.kind(), format!("heartbeat socket {local}/udp: {error}"))
+        })?;
+        Ok(Self {
+            socket,
+            partner,
+            send_key: direction_key(pairing, this),
+            receive_key: direction_key(pairing, this.partner()),
+            rejected: 0,
+        })
+    }
+
+    /// Sends a body, at once or not at all: a full queue is a lost datagram, and the loop goes on.
+    pub fn send(&self, body: &[u8]) -> io::Result<()> {
+        let mut datagram = Vec::with_capacity(body.len() + TAG);
+        datagram.extend_from_slice(body);
+        datagram.extend_from_slice(blake3::keyed_hash(&self.send_key, body).as_bytes());
+        self.socket.try_send_to(&datagram, self.partner).map(drop)
+    }
+
+    /// The next body whose tag is right. Cancel safe. While the interface is gone nothing comes, which is what the
+    /// core has to notice: errors are no events.
+    pub async fn receive(&mut self) -> Vec<u8> {
+        let mut buffer = [0_u8; BODY_MAX + TAG + 1];
+        loop {
+            let (length, from) = match self.socket.recv_from(&mut buffer).await {
+                Ok(received) => received,
+                // An ICMP answer to what was sent: the partner's daemon is not there, which is no news.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+                Err(error) => {
+                    tracing::debug!(%error, "heartbeat socket");
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            };
+            match verified(&self.receive_key, &buffer[..length]) {
+                Some(body) if from.ip() == self.partner.ip() => return body.to_vec(),
+                _ => self.rejected = self.rejected.saturating_add(1),
+            }
+        }
+    }
+}
+
+fn direction_key(pairing: &[u8; 32], sender: ControllerId) -> [u8; 32] {
+    let context = match sender {
+        ControllerId::A => "pollux 2026 heartbeat datagram a to b",
+        ControllerId::B => "pollux 2026 heartbeat datagram b to a",
+    };
+    blake3::derive_key(context, pairing)
+}
+
+fn verified<'a>(key: &[u8; 32], datagram: &'a [u8]) -> Option<&'a [u8]> {
+    let (body, tag) = datagram.split_at_checked(datagram.len().checked_sub(TAG)?)?;
+    let tag: [u8; TAG] = tag.try_into().ok()?;
+    // `blake3::Hash` compares in constant time.
+    (body.len() <= BODY_MAX && blake3::keyed_hash(key, body) == tag).then_some(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PAIRING: [u8; 32] = [7; 32];
+
+    fn sealed(sender: ControllerId, body: &[u8]) -> Vec<u8> {
+        let mut datagram = body.to_vec();
+        datagram.extend_from_slice(blake3::keyed_hash(&direction_key(&PAIRING, sender), body).as_bytes());
+        datagram
+    }
+
+    #[test]
+    fn a_reflected_datagram_is_not_the_partners() {
+        let datagram = sealed(ControllerId::A, b"body");
+        assert_eq!(
+            verified(&direction_key(&PAIRING, ControllerId::A), &datagram),
+            Some(&b"body"[..])
+        );
+        assert_eq!(
+            verified(&direction_key(&PAIRING, ControllerId::B), &datagram),
+            None
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_change_of_a_datagram_is_noticed(body in prop::collection::vec(any::<u8>(), 0..200), at in any::<prop::sample::Index>(), flip in 1..=255_u8) {
+            let mut datagram = sealed(ControllerId::A, &body);
+            let at = at.index(datagram.len());
+            datagram[at] ^= flip;
+            prop_assert_eq!(verified(&direction_key(&PAIRING, ControllerId::A), &datagram), None);
+        }
+
+        #[test]
+        fn what_is_not_a_datagram_is_refused(noise in prop::collection::vec(any::<u8>(), 0..2000)) {
+            prop_assert_eq!(verified(&direction_key(&PAIRING, ControllerId::A), &noise), None);
+        }
+    }
+}
