@@ -194,7 +194,7 @@ impl Drop for HostProcess {
                 let _ = self.child.wait();
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            crate::time::pause(5);
         }
     }
 }

@@ -22,6 +22,11 @@ pub const fn ms(n: u64) -> u64 {
     n * 1_000_000
 }
 
+/// The step of a loop that looks at a state until a deadline.
+pub(crate) fn pause(milliseconds: u64) {
+    std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -499,7 +499,7 @@ impl Demo {
              Ctrl-C here ends it and leaves nothing behind."
         );
         while !crate::wait::interrupted() {
-            std::thread::sleep(Duration::from_millis(50));
+            crate::wait::pause(Duration::from_millis(50));
         }
         drop(rig);
         drop(scratch);

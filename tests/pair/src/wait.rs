@@ -40,8 +40,14 @@ pub fn wait_for<T>(
                 seen,
             });
         }
-        std::thread::sleep(Duration::from_millis(10));
+        pause(Duration::from_millis(10));
     }
+}
+
+/// Lets a fault last: its length is part of the scenario, nothing is hoped for meanwhile. (Also the
+/// step of [`wait_for`], which looks again and has a bound.)
+pub fn pause(length: Duration) {
+    std::thread::sleep(length);
 }
 
 /// A condition as a probe.

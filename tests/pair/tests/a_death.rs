@@ -8,7 +8,7 @@ use pollux_host::time::now_ns;
 use pollux_pair::Result;
 use pollux_pair::rig::{BOOT, MOVE, Rig};
 use pollux_pair::stage::Stage;
-use pollux_pair::wait::{that, wait_for};
+use pollux_pair::wait::{pause, that, wait_for};
 
 /// Waits until somebody serves every pool, whoever it is, and the host's writes flow.
 fn wait_served(rig: &Rig) -> Result<()> {
@@ -172,8 +172,7 @@ fn a12_death_of_the_taker_in_each_phase() -> Result<()> {
     let start = now_ns();
     for delay in DEATHS_MS {
         stage.array.power(A, PowerAction::Off)?;
-        // The length of the fault, not a wait for a state.
-        std::thread::sleep(Duration::from_millis(delay));
+        pause(Duration::from_millis(delay));
         stage.array.power(B, PowerAction::Off)?;
         stage.array.power(B, PowerAction::On)?;
         stage.array.power(A, PowerAction::On)?;

@@ -6,7 +6,7 @@ use pollux_api::id::ControllerId::{A, B};
 use pollux_pair::Result;
 use pollux_pair::rig::{BOOT, MOVE};
 use pollux_pair::stage::Stage;
-use pollux_pair::wait::wait_for;
+use pollux_pair::wait::{pause, wait_for};
 
 #[test]
 fn d4_both_wake_and_want_to_preempt_at_once() -> Result<()> {
@@ -21,7 +21,7 @@ fn d4_both_wake_and_want_to_preempt_at_once() -> Result<()> {
     let hung = stage.array.hang(A, true)?;
     stage.array.hang(B, true)?;
     // The length of the fault: beyond every limit, so that each finds the other dead when it wakes.
-    std::thread::sleep(Duration::from_secs(12));
+    pause(Duration::from_secs(12));
     stage.array.hang(A, false)?;
     stage.array.hang(B, false)?;
     for pool in stage.pools.clone() {

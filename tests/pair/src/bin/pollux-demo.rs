@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use pollux_pair::Error;
 use pollux_pair::demo::{Demo, Fault};
 use pollux_runtime::Profile;
 
@@ -81,13 +80,21 @@ fn main() -> ExitCode {
                 ExitCode::from(1)
             }
         }
-        Err(Error::Interrupted) => {
+        // Whatever broke first, it broke because everything was being ended.
+        Err(_) if pollux_pair::wait::interrupted() => {
             eprintln!("interrupted; everything that was started has been ended");
             ExitCode::from(130)
         }
         Err(err) => {
             eprintln!("pollux-demo: {err}");
-            println!("FAIL (could not be shown)");
+            if arguments.json {
+                println!(
+                    "{}",
+                    serde_json::json!({ "pass": false, "error": err.to_string() })
+                );
+            } else {
+                println!("FAIL (could not be shown)");
+            }
             ExitCode::from(2)
         }
     }
