@@ -17,21 +17,57 @@ use std::{
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 
-/// Sends one announcement of `address` on `link`. An IPv4 address is announced as ARP request and as ARP reply: some
-/// hosts learn only from the one, some only from the other.
-pub fn announce(link: &Link, address: IpAddr) -> io::Result<()> {
-    let mac = link.mac.ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("{} has no Ethernet address", link.name),
-        )
-    })?;
-    match address {
-        IpAddr::V4(v4) => {
-            send(link, ETHERTYPE_ARP, &arp_frame(mac, v4, ArpOperation::Request))?;
-            send(link, ETHERTYPE_ARP, &arp_frame(mac, v4, ArpOperation::Reply))
+/// Sends announcements into the network in which it was opened.
+#[derive(Debug)]
+pub struct Announcer {
+    socket: socket2::Socket,
+}
+
+impl Announcer {
+    /// Opens one in the caller's network. Needs CAP_NET_RAW there.
+    pub fn open() -> io::Result<Self> {
+        // Without a protocol the socket receives nothing.
+        Ok(Self { socket: socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, None)? })
+    }
+
+    /// Sends one announcement of `address` on `link`. An IPv4 address is announced as ARP request and as ARP reply:
+    /// some hosts learn only from the one, some only from the other. Does not wait for the network.
+    pub fn announce(&self, link: &Link, address: IpAddr) -> io::Result<()> {
+        let mac = link.mac.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("{} has no Ethernet address", link.name))
+        })?;
+        match address {
+            IpAddr::V4(v4) => {
+                self.send(link, ETHERTYPE_ARP, &arp_frame(mac, v4, ArpOperation::Request))?;
+                self.send(link, ETHERTYPE_ARP, &arp_frame(mac, v4, ArpOperation::Reply))
+            }
+            IpAddr::V6(v6) => self.send(link, ETHERTYPE_IPV6, &advertisement_frame(mac, v6)),
         }
-        IpAddr::V6(v6) => send(link, ETHERTYPE_IPV6, &advertisement_frame(mac, v6)),
+    }
+
+    fn send(&self, link: &Link, ethertype: u16, frame: &[u8]) -> io::Result<()> {
+        let destination = libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as u16,
+            sll_protocol: ethertype.to_be(),
+            sll_ifindex: link.index as i32,
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 6,
+            sll_addr: [frame[0], frame[1], frame[2], frame[3], frame[4], frame[5], 0, 0],
+        };
+        // SAFETY: the frame and the address are valid for the lengths given, for the duration of the call; the socket
+        // is open.
+        let sent = unsafe {
+            libc::sendto(
+                self.socket.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                libc::MSG_DONTWAIT,
+                (&raw const destination).cast(),
+                size_of::<libc::sockaddr_ll>() as u32,
+            )
+        };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
 
@@ -90,37 +126,6 @@ fn advertisement_frame(mac: [u8; 6], address: Ipv6Addr) -> [u8; 86] {
     }
     frame[56..58].copy_from_slice(&(!(sum as u16)).to_be_bytes());
     frame
-}
-
-fn send(link: &Link, ethertype: u16, frame: &[u8]) -> io::Result<()> {
-    // Protocol 0: this socket receives nothing.
-    let socket = socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, None)?;
-    let destination = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: ethertype.to_be(),
-        sll_ifindex: link.index as i32,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 6,
-        sll_addr: [frame[0], frame[1], frame[2], frame[3], frame[4], frame[5], 0, 0],
-    };
-    // SAFETY: the frame and the address are valid for the lengths given, for the duration of the call; the socket is
-    // open.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            0,
-            (&raw const destination).cast(),
-            size_of::<libc::sockaddr_ll>() as u32,
-        )
-    };
-    if sent < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -8,21 +8,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Replaces the content of `path` so that a crash at any point leaves the old content or the new, durably: written
-/// beside, synced, renamed, directory synced. `mode` is the permission of a file that is created.
+/// Replaces the content of `path` so that a crash of the machine at any point leaves the old content or the new:
+/// written beside, synced, renamed, directory synced. `mode` is the permission of the new file.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let directory = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let directory = write_and_rename(path, content, mode, true)?;
+    sync_directory(directory)
+}
+
+/// As [`replace`], but only against the death of the process: after a crash of the machine the content is uncertain.
+/// For what does not outlive a boot anyway, and must not wait for a disk.
+pub fn replace_volatile(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    write_and_rename(path, content, mode, false).map(drop)
+}
+
+/// Answers the directory of `path`.
+fn write_and_rename<'p>(path: &'p Path, content: &[u8], mode: u32, sync: bool) -> io::Result<&'p Path> {
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut name = path
         .file_name()
-        .ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("{}: not a file name", path.display()),
-            )
-        })?
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{}: not a file name", path.display())))?
         .to_owned();
     // The process id keeps two writers from sharing one temporary file; the last rename wins, whole.
     name.push(format!(".{}.tmp", std::process::id()));
@@ -33,20 +37,18 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&beside)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
         file.write_all(content)?;
-        file.sync_all()?;
+        if sync {
+            file.sync_all()?;
+        }
         std::fs::rename(&beside, path)
     })();
     if let Err(error) = written {
         let _ = std::fs::remove_file(&beside);
         return Err(error);
     }
-    sync_directory(directory)
+    Ok(directory)
 }
 
 /// Makes the names in a directory durable.
@@ -163,6 +165,8 @@ mod tests {
         replace(&path, b"one", 0o600).unwrap();
         replace(&path, b"two", 0o600).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        replace_volatile(&path, b"three", 0o600).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"three");
         assert_eq!(
             std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600

@@ -4,7 +4,7 @@
 //! and why where the kernel refuses namespaces to this user; that is not a failure of the code.
 
 use pollux_platform::{
-    announce::announce,
+    announce::Announcer,
     netlink::{BridgeKind, IfAddr, LinkEvent, LinkWatch, Netlink, NetlinkError},
     netns::{self, GroupSignal, NetNs, Spawner, signal_group},
 };
@@ -129,12 +129,13 @@ async fn cable() {
     assert!(passes(&a, &b, "10.77.0.2", LIMIT));
 
     // Floating addresses, both families.
+    let announcer = a.run(Announcer::open).unwrap().unwrap();
     for text in ["10.78.0.50/24", "fd00::50/64"] {
         let address = addr(text);
         assert!(in_a.add_address("ic0", address).await.unwrap());
         assert!(in_a.addresses("ic0").await.unwrap().contains(&address));
         let link = in_a.link("ic0").await.unwrap();
-        a.run(|| announce(&link, address.address)).unwrap().unwrap();
+        announcer.announce(&link, address.address).unwrap();
         assert!(in_a.remove_address("ic0", address).await.unwrap());
         assert!(
             !in_a.remove_address("ic0", address).await.unwrap(),

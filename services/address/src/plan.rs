@@ -1,0 +1,243 @@
+//! What is to be done with which address. Pure.
+
+use pollux_api::{
+    error::{Code, RpcError},
+    id::PoolId,
+};
+use pollux_platform::netlink::IfAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+/// Which pool each address belongs to that this controller has up.
+pub type Owners = BTreeMap<IfAddr, PoolId>;
+
+/// Steps from what is up to what should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// To be put up.
+    pub add: Vec<IfAddr>,
+    /// To be taken down.
+    pub remove: Vec<IfAddr>,
+}
+
+/// After a start: what the record and the kernel make of each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adoption {
+    /// Recorded and up: stays.
+    pub owners: Owners,
+    /// Up and nobody's: to be removed.
+    pub strangers: Vec<IfAddr>,
+    /// Recorded, not up: the daemon died between the two. Whoever asked has had no answer and asks again.
+    pub unfinished: Vec<IfAddr>,
+}
+
+/// Compares the record with what is up. `own` is the controller's address, which belongs to no pool.
+pub fn adopt(recorded: &Owners, up: &[IfAddr], own: IpAddr) -> Adoption {
+    let floating: BTreeSet<IfAddr> = up.iter().copied().filter(|addr| addr.address != own).collect();
+    let (owners, unfinished): (Owners, Owners) =
+        recorded.iter().partition(|(addr, _)| floating.contains(addr));
+    Adoption {
+        strangers: floating
+            .into_iter()
+            .filter(|addr| !owners.contains_key(addr))
+            .collect(),
+        owners,
+        unfinished: unfinished.into_keys().collect(),
+    }
+}
+
+/// Steps that give `pool` exactly the addresses `wanted`, or why that cannot be.
+pub fn raise(owners: &Owners, pool: PoolId, wanted: &[String], own: IpAddr) -> Result<Steps, RpcError> {
+    let mut problems = Vec::new();
+    let mut addresses = BTreeSet::new();
+    for (index, text) in wanted.iter().enumerate() {
+        match text.parse::<IfAddr>() {
+            Err(what) => problems.push((index, what, "an address with its prefix length".to_owned())),
+            Ok(addr) => match unusable(addr.address, own) {
+                Some(why) => problems.push((
+                    index,
+                    format!("{addr} is {why}"),
+                    "an address of its own".to_owned(),
+                )),
+                None => {
+                    addresses.insert(addr);
+                }
+            },
+        }
+    }
+    if !problems.is_empty() {
+        let error = RpcError::new(
+            Code::InvalidParams,
+            "address.raise",
+            "addresses that cannot be raised",
+        );
+        return Err(problems.into_iter().fold(error, |error, (index, what, remedy)| {
+            error.problem(format!("addresses[{index}]"), what, remedy)
+        }));
+    }
+    // The address alone counts: with another prefix it would still be the same door.
+    for addr in &addresses {
+        if let Some((taken, other)) = owners
+            .iter()
+            .find(|(up, owner)| up.address == addr.address && **owner != pool)
+        {
+            let what = format!("it belongs to pool {other}, which is here");
+            return Err(
+                RpcError::new(Code::Conflict, taken.to_string(), what).remedy(format!(
+                    "lower it there first, or give pool {pool} another address"
+                )),
+            );
+        }
+    }
+    let has: BTreeSet<IfAddr> = of(owners, pool).collect();
+    Ok(Steps {
+        add: addresses.difference(&has).copied().collect(),
+        remove: has.difference(&addresses).copied().collect(),
+    })
+}
+
+/// Steps that leave `pool`, or with `None` any pool, without an address.
+pub fn lower(owners: &Owners, pool: Option<PoolId>) -> Steps {
+    let remove = match pool {
+        Some(pool) => of(owners, pool).collect(),
+        None => owners.keys().copied().collect(),
+    };
+    Steps {
+        add: Vec::new(),
+        remove,
+    }
+}
+
+fn of(owners: &Owners, pool: PoolId) -> impl Iterator<Item = IfAddr> {
+    owners
+        .iter()
+        .filter(move |(_, owner)| **owner == pool)
+        .map(|(addr, _)| *addr)
+}
+
+fn unusable(address: IpAddr, own: IpAddr) -> Option<&'static str> {
+    if address == own {
+        Some("the controller's own, which never moves")
+    } else if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+        Some("no address of one host")
+    } else if let IpAddr::V6(v6) = address
+        && v6.is_unicast_link_local()
+    {
+        Some("valid on one link only")
+    } else if let IpAddr::V4(v4) = address
+        && v4.is_broadcast()
+    {
+        Some("no address of one host")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: PoolId = PoolId::from_bytes([1; 16]);
+    const Q: PoolId = PoolId::from_bytes([2; 16]);
+
+    fn own() -> IpAddr {
+        "10.78.0.1".parse().unwrap()
+    }
+
+    fn addr(text: &str) -> IfAddr {
+        text.parse().unwrap()
+    }
+
+    fn owners(list: &[(&str, PoolId)]) -> Owners {
+        list.iter().map(|(text, pool)| (addr(text), *pool)).collect()
+    }
+
+    fn texts(list: &[&str]) -> Vec<String> {
+        list.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn raise_brings_exactly_what_is_wanted_and_is_idempotent() {
+        let before = owners(&[("10.78.0.50/24", P), ("10.78.0.51/24", P), ("10.78.0.60/24", Q)]);
+        let steps = raise(
+            &before,
+            P,
+            &texts(&["10.78.0.51/24", "fd00::5/64", "fd00::5/64"]),
+            own(),
+        )
+        .unwrap();
+        assert_eq!(
+            steps,
+            Steps {
+                add: vec![addr("fd00::5/64")],
+                remove: vec![addr("10.78.0.50/24")]
+            }
+        );
+        let same = raise(&before, P, &texts(&["10.78.0.50/24", "10.78.0.51/24"]), own()).unwrap();
+        assert_eq!(same, Steps::default());
+    }
+
+    #[test]
+    fn bad_addresses_are_all_named() {
+        let wanted = texts(&[
+            "10.78.0.50",
+            "10.78.0.1/24",
+            "224.0.0.1/4",
+            "fe80::1/64",
+            "127.0.0.1/8",
+            "10.78.0.9/24",
+        ]);
+        let error = raise(&Owners::new(), P, &wanted, own()).unwrap_err();
+        let paths: Vec<_> = error
+            .data
+            .problems
+            .iter()
+            .map(|problem| problem.path.as_str())
+            .collect();
+        assert_eq!(
+            paths,
+            [
+                "addresses[0]",
+                "addresses[1]",
+                "addresses[2]",
+                "addresses[3]",
+                "addresses[4]"
+            ]
+        );
+        assert!(error.data.problems[1].what.contains("own"), "{error}");
+    }
+
+    #[test]
+    fn an_address_has_one_pool_whatever_its_prefix() {
+        let before = owners(&[("10.78.0.60/24", Q)]);
+        let error = raise(&before, P, &texts(&["10.78.0.60/32"]), own()).unwrap_err();
+        assert!(
+            error.is(Code::Conflict) && error.to_string().contains(&Q.to_string()),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn lower_takes_one_pool_or_all() {
+        let before = owners(&[("10.78.0.50/24", P), ("10.78.0.60/24", Q)]);
+        assert_eq!(lower(&before, Some(Q)).remove, [addr("10.78.0.60/24")]);
+        assert_eq!(lower(&before, None).remove.len(), 2);
+        assert_eq!(lower(&Owners::new(), Some(P)), Steps::default());
+    }
+
+    #[test]
+    fn adoption_tells_recorded_own_and_nobodys_apart() {
+        let recorded = owners(&[("10.78.0.50/24", P), ("10.78.0.51/24", Q)]);
+        let up = [addr("10.78.0.1/24"), addr("10.78.0.50/24"), addr("10.78.0.99/24")];
+        assert_eq!(
+            adopt(&recorded, &up, own()),
+            Adoption {
+                owners: owners(&[("10.78.0.50/24", P)]),
+                strangers: vec![addr("10.78.0.99/24")],
+                unfinished: vec![addr("10.78.0.51/24")],
+            }
+        );
+    }
+}

@@ -1,0 +1,300 @@
+//! Addresses that move between two controllers' networks, seen from a host that talks to them all the time.
+//!
+//! Says SKIPPED and why where the kernel refuses namespaces to this user.
+
+use pollux_address::floating::{Access, Floating};
+use pollux_api::{error::Code, id::PoolId};
+use pollux_platform::{
+    announce::Announcer,
+    netlink::{BridgeKind, IfAddr, LinkWatch, Netlink},
+    netns::{self, NetNs},
+};
+use std::{
+    net::UdpSocket,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+const LIMIT: Duration = Duration::from_secs(20);
+const P: PoolId = PoolId::from_bytes([1; 16]);
+const Q: PoolId = PoolId::from_bytes([2; 16]);
+
+fn main() {
+    if let Err(error) = netns::enter_new() {
+        println!("SKIPPED floating: {error}");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        tokio::time::timeout(3 * LIMIT, async {
+            let net = Net::build().await;
+            move_between_controllers(&net).await;
+            crash_and_adopt(&net).await;
+            refusals(&net).await;
+        })
+        .await
+        .expect("the whole test is bounded");
+    });
+    println!("floating: ok");
+}
+
+/// Two controllers on a switch with the host, which is where this test runs.
+struct Net {
+    a: NetNs,
+    b: NetNs,
+    host: Netlink,
+    dir: tempfile::TempDir,
+}
+
+fn addr(text: &str) -> IfAddr {
+    text.parse().unwrap()
+}
+
+fn texts(list: &[&str]) -> Vec<String> {
+    list.iter().map(|text| (*text).to_owned()).collect()
+}
+
+impl Net {
+    async fn build() -> Self {
+        let host = Netlink::open().unwrap();
+        host.add_bridge("hosts", BridgeKind::Switch, Some([2, 0, 0, 0, 0, 254]))
+            .await
+            .unwrap();
+        for address in ["10.78.0.254/24", "fd00::fe/64"] {
+            host.add_address("hosts", addr(address)).await.unwrap();
+        }
+        let (a, b) = (NetNs::create().unwrap(), NetNs::create().unwrap());
+        for (name, ns, own) in [("to-a", &a, "10.78.0.1/24"), ("to-b", &b, "10.78.0.2/24")] {
+            host.add_veth(name, "host0", ns, None).await.unwrap();
+            host.attach(name, Some("hosts")).await.unwrap();
+            host.set_up(name, true).await.unwrap();
+            let inside = Netlink::open_in(ns).unwrap();
+            inside.set_up("host0", true).await.unwrap();
+            inside.add_address("host0", addr(own)).await.unwrap();
+        }
+        Self {
+            a,
+            b,
+            host,
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    async fn open(&self, ns: &NetNs, own: &str, record: &Path) -> Floating {
+        let access = Access {
+            netlink: Netlink::open_in(ns).unwrap(),
+            announcer: ns.run(Announcer::open).unwrap().unwrap(),
+            watch: LinkWatch::open_in(ns).unwrap(),
+        };
+        Floating::open(access, "host0", own.parse().unwrap(), record)
+            .await
+            .unwrap()
+    }
+
+    fn record(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+/// Answers every datagram with one letter, in the network where it is made.
+fn echo(ns: &NetNs, letter: u8) -> tokio::task::JoinHandle<()> {
+    let socket = ns.run(|| UdpSocket::bind("[::]:7")).unwrap().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 8];
+        while let Ok((_, from)) = socket.recv_from(&mut buffer).await {
+            let _ = socket.send_to(&[letter], from).await;
+        }
+    })
+}
+
+/// Asks an address until `letter` answers; how long that took. A Linux host that is not told goes on asking the old
+/// hardware address for at least 8 s (gc_stale, delay 5 s, three probes), so a bound of half of that tells the two apart.
+async fn answered_by(address: &str, letter: u8) -> Duration {
+    let began = Instant::now();
+    let from = if address.contains(':') {
+        "[::]:0"
+    } else {
+        "0.0.0.0:0"
+    };
+    let socket = tokio::net::UdpSocket::bind(from).await.unwrap();
+    let mut buffer = [0; 8];
+    loop {
+        assert!(
+            began.elapsed() < LIMIT,
+            "{address} is never answered by {}",
+            letter as char
+        );
+        let _ = socket.send_to(b"?", (address, 7)).await;
+        let answer = tokio::time::timeout(Duration::from_millis(20), socket.recv(&mut buffer)).await;
+        if matches!(answer, Ok(Ok(1))) && buffer[0] == letter {
+            return began.elapsed();
+        }
+    }
+}
+
+async fn silent(address: &str) {
+    let socket = tokio::net::UdpSocket::bind("0.0.0.0:0").await.unwrap();
+    let _ = socket.send_to(b"?", (address, 7)).await;
+    let answer = tokio::time::timeout(Duration::from_millis(200), socket.recv(&mut [0; 8])).await;
+    assert!(
+        !matches!(answer, Ok(Ok(_))),
+        "{address} is answered after it was lowered"
+    );
+}
+
+async fn move_between_controllers(net: &Net) {
+    let (a, b) = (
+        net.open(&net.a, "10.78.0.1", &net.record("move-a")).await,
+        net.open(&net.b, "10.78.0.2", &net.record("move-b")).await,
+    );
+    let echoes = [echo(&net.a, b'a'), echo(&net.b, b'b')];
+    let wanted = texts(&["10.78.0.50/24", "fd00::50/64"]);
+
+    let changed = a.raise(P, &wanted).await.unwrap();
+    assert_eq!((changed.added.len(), changed.removed.len()), (2, 0));
+    assert_eq!(a.raise(P, &wanted).await.unwrap().added.len(), 0, "idempotent");
+    for address in ["10.78.0.50", "fd00::50"] {
+        answered_by(address, b'a').await;
+    }
+
+    // The host has a's hardware address in its table. It must learn b's by being told: its own doubts take seconds.
+    for _ in 0..2 {
+        for (from, to, letter) in [(&a, &b, b'b'), (&b, &a, b'a')] {
+            let lowered = from.lower(Some(P)).await.unwrap();
+            assert_eq!(lowered.removed, wanted);
+            silent("10.78.0.50").await;
+            to.raise(P, &wanted).await.unwrap();
+            for address in ["10.78.0.50", "fd00::50"] {
+                let pause = answered_by(address, letter).await;
+                println!(
+                    "{address} moved to {} after {} ms",
+                    letter as char,
+                    pause.as_millis()
+                );
+            }
+        }
+    }
+
+    let status = a.status().await;
+    assert_eq!((status.interface.as_str(), status.addresses.len()), ("host0", 2));
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let status = a.status().await;
+        if status.addresses.iter().all(|address| address.announcements >= 4) {
+            assert!(
+                status
+                    .addresses
+                    .iter()
+                    .all(|address| address.announced_after_ms.is_some())
+            );
+            break;
+        }
+        assert!(Instant::now() < deadline, "announced again and again: {status:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    // A cable that comes back is told, too.
+    let before = a.status().await.addresses[0].announcements;
+    net.host.set_up("to-a", false).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    net.host.set_up("to-a", true).await.unwrap();
+    let deadline = Instant::now() + LIMIT;
+    while a.status().await.addresses[0].announcements < before + 3 {
+        assert!(
+            Instant::now() < deadline,
+            "the carrier is back and nobody is told"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    a.lower(None).await.unwrap();
+    assert!(a.status().await.addresses.is_empty());
+    for task in echoes {
+        task.abort();
+    }
+}
+
+async fn crash_and_adopt(net: &Net) {
+    let record = net.record("crash");
+    let kernel = Netlink::open_in(&net.a).unwrap();
+    let first = net.open(&net.a, "10.78.0.1", &record).await;
+    first
+        .raise(P, &texts(&["10.78.0.51/24", "10.78.0.52/24"]))
+        .await
+        .unwrap();
+    // As after a SIGKILL: nothing is said, the kernel keeps the addresses; meanwhile somebody added a stranger and
+    // took one away.
+    drop(first);
+    kernel.add_address("host0", addr("10.78.0.99/24")).await.unwrap();
+    kernel
+        .remove_address("host0", addr("10.78.0.52/24"))
+        .await
+        .unwrap();
+
+    let second = net.open(&net.a, "10.78.0.1", &record).await;
+    let mut up = kernel.addresses("host0").await.unwrap();
+    up.sort();
+    assert_eq!(
+        up,
+        [addr("10.78.0.1/24"), addr("10.78.0.51/24")],
+        "adopted, and the stranger is gone"
+    );
+    let status = second.status().await;
+    assert_eq!(status.addresses.len(), 1);
+    assert_eq!(status.addresses[0].pool, P);
+    // Whoever asked for both asks again.
+    let again = second
+        .raise(P, &texts(&["10.78.0.51/24", "10.78.0.52/24"]))
+        .await
+        .unwrap();
+    assert_eq!(again.added, ["10.78.0.52/24"]);
+    second.lower(Some(P)).await.unwrap();
+    assert_eq!(kernel.addresses("host0").await.unwrap(), [addr("10.78.0.1/24")]);
+}
+
+async fn refusals(net: &Net) {
+    let record = net.record("refusals");
+    let kernel = Netlink::open_in(&net.b).unwrap();
+    let b = net.open(&net.b, "10.78.0.2", &record).await;
+    b.raise(P, &texts(&["10.78.0.60/24"])).await.unwrap();
+    let before = kernel.addresses("host0").await.unwrap();
+
+    let taken = b
+        .raise(Q, &texts(&["10.78.0.61/24", "10.78.0.60/24"]))
+        .await
+        .unwrap_err();
+    assert!(taken.is(Code::Conflict), "{taken}");
+    let own = b.raise(Q, &texts(&["10.78.0.2/24"])).await.unwrap_err();
+    assert!(own.is(Code::InvalidParams), "{own}");
+    // The last one cannot be put up: the record's directory is gone.
+    let hidden = net.record("hidden");
+    std::fs::create_dir(&hidden).unwrap();
+    std::fs::rename(&record, hidden.join("record")).unwrap();
+    std::fs::create_dir(&record).unwrap();
+    let unrecorded = b.raise(Q, &texts(&["10.78.0.61/24"])).await.unwrap_err();
+    assert!(
+        unrecorded.is(Code::Failed) && unrecorded.to_string().contains("refusals"),
+        "{unrecorded}"
+    );
+    assert_eq!(
+        kernel.addresses("host0").await.unwrap(),
+        before,
+        "what is refused changes nothing"
+    );
+    std::fs::remove_dir(&record).unwrap();
+
+    std::fs::write(&record, "rubbish").unwrap();
+    let access = Access {
+        netlink: Netlink::open_in(&net.b).unwrap(),
+        announcer: net.b.run(Announcer::open).unwrap().unwrap(),
+        watch: LinkWatch::open_in(&net.b).unwrap(),
+    };
+    let damaged = Floating::open(access, "host0", "10.78.0.2".parse().unwrap(), &record)
+        .await
+        .unwrap_err();
+    assert!(damaged.to_string().contains("refusals"), "{damaged}");
+}
