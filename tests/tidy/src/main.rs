@@ -1,0 +1,76 @@
+//! `cargo verify`, `cargo demo`, `cargo sim`, `cargo fix-all`: see the library.
+
+#![forbid(unsafe_code)]
+
+use clap::{Parser, Subcommand};
+use pollux_tidy::Repository;
+use pollux_tidy::run::Runner;
+use std::process::ExitCode;
+
+/// The commands of this repository. Exit codes: 0 all is well, 1 something failed, 2 wrong argument; `demo` and
+/// `sim` exit as the program that they run.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Formatting, lints, licences, the rules of the repository, and every test that this machine can run.
+    Verify {
+        /// Install missing tools (cargo-deny, Debian packages) instead of naming them.
+        #[arg(long)]
+        install: bool,
+    },
+    /// Only the rules of the repository and the licences.
+    Check,
+    /// Repair what a program can repair: lints, formatting.
+    FixAll,
+    /// Build everything and run `pollux demo` with these arguments.
+    Demo {
+        /// Arguments of the demo: see `cargo demo --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run the simulator, built for speed, with these arguments.
+    Sim {
+        /// Arguments of the simulator: see `cargo sim --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    // `cargo demo --help` asks the demo, not this program.
+    let given: Vec<String> = std::env::args().skip(1).collect();
+    let command = match given.split_first() {
+        Some((word, rest)) if word == "demo" || word == "sim" => {
+            let arguments = rest
+                .iter()
+                .skip_while(|argument| *argument == "--")
+                .cloned()
+                .collect();
+            if word == "demo" {
+                Command::Demo { arguments }
+            } else {
+                Command::Sim { arguments }
+            }
+        }
+        _ => Arguments::parse().command,
+    };
+    let repository = match Repository::read() {
+        Ok(repository) => repository,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match command {
+        Command::Verify { install } => Runner::new(repository, install).verify(),
+        Command::Check => Runner::new(repository, false).check(),
+        Command::FixAll => Runner::new(repository, false).fix_all(),
+        Command::Demo { arguments } => Runner::new(repository, false).demo(&arguments),
+        Command::Sim { arguments } => Runner::new(repository, false).sim(&arguments),
+    }
+}

@@ -1,0 +1,458 @@
+//! The commands of people and CI: steps, one after the other, each with its time, and a summary at the end.
+//!
+//! A step that fails does not keep the next from running: one run names everything that is wrong. What could not
+//! run is SKIPPED with the reason and is counted; nothing is left out in silence.
+
+use crate::{Repository, check};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+/// What tests and the demo need from Debian, and what for.
+const PACKAGES: &[(&str, &str)] = &[
+    (
+        "libiscsi7",
+        "the host of the tests: an initiator that nobody here wrote",
+    ),
+    (
+        "e2fsprogs",
+        "mke2fs and e2fsck for the image that the demo copies",
+    ),
+    (
+        "libiscsi-bin",
+        "iscsi-test-cu: the target against a foreign test suite",
+    ),
+    ("qemu-block-extra", "qemu-io: the host's findings cross-checked"),
+];
+/// Seeds of the simulator in one `verify`.
+const SEEDS: &str = "2000";
+
+/// How a step ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Well, with a word of what was found.
+    Passed(String),
+    /// Not well.
+    Failed(String),
+    /// It could not run.
+    Skipped(String),
+}
+
+struct Step {
+    name: String,
+    took: Duration,
+    outcome: Outcome,
+}
+
+/// Runs steps and remembers how they ended.
+pub struct Runner {
+    repository: Repository,
+    steps: Vec<Step>,
+    /// Tests that could not run, by the line with which they said so.
+    skipped: Vec<String>,
+    /// Missing tools are installed instead of named.
+    install: bool,
+}
+
+impl Runner {
+    /// A runner over the repository; `install`: missing tools are installed.
+    #[must_use]
+    pub fn new(repository: Repository, install: bool) -> Self {
+        Self {
+            repository,
+            steps: vec![],
+            skipped: vec![],
+            install,
+        }
+    }
+
+    fn step(&mut self, name: &str, work: impl FnOnce(&mut Self) -> Outcome) -> bool {
+        println!("\n== {name}");
+        let start = Instant::now();
+        let outcome = work(self);
+        let (word, text) = describe(&outcome);
+        let took = start.elapsed();
+        println!(
+            "== {name}: {word} in {:.1} s{}{text}",
+            took.as_secs_f64(),
+            if text.is_empty() { "" } else { ": " }
+        );
+        let good = !matches!(outcome, Outcome::Failed(_));
+        self.steps.push(Step {
+            name: name.into(),
+            took,
+            outcome,
+        });
+        good
+    }
+
+    fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(arguments).current_dir(&self.repository.root);
+        command
+    }
+
+    fn plain(&self, arguments: &[&str]) -> Outcome {
+        outcome(self.cargo(arguments))
+    }
+
+    /// Tests: the output goes on to the terminal, results and skips are picked out of it.
+    fn tests(&mut self, arguments: &[&str]) -> Outcome {
+        let mut command = self.cargo(arguments);
+        let mut child = match command.stdout(Stdio::piped()).spawn() {
+            Ok(child) => child,
+            Err(error) => return Outcome::Failed(format!("cannot start {command:?}: {error}")),
+        };
+        let mut count = Count::default();
+        if let Some(stdout) = child.stdout.take() {
+            for line in lossy_lines(stdout) {
+                println!("{line}");
+                count.read(&line);
+            }
+        }
+        self.skipped.append(&mut count.skipped);
+        let text = format!(
+            "{} passed, {} failed, {} ignored",
+            count.passed, count.failed, count.ignored
+        );
+        match child.wait() {
+            Ok(status) if status.success() && count.passed > 0 => Outcome::Passed(text),
+            Ok(status) if status.success() => Outcome::Failed(format!("{text}: no test ran")),
+            Ok(status) => Outcome::Failed(format!("{text}; {status}")),
+            Err(error) => Outcome::Failed(error.to_string()),
+        }
+    }
+
+    /// Everything before a commit: formatting, lints, licences, tidy, all tests that this machine can run.
+    pub fn verify(mut self) -> ExitCode {
+        self.step("packages", |runner| packages(runner.install));
+        self.step("format", |runner| runner.plain(&["fmt", "--all", "--check"]));
+        self.step("tidy and licences", |runner| tidy(&runner.repository));
+        self.step("advisories", Self::advisories);
+        self.step("lints", |runner| {
+            runner.plain(&[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ])
+        });
+        // Tests of whole arrays start the daemons' programs.
+        let built = self.step("build", |runner| {
+            runner.plain(&["build", "--workspace", "--bins", "--locked"])
+        });
+        self.step("tests", |runner| {
+            let mut arguments = if has("cargo-nextest", &["nextest", "--version"]) {
+                vec!["nextest", "run", "--success-output", "final"]
+            } else {
+                vec!["test", "--no-fail-fast"]
+            };
+            arguments.extend([
+                "--workspace",
+                "--locked",
+                "--exclude",
+                "pollux-pair",
+                "--exclude",
+                "pollux-tidy",
+            ]);
+            if arguments[0] == "test" {
+                arguments.extend(["--", "--show-output"]);
+            }
+            runner.tests(&arguments)
+        });
+        // One array at a time: their pauses are measured.
+        self.step("tests of whole arrays", |runner| {
+            if built {
+                runner.tests(&[
+                    "test",
+                    "--no-fail-fast",
+                    "--locked",
+                    "-p",
+                    "pollux-pair",
+                    "--",
+                    "--test-threads=1",
+                    "--show-output",
+                ])
+            } else {
+                Outcome::Skipped("the daemons do not build".into())
+            }
+        });
+        self.step("tests of the rules", |runner| {
+            runner.tests(&["test", "--locked", "-p", "pollux-tidy", "--test", "rules"])
+        });
+        self.step("simulation", |runner| {
+            runner.simulate(&["--seeds".into(), SEEDS.into()])
+        });
+        self.summary()
+    }
+
+    fn simulate(&self, arguments: &[String]) -> Outcome {
+        let mut command = self.cargo(&[
+            "run",
+            "--release",
+            "--locked",
+            "--package",
+            "pollux-sim",
+            "--bin",
+            "pollux-sim",
+            "--",
+        ]);
+        command.args(arguments);
+        outcome(command)
+    }
+
+    fn advisories(&mut self) -> Outcome {
+        if !has("cargo-deny", &["deny", "--version"]) {
+            let install = ["install", "--locked", "cargo-deny"];
+            if !self.install {
+                return Outcome::Skipped(
+                    "cargo-deny is not here: `cargo install --locked cargo-deny`".into(),
+                );
+            }
+            if let failed @ Outcome::Failed(_) = self.plain(&install) {
+                return failed;
+            }
+        }
+        self.plain(&["deny", "--locked", "check"])
+    }
+
+    /// Repairs what can be repaired by a program.
+    pub fn fix_all(mut self) -> ExitCode {
+        self.step("lints", |runner| {
+            runner.plain(&[
+                "clippy",
+                "--fix",
+                "--allow-dirty",
+                "--allow-staged",
+                "--workspace",
+                "--all-targets",
+            ])
+        });
+        self.step("format", |runner| runner.plain(&["fmt", "--all"]));
+        self.summary()
+    }
+
+    /// Only the rules of the repository.
+    pub fn check(mut self) -> ExitCode {
+        self.step("tidy and licences", |runner| tidy(&runner.repository));
+        self.summary()
+    }
+
+    /// Builds everything and runs `pollux demo`; its exit code is the command's.
+    pub fn demo(self, arguments: &[String]) -> ExitCode {
+        if let Outcome::Failed(what) = self.plain(&["build", "--workspace", "--bins", "--locked"]) {
+            eprintln!("the demo does not build: {what}");
+            return ExitCode::FAILURE;
+        }
+        let program = self.repository.target.join("debug").join("pollux");
+        pass_on(Command::new(&program).arg("demo").args(arguments))
+    }
+
+    /// Runs the simulator, built for speed.
+    pub fn sim(self, arguments: &[String]) -> ExitCode {
+        let mut command = self.cargo(&[
+            "run",
+            "--release",
+            "--locked",
+            "--package",
+            "pollux-sim",
+            "--bin",
+            "pollux-sim",
+            "--",
+        ]);
+        pass_on(command.args(arguments))
+    }
+
+    fn summary(self) -> ExitCode {
+        println!("\n{:<24} {:>8}  result", "step", "time");
+        for Step { name, took, outcome } in &self.steps {
+            let (word, text) = describe(outcome);
+            println!(
+                "{name:<24} {:>6.1} s  {word}{}{text}",
+                took.as_secs_f64(),
+                if text.is_empty() { "" } else { ": " }
+            );
+        }
+        if !self.skipped.is_empty() {
+            println!("\n{} tests were SKIPPED:", self.skipped.len());
+            for line in &self.skipped {
+                println!("  {line}");
+            }
+        }
+        let failed = self
+            .steps
+            .iter()
+            .filter(|step| matches!(step.outcome, Outcome::Failed(_)))
+            .count();
+        let skipped = self
+            .steps
+            .iter()
+            .filter(|step| matches!(step.outcome, Outcome::Skipped(_)))
+            .count();
+        let total: Duration = self.steps.iter().map(|step| step.took).sum();
+        println!(
+            "\n{} in {:.0} s: {failed} steps failed, {skipped} skipped",
+            if failed == 0 { "PASS" } else { "FAIL" },
+            total.as_secs_f64()
+        );
+        if failed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn describe(outcome: &Outcome) -> (&'static str, &str) {
+    match outcome {
+        Outcome::Passed(text) => ("passed", text),
+        Outcome::Failed(text) => ("FAILED", text),
+        Outcome::Skipped(text) => ("SKIPPED", text),
+    }
+}
+
+fn outcome(mut command: Command) -> Outcome {
+    match command.status() {
+        Ok(status) if status.success() => Outcome::Passed(String::new()),
+        Ok(status) => Outcome::Failed(status.to_string()),
+        Err(error) => Outcome::Failed(format!("cannot start {command:?}: {error}")),
+    }
+}
+
+fn pass_on(command: &mut Command) -> ExitCode {
+    match command.status() {
+        Ok(status) => status
+            .code()
+            .and_then(|code| u8::try_from(code).ok())
+            .map_or(ExitCode::FAILURE, ExitCode::from),
+        Err(error) => {
+            eprintln!("cannot start {command:?}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A cargo subcommand is installed.
+fn has(what: &str, probe: &[&str]) -> bool {
+    let probed = Command::new("cargo")
+        .args(probe)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    let there = probed.is_ok_and(|status| status.success());
+    if !there {
+        println!("{what} is not installed");
+    }
+    there
+}
+
+fn tidy(repository: &Repository) -> Outcome {
+    let found = check(repository);
+    for (rule, findings) in &found {
+        for finding in findings {
+            println!("{rule}: {finding}");
+        }
+    }
+    match found.iter().map(|(_, findings)| findings.len()).sum::<usize>() {
+        0 => Outcome::Passed(format!(
+            "{} files, {} packages",
+            repository.files.len(),
+            repository.packages.len()
+        )),
+        count => Outcome::Failed(format!("{count} findings")),
+    }
+}
+
+/// Installs what Debian has and this machine lacks, or names it.
+fn packages(install: bool) -> Outcome {
+    let missing: Vec<&(&str, &str)> = PACKAGES.iter().filter(|(name, _)| !is_installed(name)).collect();
+    if missing.is_empty() {
+        return Outcome::Passed("all are here".into());
+    }
+    let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
+    let root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|output| output.stdout == b"0\n");
+    if root || install {
+        println!("installing {}", names.join(" "));
+        let apt = |arguments: &[&str]| {
+            let mut command = Command::new("apt-get");
+            command
+                .args(arguments)
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .stdout(Stdio::null());
+            outcome(command)
+        };
+        let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
+        arguments.extend(&names);
+        // The lists may be old, or missing altogether.
+        if apt(&arguments) == Outcome::Passed(String::new())
+            || apt(&["update"]) == Outcome::Passed(String::new())
+                && apt(&arguments) == Outcome::Passed(String::new())
+        {
+            return Outcome::Passed(format!("installed {}", names.join(" ")));
+        }
+    }
+    for (name, what_for) in missing {
+        println!("{name}: {what_for}");
+    }
+    Outcome::Skipped(format!(
+        "tests that need them are skipped: `apt install {}`",
+        names.join(" ")
+    ))
+}
+
+fn is_installed(package: &str) -> bool {
+    let output = Command::new("dpkg-query")
+        .args(["--show", "--showformat=${Status}", package])
+        .output();
+    output.is_ok_and(|output| output.stdout == b"install ok installed")
+}
+
+/// Lines of a program's output; what is not UTF-8 is shown as far as it is.
+fn lossy_lines(reader: impl Read) -> impl Iterator<Item = String> {
+    BufReader::new(reader)
+        .split(b'\n')
+        .map_while(Result::ok)
+        .map(|line| String::from_utf8_lossy(&line).into_owned())
+}
+
+/// What a run of tests said of itself.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Tests that passed.
+    pub passed: u64,
+    /// Tests that failed.
+    pub failed: u64,
+    /// Tests that were ignored.
+    pub ignored: u64,
+    /// Lines with which a test said that it cannot run here.
+    pub skipped: Vec<String>,
+}
+
+impl Count {
+    /// Takes a line of `cargo test` or of `cargo nextest`.
+    pub fn read(&mut self, line: &str) {
+        let number = |word: &str, part: &str| {
+            part.trim()
+                .strip_suffix(word)
+                .and_then(|text| text.trim().rsplit(' ').next().unwrap_or("").parse::<u64>().ok())
+        };
+        let summary = line.trim_start();
+        if summary.starts_with("test result:") || summary.starts_with("Summary [") {
+            for part in summary.split([';', ',', ':', ']']) {
+                self.passed += number(" passed", part).unwrap_or(0);
+                self.failed += number(" failed", part).unwrap_or(0);
+                self.ignored += number(" ignored", part)
+                    .or_else(|| number(" skipped", part))
+                    .unwrap_or(0);
+            }
+        } else if let Some(at) = line.find("SKIPPED") {
+            self.skipped.push(line[at..].to_owned());
+        }
+    }
+}
