@@ -1,0 +1,335 @@
+//! The port-group machine: from a role to what the target has to be. No I/O, no clock.
+//!
+//! | role | own group | partner's group | commands go |
+//! |---|---|---|---|
+//! | owner, partner reachable | optimized | non-optimized | to the local pool |
+//! | owner, partner silent | optimized | unavailable | to the local pool |
+//! | partner, reachable | non-optimized | optimized | to the partner |
+//! | partner, silent | unavailable | optimized | nowhere: refused at once, hosts use the other port |
+//! | moving | transitioning | transitioning | nowhere: held |
+//! | nobody | unavailable | unavailable | nowhere: refused at once |
+//!
+//! A move drains first: what is below must have ended before the pool may go.
+
+use pollux_api::alua::{Group, Role, Set};
+use pollux_api::id::{ControllerId, Epoch, Generation, PoolId};
+use pollux_api::target::{Access, Backing, Flip, PoolPaths};
+use std::collections::BTreeMap;
+
+/// What the target has to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Hold and drain before the flip.
+    pub drain: bool,
+    /// The flip.
+    pub flip: Flip,
+}
+
+/// What `own` has to tell its target for a role.
+#[must_use]
+pub fn plan(own: ControllerId, set: &Set) -> Plan {
+    let (backing, mine, theirs) = match (set.role, set.partner_reachable) {
+        (Role::Owner, true) => (Backing::Local, Access::Optimized, Access::NonOptimized),
+        (Role::Owner, false) => (Backing::Local, Access::Optimized, Access::Unavailable),
+        (Role::Partner, true) => (Backing::Partner, Access::NonOptimized, Access::Optimized),
+        (Role::Partner, false) => (Backing::None, Access::Unavailable, Access::Optimized),
+        (Role::Moving, _) => (Backing::None, Access::Transitioning, Access::Transitioning),
+        (Role::Nobody, _) => (Backing::None, Access::Unavailable, Access::Unavailable),
+    };
+    let (access_a, access_b) = match own {
+        ControllerId::A => (mine, theirs),
+        ControllerId::B => (theirs, mine),
+    };
+    let flip = Flip {
+        pool: set.pool,
+        epoch: set.epoch,
+        generation: set.generation,
+        backing,
+        access_a,
+        access_b,
+    };
+    Plan {
+        drain: set.role == Role::Moving,
+        flip,
+    }
+}
+
+/// Asked under an older claim than one that was followed already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "claim (epoch {}, generation {}) is older than (epoch {}, generation {}), which stands",
+    asked.0, asked.1, stands.0, stands.1
+)]
+pub struct Stale {
+    /// What was asked under.
+    pub asked: (Epoch, Generation),
+    /// What stands.
+    pub stands: (Epoch, Generation),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pool {
+    wanted: Set,
+    /// What the target says that it is.
+    seen: Option<Flip>,
+    problem: Option<String>,
+}
+
+/// The port groups of every pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Groups {
+    own: ControllerId,
+    pools: BTreeMap<PoolId, Pool>,
+}
+
+fn claim(set: &Set) -> (Epoch, Generation) {
+    (set.epoch, set.generation)
+}
+
+impl Groups {
+    /// Groups of controller `own`, with what was wanted before a restart.
+    #[must_use]
+    pub fn new(own: ControllerId, wanted: Vec<Set>) -> Self {
+        let pool = |wanted: Set| {
+            (
+                wanted.pool,
+                Pool {
+                    wanted,
+                    seen: None,
+                    problem: None,
+                },
+            )
+        };
+        Self {
+            own,
+            pools: wanted.into_iter().map(pool).collect(),
+        }
+    }
+
+    /// Takes what is wanted from now on. True: it is another wish than before.
+    ///
+    /// # Errors
+    /// [`Stale`]; nothing is changed.
+    pub fn accept(&mut self, set: Set) -> Result<bool, Stale> {
+        let fresh = Pool {
+            wanted: set.clone(),
+            seen: None,
+            problem: None,
+        };
+        let pool = self.pools.entry(set.pool).or_insert(fresh);
+        if claim(&set) < claim(&pool.wanted) {
+            return Err(Stale {
+                asked: claim(&set),
+                stands: claim(&pool.wanted),
+            });
+        }
+        let changed = pool.wanted != set || pool.seen.is_none();
+        pool.wanted = set;
+        Ok(changed)
+    }
+
+    /// Everything that is wanted, to be kept over a restart.
+    #[must_use]
+    pub fn wanted(&self) -> Vec<Set> {
+        self.pools.values().map(|pool| pool.wanted.clone()).collect()
+    }
+
+    /// What the target has to be told for a pool.
+    #[must_use]
+    pub fn plan(&self, pool: PoolId) -> Option<Plan> {
+        self.pools.get(&pool).map(|pool| plan(self.own, &pool.wanted))
+    }
+
+    /// The target has confirmed a flip, or said why not.
+    pub fn confirmed(&mut self, flip: &Flip, result: Result<(), String>) {
+        let Some(pool) = self.pools.get_mut(&flip.pool) else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                pool.seen = Some(flip.clone());
+                pool.problem = None;
+            }
+            Err(why) => pool.problem = Some(why),
+        }
+    }
+
+    /// The target reports what it is: pools that have to be driven again.
+    ///
+    /// A pool under the right claim whose commands are held (transitioning) is left alone: somebody is at work.
+    pub fn observe(&mut self, reports: &[PoolPaths]) -> Vec<PoolId> {
+        let mut astray = Vec::new();
+        for (id, pool) in &mut self.pools {
+            let report = reports.iter().find(|report| report.pool == *id);
+            pool.seen = report.map(|report| Flip {
+                pool: *id,
+                epoch: report.epoch,
+                generation: report.generation,
+                backing: report.backing,
+                access_a: report.access_a,
+                access_b: report.access_b,
+            });
+            let wanted = plan(self.own, &pool.wanted).flip;
+            let held = |seen: &Flip| {
+                let access = (seen.access_a, seen.access_b);
+                access == (Access::Transitioning, Access::Transitioning)
+                    && (seen.epoch, seen.generation, seen.backing)
+                        == (wanted.epoch, wanted.generation, wanted.backing)
+            };
+            if pool
+                .seen
+                .as_ref()
+                .is_none_or(|seen| *seen != wanted && !held(seen))
+            {
+                astray.push(*id);
+            }
+        }
+        astray
+    }
+
+    /// One line per pool.
+    #[must_use]
+    pub fn report(&self) -> Vec<Group> {
+        let line = |pool: &Pool| {
+            let wanted = plan(self.own, &pool.wanted).flip;
+            let shown = pool.seen.as_ref().unwrap_or(&wanted);
+            Group {
+                wanted: pool.wanted.clone(),
+                access_a: shown.access_a,
+                access_b: shown.access_b,
+                settled: pool.seen.as_ref() == Some(&wanted),
+                problem: pool.problem.clone(),
+            }
+        };
+        self.pools.values().map(line).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const POOL: PoolId = PoolId::from_bytes([7; 16]);
+
+    pub(crate) fn set(generation: u64, role: Role, partner_reachable: bool) -> Set {
+        let (epoch, generation) = (Epoch::new(1), Generation::new(generation));
+        Set {
+            pool: POOL,
+            epoch,
+            generation,
+            role,
+            partner_reachable,
+        }
+    }
+
+    fn seen(flip: &Flip) -> PoolPaths {
+        PoolPaths {
+            pool: flip.pool,
+            epoch: flip.epoch,
+            generation: flip.generation,
+            backing: flip.backing,
+            access_a: flip.access_a,
+            access_b: flip.access_b,
+            held: 0,
+            volumes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn owner_and_partner_tell_the_same_tale() {
+        for owner in ControllerId::ALL {
+            for reachable in [true, false] {
+                let here = plan(owner, &set(1, Role::Owner, reachable)).flip;
+                let there = plan(owner.partner(), &set(1, Role::Partner, reachable)).flip;
+                let of = |flip: &Flip| [flip.access_a, flip.access_b];
+                assert_eq!(of(&here)[owner.index()], Access::Optimized);
+                assert_eq!(of(&there)[owner.index()], Access::Optimized);
+                // With a silent partner both know of the other port only that it cannot be used.
+                assert_eq!(of(&here), of(&there));
+                assert_eq!(here.backing, Backing::Local);
+                assert_eq!(
+                    there.backing,
+                    if reachable {
+                        Backing::Partner
+                    } else {
+                        Backing::None
+                    }
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn only_an_owner_serves_locally_and_calls_itself_optimized() {
+        for own in ControllerId::ALL {
+            for role in [Role::Owner, Role::Partner, Role::Moving, Role::Nobody] {
+                for reachable in [true, false] {
+                    let plan = plan(own, &set(1, role, reachable));
+                    let mine = [plan.flip.access_a, plan.flip.access_b][own.index()];
+                    assert_eq!(mine == Access::Optimized, role == Role::Owner, "{role:?}");
+                    assert_eq!(
+                        plan.flip.backing == Backing::Local,
+                        role == Role::Owner,
+                        "{role:?}"
+                    );
+                    assert_eq!(plan.drain, role == Role::Moving, "{role:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_older_claim_is_refused() {
+        let mut groups = Groups::new(ControllerId::A, Vec::new());
+        assert_eq!(groups.accept(set(5, Role::Owner, true)), Ok(true));
+        let before = groups.clone();
+        let stale = groups.accept(set(4, Role::Partner, true)).expect_err("older");
+        assert!(stale.to_string().contains("generation 4"), "{stale}");
+        assert_eq!(groups, before);
+        assert_eq!(
+            groups.accept(set(5, Role::Moving, true)),
+            Ok(true),
+            "the same claim may change its role"
+        );
+    }
+
+    #[test]
+    fn a_target_that_lost_its_state_is_driven_again_and_a_hold_is_left_alone() {
+        let mut groups = Groups::new(ControllerId::A, vec![set(5, Role::Owner, true)]);
+        assert_eq!(groups.observe(&[]), [POOL]);
+        let flip = groups.plan(POOL).expect("known").flip;
+        assert!(groups.observe(&[seen(&flip)]).is_empty());
+        assert!(groups.report()[0].settled);
+        let held = Flip {
+            access_a: Access::Transitioning,
+            access_b: Access::Transitioning,
+            ..flip.clone()
+        };
+        assert!(groups.observe(&[seen(&held)]).is_empty(), "heartbeat holds it");
+        assert!(!groups.report()[0].settled);
+        let reset = Flip {
+            generation: Generation::new(0),
+            backing: Backing::None,
+            ..held
+        };
+        assert_eq!(groups.observe(&[seen(&reset)]), [POOL]);
+    }
+
+    proptest! {
+        /// Whatever is asked in whatever order: the claim that is followed never falls.
+        #[test]
+        fn claims_never_fall(asks in proptest::collection::vec((0_u64..6, 0_usize..4, any::<bool>()), 1..30)) {
+            let mut groups = Groups::new(ControllerId::B, Vec::new());
+            let mut highest = 0;
+            for (generation, role, reachable) in asks {
+                let role = [Role::Owner, Role::Partner, Role::Moving, Role::Nobody][role];
+                let accepted = groups.accept(set(generation, role, reachable)).is_ok();
+                prop_assert_eq!(accepted, generation >= highest);
+                highest = highest.max(generation);
+                let flip = groups.plan(POOL).expect("known").flip;
+                prop_assert_eq!(flip.generation, Generation::new(highest));
+            }
+        }
+    }
+}
