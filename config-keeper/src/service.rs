@@ -155,7 +155,10 @@ fn place(me: ControllerId) -> String {
 }
 
 /// Wall clock.
-#[expect(clippy::disallowed_methods, reason = "since when it is locked, for people; nothing is decided by it")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "since when it is locked, for people; nothing is decided by it"
+)]
 fn unix_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -838,9 +841,7 @@ async fn log_piece(handle: &Handle, query: LogQuery) -> Result<Vec<LogEntry>, Rp
             } else {
                 u64::from(query.limit)
             };
-            let upto = actor
-                .keeper
-                .batch_end(query.after, actor.keeper.acknowledged(), limit);
+            let upto = actor.keeper.batch_end(query.after, actor.keeper.durable(), limit);
             actor.keeper.entries(query.after, upto).to_vec()
         })
         .await

@@ -258,7 +258,7 @@ enum Session {
     Standing {
         remote: u64,
         sent: Option<u64>,
-        told: u64,
+        told: Option<u64>,
     },
 }
 
@@ -1084,7 +1084,7 @@ impl Keeper {
         self.role = Role::Sequencer(Session::Standing {
             remote,
             sent: None,
-            told: 0,
+            told: None,
         });
         self.acknowledge();
     }
@@ -1153,7 +1153,7 @@ impl Keeper {
                 if *sent == Some(0) {
                     *sent = None; // The last message was lost: pump sends again.
                 }
-                *told = acknowledged;
+                *told = Some(acknowledged);
                 notice = Some(acknowledged);
             }
             Role::Sequencer(Session::Starting) | Role::Idle | Role::Alone | Role::Follower => {}
@@ -1227,11 +1227,11 @@ impl Keeper {
                     self.role = Role::Sequencer(Session::Standing {
                         remote,
                         sent: Some(upto),
-                        told: told.max(acknowledged),
+                        told: told.max(Some(acknowledged)),
                     });
                 }
             }
-            Role::Sequencer(Session::Standing { remote, sent, told }) if told < acknowledged => {
+            Role::Sequencer(Session::Standing { remote, sent, told }) if told < Some(acknowledged) => {
                 self.effects.0.push(Effect::Append(Append {
                     epoch,
                     session,
@@ -1241,7 +1241,7 @@ impl Keeper {
                 self.role = Role::Sequencer(Session::Standing {
                     remote,
                     sent,
-                    told: acknowledged,
+                    told: Some(acknowledged),
                 });
             }
             Role::Sequencer(_) | Role::Idle | Role::Alone | Role::Follower => {}

@@ -32,7 +32,8 @@ pub const SHOW: &str = "config.show";
 pub const LIST: &str = "config.list";
 /// `config.get`: [`Get`] -> [`Resource`].
 pub const GET: &str = "config.get";
-/// `config.log`: [`LogQuery`] -> `Vec<`[`LogEntry`]`>`, oldest first.
+/// `config.log`: [`LogQuery`] -> `Vec<`[`LogEntry`]`>`, oldest first: the durable log. What in it lies beyond
+/// [`Status::acknowledged_length`] is in doubt; nothing may be done because of it.
 pub const LOG: &str = "config.log";
 /// `config.watch`: [`Watch`] -> [`Watched`]: a long poll.
 pub const WATCH: &str = "config.watch";
