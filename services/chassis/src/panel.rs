@@ -75,11 +75,38 @@ pub enum StartError {
     /// A controller did not start.
     #[error("{0}")]
     Boot(RpcError),
+    /// The new quorum disks could not be formatted.
+    #[error("the quorum area cannot be formatted: {0}; remove the directory and start again")]
+    Format(String),
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> StartError + use<> {
     let path = path.to_owned();
     move |source| StartError::Io { path, source }
+}
+
+/// The installer's last step on a shelf that was just made: an empty quorum area, written through a's ports before
+/// either controller has power. A shelf that ran before is never formatted, however blank it looks.
+async fn format_quorum(options: &Options, shelf: &Shelf) -> Result<(), StartError> {
+    let controller = ControllerId::A;
+    let program = options.program("quorum-format");
+    let file = options.controller_dir(controller).join(pollux_runtime::config::FILE);
+    shelf.set_path(controller, None, true)?;
+    let output = tokio::process::Command::new(&program)
+        .arg("--config")
+        .arg(&file)
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(at(&program));
+    shelf.set_path(controller, None, false)?;
+    let output = output?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(StartError::Format(said.lines().last().unwrap_or("no reason given").to_owned()))
 }
 
 /// The enclosure; clones share it.
@@ -177,6 +204,7 @@ impl Panel {
         options: Options,
         array: ArrayId,
         shelf: Shelf,
+        fresh: bool,
         shutdown: Shutdown,
         tasks: &mut JoinSet<()>,
     ) -> Result<Self, StartError> {
@@ -200,6 +228,9 @@ impl Panel {
             pollux_platform::file::replace(&file, config.render().as_bytes(), 0o644).map_err(at(&file))?;
             shelf.set_path(controller, None, false)?;
             shelf.serve(controller, &config.paths.port)?;
+        }
+        if fresh && options.daemons.iter().any(|name| name == "heartbeatd") {
+            format_quorum(&options, &shelf).await?;
         }
         let network = Network::build(journal.clone()).await?;
         let machines = [Machine::new(&options), Machine::new(&options)];

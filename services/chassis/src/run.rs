@@ -95,11 +95,12 @@ pub fn run(mut options: Options) -> Result<(), RunError> {
         quorum_disks: options.quorum,
         quorum_bytes: QUORUM_DISK_BYTES,
     };
-    match Shelf::create(&shelf_dir, &layout) {
+    let fresh = match Shelf::create(&shelf_dir, &layout) {
+        Ok(()) => true,
         // Of an array that ran before: its disks are what they are.
-        Ok(()) | Err(ShelfError::Exists { .. }) => {}
+        Err(ShelfError::Exists { .. }) => false,
         Err(error) => return Err(shelf_error(error)),
-    }
+    };
     netns::enter_new()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -118,7 +119,7 @@ pub fn run(mut options: Options) -> Result<(), RunError> {
             });
         }
         let mut tasks = JoinSet::new();
-        let started = Panel::start(options, keys.array, shelf, shutdown.clone(), &mut tasks).await;
+        let started = Panel::start(options, keys.array, shelf, fresh, shutdown.clone(), &mut tasks).await;
         let panel = started.map_err(|error| match error {
             StartError::NoProgram { .. } => RunError::NoProgram(error),
             StartError::Shelf(error) => shelf_error(error),
