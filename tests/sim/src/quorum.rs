@@ -1,0 +1,134 @@
+//! A quorum disk: the bytes of its area, as the shipped layout makes them, and what can happen to them.
+//!
+//! Damage is done to bytes, and it is the shipped decoder that has to notice. A write takes effect at one instant
+//! between submission and answer; power that fails in between leaves the old block, the new one, or a piece of each.
+
+use crate::rng::Rng;
+use pollux_api::id::ControllerId;
+use pollux_heartbeat_core::area::{Area, Unread};
+use pollux_heartbeat_core::effect::BlockId;
+use pollux_heartbeat_core::layout::{self, BLOCK_BYTES, Block, Place};
+use std::ops::Range;
+
+/// Every block of one controller.
+pub(crate) const BLOCKS: [BlockId; 5] = [
+    BlockId::Slot,
+    BlockId::Vote0,
+    BlockId::Vote1,
+    BlockId::Claims,
+    BlockId::Mailbox,
+];
+
+/// One quorum disk.
+#[derive(Clone, Debug)]
+pub(crate) struct QuorumDisk {
+    pub(crate) place: Place,
+    area: Vec<u8>,
+    /// What the decoder made of each controller's part, until that part changes.
+    decoded: [Option<Area>; 2],
+    /// Per controller: the path works.
+    pub(crate) path: [bool; 2],
+    /// The shelf that holds it has power.
+    pub(crate) up: bool,
+    /// Commands wait until then.
+    pub(crate) stuck_until: u64,
+    /// Commands take so much longer, at most.
+    pub(crate) slow: u64,
+    /// Blocks that are read wrong once, per million.
+    pub(crate) flaky: u64,
+    /// Breakage of the simulator's own world: writes are confirmed and forgotten.
+    pub(crate) forgets: bool,
+}
+
+impl QuorumDisk {
+    /// As formatted.
+    pub(crate) fn new(place: Place) -> Self {
+        Self {
+            place,
+            area: layout::format(&place),
+            decoded: [None, None],
+            path: [true; 2],
+            up: true,
+            stuck_until: 0,
+            slow: 0,
+            flaky: 0,
+            forgets: false,
+        }
+    }
+
+    /// A controller can use it.
+    pub(crate) fn reaches(&self, c: usize) -> bool {
+        self.up && self.path[c]
+    }
+
+    fn span(block: BlockId, writer: ControllerId) -> Range<usize> {
+        let at = layout::block_number(block, writer) as usize * BLOCK_BYTES;
+        at..at + BLOCK_BYTES
+    }
+
+    /// The bytes of a block, to be written or damaged.
+    pub(crate) fn bytes(&mut self, writer: ControllerId, block: BlockId) -> &mut [u8] {
+        self.decoded[writer.index()] = None;
+        &mut self.area[Self::span(block, writer)]
+    }
+
+    /// A write takes effect.
+    pub(crate) fn write(&mut self, writer: ControllerId, block: BlockId, bytes: &Block) {
+        if !self.forgets {
+            self.bytes(writer, block).copy_from_slice(bytes);
+        }
+    }
+
+    /// A write is torn at any byte: from there on the block is old.
+    pub(crate) fn tear(&mut self, writer: ControllerId, block: BlockId, bytes: &Block, rng: &mut Rng) {
+        // Most content is short: tear where it hurts as often as elsewhere.
+        let end = if rng.chance(500_000) {
+            300
+        } else {
+            BLOCK_BYTES as u64
+        };
+        let from = rng.below(end) as usize;
+        self.bytes(writer, block)[..from].copy_from_slice(&bytes[..from]);
+    }
+
+    /// One bit of a block turns over.
+    pub(crate) fn flip(&mut self, writer: ControllerId, block: BlockId, rng: &mut Rng) {
+        let at = rng.index(BLOCK_BYTES);
+        self.bytes(writer, block)[at] ^= 1 << rng.below(8);
+    }
+
+    /// Everything of both controllers is gone; the header stands, as after a wipe of the area alone.
+    pub(crate) fn wipe(&mut self) {
+        for writer in ControllerId::ALL {
+            for block in BLOCKS {
+                self.bytes(writer, block).fill(0);
+            }
+        }
+    }
+
+    /// What a controller reads of one controller's part now.
+    pub(crate) fn read(&mut self, reader: usize, whose: ControllerId, rng: &mut Rng) -> Area {
+        if !self.reaches(reader) {
+            return Area::unread(Unread::Io);
+        }
+        let (place, bytes) = (&self.place, &self.area);
+        let decoded =
+            self.decoded[whose.index()].get_or_insert_with(|| layout::decode_area(place, whose, bytes));
+        let mut area = decoded.clone();
+        if rng.chance(self.flaky) {
+            match rng.below(4) {
+                0 => area.slot = Err(Unread::Checksum),
+                1 => area.vote = Err(Unread::Checksum),
+                2 => area.claims = Err(Unread::Checksum),
+                _ => area.letter = Err(Unread::Checksum),
+            }
+        }
+        area
+    }
+
+    /// What stands there, whoever can reach it.
+    #[cfg(test)]
+    pub(crate) fn stands(&mut self, whose: ControllerId) -> Area {
+        layout::decode_area(&self.place, whose, &self.area)
+    }
+}

@@ -1,0 +1,132 @@
+//! The configuration and who may go on alone: K3, K7, K9, K13, K16.
+
+use super::{demand, mended, open_alone, scenario, taken_over, whole, wire};
+use crate::setup::Setup;
+use crate::world::{A, B, MS, SEC};
+use pollux_api::id::ControllerId;
+
+fn busy() -> Setup {
+    Setup {
+        change_idle: SEC / 4,
+        ..Setup::fine()
+    }
+}
+
+#[test]
+fn k03_a_joiner_has_everything_before_it_is_a_member() {
+    for delay in [0, 5, 50, 500] {
+        scenario(busy, |world| {
+            whole(world);
+            world.power_cut(B);
+            taken_over(world, A);
+            open_alone(world, A);
+            let before = world.stats.changes;
+            world.run_for(5 * SEC);
+            demand(
+                world,
+                world.stats.changes > before,
+                "a lone open controller accepts no change",
+            );
+            world.power_on(B);
+            let joined = world.run_till(60 * SEC, |world| world.record().members.both() && world.member(B));
+            demand(world, joined, "b does not join");
+            world.run_for(delay * MS);
+            world.power_cut(A);
+            taken_over(world, B);
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn k07_a_sequencer_that_restarts_appends_over_nothing() {
+    scenario(busy, |world| {
+        whole(world);
+        for round in 0..4 {
+            world.links[A].delay = 300 * MS;
+            world.links[B].delay = 300 * MS;
+            world.run_for((3 + round) * SEC);
+            world.reset(A);
+            world.run_for(SEC);
+            world.links = [world.setup.link; 2];
+            whole(world);
+        }
+        mended(world);
+    });
+}
+
+#[test]
+fn k09_a_repaired_identical_partner_may_go_on() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        world.power_cut(A);
+        taken_over(world, B);
+        // Nothing was changed meanwhile, or a would not know it.
+        let record = world.record();
+        world.power_cut(B);
+        world.run_for(SEC);
+        demand(
+            world,
+            record.members.get(ControllerId::A).is_none(),
+            "a is still a member",
+        );
+        if record.mode == pollux_heartbeat_core::record::Mode::Sealed {
+            world.power_on(A);
+            taken_over(world, A);
+        }
+        mended(world);
+    });
+}
+
+#[test]
+fn k13_an_acknowledgement_of_before_does_not_count_after() {
+    for delay in [100, 400, 900] {
+        scenario(busy, |world| {
+            whole(world);
+            // What b has durably taken is on its way to a while b is excluded, and while it joins again.
+            world.links[B].delay = delay * MS;
+            world.run_for(SEC);
+            world.pause(B);
+            world.run_for(4 * SEC);
+            world.resume(B);
+            world.run_for(15 * SEC);
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn k16_both_boot_with_the_wire_down_and_the_better_one_serves() {
+    scenario(busy, |world| {
+        whole(world);
+        world.power_cut(B);
+        taken_over(world, A);
+        open_alone(world, A);
+        world.run_for(5 * SEC);
+        world.power_cut(A);
+        world.run_for(SEC);
+        wire(world, false);
+        world.power_on(B);
+        world.power_on(A);
+        taken_over(world, A);
+        mended(world);
+    });
+}
+
+#[test]
+fn k16_both_boot_with_the_wire_down_and_equal_logs() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        world.power_cut(B);
+        world.power_cut(A);
+        world.run_for(SEC);
+        wire(world, false);
+        world.power_on(B);
+        world.power_on(A);
+        let served = world.run_till(90 * SEC, |world| {
+            (0..2).all(|pool| world.serves(A, pool) || world.serves(B, pool))
+        });
+        demand(world, served, "both wait for each other");
+        mended(world);
+    });
+}

@@ -1,0 +1,186 @@
+//! Fences, leases and watchdogs: K4, K5, K6, K8, K12, and exclusion that is lost with the shelf's power.
+
+use super::{demand, mended, scenario, taken_over, whole, wire};
+use crate::setup::Setup;
+use crate::world::{A, B, MS, SEC, nanos, pool_id};
+use pollux_heartbeat_core::event::Request;
+
+/// Nobody but reservations can fence.
+fn reservations_only() -> Setup {
+    Setup {
+        power_rung: false,
+        watchdog: [false; 2],
+        ..Setup::fine()
+    }
+}
+
+#[test]
+fn k04_without_heartbeat_a_living_target_answers_for_no_longer_than_its_lease() {
+    scenario(reservations_only, |world| {
+        whole(world);
+        world.crash(A, None);
+        taken_over(world, B);
+        demand(
+            world,
+            !world.fresh(A),
+            "the lease of a lives on without its heartbeat",
+        );
+        demand(
+            world,
+            world.held(A, 0).is_some() || world.stats.exclusions_lost > 0,
+            "nothing was left to answer",
+        );
+        world.run_for(10 * SEC);
+        mended(world);
+    });
+}
+
+#[test]
+fn k05_a_hand_over_that_is_interrupted_anywhere_has_one_owner() {
+    for delay in (0..40).map(|step| step * 15) {
+        scenario(reservations_only, |world| {
+            whole(world);
+            world.ask(A, Request::Switchover(pool_id(0)));
+            world.run_for(delay * MS);
+            wire(world, false);
+            world.run_for(MS);
+            if delay % 2 == 0 {
+                world.ask(A, Request::Abort(pool_id(0)));
+            }
+            world.run_for(8 * SEC);
+            wire(world, true);
+            world.run_for(5 * SEC);
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn k06_a_pool_is_not_taken_while_one_leg_is_open() {
+    let three = || {
+        let mut setup = reservations_only();
+        setup.pools[0].legs = 3;
+        setup
+    };
+    scenario(three, |world| {
+        whole(world);
+        let open = (0..world.disks.len())
+            .find(|at| world.disks[*at].of == (0, 2))
+            .unwrap_or(0);
+        world.disks[open].path[B] = false;
+        world.pause(A);
+        world.run_for(30 * SEC);
+        demand(world, !world.serves(B, 0), "pool 0 was taken with one leg open");
+        demand(world, world.serves(B, 1), "b lost its own pool");
+        world.disks[open].path[B] = true;
+        taken_over(world, B);
+        world.resume(A);
+        mended(world);
+    });
+}
+
+#[test]
+fn k08_waiting_outlasts_a_watchdog_that_was_petted_late() {
+    let waiting = || Setup {
+        power_rung: false,
+        reservations: false,
+        ..Setup::fine()
+    };
+    for share in [10, 50, 90, 99] {
+        scenario(waiting, |world| {
+            whole(world);
+            // Checked, stalled for almost w, petted, and then nothing more.
+            let stall = nanos(world.timing.watchdog) * share / 100;
+            world.stall_next = Some((A, stall));
+            let resumed = world.run_till(5 * SEC, |world| world.nodes[A].paused);
+            demand(world, resumed, "a never pets");
+            world.run_till(20 * SEC, |world| !world.nodes[A].paused);
+            world.pause(A);
+            taken_over(world, B);
+            demand(
+                world,
+                world.stats.watchdogs > 0,
+                "b did not wait for the watchdog",
+            );
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn no_rung_no_takeover() {
+    let none = || Setup {
+        power_rung: false,
+        reservations: false,
+        watchdog: [false; 2],
+        ..Setup::fine()
+    };
+    scenario(none, |world| {
+        whole(world);
+        world.pause(A);
+        world.run_for(60 * SEC);
+        demand(world, !world.serves(B, 0), "pool 0 was taken without any fence");
+        demand(world, world.serves(B, 1), "b lost its own pool");
+        mended(world);
+    });
+}
+
+#[test]
+fn k12_a_fencer_that_comes_late_takes_nothing() {
+    for late in [1, 5, 20] {
+        scenario(reservations_only, |world| {
+            whole(world);
+            world.pause(A);
+            // b stands before a's disks with the deed decided, and is stopped there.
+            let key = |world: &mut crate::world::World| {
+                world
+                    .disks
+                    .iter()
+                    .any(|disk| disk.of.0 == 0 && disk.keys[B].is_some())
+            };
+            let fencing = world.run_till(30 * SEC, key);
+            demand(world, fencing, "b does not fence");
+            world.pause(B);
+            world.resume(A);
+            world.run_for(late * SEC);
+            world.resume(B);
+            world.run_for(10 * SEC);
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn exclusion_lost_with_the_shelf_is_taken_again_in_a_new_epoch() {
+    let volatile = || Setup {
+        aptpl: false,
+        ..Setup::fine()
+    };
+    scenario(volatile, |world| {
+        whole(world);
+        let epoch = world.record().epoch;
+        world.shelf_fails();
+        world.run_for(2 * SEC);
+        world.shelf_returns();
+        mended(world);
+        demand(
+            world,
+            world.record().epoch > epoch,
+            "exclusion came back without a new epoch",
+        );
+    });
+}
+
+#[test]
+fn a_reservation_preempted_by_a_stranger_stops_the_pool_and_not_for_ever() {
+    scenario(reservations_only, |world| {
+        whole(world);
+        for disk in world.disks.iter_mut().filter(|disk| disk.of.0 == 0) {
+            disk.keys = [None; 2];
+            disk.holder = None;
+        }
+        let lost = world.run_till(5 * SEC, |world| world.stats.exclusions_lost > 0);
+        demand(world, lost, "a did not notice");
+        mended(world);
+    });
+}

@@ -1,0 +1,168 @@
+//! Who dies, when, and who goes on: K14, K15, and regressions of groups A and B.
+
+use super::{alone, demand, mended, scenario, taken_over, whole, wire};
+use crate::setup::Setup;
+use crate::world::{A, B, MS, SEC, pool_id};
+use pollux_heartbeat_core::event::Request;
+
+#[test]
+fn a1_power_cut_that_the_power_control_confirms() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        world.power_cut(A);
+        taken_over(world, B);
+        mended(world);
+    });
+}
+
+#[test]
+fn a3_hang_and_a_late_return() {
+    let unfenced = || Setup {
+        power_rung: false,
+        watchdog: [false; 2],
+        ..Setup::fine()
+    };
+    scenario(unfenced, |world| {
+        whole(world);
+        world.pause(A);
+        taken_over(world, B);
+        world.resume(A);
+        let stopped = world.run_till(10 * SEC, |world| world.stats.stops > 0);
+        demand(world, stopped, "a did not notice that it was excluded");
+        mended(world);
+    });
+}
+
+#[test]
+fn a5_a_heartbeat_daemon_that_crashes_ten_times_is_no_dead_controller() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        let records = world.invariants.records();
+        for round in 0..10_u64 {
+            let c = (round % 2) as usize;
+            let restart = world.rng.range(MS, 500 * MS);
+            world.crash(c, Some(restart));
+            let wait = world.rng.range(SEC, 4 * SEC);
+            world.run_for(wait);
+        }
+        demand(
+            world,
+            world.invariants.records() == records,
+            "a daemon's death cost a record",
+        );
+        demand(
+            world,
+            world.stats.takeovers == 0,
+            "a daemon's death cost a takeover",
+        );
+        mended(world);
+    });
+}
+
+#[test]
+fn a12_a_taker_that_dies_in_any_phase_is_replaced() {
+    for delay in (0..24).map(|step| step * 125) {
+        scenario(Setup::fine, |world| {
+            whole(world);
+            world.power_cut(A);
+            world.run_for(delay * MS);
+            world.reset(B);
+            world.run_for(delay * MS / 2);
+            world.power_on(A);
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn b7_wire_dead_and_later_a_hang() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        wire(world, false);
+        world.run_for(60 * SEC);
+        demand(
+            world,
+            world.serves(A, 0) && world.serves(B, 1),
+            "a dead wire alone stopped somebody",
+        );
+        demand(
+            world,
+            world.stats.takeovers == 0,
+            "a dead wire alone caused a takeover",
+        );
+        world.pause(A);
+        taken_over(world, B);
+        mended(world);
+    });
+}
+
+#[test]
+fn c8_shelf_lost_by_one_controller_with_a_living_wire_gives_its_pools() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        world.shelf_path(A, false);
+        taken_over(world, B);
+        mended(world);
+    });
+}
+
+#[test]
+fn k14_a_reboot_inside_detection_keeps_nothing() {
+    let swift = || Setup {
+        boot_time: (100 * MS, 300 * MS),
+        ..Setup::fine()
+    };
+    scenario(swift, |world| {
+        whole(world);
+        for _ in 0..3 {
+            let before = world.nodes[A].incarnation;
+            world.reset(A);
+            world.run_for(30 * SEC);
+            demand(
+                world,
+                world.nodes[A].incarnation == before + 1,
+                "one reset, one start",
+            );
+        }
+        mended(world);
+    });
+}
+
+#[test]
+fn k15_a_pool_that_its_living_owner_does_not_serve_is_taken() {
+    scenario(Setup::fine, |world| {
+        world.lame[A] = true;
+        let since = world.now;
+        let served = world.run_till(180 * SEC, |world| {
+            world.serves(B, 0) && world.answered_since(0, since)
+        });
+        demand(world, served, "nobody serves the pool of a");
+        world.lame[A] = false;
+        mended(world);
+    });
+}
+
+#[test]
+fn an_operators_takeover_fences_too() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        world.ask(B, Request::Takeover);
+        let done = alone(world, B);
+        demand(world, done, "b did not take over");
+        mended(world);
+    });
+}
+
+#[test]
+fn a_lame_receiver_declines_and_the_giver_goes_on() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        world.lame[B] = true;
+        world.ask(A, Request::Switchover(pool_id(0)));
+        world.run_for(2 * SEC);
+        let back = world.run_till(120 * SEC, |world| world.serves(A, 0));
+        demand(world, back, "the giver does not go on");
+        world.lame[B] = false;
+        mended(world);
+    });
+}

@@ -1,0 +1,146 @@
+//! What a run has seen, so that "clean" does not mean "nothing happened".
+
+use crate::truth::Fact;
+use pollux_heartbeat_core::area::Role;
+use pollux_heartbeat_core::detect::{DiskSight, WireSight};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Counters of one run or of many.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) seeds: u64,
+    pub(crate) nanos: u128,
+    pub(crate) events: u64,
+    /// Events that a core took.
+    pub(crate) handled: u64,
+    pub(crate) faults: u64,
+    pub(crate) takeovers: u64,
+    pub(crate) switchovers: u64,
+    pub(crate) records: u64,
+    /// Replies held for want of a lease.
+    pub(crate) held: u64,
+    /// Leases that were taken back before their end.
+    pub(crate) revoked: u64,
+    pub(crate) stops: u64,
+    pub(crate) watchdogs: u64,
+    pub(crate) power_fences: u64,
+    pub(crate) exclusions_lost: u64,
+    pub(crate) replies: u64,
+    pub(crate) changes: u64,
+    pub(crate) pauses: BTreeMap<u64, u64>,
+    cells: BTreeMap<(&'static str, WireSight, DiskSight), u64>,
+    pools: BTreeMap<&'static str, u64>,
+    roles: BTreeSet<&'static str>,
+    owners: BTreeMap<usize, (usize, u64)>,
+}
+
+impl Stats {
+    pub(crate) fn observe(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Replied { .. } => self.replies += 1,
+            Fact::Acknowledged { .. } => self.changes += 1,
+            Fact::Imported { c, pool, key, .. } => {
+                let last = self.owners.insert(*pool, (*c, key.epoch.get()));
+                match last {
+                    Some((owner, epoch)) if owner != *c && epoch == key.epoch.get() => self.switchovers += 1,
+                    Some((owner, _)) if owner != *c => self.takeovers += 1,
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// How long a host waited for one command, by powers of two of milliseconds.
+    pub(crate) fn pause(&mut self, nanos: u64) {
+        let class = (nanos / 1_000_000).next_power_of_two();
+        *self.pauses.entry(class).or_default() += 1;
+    }
+
+    pub(crate) fn visit(&mut self, state: &'static str, wire: WireSight, disk: DiskSight, role: Role) {
+        *self.cells.entry((state, wire, disk)).or_default() += 1;
+        self.roles.insert(match role {
+            Role::Starting => "starting",
+            Role::Waiting => "waiting",
+            Role::Serving => "serving",
+            Role::Releasing => "releasing",
+            Role::Dying => "dying",
+        });
+    }
+
+    pub(crate) fn visit_pool(&mut self, state: &'static str) {
+        *self.pools.entry(state).or_default() += 1;
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.seeds += other.seeds;
+        self.nanos += other.nanos;
+        self.events += other.events;
+        self.handled += other.handled;
+        self.faults += other.faults;
+        self.takeovers += other.takeovers;
+        self.switchovers += other.switchovers;
+        self.records += other.records;
+        self.held += other.held;
+        self.revoked += other.revoked;
+        self.stops += other.stops;
+        self.watchdogs += other.watchdogs;
+        self.power_fences += other.power_fences;
+        self.exclusions_lost += other.exclusions_lost;
+        self.replies += other.replies;
+        self.changes += other.changes;
+        for (class, count) in &other.pauses {
+            *self.pauses.entry(*class).or_default() += count;
+        }
+        for (cell, count) in &other.cells {
+            *self.cells.entry(*cell).or_default() += count;
+        }
+        for (state, count) in &other.pools {
+            *self.pools.entry(state).or_default() += count;
+        }
+        self.roles.extend(&other.roles);
+    }
+
+    /// For people.
+    pub(crate) fn summary(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        let hours = self.nanos as f64 / 3.6e12;
+        let _ = writeln!(
+            text,
+            "{} seeds, {hours:.1} virtual hours, {} events ({} by the cores), {} faults",
+            self.seeds, self.events, self.handled, self.faults
+        );
+        let _ = writeln!(
+            text,
+            "{} takeovers, {} switchovers, {} records, {} stops, {} watchdog resets, {} power fences, {} exclusions lost",
+            self.takeovers,
+            self.switchovers,
+            self.records,
+            self.stops,
+            self.watchdogs,
+            self.power_fences,
+            self.exclusions_lost
+        );
+        let _ = writeln!(
+            text,
+            "{} replies to hosts, {} held for want of a lease, {} leases revoked, {} changes acknowledged",
+            self.replies, self.held, self.revoked, self.changes
+        );
+        let states: BTreeMap<&str, u64> =
+            self.cells
+                .iter()
+                .fold(BTreeMap::new(), |mut sum, ((state, ..), count)| {
+                    *sum.entry(*state).or_default() += count;
+                    sum
+                });
+        let _ = writeln!(
+            text,
+            "{} cells of state x wire x disk; states {states:?}",
+            self.cells.len()
+        );
+        let _ = writeln!(text, "pool states {:?}; roles {:?}", self.pools, self.roles);
+        let _ = write!(text, "hosts waited (<= ms: commands) {:?}", self.pauses);
+        text
+    }
+}

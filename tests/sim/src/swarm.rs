@@ -1,0 +1,261 @@
+//! Faults at random: what strikes, for how long, and how it is mended.
+
+use crate::quorum::BLOCKS as QUORUM_BLOCKS;
+use crate::world::{A, B, Happening, Link, MS, SEC, World, nanos, pool_id};
+use pollux_api::id::ControllerId;
+use pollux_heartbeat_core::event::Request;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    WireDead,
+    WireOneWay,
+    WireLossy,
+    WireLate,
+    PowerCut,
+    BothDie,
+    Reset,
+    Pause,
+    LongPause,
+    Crash,
+    QuorumStuck,
+    QuorumPath,
+    QuorumSlow,
+    QuorumFlip,
+    QuorumWipe,
+    ShelfPath,
+    DataPath,
+    DataStuck,
+    ShelfPower,
+    PowerControl,
+    Operator,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 21] = [
+        Self::WireDead,
+        Self::WireOneWay,
+        Self::WireLossy,
+        Self::WireLate,
+        Self::PowerCut,
+        Self::BothDie,
+        Self::Reset,
+        Self::Pause,
+        Self::LongPause,
+        Self::Crash,
+        Self::QuorumStuck,
+        Self::QuorumPath,
+        Self::QuorumSlow,
+        Self::QuorumFlip,
+        Self::QuorumWipe,
+        Self::ShelfPath,
+        Self::DataPath,
+        Self::DataStuck,
+        Self::ShelfPower,
+        Self::PowerControl,
+        Self::Operator,
+    ];
+}
+
+/// The end of a fault.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mend {
+    Wire,
+    PowerOn { c: usize, boot: u32 },
+    QuorumPath { c: usize, disk: usize },
+    QuorumSlow { disk: usize },
+    ShelfPath { c: usize },
+    DataPath { c: usize, disk: usize },
+    ShelfPower,
+    PowerControl { c: usize },
+}
+
+impl World {
+    /// The time of faults begins.
+    pub(crate) fn unleash(&mut self) {
+        let span = self.rng.range(0, self.setup.fault_idle);
+        self.after(span, Happening::Fault);
+    }
+
+    /// A fault strikes, and the next one is on its way.
+    pub(crate) fn strike(&mut self) {
+        if self.healed {
+            return;
+        }
+        let span = self.rng.range(0, self.setup.fault_idle);
+        self.after(span, Happening::Fault);
+        let kind = self.setup.faults[self.rng.index(self.setup.faults.len())];
+        let c = self.rng.index(2);
+        // Short faults are as interesting as long ones.
+        let longest = self.rng.range(10 * MS, self.setup.fault_span);
+        let span = self.rng.range(5 * MS, longest);
+        let disk = self.rng.index(self.quorum.len());
+        let data = self.rng.index(self.disks.len());
+        self.say(|| format!("FAULT {kind:?} on {c}, {} ms", span / MS));
+        self.stats.faults += 1;
+        let boot = self.nodes[c].boot;
+        match kind {
+            Kind::WireDead => {
+                self.links[A].cut = true;
+                self.links[B].cut = true;
+                self.after(span, Happening::Mend(Mend::Wire));
+            }
+            Kind::WireOneWay => {
+                self.links[c].cut = true;
+                self.after(span, Happening::Mend(Mend::Wire));
+            }
+            Kind::WireLossy => {
+                self.links[c].loss = self.rng.range(10_000, 700_000);
+                self.after(span, Happening::Mend(Mend::Wire));
+            }
+            Kind::WireLate => {
+                self.links[c].delay = self.rng.range(10 * MS, 5 * SEC);
+                self.after(span, Happening::Mend(Mend::Wire));
+            }
+            Kind::PowerCut => self.dark(c, span),
+            Kind::BothDie => {
+                self.dark(A, span);
+                let other = self.rng.range(5 * MS, longest);
+                self.dark(B, other);
+            }
+            Kind::Reset => self.reset(c),
+            Kind::Pause => {
+                let most = nanos(self.timing.lease) * 3;
+                let span = self.rng.range(MS, most);
+                self.pause(c);
+                self.after(span, Happening::Resume { c, boot });
+            }
+            Kind::LongPause => {
+                self.pause(c);
+                let span = self.rng.range(SEC, 40 * SEC);
+                self.after(span, Happening::Resume { c, boot });
+            }
+            Kind::Crash => {
+                let most = nanos(self.timing.wire_limit) / 2;
+                let restart = self.rng.range(MS, most);
+                self.crash(c, Some(restart));
+            }
+            Kind::QuorumStuck => self.quorum[disk].stuck_until = self.now + span,
+            Kind::QuorumPath => {
+                self.quorum[disk].path[c] = false;
+                self.after(span, Happening::Mend(Mend::QuorumPath { c, disk }));
+            }
+            Kind::QuorumSlow => {
+                self.quorum[disk].slow = self.rng.range(MS, SEC);
+                self.after(span, Happening::Mend(Mend::QuorumSlow { disk }));
+            }
+            // Only one disk loses what it holds: more is beyond any quorum.
+            Kind::QuorumFlip if self.quorum.len() > 1 => {
+                let at = self.rng.index(QUORUM_BLOCKS.len());
+                self.quorum[0].flip(ControllerId::ALL[c], QUORUM_BLOCKS[at], &mut self.rng);
+            }
+            Kind::QuorumWipe if self.quorum.len() > 1 => self.quorum[0].wipe(),
+            Kind::QuorumFlip | Kind::QuorumWipe => {}
+            Kind::ShelfPath => {
+                self.shelf_path(c, false);
+                self.after(span, Happening::Mend(Mend::ShelfPath { c }));
+            }
+            Kind::DataPath => {
+                self.disks[data].path[c] = false;
+                self.after(span, Happening::Mend(Mend::DataPath { c, disk: data }));
+            }
+            Kind::DataStuck => self.disks[data].stuck_until = self.now + span,
+            Kind::ShelfPower => {
+                self.shelf_fails();
+                self.after(span, Happening::Mend(Mend::ShelfPower));
+            }
+            Kind::PowerControl => {
+                self.bmc[c] = false;
+                self.after(span, Happening::Mend(Mend::PowerControl { c }));
+            }
+            Kind::Operator => {
+                let pool = pool_id(self.rng.index(self.setup.pools.len()));
+                let request = match self.rng.below(8) {
+                    0 => Request::Takeover,
+                    1 => Request::Giveback(None),
+                    2 => Request::Giveback(Some(pool)),
+                    3 => Request::Abort(pool),
+                    4 => Request::Shutdown,
+                    _ => Request::Switchover(pool),
+                };
+                if request == Request::Shutdown {
+                    self.after(span, Happening::Mend(Mend::PowerOn { c, boot: 0 }));
+                }
+                self.ask(c, request);
+            }
+        }
+    }
+
+    fn dark(&mut self, c: usize, span: u64) {
+        self.power_cut(c);
+        let boot = self.nodes[c].boot;
+        self.after(span, Happening::Mend(Mend::PowerOn { c, boot }));
+    }
+
+    pub(crate) fn shelf_path(&mut self, c: usize, works: bool) {
+        self.say(|| format!("shelf path of {c} {}", if works { "works" } else { "LOST" }));
+        for disk in &mut self.quorum {
+            disk.path[c] = works;
+        }
+        for disk in &mut self.disks {
+            disk.path[c] = works;
+        }
+    }
+
+    /// A fault ends.
+    pub(crate) fn mend(&mut self, mend: Mend) {
+        self.say(|| format!("MENDED {mend:?}"));
+        match mend {
+            Mend::Wire => {
+                self.links = [if self.healed {
+                    Link::default()
+                } else {
+                    self.setup.link
+                }; 2]
+            }
+            // 0: whatever has happened to it since, somebody pushes the button.
+            Mend::PowerOn { c, boot } => {
+                if boot == 0 || self.nodes[c].boot == boot {
+                    self.power_on(c);
+                }
+            }
+            Mend::QuorumPath { c, disk } => self.quorum[disk].path[c] = true,
+            Mend::QuorumSlow { disk } => self.quorum[disk].slow = 0,
+            Mend::ShelfPath { c } => self.shelf_path(c, true),
+            Mend::DataPath { c, disk } => self.disks[disk].path[c] = true,
+            Mend::ShelfPower => self.shelf_returns(),
+            Mend::PowerControl { c } => self.bmc[c] = true,
+        }
+    }
+
+    /// Every fault ends, and whoever is down is started.
+    pub(crate) fn heal(&mut self) {
+        self.say(|| "HEALED".to_owned());
+        self.healed = true;
+        self.links = [Link::default(); 2];
+        self.shelf_returns();
+        for disk in &mut self.quorum {
+            disk.path = [true; 2];
+            disk.stuck_until = 0;
+            disk.slow = 0;
+            disk.flaky = 0;
+        }
+        for disk in &mut self.disks {
+            disk.path = [true; 2];
+            disk.stuck_until = 0;
+        }
+        self.setup.pool_failures = 0;
+        self.setup.pool_slowness = 0;
+        self.setup.leg_slowness = 0;
+        self.bmc = [true; 2];
+        for c in [A, B] {
+            self.resume(c);
+            self.power_on(c);
+            if self.nodes[c].maimed {
+                self.nodes[c].maimed = false;
+                let boot = self.nodes[c].boot;
+                self.after(MS, Happening::Daemon { c, boot });
+            }
+        }
+    }
+}
