@@ -1,0 +1,245 @@
+//! Between the controllers: the quorum disks and the wire.
+
+use super::*;
+
+impl World {
+    pub(super) fn disk_latency(&mut self, disk: usize) -> u64 {
+        let slow = self.quorum[disk].slow;
+        self.span(200, 3_000) + self.rng.range(0, slow)
+    }
+
+    pub(super) fn submit(
+        &mut self,
+        c: usize,
+        write: WriteId,
+        disk: DiskIndex,
+        block: BlockId,
+        content: Content,
+    ) {
+        let Some(disk) = self.quorum.iter().position(|known| known.place.disk == disk) else {
+            return;
+        };
+        if let Some((other, _)) = self.nodes[c]
+            .writes
+            .iter()
+            .find(|(_, w)| w.disk == disk && w.block == block)
+        {
+            let what = format!(
+                "{}: {write:?} to {block:?} of quorum disk {disk} while {other:?} is outstanding",
+                id(c)
+            );
+            self.violation = Some(Violation {
+                at: self.now,
+                invariant: "contract",
+                what,
+            });
+            return;
+        }
+        if let Content::Slot(slot) = &content {
+            self.nodes[c].role = slot.advert.role;
+        }
+        if let Content::Vote(vote) = &content {
+            self.fact(Fact::Published {
+                c,
+                record: vote.decided,
+            });
+            if vote.value.is_some() {
+                self.fact(Fact::Proposed { c, vote: *vote });
+            }
+        }
+        let bytes = layout::encode(&self.quorum[disk].place, block, id(c), &content);
+        let (submitted, life, boot) = (self.local(c), self.nodes[c].life, self.nodes[c].boot);
+        let entry = QuorumWrite {
+            disk,
+            block,
+            content,
+            bytes,
+            submitted,
+            life,
+            applied: false,
+        };
+        self.nodes[c].writes.insert(write, entry);
+        let span = self.disk_latency(disk);
+        self.after(span, Happening::QuorumWrite { c, boot, id: write });
+    }
+
+    pub(super) fn apply(&mut self, c: usize, write: &QuorumWrite) {
+        self.quorum[write.disk].write(id(c), write.block, &write.bytes);
+        if let Content::Vote(vote) = write.content {
+            self.fact(Fact::Voted {
+                c,
+                disk: write.disk,
+                vote,
+            });
+        }
+    }
+
+    pub(super) fn quorum_write(&mut self, c: usize, boot: u32, write: WriteId) {
+        let Some(entry) = self.nodes[c].writes.get(&write).cloned() else {
+            return;
+        };
+        let disk = &self.quorum[entry.disk];
+        if disk.reaches(c) && disk.stuck_until > self.now {
+            let at = disk.stuck_until + self.rng.range(0, MS);
+            return self.at(at, Happening::QuorumWrite { c, boot, id: write });
+        }
+        let result = if disk.reaches(c) {
+            self.apply(c, &entry);
+            if let Some(entry) = self.nodes[c].writes.get_mut(&write) {
+                entry.applied = true;
+            }
+            Ok(())
+        } else {
+            Err(())
+        };
+        let span = self.span(50, 1_000);
+        self.after(
+            span,
+            Happening::QuorumWritten {
+                c,
+                boot,
+                id: write,
+                result,
+            },
+        );
+    }
+
+    pub(super) fn quorum_written(&mut self, c: usize, write: WriteId, result: Result<(), ()>) {
+        let Some(entry) = self.nodes[c].writes.remove(&write) else {
+            return;
+        };
+        if entry.life == self.nodes[c].life {
+            self.tell(
+                c,
+                Event::WriteDone {
+                    id: write,
+                    submitted: entry.submitted,
+                    result,
+                },
+            );
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn quorum_read(
+        &mut self,
+        c: usize,
+        life: u32,
+        boot: u32,
+        read: ReadId,
+        disk: usize,
+        whose: ControllerId,
+        issued: u64,
+    ) {
+        let stuck = self.quorum[disk].stuck_until;
+        if self.quorum[disk].reaches(c) && stuck > self.now {
+            let at = stuck + self.rng.range(0, MS);
+            return self.at(
+                at,
+                Happening::QuorumRead {
+                    c,
+                    life,
+                    boot,
+                    id: read,
+                    disk,
+                    whose,
+                    issued,
+                },
+            );
+        }
+        let area = self.quorum[disk].read(c, whose, &mut self.rng);
+        if whose != id(c) {
+            if let Ok(seen) = area.vote {
+                self.fact(Fact::Polled {
+                    c,
+                    disk,
+                    seen: Some(seen),
+                });
+            }
+            if let Ok(slot) = area.slot {
+                // A change between two reads is life no earlier than the first of them.
+                let last = self.nodes[c].slots[disk];
+                let changed = last.filter(|(sequence, _)| *sequence != slot.sequence);
+                if let Some((_, since)) = changed {
+                    self.fact(Fact::Sighted { c, since });
+                }
+                self.note_advert(c, slot.advert.incarnation, slot.advert.role);
+                self.nodes[c].slots[disk] = Some((slot.sequence, issued));
+            }
+        }
+        let issued = self.nodes[c].clock.read(issued);
+        let span = self.span(50, 1_000);
+        self.after(
+            span,
+            Happening::Tell {
+                c,
+                life,
+                event: Event::ReadDone {
+                    id: read,
+                    issued,
+                    area,
+                },
+            },
+        );
+    }
+
+    pub(super) fn send(&mut self, c: usize, datagram: Datagram) {
+        self.nodes[c].nonces.push_back((datagram.nonce, self.now));
+        if self.nodes[c].nonces.len() > 64 {
+            self.nodes[c].nonces.pop_front();
+        }
+        if let Some(record) = datagram.record {
+            self.fact(Fact::Published { c, record });
+        }
+        if self.breakage.forged_echo
+            && c == A
+            && let Some(mut forged) = self.nodes[c].heard.clone()
+        {
+            forged.echo = Some(datagram.nonce);
+            let span = self.span(50, 500);
+            self.after(span, Happening::Datagram { c, datagram: forged });
+        }
+        let link = self.links[c];
+        if link.cut || self.rng.chance(link.loss) {
+            return;
+        }
+        let copies = if self.rng.chance(link.double) { 2 } else { 1 };
+        for _ in 0..copies {
+            let span = self.span(50, 500) + self.rng.range(0, link.delay);
+            self.after(
+                span,
+                Happening::Datagram {
+                    c: 1 - c,
+                    datagram: Box::new(datagram.clone()),
+                },
+            );
+        }
+        if self.rng.chance(link.replay) {
+            let span = self.rng.range(SEC, 30 * SEC);
+            self.after(
+                span,
+                Happening::Datagram {
+                    c: 1 - c,
+                    datagram: Box::new(datagram),
+                },
+            );
+        }
+    }
+
+    /// A keeper's message sets out; it needs both directions (it is a stream).
+    pub(super) fn post(&mut self, c: usize, message: Message) {
+        if self.links.iter().any(|link| link.cut) || !self.nodes[1 - c].up {
+            return;
+        }
+        let span = self.span(100, 2_000) + self.rng.range(0, self.links[c].delay);
+        let boot = self.nodes[1 - c].boot;
+        self.after(
+            span,
+            Happening::Keeper {
+                c: 1 - c,
+                boot,
+                message,
+            },
+        );
+    }
+}

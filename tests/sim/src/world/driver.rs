@@ -1,0 +1,254 @@
+//! What the heartbeat daemon is to the core: it brings events, and carries effects out in their order.
+
+use super::*;
+
+impl World {
+    pub(super) fn tell_later(&mut self, c: usize, event: Event, low_us: u64, high_us: u64) {
+        let (span, life) = (self.span(low_us, high_us), self.nodes[c].life);
+        self.after(span, Happening::Tell { c, life, event });
+    }
+
+    /// The core of a controller takes an event, and its effects are carried out.
+    pub(crate) fn tell(&mut self, c: usize, event: Event) {
+        if self.nodes[c].core.is_none() {
+            return;
+        }
+        self.note(c, &event);
+        let now = self.local(c);
+        if !matches!(event, Event::Tick) {
+            self.say(|| format!("{} <- {event:?}", id(c)));
+        }
+        let Some(core) = &mut self.nodes[c].core else {
+            return;
+        };
+        let effects = core.handle(now, event);
+        let deadline = core.next_deadline();
+        self.stats.handled += 1;
+        let asked = self
+            .stall_next
+            .filter(|(of, _)| *of == c && effects.contains(&Effect::Pet));
+        let chance = !effects.is_empty() && self.rng.chance(self.setup.stall_midway) && !self.healed;
+        if asked.is_some() || chance {
+            // The scheduler takes the processor away between the decision and the deed.
+            self.stall_next = None;
+            let life = self.nodes[c].life;
+            self.nodes[c].stalled.push((life, effects));
+            self.pause(c);
+            let most = nanos(self.timing.watchdog) + SEC;
+            let span = asked.map_or_else(|| self.rng.range(MS, most), |(_, span)| span);
+            let boot = self.nodes[c].boot;
+            self.after(span, Happening::Resume { c, boot });
+        } else {
+            self.perform_all(c, effects);
+        }
+        let node = &self.nodes[c];
+        if node.core.is_some() {
+            let late = self.rng.range(0, self.setup.lateness);
+            let at = self.nodes[c].clock.when(deadline).max(self.now + 50_000) + late;
+            if at < self.nodes[c].tick || self.nodes[c].tick <= self.now {
+                self.nodes[c].tick = at;
+                let life = self.nodes[c].life;
+                self.at(at, Happening::Tick { c, life });
+            }
+        }
+    }
+
+    /// Writes down what this event shows to the core.
+    pub(super) fn note(&mut self, c: usize, event: &Event) {
+        match event {
+            Event::Received(datagram) => {
+                if let Some(record) = datagram.record {
+                    self.fact(Fact::Learnt { c, record });
+                }
+                self.note_advert(c, datagram.advert.incarnation, datagram.advert.role);
+                let sent = self.nodes[c]
+                    .nonces
+                    .iter()
+                    .find(|(nonce, _)| Some(*nonce) == datagram.echo);
+                if let Some((_, at)) = sent.copied() {
+                    self.fact(Fact::Sighted { c, since: at });
+                }
+            }
+            Event::ReadDone { area, .. } => {
+                if let Ok(vote) = area.vote {
+                    self.fact(Fact::Learnt {
+                        c,
+                        record: vote.decided,
+                    });
+                }
+            }
+            Event::Power {
+                state: Power::Off, ..
+            } => self.fact(Fact::SeenOff { c }),
+            Event::Request {
+                request: Request::Takeover,
+                ..
+            } => self.fact(Fact::Demanded { c }),
+            _ => {}
+        }
+    }
+
+    pub(super) fn note_advert(&mut self, c: usize, incarnation: Incarnation, role: Role) {
+        let gone = if role == Role::Dying || role == Role::Releasing {
+            incarnation.get()
+        } else {
+            incarnation.get().saturating_sub(1)
+        };
+        self.fact(Fact::SeenGone { c, incarnation: gone });
+    }
+
+    pub(super) fn perform_all(&mut self, c: usize, effects: Vec<Effect>) {
+        let boot = self.nodes[c].boot;
+        for effect in effects {
+            if self.nodes[c].boot == boot {
+                self.perform(c, effect);
+            }
+        }
+    }
+
+    pub(super) fn perform(&mut self, c: usize, effect: Effect) {
+        if !matches!(
+            effect,
+            Effect::Send(_) | Effect::ReadArea { .. } | Effect::Pet | Effect::GrantLease { .. }
+        ) {
+            self.say(|| format!("{} -> {effect:?}", id(c)));
+        }
+        match effect {
+            Effect::WriteBlock {
+                id: write,
+                disk,
+                block,
+                content,
+            } => self.submit(c, write, disk, block, content),
+            Effect::ReadArea {
+                id: read,
+                disk,
+                whose,
+            } => {
+                let Some(disk) = self.quorum.iter().position(|known| known.place.disk == disk) else {
+                    return;
+                };
+                let (life, boot) = (self.nodes[c].life, self.nodes[c].boot);
+                let span = self.disk_latency(disk);
+                let issued = self.now;
+                self.after(
+                    span,
+                    Happening::QuorumRead {
+                        c,
+                        life,
+                        boot,
+                        id: read,
+                        disk,
+                        whose,
+                        issued,
+                    },
+                );
+            }
+            Effect::Send(datagram) => self.send(c, datagram),
+            Effect::GrantLease { until, .. } => self.grant(c, until),
+            Effect::ArmWatchdog { timeout } => {
+                if self.setup.watchdog[c] {
+                    let (life, timeout) = (self.nodes[c].life, timeout.as_nanos() as u64);
+                    let span = self.span(100, 5_000);
+                    self.after(span, Happening::Arm { c, life, timeout });
+                } else {
+                    self.tell_later(c, Event::Watchdog { armed: false }, 100, 5_000);
+                }
+            }
+            Effect::Pet => self.pet(c),
+            Effect::QueryPower => self.ask_power(c, false),
+            Effect::PowerOff(_) => self.ask_power(c, true),
+            Effect::FencePool { pool, key, victim } => {
+                let _ = victim;
+                self.job(c, pool_number(pool), Task::Fence(key));
+            }
+            Effect::TakePool { pool, key, evidence } => {
+                let number = pool_number(pool);
+                self.fact(Fact::Taking { c, pool: number, key });
+                self.job(c, number, Task::Take(key, evidence));
+            }
+            Effect::PublishPool { pool, key } => self.job(c, pool_number(pool), Task::Publish(key)),
+            Effect::ReleasePool { pool, key } => self.job(c, pool_number(pool), Task::Release(key)),
+            Effect::ResumePool { pool, key } => self.job(c, pool_number(pool), Task::Resume(key)),
+            Effect::StopPool { pool, generation, .. } => {
+                self.stop_pool(c, pool_number(pool));
+                let step = PoolStep::Stop;
+                self.tell_later(
+                    c,
+                    Event::PoolDone {
+                        pool,
+                        generation,
+                        step,
+                        result: Ok(()),
+                    },
+                    100,
+                    20_000,
+                );
+            }
+            Effect::StopAll { reason } => self.stop_all(c, reason),
+            Effect::ConfigEpoch { record, lock } => {
+                self.fact(Fact::Published { c, record });
+                self.nodes[c].keeper.epoch(record, lock);
+                self.tell_config(c);
+            }
+            Effect::ConfigFreeze { epoch } => {
+                let (life, boot) = (self.nodes[c].life, self.nodes[c].boot);
+                let span = self.span(100, 10_000);
+                self.after(span, Happening::Frozen { c, boot, life, epoch });
+            }
+            Effect::ConfigUnfreeze { epoch } => self.nodes[c].keeper.unfreeze(epoch),
+            Effect::ConfigProbe { base } => {
+                let contained = self.nodes[c].keeper.contains(base);
+                self.tell_later(c, Event::ConfigProbed { base, contained }, 100, 5_000);
+            }
+            Effect::ConfigCatchUp => {
+                self.nodes[c].catch_up = true;
+                let message = self.nodes[c].keeper.fetch();
+                self.post(c, message);
+            }
+            Effect::Answer { result, .. } => self.answers.push((c, result.is_ok())),
+            Effect::Note(_) | Effect::Route { .. } => {}
+        }
+    }
+
+    /// Replies of this controller may leave.
+    pub(crate) fn fresh(&self, c: usize) -> bool {
+        self.breakage.lease_ignored || self.local(c) < self.nodes[c].lease_until
+    }
+
+    pub(super) fn grant(&mut self, c: usize, until: Instant) {
+        let was = self.fresh(c);
+        self.nodes[c].lease_until = until;
+        let is = self.fresh(c);
+        if was != is {
+            self.say(|| format!("{} lease {}", id(c), if is { "fresh" } else { "revoked" }));
+        }
+        if is {
+            for op in std::mem::take(&mut self.nodes[c].held) {
+                self.reply(c, op);
+            }
+        } else if was {
+            self.stats.revoked += 1;
+        }
+    }
+
+    pub(super) fn pet(&mut self, c: usize) {
+        if let Some((timeout, deadline)) = &mut self.nodes[c].watchdog {
+            *deadline = self.now + *timeout;
+        }
+    }
+
+    pub(super) fn look_at_watchdog(&mut self, c: usize) {
+        let Some((_, deadline)) = self.nodes[c].watchdog else {
+            return;
+        };
+        if self.now >= deadline {
+            self.say(|| format!("{} WATCHDOG", id(c)));
+            self.stats.watchdogs += 1;
+            self.reset(c);
+        } else {
+            let boot = self.nodes[c].boot;
+            self.at(deadline, Happening::Watchdog { c, boot });
+        }
+    }
+}

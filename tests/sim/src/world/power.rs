@@ -1,0 +1,242 @@
+//! Power, pauses, the life of the heartbeat daemon, and the partner's power control.
+
+use super::*;
+
+impl World {
+    /// The power button: on.
+    pub(crate) fn power_on(&mut self, c: usize) {
+        let node = &mut self.nodes[c];
+        if node.up || (node.powered && node.boot > 0) {
+            return;
+        }
+        node.powered = true;
+        node.boot += 1;
+        let boot = node.boot;
+        let span = self.rng.range(self.setup.boot_time.0, self.setup.boot_time.1);
+        self.after(span, Happening::Boot { c, boot });
+    }
+
+    /// Everything of a controller ends here and now: power cut, reset, watchdog.
+    pub(super) fn die(&mut self, c: usize) {
+        let writes = std::mem::take(&mut self.nodes[c].writes);
+        for write in writes.into_values().filter(|write| !write.applied) {
+            // In flight when the power went: not at all, or in full, or torn.
+            let fate = self.rng.below(4);
+            if !self.quorum[write.disk].reaches(c)
+                || fate < 2
+                || self.quorum[write.disk].stuck_until > self.now
+            {
+                continue;
+            }
+            if fate == 2 {
+                self.apply(c, &write);
+            } else {
+                let disk = &mut self.quorum[write.disk];
+                disk.tear(id(c), write.block, &write.bytes, &mut self.rng);
+                self.say(|| format!("{} torn on quorum disk {}: {:?}", id(c), write.disk, write.block));
+            }
+        }
+        let legs = self.setup.pools.len();
+        let node = &mut self.nodes[c];
+        node.up = false;
+        node.paused = false;
+        node.core = None;
+        node.boot += 1;
+        node.life += 1;
+        node.deferred.clear();
+        node.stalled.clear();
+        node.stopped = None;
+        node.watchdog = None;
+        node.lease_until = Instant::ZERO;
+        node.tick = u64::MAX;
+        node.managers = vec![Manager::default(); legs];
+        node.operations.clear();
+        node.busy.clear();
+        node.held.clear();
+        node.nonces.clear();
+        node.slots.fill(None);
+        node.catch_up = false;
+        node.role = Role::Starting;
+        node.keeper.boot();
+    }
+
+    /// The power goes.
+    pub(crate) fn power_cut(&mut self, c: usize) {
+        if self.nodes[c].powered {
+            self.say(|| format!("{} POWER OFF", id(c)));
+            self.die(c);
+            self.nodes[c].powered = false;
+        }
+    }
+
+    /// A reset: everything ends and starts again.
+    pub(crate) fn reset(&mut self, c: usize) {
+        if self.nodes[c].powered {
+            self.say(|| format!("{} RESET", id(c)));
+            self.die(c);
+            let boot = self.nodes[c].boot;
+            let span = self.rng.range(self.setup.boot_time.0, self.setup.boot_time.1);
+            self.after(span, Happening::Boot { c, boot });
+        }
+    }
+
+    /// All of a controller stands still.
+    pub(crate) fn pause(&mut self, c: usize) {
+        if self.nodes[c].up && !self.nodes[c].paused {
+            self.say(|| format!("{} PAUSED", id(c)));
+            self.nodes[c].paused = true;
+        }
+    }
+
+    /// It goes on, and finds everything that waited.
+    pub(crate) fn resume(&mut self, c: usize) {
+        if !self.nodes[c].paused {
+            return;
+        }
+        self.say(|| format!("{} RESUMED", id(c)));
+        self.nodes[c].paused = false;
+        for (life, effects) in std::mem::take(&mut self.nodes[c].stalled) {
+            if life == self.nodes[c].life {
+                self.perform_all(c, effects);
+            }
+        }
+        let mut waiting = std::mem::take(&mut self.nodes[c].deferred);
+        // Whichever process the scheduler wakes first.
+        if self.rng.chance(500_000) {
+            let by = self.rng.index(waiting.len().max(1));
+            waiting.rotate_left(by);
+        }
+        for what in waiting {
+            let span = self.span(0, 300);
+            self.after(span, what);
+        }
+    }
+
+    /// The heartbeat daemon dies; systemd starts it again after a while.
+    pub(crate) fn crash(&mut self, c: usize, restart: Option<u64>) {
+        let node = &mut self.nodes[c];
+        if !node.up || node.core.is_none() {
+            return;
+        }
+        node.core = None;
+        node.life += 1;
+        node.tick = u64::MAX;
+        node.stalled.clear();
+        node.catch_up = false;
+        let boot = node.boot;
+        self.say(|| format!("{} heartbeat daemon DIES", id(c)));
+        match restart {
+            Some(span) => self.after(span, Happening::Daemon { c, boot }),
+            None => self.nodes[c].maimed = true,
+        }
+    }
+
+    pub(super) fn boot(&mut self, c: usize) {
+        self.nodes[c].up = true;
+        self.nodes[c].incarnation += 1;
+        self.nodes[c].clock.offset = self.rng.range(SEC, 100_000 * SEC);
+        let (boot, incarnation) = (self.nodes[c].boot, self.nodes[c].incarnation);
+        self.say(|| format!("{} BOOTED as incarnation {incarnation}", id(c)));
+        self.fact(Fact::Booted { c });
+        let span = self.span(100, 50_000);
+        self.after(span, Happening::Daemon { c, boot });
+        let span = self.span(1_000, 50_000);
+        self.after(span, Happening::KeeperTick { c, boot });
+        let span = self.timing.key_check.as_nanos() as u64;
+        self.after(span, Happening::KeyCheck { c, boot });
+    }
+
+    pub(super) fn daemon(&mut self, c: usize, boot: u32) {
+        if self.nodes[c].core.is_some() || self.nodes[c].maimed {
+            return;
+        }
+        // The dead daemon's writes hold the lock of the quorum area until they have ended.
+        if !self.nodes[c].writes.is_empty() {
+            return self.after(10 * MS, Happening::Daemon { c, boot });
+        }
+        let params = Params {
+            array: ARRAY,
+            controller: id(c),
+            incarnation: Incarnation::new(self.nodes[c].incarnation),
+            disks: self.quorum.iter().map(|disk| disk.place.disk).collect(),
+            set: SET,
+            timing: self.timing,
+            seed: self.rng.next(),
+            power_rung: self.setup.power_rung,
+            reservation_rung: self.setup.reservations,
+            pausable: false,
+            auto_giveback: self.setup.auto_giveback,
+        };
+        let now = self.local(c);
+        let core = Core::new(params, now).unwrap_or_else(|bad| panic!("the setup is refused: {bad}"));
+        self.nodes[c].core = Some(core);
+        self.nodes[c].life += 1;
+        self.nodes[c].nonces.clear();
+        self.nodes[c].slots.fill(None);
+        let life = self.nodes[c].life;
+        self.say(|| format!("{} heartbeat daemon starts", id(c)));
+        self.tell(c, Event::Tick);
+        let pools = self.setup.pools.iter().enumerate();
+        let pools = pools
+            .map(|(at, spec)| PoolInfo {
+                pool: pool_id(at),
+                home: id(spec.home),
+            })
+            .collect();
+        let armed = self.nodes[c].watchdog.is_some();
+        let config = self.nodes[c].keeper.status(self.nodes[c].incarnation);
+        for event in [
+            Event::Pools(pools),
+            Event::Config(config),
+            Event::Watchdog { armed },
+            Event::Legs(vec![true; 2]),
+        ] {
+            let span = self.span(100, 30_000);
+            self.after(span, Happening::Tell { c, life, event });
+        }
+        let span = self.span(100, 30_000);
+        self.after(span, Happening::Observe { c, life });
+    }
+
+    pub(super) fn ask_power(&mut self, c: usize, cut: bool) {
+        let (life, asked) = (self.nodes[c].life, self.now);
+        let span = if cut {
+            self.span(5_000, 300_000)
+        } else {
+            self.span(1_000, 50_000)
+        };
+        self.after(span, Happening::PowerControl { c, life, cut, asked });
+    }
+
+    pub(super) fn power_control(&mut self, c: usize, life: u32, cut: bool, asked: u64) {
+        let victim = 1 - c;
+        let reachable = self.bmc[victim] && self.setup.power_rung;
+        if reachable && cut {
+            self.stats.power_fences += 1;
+            self.power_cut(victim);
+            // Whoever finds a controller switched off by its partner switches it on again, some time.
+            let (boot, span) = (self.nodes[victim].boot, self.rng.range(2 * SEC, 40 * SEC));
+            self.after(
+                span,
+                Happening::Mend(crate::swarm::Mend::PowerOn { c: victim, boot }),
+            );
+        }
+        let state = match (reachable, self.nodes[victim].powered) {
+            (false, _) => Power::Unknown,
+            (true, false) => Power::Off,
+            (true, true) => Power::On,
+        };
+        // Asked when it was sent; with a cut, the question follows the deed.
+        let asked = if cut { self.now } else { asked };
+        let asked = self.nodes[c].clock.read(asked);
+        let span = self.span(500, 20_000);
+        self.after(
+            span,
+            Happening::Tell {
+                c,
+                life,
+                event: Event::Power { state, asked },
+            },
+        );
+    }
+}
