@@ -11,25 +11,26 @@ use crate::gate::ReplyGate;
 use crate::paths::{Cancel, Paths, Refused, Scope};
 use crate::volume::Undone;
 use bytes::Bytes;
-use pollux_api::id::{ControllerId, Epoch, Generation, PoolId, VolumeId};
+use pollux_api::id::{ControllerId, Generation, PoolId, VolumeId};
 use pollux_api::target::Backing;
 use pollux_block_frame::{Handler, Hello, Reply, Request, Status};
 use std::sync::Arc;
 
 /// Serves the partner.
 #[derive(Debug)]
-pub(crate) struct Forwarded {
-    pub(crate) world: Arc<World>,
-    pub(crate) own: ControllerId,
-    pub(crate) gate: Arc<dyn ReplyGate>,
+pub struct Forwarded {
+    world: Arc<World>,
+    own: ControllerId,
+    gate: Arc<dyn ReplyGate>,
 }
 
 /// One pool under one claim.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub struct Session {
     pool: PoolId,
     paths: Arc<Paths>,
-    claim: (Epoch, Generation),
+    /// The claim under which the partner speaks. It grows with every change of owner, so it alone tells claims apart.
+    generation: Generation,
     /// Set when the partner has gone or has begun a newer session.
     cancel: Arc<Cancel>,
 }
@@ -37,7 +38,7 @@ pub(crate) struct Session {
 impl Session {
     fn stands(&self) -> bool {
         let route = self.paths.route();
-        route.backing == Backing::Local && (route.epoch, route.generation) == self.claim
+        route.backing == Backing::Local && route.generation == self.generation
     }
 }
 
@@ -49,11 +50,11 @@ impl Handler for Forwarded {
             return Err(Status::Unauthorized);
         }
         let pool = pool_of_session(&hello.client).ok_or(Status::BadRequest)?;
-        let claim = (Epoch::new(hello.epoch), Generation::new(hello.generation));
+        let generation = Generation::new(hello.generation);
         let session = Session {
             pool,
             paths: self.world.paths(pool),
-            claim,
+            generation,
             cancel: Arc::default(),
         };
         match session.stands() {
@@ -81,6 +82,12 @@ impl Handler for Forwarded {
 }
 
 impl Forwarded {
+    /// Serves what `own` has of `world`; replies pass `gate`.
+    #[must_use]
+    pub fn new(world: Arc<World>, own: ControllerId, gate: Arc<dyn ReplyGate>) -> Self {
+        Self { world, own, gate }
+    }
+
     async fn carry_out(&self, session: &Session, request: Request) -> Reply {
         let id = VolumeId::from_bytes(*request.volume.as_bytes());
         let Some(volume) = self

@@ -18,9 +18,10 @@ mod link;
 mod service;
 mod world;
 
+pub use forward::Forwarded;
 pub use link::{Endpoint, Link};
 pub use service::run;
-pub use world::World;
+pub use world::{Surroundings, World};
 
-/// Logical block size of every volume, the shelf's own.
-pub const BLOCK_SIZE: u32 = 4096;
+/// Logical block size of every volume, as the pool manager serves it; the physical one is the shelf's 4 KiB.
+pub const BLOCK_SIZE: u32 = 512;

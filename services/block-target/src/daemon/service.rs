@@ -104,11 +104,7 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
     };
     let world = World::new(around, target.clone());
 
-    let handler = Arc::new(Forwarded {
-        world: world.clone(),
-        own,
-        gate,
-    });
+    let handler = Arc::new(Forwarded::new(world.clone(), own, gate));
     let options = ServerOptions::new(Uuid::from_bytes(*array.as_bytes()), Purpose::Forward, Some(key));
     let forwarding = Server::new(handler, options);
     tokio::spawn(async move { forwarding.serve_tcp(forward_listener).await });
