@@ -64,7 +64,7 @@ const CLAIM_BYTES: usize = 42;
 const CONTENT_MAX: usize = BLOCK_BYTES - AT_CONTENT;
 const RECORD_BYTES: usize = 8 + 2 * 9 + 1 + 40 + 8;
 
-const _: () = assert!(AT_CRC + 4 <= AT_CONTENT && AT_CONTENT % 8 == 0);
+const _: () = assert!(AT_CRC + 4 <= AT_CONTENT && AT_CONTENT.is_multiple_of(8));
 const _: () = assert!(
     8 + 1 + POOLS_MAX * CLAIM_BYTES <= CONTENT_MAX,
     "claims of every pool fit one block"

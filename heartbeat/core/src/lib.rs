@@ -30,11 +30,14 @@ pub mod effect;
 pub mod event;
 pub mod layout;
 mod machine;
+mod member;
+mod pools;
 pub mod record;
 pub mod status;
 pub mod table;
 pub mod time;
 pub mod timing;
+mod view;
 pub mod wire;
 
 pub use area::{Area, Content};

@@ -1,12 +1,35 @@
-//! The core as the driver sees it.
+//! The core as the driver sees it: events in, effects out, everything re-evaluated in between.
+//!
+//! ```text
+//!  event -> note it -> sights -> table -> lease -> membership -> pools -> what to say -> blocks to write -> effects
+//! ```
+//!
+//! Invariants: one outstanding write per block and disk, one outstanding read per disk; what a read has to come after
+//! is remembered by the number of the effect, so that equal instants confuse nothing; the lease is dated from
+//! submissions, never from completions (K8).
+//!
+//! It must never echo a nonce of a partner that it is excluding, and never grant a lease that a vote against it
+//! might already have ended.
 
-use crate::effect::{Effect, Plan, Refusal};
-use crate::event::{Event, Request};
-use crate::status::{Blocker, Status};
+use crate::arbiter::{Arbiter, Progress};
+use crate::area::{Advert, Area, Claims, Content, Letter, POOLS_MAX, Role, Slot};
+use crate::detect::{DiskSight, SlotWatch, WireSight, WireWatch, disk_sight};
+use crate::effect::{BlockId, Effect, Lock, Note, ReadId, StopReason, WriteId};
+use crate::event::{ConfigStatus, Event, PoolInfo, PoolStep, Power, RequestId};
+use crate::pools::Pool;
+use crate::record::{Record, Vote};
+use crate::status::Alarm;
+use crate::table::{
+    self, EpochSight, KeySight, LeaseSight, Own, Partner, PoolSight, PowerSight, RoleSight, ShelfSight,
+};
 use crate::time::Instant;
 use crate::timing::Timing;
+use crate::wire::Datagram;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
-use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Generation, Incarnation};
+use core::time::Duration;
+use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId};
+use pollux_api::pool::ReservationKey;
 
 /// Who and where this controller is, and what it may use. Fixed for the life of a daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +83,151 @@ impl core::fmt::Display for BadParams {
 
 impl core::error::Error for BadParams {}
 
+const BLOCKS: [BlockId; 5] = [
+    BlockId::Slot,
+    BlockId::Vote0,
+    BlockId::Vote1,
+    BlockId::Claims,
+    BlockId::Mailbox,
+];
+
+/// The writing of one block of one disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct BlockWriter {
+    /// On its way: which write, and the version that it carries.
+    flight: Option<(WriteId, u64)>,
+    /// The version that is durable.
+    durable: u64,
+    /// Not before, after a failure.
+    retry_at: Instant,
+}
+
+/// What is known of one quorum disk.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Disk {
+    pub(crate) index: DiskIndex,
+    /// The own area, as read at the start.
+    own: Option<Area>,
+    read: Option<(ReadId, ControllerId)>,
+    want_read: bool,
+    read_at: Option<Instant>,
+    /// The last read was of the own area.
+    read_own: bool,
+    pub(crate) watch: SlotWatch,
+    /// The partner's blocks with the number of the read that gave them.
+    pub(crate) vote: Option<(Vote, u64)>,
+    pub(crate) claims: Option<(Claims, u64)>,
+    letter: Letter,
+    slot_read: u64,
+    blocks: [BlockWriter; 5],
+    /// The present ballot was durable here before effects of this number and above were emitted.
+    vote_stamp: Option<u64>,
+    counted: u64,
+    pub(crate) slot_submitted: Option<Instant>,
+    pub(crate) latency: Option<Duration>,
+}
+
+impl Disk {
+    fn new(index: DiskIndex) -> Self {
+        Self {
+            index,
+            own: None,
+            read: None,
+            want_read: false,
+            read_at: None,
+            read_own: false,
+            watch: SlotWatch::default(),
+            vote: None,
+            claims: None,
+            letter: Letter::default(),
+            slot_read: 0,
+            blocks: Default::default(),
+            vote_stamp: None,
+            counted: 0,
+            slot_submitted: None,
+            latency: None,
+        }
+    }
+
+    fn block(&mut self, block: BlockId) -> &mut BlockWriter {
+        &mut self.blocks[block as usize]
+    }
+
+    pub(crate) fn claims_durable(&self) -> u64 {
+        self.blocks[BlockId::Claims as usize].durable
+    }
+
+    pub(crate) fn read_soon(&mut self) {
+        self.want_read = true;
+    }
+}
+
+/// Where this daemon's life stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Phase {
+    /// The own area is being read back.
+    Starting,
+    /// Up.
+    Up,
+    /// For good, in this incarnation.
+    Stopped(StopReason),
+}
+
+/// What is known of the partner.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct PartnerView {
+    /// The highest incarnation that was ever seen; 0: none.
+    pub(crate) incarnation: Incarnation,
+    /// Since when that one is known.
+    pub(crate) known_since: Instant,
+    /// The last advert of that incarnation.
+    pub(crate) advert: Option<Advert>,
+    /// The last letter of that incarnation, from wire or mailbox.
+    pub(crate) letter: Letter,
+    /// The nonce to echo, with the incarnation that sent it. Each is echoed once.
+    nonce: Option<(u64, Incarnation)>,
+    /// When it was last given an echo: its lease may count from before that.
+    pub(crate) echo_given: Instant,
+    pub(crate) power: Option<Power>,
+    /// This incarnation was reported off, to a question of that instant.
+    pub(crate) off: Option<(Incarnation, Instant)>,
+}
+
+/// The fence around a partner that is not a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Fence {
+    /// The epoch without it.
+    pub(crate) epoch: Epoch,
+    /// Its last incarnation that may have been a member; 0: none was.
+    pub(crate) victim: Incarnation,
+    /// Evidence counts from here: instant and number of effects.
+    pub(crate) since: Instant,
+    pub(crate) stamp: u64,
+    pub(crate) cut_at: Option<Instant>,
+}
+
+/// The configuration is asked to stand still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Freeze {
+    pub(crate) epoch: Epoch,
+    pub(crate) asked: Instant,
+    /// Where it stands, once it does.
+    pub(crate) done: Option<ConfigStatus>,
+}
+
+/// What operators have asked for and is not done yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Wishes {
+    /// Take over in spite of the partner's life, from this epoch.
+    pub(crate) force: Option<Epoch>,
+    /// Go on from this epoch, {partner} open.
+    pub(crate) override_of: Option<Epoch>,
+    /// Open this sealed lone epoch.
+    pub(crate) open: Option<Epoch>,
+    /// Give everything and stop.
+    pub(crate) shutdown: Option<Instant>,
+}
+
 /// The core of one controller.
 ///
 /// Driver's loop: `handle` each event with the present instant, carry out the effects in order, be back at
@@ -68,7 +236,61 @@ impl core::error::Error for BadParams {}
 /// them. A restarted daemon does exactly the same with the same incarnation, and the core adopts what it finds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Core {
-    params: Params,
+    pub(crate) params: Params,
+    pub(crate) started: Instant,
+    pub(crate) phase: Phase,
+    pub(crate) out: Vec<Effect>,
+    wake: Instant,
+    next_id: u64,
+    pub(crate) disks: Vec<Disk>,
+    pub(crate) arbiter: Arbiter,
+    pub(crate) wire: WireWatch,
+    next_beat: Instant,
+    next_slot: Instant,
+    sequence: u64,
+    pub(crate) partner: PartnerView,
+    pub(crate) claims: Claims,
+    pub(crate) letter: Letter,
+    letter_version: u64,
+    // The lease.
+    rounds: VecDeque<(Instant, u64)>,
+    pub(crate) slot_basis: Option<Instant>,
+    pub(crate) lease_until: Instant,
+    pub(crate) served_since: Option<Instant>,
+    petted: Option<Instant>,
+    pub(crate) watchdog: Option<bool>,
+    armed_asked: Option<Instant>,
+    // Sights, and since when.
+    pub(crate) wire_sight: (WireSight, Instant),
+    pub(crate) disk_sight: (DiskSight, Instant),
+    pub(crate) verdict: Partner,
+    silences: VecDeque<Instant>,
+    pub(crate) legs: Vec<bool>,
+    queried: Option<Instant>,
+    pub(crate) key_sight: KeySight,
+    pub(crate) key_pool: Option<PoolId>,
+    // Membership.
+    pub(crate) was_member: bool,
+    pub(crate) previous: Option<Record>,
+    pub(crate) decided_at: Instant,
+    pub(crate) config: Option<ConfigStatus>,
+    pub(crate) probe: Option<(crate::record::Base, Option<bool>, Instant)>,
+    pub(crate) freeze: Option<Freeze>,
+    pub(crate) propose_at: Instant,
+    pub(crate) attempts: u32,
+    pub(crate) fence: Option<Fence>,
+    pub(crate) caught_up: bool,
+    pub(crate) catch_up_at: Instant,
+    told: Option<(Record, Option<Lock>)>,
+    pub(crate) lock_since: Instant,
+    pub(crate) wishes: Wishes,
+    // Pools.
+    pub(crate) imports: Option<BTreeMap<PoolId, ReservationKey>>,
+    pub(crate) pools: BTreeMap<PoolId, Pool>,
+    pub(crate) pools_known: bool,
+    pub(crate) surplus_pools: usize,
+    pub(crate) alarms: BTreeMap<(&'static str, alloc::string::String), Alarm>,
+    stop_said: Instant,
 }
 
 impl Core {
@@ -77,42 +299,940 @@ impl Core {
     /// # Errors
     /// [`BadParams`] names what contradicts.
     pub fn new(params: Params, now: Instant) -> Result<Self, BadParams> {
-        let _ = now;
-        Ok(Self { params })
+        let mut distinct = params.disks.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        if !matches!(params.disks.len(), 1 | 3 | 5) || distinct.len() != params.disks.len() {
+            return Err(BadParams::Disks(params.disks));
+        }
+        params.timing.check().map_err(BadParams::Timing)?;
+        if params.incarnation == Incarnation::new(0) {
+            return Err(BadParams::Incarnation);
+        }
+        let disks: Vec<Disk> = params.disks.iter().map(|index| Disk::new(*index)).collect();
+        let nobody = Vote::after(Record {
+            epoch: Epoch::new(0),
+            ..Record::genesis(params.set)
+        });
+        Ok(Self {
+            started: now,
+            phase: Phase::Starting,
+            out: Vec::new(),
+            wake: now,
+            next_id: 1,
+            arbiter: Arbiter::new(params.controller, disks.len(), nobody),
+            disks,
+            wire: WireWatch::new(now, params.seed),
+            next_beat: now,
+            next_slot: now,
+            sequence: 0,
+            partner: PartnerView {
+                known_since: now,
+                echo_given: now,
+                ..PartnerView::default()
+            },
+            claims: Claims::default(),
+            letter: Letter::default(),
+            letter_version: 0,
+            rounds: VecDeque::new(),
+            slot_basis: None,
+            lease_until: Instant::ZERO,
+            served_since: None,
+            petted: None,
+            watchdog: None,
+            armed_asked: None,
+            wire_sight: (WireSight::Unknown, now),
+            disk_sight: (DiskSight::Unknown, now),
+            verdict: Partner::Watch,
+            silences: VecDeque::new(),
+            legs: Vec::new(),
+            queried: None,
+            key_sight: KeySight::Right,
+            key_pool: None,
+            was_member: false,
+            previous: None,
+            decided_at: now,
+            config: None,
+            probe: None,
+            freeze: None,
+            propose_at: now,
+            attempts: 0,
+            fence: None,
+            caught_up: false,
+            catch_up_at: now,
+            told: None,
+            lock_since: now,
+            wishes: Wishes::default(),
+            imports: None,
+            pools: BTreeMap::new(),
+            pools_known: false,
+            surplus_pools: 0,
+            alarms: BTreeMap::new(),
+            stop_said: Instant::ZERO,
+            params,
+        })
     }
 
     /// Takes one event; returns what to do, in order.
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Effect> {
-        let _ = (now, event);
-        Vec::new()
+        self.wake = now + self.params.timing.disk_limit;
+        self.note(now, event);
+        self.step(now);
+        core::mem::take(&mut self.out)
     }
 
     /// When to call `handle` with [`Event::Tick`] if nothing else happens before.
     #[must_use]
     pub fn next_deadline(&self) -> Instant {
-        Instant::ZERO
+        self.wake
     }
 
-    /// What it knows.
-    #[must_use]
-    pub fn status(&self, now: Instant) -> Status {
-        let _ = now;
-        unimplemented!("follows with the decision core; the interface stands")
+    pub(crate) fn wake_at(&mut self, at: Instant) {
+        self.wake = self.wake.min(at);
     }
 
-    /// What stands against a takeover, a move or a change.
-    #[must_use]
-    pub fn why(&self, now: Instant) -> Vec<Blocker> {
-        let _ = (now, &self.params);
-        Vec::new()
+    pub(crate) fn me(&self) -> ControllerId {
+        self.params.controller
     }
 
-    /// What a request would set in motion, without doing it.
-    ///
-    /// # Errors
-    /// [`Refusal`] says what stands against it.
-    pub fn plan(&self, now: Instant, request: Request) -> Result<Plan, Refusal> {
-        let _ = (now, request);
-        Ok(Plan::default())
+    pub(crate) fn emit(&mut self, effect: Effect) {
+        self.out.push(effect);
+    }
+
+    /// Number of the next effect that carries one: what is emitted from now on comes after what is known now.
+    pub(crate) fn stamp(&self) -> u64 {
+        self.next_id
+    }
+
+    fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
+    pub(crate) fn majority(&self) -> usize {
+        self.disks.len() / 2 + 1
+    }
+
+    pub(crate) fn record(&self) -> &Record {
+        self.arbiter.decided()
+    }
+
+    /// This incarnation is a member of the highest record.
+    pub(crate) fn member(&self) -> bool {
+        self.phase == Phase::Up && self.record().admits(self.me(), self.params.incarnation)
+    }
+
+    /// The incarnation under which the partner is a member.
+    pub(crate) fn partner_member(&self) -> Option<Incarnation> {
+        self.record().members.get(self.me().partner())
+    }
+
+    /// The value that a majority of the disks reaches, of those that each disk has reached.
+    fn majority_of<T: Copy + Ord>(&self, reached: impl Fn(&Disk) -> Option<T>) -> Option<T> {
+        let mut all: Vec<T> = self.disks.iter().filter_map(reached).collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.get(self.majority() - 1).copied()
+    }
+
+    /// A majority of the partner's claims was read by effects of this number or above.
+    pub(crate) fn claims_read(&self) -> Option<u64> {
+        self.majority_of(|disk| disk.claims.as_ref().map(|(_, id)| *id))
+    }
+
+    /// The same for its slot.
+    pub(crate) fn slots_read(&self) -> u64 {
+        self.majority_of(|disk| Some(disk.slot_read)).unwrap_or(0)
+    }
+
+    /// The same, by the instant at which the reads were issued.
+    pub(crate) fn slots_read_at(&self) -> Option<Instant> {
+        self.majority_of(|disk| disk.watch.read)
+    }
+
+    /// The partner's last sign of life that its lease or its watchdog may count from.
+    pub(crate) fn partner_last(&self) -> Instant {
+        let changed = self.disks.iter().filter_map(|disk| disk.watch.changed).max();
+        changed
+            .unwrap_or(self.started)
+            .max(self.partner.echo_given)
+            .max(self.started)
+    }
+
+    fn note(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Tick => {}
+            Event::Received(datagram) => self.received(now, datagram),
+            Event::WriteDone {
+                id,
+                submitted,
+                result,
+            } => self.write_done(now, id, submitted, result),
+            Event::ReadDone { id, issued, area } => self.read_done(now, id, issued, area),
+            Event::Pools(list) => self.set_pools(now, list),
+            Event::Imports(list) => {
+                self.set_imports(now, list.into_iter().map(|i| (i.pool, i.key)).collect())
+            }
+            Event::PoolDone {
+                step: PoolStep::StopAll,
+                ..
+            } => {}
+            Event::PoolDone {
+                pool,
+                generation,
+                step,
+                result,
+            } => self.pool_done(now, pool, generation, step, result),
+            Event::FenceDone { pool, key, result } => self.fence_done(now, pool, key, result),
+            Event::ExclusionLost { pool, holder } => self.exclusion_lost(now, pool, holder),
+            Event::Power { state, asked } => {
+                self.partner.power = Some(state);
+                // The answer is about the incarnation that was known when the question was asked, or an earlier one.
+                if state == Power::Off && asked >= self.partner.known_since {
+                    self.partner.off = Some((self.partner.incarnation, asked));
+                }
+            }
+            Event::Config(status) => self.config = Some(status),
+            Event::ConfigFrozen { epoch, status } => {
+                self.config = Some(status);
+                if let Some(freeze) = self.freeze.as_mut().filter(|freeze| freeze.epoch == epoch) {
+                    freeze.done = Some(status);
+                }
+            }
+            Event::ConfigProbed { base, contained } => {
+                if let Some(probe) = self.probe.as_mut().filter(|(asked, ..)| *asked == base) {
+                    probe.1 = Some(contained);
+                }
+            }
+            Event::ConfigCaughtUp { log, equal } => {
+                if let Some(config) = &mut self.config {
+                    config.log = log;
+                }
+                self.caught_up = equal;
+            }
+            Event::Watchdog { armed } => self.watchdog = Some(armed),
+            Event::Legs(legs) => self.legs = legs,
+            Event::Request { id, request } => self.request(now, id, request),
+        }
+    }
+
+    pub(crate) fn answer(
+        &mut self,
+        id: RequestId,
+        result: Result<crate::effect::Plan, crate::effect::Refusal>,
+    ) {
+        self.emit(Effect::Answer { id, result });
+    }
+
+    fn set_pools(&mut self, now: Instant, list: Vec<PoolInfo>) {
+        self.pools_known = true;
+        let listed: BTreeMap<PoolId, ControllerId> = list.iter().map(|info| (info.pool, info.home)).collect();
+        self.surplus_pools = listed.len().saturating_sub(POOLS_MAX);
+        let listed: BTreeMap<PoolId, ControllerId> = listed.into_iter().take(POOLS_MAX).collect();
+        let gone: Vec<PoolId> = self
+            .pools
+            .keys()
+            .filter(|pool| !listed.contains_key(pool))
+            .copied()
+            .collect();
+        for pool in gone {
+            self.drop_pool(pool);
+        }
+        for (pool, home) in listed {
+            self.pools
+                .entry(pool)
+                .or_insert_with(|| Pool::new(home, now))
+                .home = home;
+        }
+    }
+
+    // ---- the wire -------------------------------------------------------------------------------------------
+
+    fn received(&mut self, now: Instant, datagram: Datagram) {
+        let incarnation = datagram.advert.incarnation;
+        if incarnation < self.partner.incarnation {
+            return;
+        }
+        self.partner.nonce = Some((datagram.nonce, incarnation));
+        // What does not answer my present nonce may be old: nothing of it is believed.
+        if !datagram.echo.is_some_and(|nonce| self.wire.echo(now, nonce)) {
+            return;
+        }
+        self.meet(now, incarnation);
+        self.partner.advert = Some(datagram.advert);
+        self.partner.letter = datagram.letter;
+        if let Some(record) = datagram.record {
+            let progress = self.arbiter.learn(record);
+            if self.phase == Phase::Starting {
+                return; // It will be found on the disks as well; nothing is decided before those were read.
+            }
+            self.progress(now, progress);
+        }
+    }
+
+    /// An incarnation of the partner was seen.
+    fn meet(&mut self, now: Instant, incarnation: Incarnation) {
+        if incarnation > self.partner.incarnation {
+            self.partner.incarnation = incarnation;
+            self.partner.known_since = now;
+            self.partner.advert = None;
+            self.partner.letter = Letter::default();
+        }
+    }
+
+    /// May this incarnation of the partner be told that it is heard? Its lease may count from an echo.
+    fn echoes(&self, incarnation: Incarnation) -> bool {
+        let excluded_by_vote = self.arbiter.block().value.is_some_and(|value| {
+            self.partner_member() == Some(incarnation) && !value.admits(self.me().partner(), incarnation)
+        });
+        let excluded = self.fence.is_some_and(|fence| incarnation <= fence.victim);
+        !excluded_by_vote && !excluded
+    }
+
+    fn beat(&mut self, now: Instant) {
+        let timing = self.params.timing;
+        if now >= self.next_beat {
+            self.next_beat = now + timing.beat;
+            let echo = self
+                .partner
+                .nonce
+                .take()
+                .filter(|(_, incarnation)| self.echoes(*incarnation));
+            if echo.is_some() {
+                self.partner.echo_given = now;
+            }
+            let (sequence, nonce) = self.wire.send(now);
+            let record = (self.record().epoch > Epoch::new(0)).then_some(*self.record());
+            let datagram = Datagram {
+                sequence,
+                nonce,
+                echo: echo.map(|(nonce, _)| nonce),
+                advert: self.advert(now),
+                record,
+                letter: self.letter.clone(),
+            };
+            self.emit(Effect::Send(datagram));
+        }
+        self.wake_at(self.next_beat);
+    }
+
+    pub(crate) fn advert(&self, now: Instant) -> Advert {
+        Advert {
+            incarnation: self.params.incarnation,
+            role: self.role(now),
+            epoch: self.record().epoch,
+            log: self.config.map(|config| config.log).unwrap_or_default(),
+            eligible: self.eligible().is_some(),
+            shelf: self.shelf(now) == ShelfSight::Reachable,
+            watchdog: self.watchdog == Some(true),
+            pausable: self.params.pausable,
+            figures: self.params.timing.figures(),
+        }
+    }
+
+    pub(crate) fn role(&self, now: Instant) -> Role {
+        match self.phase {
+            Phase::Starting => Role::Starting,
+            Phase::Stopped(_) => Role::Dying,
+            Phase::Up if self.member() => {
+                let lost = self.shelf(now) == ShelfSight::Lost;
+                if self.wishes.shutdown.is_some() || lost {
+                    Role::Releasing
+                } else {
+                    Role::Serving
+                }
+            }
+            Phase::Up if self.config.is_some() && self.imports.is_some() => Role::Waiting,
+            Phase::Up => Role::Starting,
+        }
+    }
+
+    // ---- the disks ------------------------------------------------------------------------------------------
+
+    fn write_done(&mut self, now: Instant, id: WriteId, submitted: Instant, result: Result<(), ()>) {
+        let found = self.disks.iter().enumerate().find_map(|(at, disk)| {
+            let block = BLOCKS
+                .iter()
+                .find(|b| disk.blocks[**b as usize].flight.is_some_and(|(f, _)| f == id))?;
+            Some((at, *block))
+        });
+        let Some((at, block)) = found else { return };
+        let retry_at = now + self.params.timing.slot_period;
+        let (stamp, version) = (self.stamp(), self.arbiter.version());
+        let disk = &mut self.disks[at];
+        let writer = disk.block(block);
+        let Some((_, written)) = writer.flight.take() else {
+            return;
+        };
+        if result.is_err() {
+            writer.retry_at = retry_at;
+            return;
+        }
+        writer.durable = writer.durable.max(written);
+        match block {
+            BlockId::Slot => {
+                disk.slot_submitted = disk.slot_submitted.max(Some(submitted));
+                disk.latency = Some(now.since(submitted));
+                self.slot_written(stamp);
+            }
+            BlockId::Vote1 if written == version => {
+                disk.vote_stamp = Some(stamp);
+                disk.want_read = true;
+            }
+            BlockId::Claims => disk.want_read = true,
+            BlockId::Vote0 | BlockId::Vote1 | BlockId::Mailbox => {}
+        }
+    }
+
+    /// A majority may have a newer slot now. Whether replies may leave on the strength of it is known when the
+    /// partner's ballots have been read after that: a slot that was written after a vote against me must not count,
+    /// and one that was written before it will be seen by the voter (S7).
+    fn slot_written(&mut self, stamp: u64) {
+        let Some(submitted) = self.majority_of(|disk| disk.slot_submitted) else {
+            return;
+        };
+        if self.rounds.back().is_none_or(|(last, _)| submitted > *last) {
+            // Older rounds than these are older than any lease.
+            if self.rounds.len() == 16 {
+                self.rounds.pop_front();
+            }
+            self.rounds.push_back((submitted, stamp));
+            self.disks.iter_mut().for_each(|disk| disk.want_read = true);
+        }
+    }
+
+    fn read_done(&mut self, now: Instant, id: ReadId, issued: Instant, area: Area) {
+        let Some(at) = self
+            .disks
+            .iter()
+            .position(|disk| disk.read.is_some_and(|(read, _)| read == id))
+        else {
+            return;
+        };
+        let Some((_, whose)) = self.disks[at].read.take() else {
+            return;
+        };
+        if whose == self.me() {
+            let disk = &mut self.disks[at];
+            if area.vote.is_ok() || disk.own.is_none() {
+                disk.own = Some(area);
+            }
+            disk.want_read = true;
+            return;
+        }
+        let disk = &mut self.disks[at];
+        let changed = disk
+            .watch
+            .see(now, issued, area.slot.as_ref().map_err(|why| *why));
+        if let Ok(slot) = &area.slot {
+            disk.slot_read = disk.slot_read.max(id.0);
+            let advert = slot.advert;
+            if let Ok(letter) = area.letter {
+                self.disks[at].letter = letter;
+            }
+            self.meet(now, advert.incarnation);
+            let current = advert.incarnation == self.partner.incarnation;
+            // The wire is fresher while it lives.
+            if current
+                && (self.partner.advert.is_none() || (changed && self.wire_sight.0 != WireSight::Alive))
+            {
+                self.partner.advert = Some(advert);
+                self.partner.letter = self.disks[at].letter.clone();
+            }
+        }
+        let disk = &mut self.disks[at];
+        if let Ok(claims) = area.claims {
+            disk.claims = Some((claims, id.0));
+        }
+        let Ok(vote) = area.vote else { return };
+        disk.vote = Some((vote, id.0));
+        if self.phase != Phase::Up {
+            return;
+        }
+        let disk = &mut self.disks[at];
+        let version = self.arbiter.version();
+        let durable =
+            disk.block(BlockId::Vote1).durable == version && disk.vote_stamp.is_some_and(|s| id.0 >= s);
+        let progress = if durable && disk.counted != version && self.arbiter.running() {
+            disk.counted = version;
+            self.arbiter.counted(at, &vote)
+        } else {
+            self.arbiter.observe(&vote)
+        };
+        self.progress(now, progress);
+        self.advance_slot_basis();
+    }
+
+    fn advance_slot_basis(&mut self) {
+        let Some(read) = self.majority_of(|disk| disk.vote.as_ref().map(|(_, id)| *id)) else {
+            return;
+        };
+        let own = self.arbiter.block();
+        let me = (self.me(), self.params.incarnation);
+        let opposed = self
+            .disks
+            .iter()
+            .filter_map(|disk| disk.vote.as_ref())
+            .any(|(vote, _)| {
+                vote.instance == own.instance && vote.value.is_some_and(|value| !value.admits(me.0, me.1))
+            });
+        while let Some((submitted, stamp)) = self.rounds.front().copied() {
+            if stamp > read {
+                break;
+            }
+            self.rounds.pop_front();
+            if !opposed {
+                self.slot_basis = self.slot_basis.max(Some(submitted));
+            }
+        }
+    }
+
+    /// The own area was read back from a majority: go on where an earlier daemon of this incarnation ended.
+    fn start(&mut self, now: Instant) {
+        let read = |what: fn(&Area) -> bool| {
+            self.disks
+                .iter()
+                .filter(|disk| disk.own.as_ref().is_some_and(what))
+                .count()
+                >= self.majority()
+        };
+        if !read(|area| area.vote.is_ok() && area.slot.is_ok() && area.claims.is_ok()) {
+            return;
+        }
+        let own = |disk: &Disk| disk.own.clone();
+        let areas: Vec<Area> = self.disks.iter().filter_map(own).collect();
+        let slots = areas.iter().filter_map(|area| area.slot.as_ref().ok());
+        // An earlier daemon of this incarnation served: if the highest epoch is without it, it has to stop.
+        self.was_member = slots.clone().any(|slot| {
+            let serving = matches!(slot.advert.role, Role::Serving | Role::Releasing | Role::Dying);
+            serving && slot.advert.incarnation == self.params.incarnation
+        });
+        let Some(vote) = areas
+            .iter()
+            .filter_map(|area| area.vote.ok())
+            .max_by_key(Vote::age)
+        else {
+            return;
+        };
+        // Above whatever a disk may show that was not read: any change is a sign of life, going back would be one too.
+        self.sequence = slots.map(|slot| slot.sequence).max().unwrap_or(0) + 1_000;
+        let latest = areas
+            .into_iter()
+            .filter_map(|area| area.claims.ok())
+            .max_by_key(|claims| claims.sequence);
+        self.claims = latest.unwrap_or_default();
+        self.claims.sequence += 1;
+        let learnt = *self.arbiter.decided();
+        self.arbiter = Arbiter::new(self.me(), self.disks.len(), vote);
+        self.arbiter.learn(learnt);
+        self.phase = Phase::Up;
+        self.letter_version = 1;
+        self.next_slot = now;
+        for at in 0..self.disks.len() {
+            if let Some((vote, _)) = self.disks[at].vote {
+                let progress = self.arbiter.observe(&vote);
+                self.progress(now, progress);
+            }
+        }
+        self.adopt_record(now);
+    }
+
+    fn disk_io(&mut self, now: Instant) {
+        let timing = self.params.timing;
+        for at in 0..self.disks.len() {
+            let starting = self.phase == Phase::Starting;
+            let disk = &self.disks[at];
+            let due = disk.read_at.is_none_or(|last| now >= last + timing.slot_period);
+            let own_missing = starting
+                && !disk
+                    .own
+                    .as_ref()
+                    .is_some_and(|own| own.vote.is_ok() && own.slot.is_ok());
+            if disk.read.is_none() && (due || disk.want_read) {
+                // At the start own and partner's area take turns, so that a bad own block blinds nobody.
+                let own_turn = own_missing && !disk.read_own;
+                let whose = if own_turn { self.me() } else { self.me().partner() };
+                let id = ReadId(self.fresh_id());
+                let disk = &mut self.disks[at];
+                disk.read = Some((id, whose));
+                disk.read_own = own_turn;
+                disk.want_read = false;
+                disk.read_at = Some(now);
+                let disk = disk.index;
+                self.emit(Effect::ReadArea { id, disk, whose });
+            }
+            if let Some(last) = self.disks[at].read_at.filter(|_| self.disks[at].read.is_none()) {
+                self.wake_at(last + timing.slot_period);
+            }
+            if self.phase == Phase::Up {
+                for block in BLOCKS {
+                    self.write_block(now, at, block);
+                }
+            }
+        }
+    }
+
+    fn write_block(&mut self, now: Instant, at: usize, block: BlockId) {
+        let version = match block {
+            BlockId::Slot => self.sequence,
+            BlockId::Vote0 | BlockId::Vote1 => self.arbiter.version(),
+            BlockId::Claims => self.claims.sequence,
+            BlockId::Mailbox => self.letter_version,
+        };
+        let blocks = &self.disks[at].blocks;
+        let writer = &blocks[block as usize];
+        // The two copies are never on their way together: one tear must leave one whole copy (K11).
+        let (first, second) = (&blocks[BlockId::Vote0 as usize], &blocks[BlockId::Vote1 as usize]);
+        let in_turn = match block {
+            BlockId::Vote0 => second.flight.is_none(),
+            BlockId::Vote1 => first.flight.is_none() && first.durable == version,
+            BlockId::Slot | BlockId::Claims | BlockId::Mailbox => true,
+        };
+        if writer.flight.is_some() || writer.durable == version || !in_turn {
+            return;
+        }
+        if now < writer.retry_at {
+            return self.wake_at(writer.retry_at);
+        }
+        let content = match block {
+            BlockId::Slot => Content::Slot(Slot {
+                sequence: self.sequence,
+                advert: self.advert(now),
+            }),
+            BlockId::Vote0 | BlockId::Vote1 => Content::Vote(*self.arbiter.block()),
+            BlockId::Claims => Content::Claims(self.claims.clone()),
+            BlockId::Mailbox => Content::Letter(self.letter.clone()),
+        };
+        let id = WriteId(self.fresh_id());
+        let disk = &mut self.disks[at];
+        disk.block(block).flight = Some((id, version));
+        let disk = disk.index;
+        self.emit(Effect::WriteBlock {
+            id,
+            disk,
+            block,
+            content,
+        });
+    }
+
+    // ---- evaluation -----------------------------------------------------------------------------------------
+
+    fn step(&mut self, now: Instant) {
+        if let Phase::Stopped(reason) = self.phase {
+            // Until the reset comes. Nothing else is said or done: the partner sees silence and stillness.
+            if now >= self.stop_said + self.params.timing.disk_limit {
+                self.stop_said = now;
+                self.emit(Effect::StopAll { reason });
+            }
+            self.wake = self.stop_said + self.params.timing.disk_limit;
+            return;
+        }
+        if self.phase == Phase::Starting {
+            self.start(now);
+        }
+        self.sights(now);
+        self.lease(now);
+        if self.stop_if_due(now) {
+            return;
+        }
+        if self.phase == Phase::Up {
+            self.query_power(now);
+            self.membership(now);
+            self.step_pools(now);
+            self.tell_config(now);
+            self.write_letter(now);
+            if now >= self.next_slot {
+                self.next_slot = now + self.params.timing.slot_period;
+                self.sequence += 1;
+            }
+            self.wake_at(self.next_slot);
+        }
+        self.raise_alarms(now);
+        self.disk_io(now);
+        self.beat(now);
+    }
+
+    fn sights(&mut self, now: Instant) {
+        let timing = self.params.timing;
+        let wire = self.wire.sight(now, timing.wire_limit);
+        if wire != self.wire_sight.0 {
+            if wire == WireSight::Silent && self.wire_sight.0 == WireSight::Alive {
+                self.silences.push_back(now);
+                if self.silences.len() > timing.flap_count as usize + 1 {
+                    self.silences.pop_front();
+                }
+            }
+            self.wire_sight = (wire, now);
+            if wire != WireSight::Unknown {
+                self.emit(Effect::Note(Note::Wire {
+                    alive: wire == WireSight::Alive,
+                }));
+            }
+        }
+        self.wake_at(self.wire.last() + timing.wire_limit);
+        let limit = timing.disk_limit_for(
+            self.partner
+                .advert
+                .map(|advert| advert.figures)
+                .unwrap_or_default(),
+        );
+        let disk = disk_sight(
+            self.disks.iter().map(|disk| &disk.watch),
+            now,
+            self.started,
+            limit,
+        );
+        if disk != self.disk_sight.0 {
+            self.disk_sight = (disk, now);
+        }
+        let role = match self.partner.advert.map(|advert| advert.role) {
+            Some(Role::Releasing | Role::Dying) => RoleSight::Leaving,
+            None | Some(Role::Starting | Role::Waiting | Role::Serving) => RoleSight::Staying,
+        };
+        let verdict = table::partner(self.power_sight(), wire, disk, role, self.pool_sight(now));
+        let dead = |verdict| matches!(verdict, Partner::TakeOver | Partner::TakeOverAtOnce);
+        if dead(verdict) && !dead(self.verdict) {
+            let cause = match verdict {
+                Partner::TakeOverAtOnce => "its power is reported off",
+                _ => "the wire is silent and the slot is still",
+            };
+            let since = self.partner_last().max(self.wire.last());
+            self.emit(Effect::Note(Note::Suspected {
+                since,
+                cause: cause.into(),
+            }));
+        }
+        self.verdict = verdict;
+    }
+
+    fn power_sight(&self) -> PowerSight {
+        let off = self
+            .partner
+            .off
+            .is_some_and(|(incarnation, _)| incarnation == self.partner.incarnation);
+        if off {
+            PowerSight::Off
+        } else {
+            PowerSight::Unproven
+        }
+    }
+
+    fn pool_sight(&self, now: Instant) -> PoolSight {
+        let timing = &self.params.timing;
+        let longest = self
+            .pools
+            .values()
+            .filter_map(|pool| pool.unserved_since)
+            .map(|since| now.since(since))
+            .max();
+        match longest {
+            Some(span) if span >= timing.unserved_limit + timing.ask_limit => PoolSight::Ignored,
+            Some(span) if span >= timing.unserved_limit => PoolSight::Unserved,
+            Some(_) | None => PoolSight::Served,
+        }
+    }
+
+    /// The wire has fallen silent too often of late.
+    pub(crate) fn flapping(&self, now: Instant) -> bool {
+        let timing = &self.params.timing;
+        let recent = self
+            .silences
+            .iter()
+            .filter(|at| now.since(**at) < timing.flap_window)
+            .count();
+        recent > timing.flap_count as usize
+    }
+
+    /// The last sign of life of this controller that somebody can have seen.
+    fn life_shown(&self) -> Option<Instant> {
+        self.slot_basis.max(self.wire.echoed)
+    }
+
+    pub(crate) fn shelf(&self, now: Instant) -> ShelfSight {
+        let written = self
+            .majority_of(|disk| disk.slot_submitted)
+            .unwrap_or(self.started);
+        if now.since(written) < self.params.timing.disk_limit {
+            ShelfSight::Reachable
+        } else {
+            ShelfSight::Lost
+        }
+    }
+
+    fn lease_sight(&self, now: Instant) -> LeaseSight {
+        let Some(served_since) = self.served_since else {
+            return LeaseSight::Fresh;
+        };
+        let timing = &self.params.timing;
+        let last = self.life_shown().unwrap_or(served_since).max(served_since);
+        let silent_for = now.since(last);
+        if silent_for < timing.lease {
+            LeaseSight::Fresh
+        } else if silent_for < timing.lease + timing.watchdog {
+            LeaseSight::RunOut
+        } else {
+            LeaseSight::LongOut
+        }
+    }
+
+    fn lease(&mut self, now: Instant) {
+        let timing = self.params.timing;
+        if !self.member() {
+            self.served_since = None;
+            // One who never was a member has nothing imported that a reset would have to end: the loop turning is
+            // enough. One who was is about to stop.
+            return self.pet(now, !self.was_member);
+        }
+        self.served_since.get_or_insert(now);
+        let until = self
+            .life_shown()
+            .map_or(Instant::ZERO, |basis| basis + timing.lease);
+        if until > self.lease_until && until > now {
+            self.lease_until = until;
+            let epoch = self.record().epoch;
+            self.emit(Effect::GrantLease { until, epoch });
+        }
+        let fresh = now < self.lease_until;
+        self.pet(now, fresh);
+        if fresh {
+            self.wake_at(self.lease_until);
+        } else if let Some(since) = self.served_since {
+            let last = self.life_shown().unwrap_or(since).max(since);
+            self.wake_at(last + timing.lease + timing.watchdog);
+        }
+        if self.watchdog.is_none() && self.armed_asked.is_none_or(|at| now >= at + timing.retry) {
+            self.armed_asked = Some(now);
+            self.emit(Effect::ArmWatchdog {
+                timeout: timing.watchdog,
+            });
+        }
+    }
+
+    fn pet(&mut self, now: Instant, may: bool) {
+        let due = self.petted.is_none_or(|at| now >= at + self.params.timing.beat);
+        if may && due && self.watchdog != Some(false) {
+            self.petted = Some(now);
+            self.emit(Effect::Pet);
+        }
+    }
+
+    fn stop_if_due(&mut self, now: Instant) -> bool {
+        let member = self.member();
+        let epoch = if self.was_member && !member {
+            EpochSight::Superseded
+        } else {
+            EpochSight::Mine
+        };
+        let key = self.key_sight;
+        let shelf = if member {
+            self.shelf(now)
+        } else {
+            ShelfSight::Reachable
+        };
+        let reason = match table::own(epoch, key, self.wire_sight.0, self.lease_sight(now), shelf) {
+            Own::Go | Own::Hold | Own::StopPool => return self.stop_for_pools(now),
+            Own::GiveByWire => {
+                self.give_all(now);
+                return self.stop_for_pools(now);
+            }
+            Own::Stop => match (epoch, key) {
+                (EpochSight::Superseded, _) => StopReason::Superseded(self.record().epoch),
+                (EpochSight::Mine, KeySight::Partners) => {
+                    StopReason::Fenced(self.key_pool.unwrap_or(PoolId::from_bytes([0; 16])))
+                }
+                (EpochSight::Mine, KeySight::Right | KeySight::Wrong) => StopReason::LeaseOut,
+            },
+        };
+        self.stop(now, reason);
+        true
+    }
+
+    fn stop_for_pools(&mut self, now: Instant) -> bool {
+        let reason = self.ignored_ask(now).map(StopReason::Unserving);
+        let reason = reason.or_else(|| self.shutdown_done(now).then_some(StopReason::Shutdown));
+        if let Some(reason) = reason {
+            self.stop(now, reason);
+        }
+        reason.is_some()
+    }
+
+    fn stop(&mut self, now: Instant, reason: StopReason) {
+        self.phase = Phase::Stopped(reason);
+        self.lease_until = Instant::ZERO;
+        self.stop_said = now;
+        let epoch = self.record().epoch;
+        self.emit(Effect::GrantLease {
+            until: Instant::ZERO,
+            epoch,
+        });
+        self.emit(Effect::StopAll { reason });
+        self.wake = now + self.params.timing.disk_limit;
+    }
+
+    fn query_power(&mut self, now: Instant) {
+        if !self.params.power_rung || self.power_sight() == PowerSight::Off {
+            // Off is proof for that incarnation for ever; a fence asks again for itself.
+            return;
+        }
+        let timing = self.params.timing;
+        let missing = now.since(self.wire.last()) > timing.beat * 3;
+        if missing && self.queried.is_none_or(|at| now >= at + timing.beat) {
+            self.queried = Some(now);
+            self.emit(Effect::QueryPower);
+        }
+        self.wake_at(self.wire.last() + timing.beat * 3 + Duration::from_nanos(1));
+    }
+
+    /// What a new decided record changes; also called for what the arbitration has learnt.
+    pub(crate) fn progress(&mut self, now: Instant, progress: Progress) {
+        match progress {
+            Progress::None => {}
+            Progress::Decided(record) => {
+                self.emit(Effect::Note(Note::Decided(record)));
+                self.adopt_record(now);
+            }
+            Progress::Outbid => {
+                self.attempts += 1;
+                let rank = self.me().index() as u32 + 1;
+                self.propose_at = now + self.params.timing.slot_period / 2 * rank * self.attempts.min(4);
+                self.wake_at(self.propose_at);
+            }
+            Progress::Promised { bound } => self.promised(now, bound),
+        }
+    }
+
+    fn tell_config(&mut self, now: Instant) {
+        let record = *self.record();
+        if record.epoch == Epoch::new(0) {
+            return;
+        }
+        let shared = self.member() && self.partner_member().is_some();
+        let lock = match (shared, self.wire_sight.0, self.verdict) {
+            (false, ..) | (true, WireSight::Alive, _) => None,
+            (true, WireSight::Unknown, _) => Some(Lock::PartnerUnknown),
+            (true, WireSight::Silent, Partner::TakeNothing) => Some(Lock::QuorumUnreadable),
+            (true, WireSight::Silent, _) => Some(Lock::PartnerUnreachable),
+        };
+        if self.told != Some((record, lock)) {
+            if self.told.is_none_or(|(_, told)| told != lock) {
+                self.lock_since = now;
+            }
+            self.told = Some((record, lock));
+            self.emit(Effect::ConfigEpoch { record, lock });
+        }
+    }
+
+    fn write_letter(&mut self, now: Instant) {
+        let letter = self.compose(now);
+        if letter != self.letter {
+            self.letter = letter;
+            self.letter_version += 1;
+            // On the wire with the next beat, which is due at once.
+            self.next_beat = now;
+        }
+    }
+
+    /// The lock that was last told to the configuration.
+    pub(crate) fn lock(&self) -> Option<Lock> {
+        self.told.and_then(|(_, lock)| lock)
     }
 }

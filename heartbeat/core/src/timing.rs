@@ -190,7 +190,7 @@ impl Timing {
             unserved_limit: budget,
             ask_limit: budget,
             flap_count: 4,
-            flap_window: Duration::from_mins(5),
+            flap_window: Duration::from_secs(300),
             giveback_after: wire_limit.max(stillness) * 3,
             retry: slot_period * 2,
             budget,
@@ -279,7 +279,7 @@ impl Timing {
         // The slowest rung may miss the budget of hosts, never the patience of Linux multipath.
         at_least(
             "60 s >= detection + 1.05 (g + 2 w) + 0.2 s",
-            Duration::from_mins(1),
+            Duration::from_secs(60),
             slowest,
         )
     }
