@@ -428,7 +428,7 @@ impl Demo {
         let output = Command::new(rig.array.programs().pollux())
             .arg("--dir")
             .arg(directory)
-            .args(["--controller", "b"])
+            .args(["--on", "b"])
             .args(arguments)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
