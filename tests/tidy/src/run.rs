@@ -22,7 +22,12 @@ const PACKAGES: &[(&str, &str)] = &[
         "libiscsi-bin",
         "iscsi-test-cu: the target against a foreign test suite",
     ),
-    ("qemu-block-extra", "qemu-io: the host's findings cross-checked"),
+    ("qemu-utils", "qemu-io: the target against a foreign initiator"),
+    ("qemu-block-extra", "the iSCSI driver of qemu-io"),
+    (
+        "tgt",
+        "a foreign target, against which the host of the tests is checked",
+    ),
 ];
 /// Seeds of the simulator in one `verify`.
 const SEEDS: &str = "2000";
@@ -430,8 +435,10 @@ pub struct Count {
     pub failed: u64,
     /// Tests that were ignored.
     pub ignored: u64,
-    /// Lines with which a test said that it cannot run here.
+    /// Tests that cannot run here, with the reason that they gave.
     pub skipped: Vec<String>,
+    /// The test whose output is being read.
+    test: String,
 }
 
 impl Count {
@@ -451,8 +458,14 @@ impl Count {
                     .or_else(|| number(" skipped", part))
                     .unwrap_or(0);
             }
-        } else if let Some(at) = line.find("SKIPPED") {
-            self.skipped.push(line[at..].to_owned());
+        } else if let Some(name) = summary
+            .strip_prefix("---- ")
+            .and_then(|rest| rest.split(' ').next())
+        {
+            name.clone_into(&mut self.test);
+        } else if let Some((_, reason)) = line.split_once("SKIPPED") {
+            let reason = reason.trim_start_matches([':', ' ']);
+            self.skipped.push(format!("{}: {reason}", self.test));
         }
     }
 }

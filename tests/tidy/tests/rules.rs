@@ -341,11 +341,15 @@ fn results_and_skips_are_picked_out_of_the_output_of_tests() {
         "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.95s",
         "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.19s",
         "     Summary [   5.2s] 24 tests run: 23 passed, 1 failed, 4 skipped",
-        "SKIPPED host: libiscsi.so.7 is not installed: apt install libiscsi7",
+        "---- a_host_writes stdout ----",
+        "SKIPPED: libiscsi.so.7 is not installed: apt install libiscsi7",
         "3 passed the gate",
     ] {
         count.read(line);
     }
     assert_eq!((count.passed, count.failed, count.ignored), (38, 3, 5));
-    assert_eq!(count.skipped.len(), 1);
+    assert_eq!(
+        count.skipped,
+        ["a_host_writes: libiscsi.so.7 is not installed: apt install libiscsi7"]
+    );
 }
