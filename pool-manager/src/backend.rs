@@ -1,0 +1,199 @@
+//! What a kind of pool has to offer.
+//!
+//! | backend | parts |
+//! |---|---|
+//! | [`embedded`](crate::embedded) | mirror over the shelf's disks, labels, extents |
+//!
+//! [`Backend::create`] and [`Backend::import`] take an [`Exclusion`] by value: there is no way to write to a pool's disks
+//! without having fenced them first, and none to use one proof for two imports.
+
+use crate::fence::Exclusion;
+use crate::label::TooLarge;
+use crate::mirror::{Condition, MirrorError, ReadmitError};
+use pollux_api::id::{DiskIndex, PoolId, VolumeId};
+use pollux_api::pool::{PoolEvent, PoolHealth, ReservationKey, SeenPool};
+use std::path::PathBuf;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+
+/// Why a pool was not created, imported, changed or exported.
+#[derive(Debug, Error)]
+pub enum PoolError {
+    /// The proof does not cover the disks that matter.
+    #[error("pool {pool}: exclusion is not confirmed on {}", list(disks))]
+    NotExclusive {
+        /// The pool.
+        pool: PoolId,
+        /// Disks that are neither fenced nor called failed.
+        disks: Vec<DiskIndex>,
+    },
+    /// No disk carries a label of the pool.
+    #[error("pool {pool}: no label on {}: {why}", list(disks))]
+    NoLabel {
+        /// The pool.
+        pool: PoolId,
+        /// Where it was looked for.
+        disks: Vec<DiskIndex>,
+        /// What stands there instead.
+        why: String,
+    },
+    /// A member that may hold acknowledged writes which the others lack cannot be read.
+    #[error(
+        "pool {pool}: {disk} is in sync by its label and cannot be used ({why}): without it nobody can tell whether the others hold every acknowledged write"
+    )]
+    MemberMissing {
+        /// The pool.
+        pool: PoolId,
+        /// The member.
+        disk: DiskIndex,
+        /// Why.
+        why: String,
+    },
+    /// A disk that is to become a member belongs to another pool, or is not blank.
+    #[error("{disk} cannot become a member of pool {pool}: {why}")]
+    Occupied {
+        /// The pool.
+        pool: PoolId,
+        /// The disk.
+        disk: DiskIndex,
+        /// What stands on it.
+        why: String,
+    },
+    /// The pool would have no room.
+    #[error("{disk} has {bytes} bytes: too small for a pool")]
+    TooSmall {
+        /// The smallest member.
+        disk: DiskIndex,
+        /// Its size.
+        bytes: u64,
+    },
+    /// A volume does not fit.
+    #[error("volume {volume} needs {needed} bytes more, and pool {pool} has {free}")]
+    Full {
+        /// The pool.
+        pool: PoolId,
+        /// The volume.
+        volume: VolumeId,
+        /// What it needs.
+        needed: u64,
+        /// What there is.
+        free: u64,
+    },
+    /// The mirror could not do it.
+    #[error("pool {pool}: {source}")]
+    Mirror {
+        /// The pool.
+        pool: PoolId,
+        /// Why.
+        source: MirrorError,
+    },
+    /// The label has no room for it.
+    #[error("pool {pool}: {source}")]
+    Label {
+        /// The pool.
+        pool: PoolId,
+        /// Why.
+        source: TooLarge,
+    },
+    /// A leg cannot be taken back.
+    #[error("pool {pool}: {source}")]
+    Readmit {
+        /// The pool.
+        pool: PoolId,
+        /// Why.
+        source: ReadmitError,
+    },
+    /// It was not done within its deadline.
+    #[error("pool {pool}: {what} did not end within {after:?}")]
+    Deadline {
+        /// The pool.
+        pool: PoolId,
+        /// What.
+        what: &'static str,
+        /// How long it was waited.
+        after: Duration,
+    },
+    /// A socket or file of this controller.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+fn list(disks: &[DiskIndex]) -> String {
+    let names: Vec<_> = disks.iter().map(ToString::to_string).collect();
+    if names.is_empty() {
+        "any disk".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+/// A volume as the configuration wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedVolume {
+    /// Its identity.
+    pub id: VolumeId,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+}
+
+/// A kind of pool.
+pub trait Backend: Send + Sync + 'static {
+    /// An imported pool.
+    type Pool: Imported;
+
+    /// Pools whose labels are on the disks, imported or not.
+    fn discover(&self) -> impl Future<Output = Vec<SeenPool>> + Send;
+
+    /// Makes a pool of blank disks and imports it.
+    fn create(
+        &self,
+        evidence: Exclusion,
+        name: &str,
+        disks: &[DiskIndex],
+        events: mpsc::UnboundedSender<PoolEvent>,
+    ) -> impl Future<Output = Result<Self::Pool, (Exclusion, PoolError)>> + Send;
+
+    /// Imports a pool. The proof comes back when it fails.
+    fn import(
+        &self,
+        evidence: Exclusion,
+        events: mpsc::UnboundedSender<PoolEvent>,
+    ) -> impl Future<Output = Result<Self::Pool, (Exclusion, PoolError)>> + Send;
+}
+
+/// A pool that this controller has imported.
+pub trait Imported: Send + Sync + 'static {
+    /// Its identity.
+    fn id(&self) -> PoolId;
+    /// Its name.
+    fn name(&self) -> String;
+    /// The key under which it is held.
+    fn key(&self) -> ReservationKey;
+    /// Bytes that volumes can use, bytes that they use, bytes of an extent.
+    fn space(&self) -> (u64, u64, u64);
+    /// State of each leg.
+    fn health(&self) -> PoolHealth;
+    /// Opens the volumes that are not served: after an export that did not come to its end.
+    fn serve_all(&self) -> Result<(), PoolError>;
+    /// Volumes that are served.
+    fn volumes(&self) -> Vec<VolumeId>;
+    /// What it may do now, to watch.
+    fn condition(&self) -> watch::Receiver<Condition>;
+    /// Brings the volumes to what the configuration says as of change `index`: makes, grows, removes. Removes nothing if
+    /// the pool has seen a later configuration. Returns what could not be done.
+    fn reconcile(&self, index: u64, wanted: &[WantedVolume]) -> impl Future<Output = Vec<PoolError>> + Send;
+    /// Takes a failed leg, or a new disk in its place, back; the copy runs on beside.
+    fn resync(&self, disk: DiskIndex) -> impl Future<Output = Result<(), PoolError>> + Send;
+    /// Ends all commands, leaves every leg equal and the label clean, gives the disks up.
+    fn export(&self, within: Duration) -> impl Future<Output = Result<(), PoolError>> + Send;
+    /// Removes the pool from its disks, then as `export`.
+    fn destroy(&self, within: Duration) -> impl Future<Output = Result<(), PoolError>> + Send;
+    /// Ends everything at once without touching the disks, which may be another's already.
+    fn stop(&self);
+}

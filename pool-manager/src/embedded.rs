@@ -1,0 +1,710 @@
+//! The embedded backend: pools as mirrors over the disks of the chassis' shelf.
+//!
+//! An import reads every member's label, decides which legs hold every acknowledged write, makes the crash's traces
+//! harmless (regions that were being written are made equal before they are read), and opens a socket per volume. It
+//! copies nothing before it serves, so its time grows neither with the size of the pool nor with what was in flight.
+//!
+//! A member that its label calls in sync and that cannot be read stops the import: it could be the very leg on which the
+//! old owner went on alone after recording *there* that the others had failed.
+
+use crate::backend::{Backend, Imported, PoolError, WantedVolume};
+use crate::disks::Disks;
+use crate::fence::{self, Exclusion};
+use crate::intent::{self, Intents};
+use crate::label::{self, EXTENT_BYTES, Label, Member, MemberState, Run, VolumeEntry};
+use crate::mirror::{Condition, HOLD, Mirror, MirrorError, Surroundings, read_intents};
+use crate::record::Records;
+use crate::volume::Volume;
+use futures_util::future::join_all;
+use pollux_api::id::{DiskIndex, PoolId, VolumeId};
+use pollux_api::pool::{PoolEvent, PoolHealth, ReservationKey, SeenPool};
+use pollux_block_frame::{Purpose, Server, ServerOptions};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, timeout};
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+/// How often idle write intents are looked for.
+const CLEAR_EVERY: Duration = Duration::from_millis(500);
+
+/// Pools on the shelf.
+#[derive(Debug)]
+pub struct Embedded {
+    disks: Arc<Disks>,
+    /// Where volumes' sockets are made.
+    sockets: PathBuf,
+    records: Arc<Records>,
+    /// How often the own keys are read back.
+    key_check: Duration,
+}
+
+impl Embedded {
+    /// Pools on `disks`; volumes' sockets in `sockets`; what a restart has to know in `records`.
+    pub fn new(disks: Arc<Disks>, sockets: &Path, records: Arc<Records>, key_check: Duration) -> Self {
+        Embedded {
+            disks,
+            sockets: sockets.to_owned(),
+            records,
+            key_check,
+        }
+    }
+
+    /// The disks.
+    pub fn disks(&self) -> &Arc<Disks> {
+        &self.disks
+    }
+
+    fn start(
+        &self,
+        evidence: Exclusion,
+        label: Label,
+        intents: Intents,
+        events: mpsc::UnboundedSender<PoolEvent>,
+    ) -> EmbeddedPool {
+        let (records, pool) = (self.records.clone(), label.pool);
+        let power_off = evidence.power_off();
+        let remember = Box::new(move |label: &Label| {
+            if let Err(error) = records.write(label, power_off) {
+                error!(%pool, %error, "a restart will not find this pool");
+            }
+        });
+        remember(&label);
+        let mirror = Mirror::new(
+            self.disks.clone(),
+            evidence,
+            label,
+            intents,
+            Surroundings { events, remember },
+        );
+        EmbeddedPool {
+            sockets: self.sockets.clone(),
+            array: Uuid::from_bytes(*self.disks.array().as_bytes()),
+            records: self.records.clone(),
+            known: Mutex::default(),
+            volumes: Mutex::default(),
+            reconcile: tokio::sync::Mutex::new(()),
+            tasks: Mutex::new(vec![
+                tokio::spawn(tend(mirror.clone(), self.key_check)).abort_handle(),
+                tokio::spawn(clear(mirror.clone())).abort_handle(),
+                tokio::spawn(equalize(mirror.clone())).abort_handle(),
+            ]),
+            mirror,
+        }
+    }
+
+    /// The label with which a pool is imported, and the regions in which legs may differ.
+    async fn assemble(&self, evidence: &Exclusion) -> Result<(Label, Intents), PoolError> {
+        let pool = evidence.pool();
+        if !evidence.sufficient() {
+            let disks = evidence.unfenced().iter().copied().collect();
+            return Err(PoolError::NotExclusive { pool, disks });
+        }
+        let mut candidates: BTreeSet<_> = evidence.fenced().union(evidence.unfenced()).copied().collect();
+        let mut found = BTreeMap::new();
+        let label = loop {
+            let unread: Vec<_> = candidates
+                .iter()
+                .copied()
+                .filter(|disk| !found.contains_key(disk))
+                .collect();
+            found.extend(
+                self.disks
+                    .each(&unread, |disk| label::read(&self.disks, disk))
+                    .await,
+            );
+            let best = label::newest(found.values().flatten().cloned().filter_map(|on| on.newest(pool)));
+            let Some(best) = best else {
+                let why = found.values().next().map(|on| match on {
+                    Ok(on) => on.why(),
+                    Err(error) => error.to_string(),
+                });
+                return Err(PoolError::NoLabel {
+                    pool,
+                    disks: candidates.into_iter().collect(),
+                    why: why.unwrap_or_default(),
+                });
+            };
+            let known = candidates.len();
+            candidates.extend(best.members.iter().map(|member| member.disk));
+            if candidates.len() == known {
+                break best;
+            }
+        };
+        for member in &label.members {
+            if member.state == MemberState::Failed {
+                continue;
+            }
+            let disk = member.disk;
+            let missing = |why: String| PoolError::MemberMissing { pool, disk, why };
+            if !evidence.guards(disk) && evidence.confirmed() {
+                return Err(missing("it is not fenced".to_owned()));
+            }
+            let session = self
+                .disks
+                .session(disk)
+                .await
+                .map_err(|error| missing(error.to_string()))?;
+            if session.info.id != member.id {
+                return Err(missing(format!(
+                    "another disk stands there, serial {}",
+                    session.info.serial
+                )));
+            }
+            match found.get(&disk) {
+                Some(Ok(on)) if on.clone().newest(pool).is_some() => {}
+                Some(Ok(on)) => return Err(missing(on.why())),
+                Some(Err(error)) => return Err(missing(error.to_string())),
+                None => return Err(missing("it was not read".to_owned())),
+            }
+        }
+        let in_sync: Vec<_> = label.disks_in(MemberState::InSync).collect();
+        let intents = match read_intents(&self.disks, &label, &in_sync).await {
+            Some((sequence, _)) if label.clean => Intents::new(sequence, BTreeSet::new()),
+            Some((sequence, marked)) => Intents::new(sequence, marked),
+            None if label.clean => Intents::new(0, BTreeSet::new()),
+            None => {
+                warn!(%pool, "no write intents could be read: every region is compared");
+                let bytes = label.extents * EXTENT_BYTES;
+                let all = intent::regions(intent::region_bytes(bytes), 0, bytes);
+                Intents::new(0, all.collect())
+            }
+        };
+        Ok((label, intents))
+    }
+
+    async fn open(
+        &self,
+        evidence: Exclusion,
+        label: Label,
+        intents: Intents,
+        events: mpsc::UnboundedSender<PoolEvent>,
+    ) -> Result<EmbeddedPool, (Exclusion, PoolError)> {
+        let (id, unsynced, clean) = (label.pool, intents.unsynced(), label.clean);
+        let pool = self.start(evidence, label, intents, events);
+        // From the first write on, the pool is not clean; and every leg learns whose it is now.
+        let opened = async {
+            let source = |source| PoolError::Mirror { pool: id, source };
+            pool.mirror.begin().await.map_err(source)?;
+            let label = pool.mirror.relabel(|label| {
+                label.clean = false;
+                Ok(())
+            });
+            let label = label.await.map_err(source)?;
+            label
+                .volumes
+                .iter()
+                .try_for_each(|(volume, entry)| pool.serve(*volume, entry))
+        };
+        if let Err(error) = opened.await {
+            pool.stop();
+            // A stopped mirror writes nothing any more: its proof may be used again.
+            let evidence = pool.mirror.take_exclusion().await;
+            return Err((evidence, error));
+        }
+        info!(pool = %id, clean, unsynced, volumes = pool.volumes().len(), "imported");
+        Ok(pool)
+    }
+}
+
+impl Backend for Embedded {
+    type Pool = EmbeddedPool;
+
+    async fn discover(&self) -> Vec<SeenPool> {
+        let present = match self.disks.present() {
+            Ok(present) => present,
+            Err(error) => {
+                warn!(%error, "the port directory cannot be listed");
+                return Vec::new();
+            }
+        };
+        let read = self.disks.each(&present, |disk| async move {
+            let label = label::read(&self.disks, disk).await.ok()?.any().cloned()?;
+            Some((label, fence::holder(&self.disks, disk).await))
+        });
+        let mut pools: BTreeMap<PoolId, (u64, SeenPool)> = BTreeMap::new();
+        for (disk, found) in read.await {
+            let Some((label, holder)) = found else { continue };
+            let (txg, seen) = pools.entry(label.pool).or_insert_with(|| {
+                let seen = SeenPool {
+                    pool: label.pool,
+                    name: label.name.clone(),
+                    disks: Vec::new(),
+                    holder,
+                };
+                (label.txg, seen)
+            });
+            seen.disks.push(disk);
+            seen.holder = seen.holder.or(holder);
+            if label.txg > *txg {
+                (*txg, seen.name) = (label.txg, label.name);
+            }
+        }
+        pools.into_values().map(|(_, seen)| seen).collect()
+    }
+
+    async fn create(
+        &self,
+        evidence: Exclusion,
+        name: &str,
+        disks: &[DiskIndex],
+        events: mpsc::UnboundedSender<PoolEvent>,
+    ) -> Result<EmbeddedPool, (Exclusion, PoolError)> {
+        match self.first_label(&evidence, name, disks).await {
+            Err(error) => Err((evidence, error)),
+            Ok(label) => {
+                self.open(evidence, label, Intents::new(0, BTreeSet::new()), events)
+                    .await
+            }
+        }
+    }
+
+    async fn import(
+        &self,
+        evidence: Exclusion,
+        events: mpsc::UnboundedSender<PoolEvent>,
+    ) -> Result<EmbeddedPool, (Exclusion, PoolError)> {
+        match self.assemble(&evidence).await {
+            Err(error) => Err((evidence, error)),
+            Ok((label, intents)) => self.open(evidence, label, intents, events).await,
+        }
+    }
+}
+
+impl Embedded {
+    /// The label of a pool that is being made. Nothing has been written yet; what an earlier attempt has left of the
+    /// same pool is written over, as long as nothing was ever stored in it.
+    async fn first_label(
+        &self,
+        evidence: &Exclusion,
+        name: &str,
+        disks: &[DiskIndex],
+    ) -> Result<Label, PoolError> {
+        let pool = evidence.pool();
+        let unguarded: Vec<_> = disks
+            .iter()
+            .copied()
+            .filter(|disk| !evidence.guards(*disk))
+            .collect();
+        if !unguarded.is_empty() || disks.is_empty() {
+            return Err(PoolError::NotExclusive {
+                pool,
+                disks: unguarded,
+            });
+        }
+        let (mut members, mut extents, mut txg) = (Vec::new(), u64::MAX, 0);
+        for (disk, found) in self
+            .disks
+            .each(disks, |disk| label::read(&self.disks, disk))
+            .await
+        {
+            let occupied = |why: String| PoolError::Occupied { pool, disk, why };
+            let found = found.map_err(|error| occupied(error.to_string()))?;
+            let ours = found.clone().newest(pool);
+            if ours.as_ref().is_some_and(|label| !label.volumes.is_empty()) {
+                return Err(occupied(
+                    "it carries this pool with volumes; import it instead".to_owned(),
+                ));
+            }
+            if ours.is_none() && !found.vacant() {
+                return Err(occupied(found.why()));
+            }
+            let session = self
+                .disks
+                .session(disk)
+                .await
+                .map_err(|error| occupied(error.to_string()))?;
+            if label::extents(session.bytes()) == 0 {
+                return Err(PoolError::TooSmall {
+                    disk,
+                    bytes: session.bytes(),
+                });
+            }
+            extents = extents.min(label::extents(session.bytes()));
+            txg = txg.max(ours.map_or(0, |label| label.txg));
+            members.push(Member {
+                disk,
+                id: session.info.id,
+                state: MemberState::InSync,
+            });
+        }
+        members.sort_unstable_by_key(|member| member.disk);
+        Ok(Label {
+            txg,
+            array: self.disks.array(),
+            pool,
+            name: name.to_owned(),
+            key: evidence.key(),
+            clean: true,
+            members,
+            extents,
+            config_index: 0,
+            volumes: BTreeMap::new(),
+        })
+    }
+}
+
+/// Reads the own keys back, and looks whether a suspension can end.
+async fn tend(mirror: Arc<Mirror>, period: Duration) {
+    let mut tick = tokio::time::interval(period);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut first_back = None;
+    loop {
+        tick.tick().await;
+        mirror.check_keys().await;
+        mirror.try_resume(&mut first_back).await;
+    }
+}
+
+/// Clears write intents that have been idle.
+async fn clear(mirror: Arc<Mirror>) {
+    let mut tick = tokio::time::interval(CLEAR_EVERY);
+    loop {
+        tick.tick().await;
+        if let Err(MirrorError::Stopped) = mirror.clear_idle().await {
+            return;
+        }
+    }
+}
+
+/// Makes legs equal: regions that a crash has left in doubt, then legs that are being copied to.
+async fn equalize(mirror: Arc<Mirror>) {
+    let began = Instant::now();
+    let unsynced = mirror.unsynced();
+    loop {
+        match mirror.resync().await {
+            Ok(()) => break,
+            Err(MirrorError::Held) => {}
+            Err(error) => return warn!(pool = %mirror.label().pool, %error, "legs were not made equal"),
+        }
+    }
+    if unsynced > 0 {
+        info!(pool = %mirror.label().pool, unsynced, took = ?began.elapsed(), "legs are equal");
+    }
+}
+
+/// A volume that is served.
+#[derive(Debug)]
+struct Served {
+    server: Arc<Server<Volume>>,
+    serving: JoinHandle<()>,
+    socket: PathBuf,
+}
+
+impl Served {
+    /// Ends sessions at once.
+    fn cut(self) {
+        self.server.disconnect();
+        self.serving.abort();
+        self.unlink();
+    }
+
+    /// Ends sessions after their commands. `false`: they did not end in time, and still run.
+    async fn close(mut self, deadline: Instant) -> bool {
+        self.server.close();
+        self.unlink();
+        tokio::time::timeout_at(deadline, &mut self.serving).await.is_ok()
+    }
+
+    fn unlink(&self) {
+        if let Err(error) = std::fs::remove_file(&self.socket) {
+            warn!(socket = %self.socket.display(), %error, "not removed");
+        }
+    }
+}
+
+/// An imported mirror.
+#[derive(Debug)]
+pub struct EmbeddedPool {
+    mirror: Arc<Mirror>,
+    sockets: PathBuf,
+    array: Uuid,
+    records: Arc<Records>,
+    /// Volumes that were ever served, with the ranges that their commands hold: these outlive a server that did not
+    /// drain in time, so that its commands and those of the next one stay in order.
+    known: Mutex<BTreeMap<VolumeId, Arc<Volume>>>,
+    volumes: Mutex<BTreeMap<VolumeId, Served>>,
+    reconcile: tokio::sync::Mutex<()>,
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
+impl Drop for EmbeddedPool {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl EmbeddedPool {
+    fn served(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Served>> {
+        self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, source: MirrorError) -> PoolError {
+        PoolError::Mirror {
+            pool: self.id(),
+            source,
+        }
+    }
+
+    /// Opens the socket of a volume.
+    fn serve(&self, id: VolumeId, entry: &VolumeEntry) -> Result<(), PoolError> {
+        let socket = self.sockets.join(format!("{id}.sock"));
+        let io = |source| PoolError::Io {
+            path: socket.clone(),
+            source,
+        };
+        std::fs::create_dir_all(&self.sockets).map_err(io)?;
+        match std::fs::remove_file(&socket) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&socket).map_err(io)?;
+        let volume = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let new = || Arc::new(Volume::new(id, self.mirror.clone(), entry.clone()));
+            known.entry(id).or_insert_with(new).clone()
+        };
+        volume.set_entry(entry.clone());
+        let server = Server::new(volume, ServerOptions::new(self.array, Purpose::Volume, None));
+        let serving = {
+            let server = server.clone();
+            tokio::spawn(async move { server.serve_unix(listener).await })
+        };
+        self.served().insert(
+            id,
+            Served {
+                server,
+                serving,
+                socket,
+            },
+        );
+        Ok(())
+    }
+
+    /// Makes or grows one volume.
+    async fn provide(&self, index: u64, wanted: &WantedVolume) -> Result<(), PoolError> {
+        let label = self.mirror.label();
+        let present = label.volumes.get(&wanted.id).cloned();
+        let mut entry = present.clone().unwrap_or(VolumeEntry {
+            size_bytes: 0,
+            runs: Vec::new(),
+        });
+        if wanted.size_bytes > entry.size_bytes {
+            let has: u64 = entry.runs.iter().map(|run| run.count).sum();
+            let more = wanted.size_bytes.div_ceil(EXTENT_BYTES).saturating_sub(has);
+            let runs = label.allocate(more).ok_or_else(|| PoolError::Full {
+                pool: label.pool,
+                volume: wanted.id,
+                needed: more * EXTENT_BYTES,
+                free: (label.extents - label.used()) * EXTENT_BYTES,
+            })?;
+            // Whoever had these extents before must not be read here, and legs that never were equal become so.
+            for Run { start, count } in &runs {
+                let zeroed = self
+                    .mirror
+                    .unmap(start * EXTENT_BYTES, count * EXTENT_BYTES)
+                    .await;
+                zeroed.map_err(|source| self.failed(source))?;
+            }
+            entry.runs.extend(runs);
+            entry.size_bytes = wanted.size_bytes;
+            let put = |label: &mut Label| {
+                label.volumes.insert(wanted.id, entry.clone());
+                label.config_index = label.config_index.max(index);
+                Ok(())
+            };
+            self.mirror
+                .relabel(put)
+                .await
+                .map_err(|source| self.failed(source))?;
+            info!(pool = %label.pool, volume = %wanted.id, size_bytes = entry.size_bytes, "volume provided");
+        }
+        let open = self
+            .served()
+            .get(&wanted.id)
+            .map(|served| served.server.handler().clone());
+        match open {
+            Some(volume) => volume.set_entry(entry),
+            None => self.serve(wanted.id, &entry)?,
+        }
+        Ok(())
+    }
+
+    /// Ends every command and every session; commands in flight come to their end first.
+    async fn quiesce(&self, within: Duration) -> Result<(), PoolError> {
+        let deadline = Instant::now() + within;
+        let served = std::mem::take(&mut *self.served());
+        let closed = join_all(served.into_values().map(|served| served.close(deadline))).await;
+        match closed.into_iter().all(|in_time| in_time) {
+            true => Ok(()),
+            false => Err(PoolError::Deadline {
+                pool: self.id(),
+                what: "ending its commands",
+                after: within,
+            }),
+        }
+    }
+
+    fn end_tasks(&self) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.drain(..).for_each(|task| task.abort());
+    }
+
+    async fn leave(&self, within: Duration, last: impl Fn(&mut Label) + Copy) -> Result<(), PoolError> {
+        let _no_changes = self.reconcile.lock().await;
+        let began = Instant::now();
+        self.quiesce(within).await?;
+        let left = within.saturating_sub(began.elapsed());
+        match timeout(left, self.mirror.close_clean(last)).await {
+            Err(_) => {
+                return Err(PoolError::Deadline {
+                    pool: self.id(),
+                    what: "leaving its disks clean",
+                    after: within,
+                });
+            }
+            Ok(result) => result.map_err(|source| self.failed(source))?,
+        }
+        self.end_tasks();
+        self.mirror.release().await;
+        self.records.forget(self.id());
+        Ok(())
+    }
+}
+
+impl Imported for EmbeddedPool {
+    fn id(&self) -> PoolId {
+        self.mirror.label().pool
+    }
+
+    fn name(&self) -> String {
+        self.mirror.label().name.clone()
+    }
+
+    fn key(&self) -> ReservationKey {
+        self.mirror.key()
+    }
+
+    fn space(&self) -> (u64, u64, u64) {
+        let label = self.mirror.label();
+        (
+            label.extents * EXTENT_BYTES,
+            label.used() * EXTENT_BYTES,
+            EXTENT_BYTES,
+        )
+    }
+
+    fn health(&self) -> PoolHealth {
+        self.mirror.health()
+    }
+
+    fn serve_all(&self) -> Result<(), PoolError> {
+        let label = self.mirror.label();
+        let missing = label
+            .volumes
+            .iter()
+            .filter(|(id, _)| !self.served().contains_key(id));
+        missing
+            .into_iter()
+            .try_for_each(|(id, entry)| self.serve(*id, entry))
+    }
+
+    fn volumes(&self) -> Vec<VolumeId> {
+        self.served().keys().copied().collect()
+    }
+
+    fn condition(&self) -> watch::Receiver<Condition> {
+        self.mirror.condition()
+    }
+
+    async fn reconcile(&self, index: u64, wanted: &[WantedVolume]) -> Vec<PoolError> {
+        let _one = self.reconcile.lock().await;
+        let mut errors = Vec::new();
+        let label = self.mirror.label();
+        if index < label.config_index {
+            // An older configuration than the one that shaped this label knows nothing of what came after.
+            return errors;
+        }
+        let gone: Vec<_> = label
+            .volumes
+            .keys()
+            .copied()
+            .filter(|id| wanted.iter().all(|volume| volume.id != *id))
+            .collect();
+        for id in &gone {
+            let served = self.served().remove(id);
+            let Some(served) = served else { continue };
+            // Its extents go to others: no command of its own may be under way any more. Each ends within the hold.
+            if !served.close(Instant::now() + HOLD * 2).await {
+                let what = "ending the commands of a volume that is removed";
+                errors.push(PoolError::Deadline {
+                    pool: label.pool,
+                    what,
+                    after: HOLD * 2,
+                });
+                return errors;
+            }
+            self.known
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(id);
+        }
+        if !gone.is_empty() {
+            let removed = self.mirror.relabel(|label| {
+                label.volumes.retain(|id, _| !gone.contains(id));
+                label.config_index = label.config_index.max(index);
+                Ok(())
+            });
+            match removed.await {
+                Ok(_) => info!(pool = %label.pool, ?gone, "volumes removed"),
+                Err(source) => errors.push(self.failed(source)),
+            }
+        }
+        for volume in wanted {
+            errors.extend(self.provide(index, volume).await.err());
+        }
+        errors
+    }
+
+    async fn resync(&self, disk: DiskIndex) -> Result<(), PoolError> {
+        let readmitted = self.mirror.readmit(disk).await;
+        readmitted.map_err(|source| PoolError::Readmit {
+            pool: self.id(),
+            source,
+        })?;
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(tokio::spawn(equalize(self.mirror.clone())).abort_handle());
+        Ok(())
+    }
+
+    async fn export(&self, within: Duration) -> Result<(), PoolError> {
+        self.leave(within, |label| label.clean = true).await
+    }
+
+    async fn destroy(&self, within: Duration) -> Result<(), PoolError> {
+        self.leave(within, |label| {
+            label.clean = true;
+            label.volumes.clear();
+        })
+        .await
+    }
+
+    fn stop(&self) {
+        self.mirror.stop();
+        self.end_tasks();
+        std::mem::take(&mut *self.served())
+            .into_values()
+            .for_each(Served::cut);
+    }
+}
+
+/// The condition has become `Stopped`.
+pub fn is_stopped(condition: &watch::Receiver<Condition>) -> bool {
+    *condition.borrow() == Condition::Stopped
+}

@@ -1,0 +1,676 @@
+//! Taking a pool's disks for oneself, and the proof of having done so.
+//!
+//! A disk with Write Exclusive - Registrants Only and a single registrant is a door with one key. Taking it: register
+//! one's own key, preempt and abort whoever else has one, and then *look*: the reservation is mine and mine is the only
+//! key. Only what was read back counts; an answer of "done" does not.
+//!
+//! ```text
+//!              not registered          nobody holds it         another holds it, or is registered
+//!  read back ------------------> REGISTER --> RESERVE --> PREEMPT AND ABORT --> read back, until nothing is left to do
+//!       |
+//!       +-- a key that is not older than ours: stop, unregister (the fence was decided upon too long ago)
+//! ```
+//!
+//! [`Exclusion`] is the proof, and nothing outside this file can make one: `import` takes it by value, so a pool cannot
+//! be imported by a process that has not fenced it. Proof is complete when every member disk is fenced but those which
+//! the pool's own label, read on fenced disks, already calls failed. One disk less, and the old owner could still write
+//! there and acknowledge.
+
+use crate::disks::{Disks, deadline};
+use crate::key::{decode, encode, port_of};
+use crate::label::{self, Label, MemberState};
+use pollux_api::id::{ArrayId, DiskIndex, PoolId};
+use pollux_api::pool::{PowerOff, ReservationKey, Take};
+use pollux_block_frame::{
+    Error, FullStatus, Key, Port, Registrant, Reservation, ReservationOut, ReservationType, Status,
+};
+use std::collections::BTreeSet;
+use thiserror::Error;
+
+/// The reservation that guards a pool's disks.
+pub const KIND: ReservationType = ReservationType::WriteExclusiveRegistrantsOnly;
+
+/// Rounds of one fence on one disk. Each removes a registrant, and there are two ports.
+const ROUNDS: usize = 8;
+
+/// Why exclusion was not taken on a disk, or is not there any more.
+#[derive(Debug, Error)]
+pub enum FenceError {
+    /// A key that is not older than ours stands on the disk: whoever fenced later is right.
+    #[error("{disk}: held by controller {} of epoch {} and claim {}, which is not older than this fence", by.controller, by.epoch, by.generation)]
+    Superseded {
+        /// Where it was seen.
+        disk: DiskIndex,
+        /// Whose key.
+        by: ReservationKey,
+    },
+    /// The disk did not come to rest: somebody registers as fast as we preempt.
+    #[error("{disk}: other keys keep coming back ({status})")]
+    Contended {
+        /// Which.
+        disk: DiskIndex,
+        /// What stood there last.
+        status: String,
+    },
+    /// Exclusion is gone: a readable wrong key, or none.
+    #[error("{disk}: exclusion lost ({status})")]
+    Lost {
+        /// Where it was seen.
+        disk: DiskIndex,
+        /// The key that stands there instead, if it is one of this array's.
+        holder: Option<ReservationKey>,
+        /// What stands there.
+        status: String,
+    },
+    /// The disk cannot be asked.
+    #[error("{disk}: {source}")]
+    Disk {
+        /// Which.
+        disk: DiskIndex,
+        /// Why.
+        source: Error,
+    },
+    /// Epoch or generation do not fit into a key.
+    #[error("epoch {} or claim generation {} is beyond 2^24", key.epoch, key.generation)]
+    KeyRange {
+        /// The key.
+        key: ReservationKey,
+    },
+}
+
+/// What has to be done next on one disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Exclusion is ours, as just read.
+    Done,
+    /// Send this, then read again.
+    Do(ReservationOut),
+    /// Stop.
+    Superseded(ReservationKey),
+}
+
+/// A key that is to stand alone, in both forms.
+#[derive(Clone, Copy, Debug)]
+struct Mine {
+    array: ArrayId,
+    port: Port,
+    raw: Key,
+    key: ReservationKey,
+}
+
+impl Mine {
+    fn new(array: ArrayId, key: ReservationKey) -> Result<Self, FenceError> {
+        let raw = encode(array, key).ok_or(FenceError::KeyRange { key })?;
+        Ok(Mine {
+            array,
+            port: port_of(key.controller),
+            raw,
+            key,
+        })
+    }
+
+    fn alone(&self, status: &FullStatus) -> bool {
+        status.registrants
+            == [Registrant {
+                port: self.port,
+                key: self.raw,
+            }]
+            && status.reservation
+                == Some(Reservation {
+                    key: self.raw,
+                    port: self.port,
+                    kind: KIND,
+                })
+    }
+
+    /// The decision, from what was read.
+    fn next(&self, status: &FullStatus) -> Step {
+        let others = status.registrants.iter().filter(|entry| entry.key != self.raw);
+        let age = |key: &ReservationKey| (key.epoch, key.generation);
+        let newest = others
+            .clone()
+            .filter_map(|entry| decode(self.array, entry.key))
+            .max_by_key(age);
+        // A key of our own port is replaced when we register; only a younger one says that we are late. At the other
+        // port equal age is impossible (a claim generation has one holder), so it counts as younger.
+        if let Some(other) = newest
+            && (age(&other) > age(&self.key)
+                || (age(&other) == age(&self.key) && other.controller != self.key.controller))
+        {
+            return Step::Superseded(other);
+        }
+        let registered = status
+            .registrants
+            .iter()
+            .any(|entry| entry.port == self.port && entry.key == self.raw);
+        let preempt = |victim| {
+            Step::Do(ReservationOut::Preempt {
+                key: self.raw,
+                victim,
+                kind: KIND,
+                abort: true,
+            })
+        };
+        match status.reservation {
+            _ if !registered => Step::Do(ReservationOut::RegisterAndIgnore { new: self.raw }),
+            None => Step::Do(ReservationOut::Reserve {
+                key: self.raw,
+                kind: KIND,
+            }),
+            Some(held) if held.key != self.raw || held.kind != KIND => preempt(held.key),
+            Some(_) => match { others }.next() {
+                Some(other) => preempt(other.key),
+                None => Step::Done,
+            },
+        }
+    }
+}
+
+/// In words, for messages.
+fn describe(array: ArrayId, status: &FullStatus) -> String {
+    let name = |key: Key| match decode(array, key) {
+        Some(key) => format!("{}/{}/{}", key.controller, key.epoch, key.generation),
+        None => key.to_string(),
+    };
+    let keys: Vec<_> = status.registrants.iter().map(|entry| name(entry.key)).collect();
+    let holder = status
+        .reservation
+        .map_or("nobody".to_owned(), |held| name(held.key));
+    format!("holder {holder}, keys [{}]", keys.join(", "))
+}
+
+/// Takes exclusion on one disk and reads it back.
+async fn take_disk(disks: &Disks, disk: DiskIndex, mine: &Mine) -> Result<(), FenceError> {
+    let failed = |source| FenceError::Disk { disk, source };
+    let mut session = disks.session(disk).await.map_err(failed)?;
+    if session.client.outstanding() > 0 {
+        // Commands of a pool that was stopped here: the next session drains them before anything else.
+        disks.give_up(disk, &session).await;
+        session = disks.session(disk).await.map_err(failed)?;
+    }
+    let client = session.client;
+    let read = async || client.reservation_status(deadline()).await.map_err(failed);
+    let mut status = read().await?;
+    let result = 'taken: {
+        for _ in 0..ROUNDS {
+            match mine.next(&status) {
+                Step::Done => break 'taken Ok(()),
+                Step::Superseded(by) => break 'taken Err(FenceError::Superseded { disk, by }),
+                Step::Do(out) => match client.reservation_out(out, deadline()).await {
+                    Ok(()) => {}
+                    // Somebody was quicker: what to do about it depends on what stands there now.
+                    Err(error) if error.status() == Some(Status::ReservationConflict) => {}
+                    Err(error) => break 'taken Err(failed(error)),
+                },
+            }
+            match read().await {
+                Ok(now) => status = now,
+                Err(error) => break 'taken Err(error),
+            }
+        }
+        Err(FenceError::Contended {
+            disk,
+            status: describe(mine.array, &status),
+        })
+    };
+    if result.is_err() {
+        give_back(disks, disk, mine).await;
+    }
+    result
+}
+
+/// Removes the own registration (and with it the reservation, if it is ours), so that an aborted fence leaves nothing.
+/// Only exactly this key: a later one of the same controller stays.
+async fn give_back(disks: &Disks, disk: DiskIndex, mine: &Mine) {
+    let Ok(session) = disks.session(disk).await else {
+        return;
+    };
+    let out = ReservationOut::Register {
+        current: mine.raw,
+        new: Key(0),
+    };
+    if let Err(error) = session.client.reservation_out(out, deadline()).await
+        && error.status() != Some(Status::ReservationConflict)
+    {
+        tracing::warn!(%disk, %error, "own registration was not removed");
+    }
+}
+
+/// Reads keys and reservation of a disk: is exclusion (still) ours?
+pub async fn check(disks: &Disks, disk: DiskIndex, key: ReservationKey) -> Result<(), FenceError> {
+    let mine = Mine::new(disks.array(), key)?;
+    let failed = |source| FenceError::Disk { disk, source };
+    let session = disks.session(disk).await.map_err(failed)?;
+    let status = session
+        .client
+        .reservation_status(deadline())
+        .await
+        .map_err(failed)?;
+    if mine.alone(&status) {
+        return Ok(());
+    }
+    let foreign = status
+        .registrants
+        .iter()
+        .map(|entry| entry.key)
+        .filter(|other| *other != mine.raw);
+    let holder = status.reservation.map(|held| held.key).into_iter().chain(foreign);
+    Err(FenceError::Lost {
+        disk,
+        holder: holder
+            .filter_map(|other| decode(disks.array(), other))
+            .find(|other| *other != key),
+        status: describe(disks.array(), &status),
+    })
+}
+
+/// Who holds a disk, if it is a key of this array.
+pub async fn holder(disks: &Disks, disk: DiskIndex) -> Option<ReservationKey> {
+    let session = disks.session(disk).await.ok()?;
+    let status = session.client.reservation_status(deadline()).await.ok()?;
+    decode(disks.array(), status.reservation?.key)
+}
+
+/// Proof that a pool's disks were taken, read back, by this process, under this key.
+#[derive(Debug)]
+pub struct Exclusion {
+    pool: PoolId,
+    key: ReservationKey,
+    fenced: BTreeSet<DiskIndex>,
+    unfenced: BTreeSet<DiskIndex>,
+    confirmed: bool,
+    power_off: Option<PowerOff>,
+}
+
+impl Exclusion {
+    /// The pool.
+    pub fn pool(&self) -> PoolId {
+        self.pool
+    }
+
+    /// The key.
+    pub fn key(&self) -> ReservationKey {
+        self.key
+    }
+
+    /// Disks on which the key stands alone.
+    pub fn fenced(&self) -> &BTreeSet<DiskIndex> {
+        &self.fenced
+    }
+
+    /// Disks on which it does not.
+    pub fn unfenced(&self) -> &BTreeSet<DiskIndex> {
+        &self.unfenced
+    }
+
+    /// Every disk is fenced but those that the pool's own label calls failed.
+    pub fn confirmed(&self) -> bool {
+        self.confirmed
+    }
+
+    /// It permits an import: confirmed, or the previous owner was reported off under the epoch of the key.
+    pub fn sufficient(&self) -> bool {
+        self.confirmed || self.power_off.is_some()
+    }
+
+    /// Adds the report that the previous owner is off. It stands in for the disks that could not be fenced, if it
+    /// is about the partner and was gathered under the epoch of this key; otherwise says why not.
+    pub fn with_power_off(mut self, report: PowerOff) -> Result<Self, (Self, String)> {
+        if report.controller == self.key.controller {
+            let why = format!("controller {} cannot report itself off", report.controller);
+            return Err((self, why));
+        }
+        if report.epoch != self.key.epoch {
+            let why = format!(
+                "power was off in epoch {}, but the key is of epoch {}",
+                report.epoch, self.key.epoch
+            );
+            return Err((self, why));
+        }
+        self.power_off = Some(report);
+        Ok(self)
+    }
+
+    /// The own key is checked on this disk: a disk that only the power report covers carries none.
+    pub fn guards(&self, disk: DiskIndex) -> bool {
+        self.fenced.contains(&disk)
+    }
+
+    /// The report that stands in for reservations.
+    pub fn power_off(&self) -> Option<PowerOff> {
+        self.power_off
+    }
+
+    /// Moves the proof out; what stays behind covers nothing.
+    pub(crate) fn take(&mut self) -> Exclusion {
+        let nothing = Exclusion {
+            pool: self.pool,
+            key: self.key,
+            fenced: BTreeSet::new(),
+            unfenced: BTreeSet::new(),
+            confirmed: false,
+            power_off: None,
+        };
+        std::mem::replace(self, nothing)
+    }
+
+    /// The disk has been taken under the same key.
+    fn add(&mut self, disk: DiskIndex) {
+        self.unfenced.remove(&disk);
+        self.fenced.insert(disk);
+    }
+}
+
+/// The best label that can be read on `disks`.
+async fn best_label(disks: &Disks, pool: PoolId, on: &[DiskIndex]) -> Option<Label> {
+    let read = disks.each(on, |disk| label::read(disks, disk)).await;
+    label::newest(read.into_iter().filter_map(|(_, read)| read.ok()?.newest(pool)))
+}
+
+/// Takes exclusion of a pool on every member disk at once. Confirms it, or says on which disks it failed.
+pub async fn take(disks: &Disks, request: &Take) -> Result<(Exclusion, Vec<FenceError>), FenceError> {
+    let mine = Mine::new(disks.array(), request.key)?;
+    // Disks that the label names and the configuration does not are members, too.
+    let mut members: BTreeSet<DiskIndex> = request.disks.iter().copied().collect();
+    let listed: Vec<_> = members.iter().copied().collect();
+    if let Some(label) = best_label(disks, request.pool, &listed).await {
+        members.extend(label.members.iter().map(|member| member.disk));
+    }
+    let members: Vec<_> = members.into_iter().collect();
+    let results = disks.each(&members, |disk| take_disk(disks, disk, &mine)).await;
+    let mut exclusion = Exclusion {
+        pool: request.pool,
+        key: request.key,
+        fenced: BTreeSet::new(),
+        unfenced: BTreeSet::new(),
+        confirmed: false,
+        power_off: None,
+    };
+    let mut errors = Vec::new();
+    for (disk, result) in results {
+        match result {
+            Ok(()) => drop(exclusion.fenced.insert(disk)),
+            Err(error) => {
+                exclusion.unfenced.insert(disk);
+                errors.push(error);
+            }
+        }
+    }
+    if errors
+        .iter()
+        .any(|error| matches!(error, FenceError::Superseded { .. }))
+    {
+        // Late on one disk is late on all: whoever came after us takes them, we leave no key in the way.
+        let fenced: Vec<_> = exclusion.fenced.iter().copied().collect();
+        disks.each(&fenced, |disk| give_back(disks, disk, &mine)).await;
+        let superseded = errors
+            .into_iter()
+            .find(|error| matches!(error, FenceError::Superseded { .. }));
+        return Err(superseded.expect("just found"));
+    }
+    // Only now, on fenced disks, does the label stand still.
+    let fenced: Vec<_> = exclusion.fenced.iter().copied().collect();
+    let label = best_label(disks, request.pool, &fenced).await;
+    exclusion.confirmed = confirmed(&exclusion.fenced, &exclusion.unfenced, label.as_ref());
+    Ok((exclusion, errors))
+}
+
+/// Every disk is fenced but those that the label, read on fenced disks, calls failed; and one of them is in sync.
+fn confirmed(fenced: &BTreeSet<DiskIndex>, unfenced: &BTreeSet<DiskIndex>, label: Option<&Label>) -> bool {
+    let Some(label) = label else {
+        return unfenced.is_empty() && !fenced.is_empty();
+    };
+    let state = |disk: &DiskIndex| {
+        label
+            .members
+            .iter()
+            .find(|member| member.disk == *disk)
+            .map(|m| m.state)
+    };
+    let in_sync = |disk: &DiskIndex| state(disk) == Some(MemberState::InSync);
+    let all = label
+        .members
+        .iter()
+        .all(|member| fenced.contains(&member.disk) || member.state == MemberState::Failed);
+    all && fenced.iter().any(in_sync)
+        && unfenced
+            .iter()
+            .all(|disk| state(disk) == Some(MemberState::Failed))
+}
+
+/// After a restart: the exclusion that this controller has already, if it still stands, exactly as it was, on every
+/// disk of `fenced`. Changes nothing.
+pub async fn adopt(
+    disks: &Disks,
+    pool: PoolId,
+    key: ReservationKey,
+    fenced: &BTreeSet<DiskIndex>,
+) -> Result<Exclusion, FenceError> {
+    let on: Vec<_> = fenced.iter().copied().collect();
+    let checked = disks.each(&on, |disk| check(disks, disk, key)).await;
+    // A wrong key outweighs a disk that cannot be asked.
+    let mut unreadable = None;
+    for (_, result) in checked {
+        match result {
+            Ok(()) => {}
+            Err(error @ FenceError::Disk { .. }) => unreadable = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match unreadable {
+        Some(error) => Err(error),
+        None => Ok(Exclusion {
+            pool,
+            key,
+            fenced: fenced.clone(),
+            unfenced: BTreeSet::new(),
+            confirmed: true,
+            power_off: None,
+        }),
+    }
+}
+
+/// Takes one more disk for a pool that is held: a leg that returns or is replaced.
+pub async fn extend(disks: &Disks, exclusion: &mut Exclusion, disk: DiskIndex) -> Result<(), FenceError> {
+    let mine = Mine::new(disks.array(), exclusion.key)?;
+    take_disk(disks, disk, &mine).await?;
+    exclusion.add(disk);
+    Ok(())
+}
+
+/// Gives the disks up: unregisters exactly this key wherever it may stand.
+pub async fn release(disks: &Disks, exclusion: &Exclusion) {
+    let Ok(mine) = Mine::new(disks.array(), exclusion.key) else {
+        return;
+    };
+    let all: Vec<_> = exclusion.fenced.union(&exclusion.unfenced).copied().collect();
+    disks.each(&all, |disk| give_back(disks, disk, &mine)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pollux_api::id::{ControllerId, Epoch, Generation};
+
+    const ARRAY: ArrayId = ArrayId::from_bytes(*b"fence-test-array");
+
+    fn key(controller: ControllerId, epoch: u64, generation: u64) -> ReservationKey {
+        ReservationKey {
+            controller,
+            epoch: Epoch::new(epoch),
+            generation: Generation::new(generation),
+        }
+    }
+
+    fn mine() -> Mine {
+        Mine::new(ARRAY, key(ControllerId::B, 5, 3)).expect("fits")
+    }
+
+    fn raw(controller: ControllerId, epoch: u64, generation: u64) -> Key {
+        encode(ARRAY, key(controller, epoch, generation)).expect("fits")
+    }
+
+    fn status(registrants: &[(Port, Key)], holder: Option<(Port, Key, ReservationType)>) -> FullStatus {
+        FullStatus {
+            generation: 0,
+            registrants: registrants
+                .iter()
+                .map(|&(port, key)| Registrant { port, key })
+                .collect(),
+            reservation: holder.map(|(port, key, kind)| Reservation { port, key, kind }),
+        }
+    }
+
+    #[test]
+    fn every_state_of_a_disk_has_a_next_step() {
+        let me = mine().raw;
+        let old = raw(ControllerId::A, 4, 2);
+        let register = Step::Do(ReservationOut::RegisterAndIgnore { new: me });
+        let preempt = |victim| {
+            Step::Do(ReservationOut::Preempt {
+                key: me,
+                victim,
+                kind: KIND,
+                abort: true,
+            })
+        };
+        let foreign = Key(0x1234);
+        for (what, status, step) in [
+            ("blank", status(&[], None), register),
+            (
+                "the victim's",
+                status(&[(Port::A, old)], Some((Port::A, old, KIND))),
+                register,
+            ),
+            (
+                "registered beside the victim",
+                status(&[(Port::A, old), (Port::B, me)], Some((Port::A, old, KIND))),
+                preempt(old),
+            ),
+            (
+                "registered alone",
+                status(&[(Port::B, me)], None),
+                Step::Do(ReservationOut::Reserve { key: me, kind: KIND }),
+            ),
+            (
+                "mine",
+                status(&[(Port::B, me)], Some((Port::B, me, KIND))),
+                Step::Done,
+            ),
+            (
+                "mine, but the victim may still write",
+                status(&[(Port::A, old), (Port::B, me)], Some((Port::B, me, KIND))),
+                preempt(old),
+            ),
+            (
+                "mine, of the wrong type",
+                status(
+                    &[(Port::B, me)],
+                    Some((Port::B, me, ReservationType::WriteExclusive)),
+                ),
+                preempt(me),
+            ),
+            (
+                "my own older key",
+                status(
+                    &[(Port::B, raw(ControllerId::B, 5, 2))],
+                    Some((Port::B, raw(ControllerId::B, 5, 2), KIND)),
+                ),
+                register,
+            ),
+            (
+                "a stranger's",
+                status(
+                    &[(Port::A, foreign), (Port::B, me)],
+                    Some((Port::A, foreign, KIND)),
+                ),
+                preempt(foreign),
+            ),
+            (
+                "a younger owner's",
+                status(&[(Port::A, raw(ControllerId::A, 6, 4))], None),
+                Step::Superseded(key(ControllerId::A, 6, 4)),
+            ),
+            (
+                "my own younger key",
+                status(&[(Port::B, raw(ControllerId::B, 5, 4))], None),
+                Step::Superseded(key(ControllerId::B, 5, 4)),
+            ),
+            (
+                "the same generation at the partner",
+                status(&[(Port::A, raw(ControllerId::A, 5, 3))], None),
+                Step::Superseded(key(ControllerId::A, 5, 3)),
+            ),
+        ] {
+            assert_eq!(mine().next(&status), step, "{what}");
+            assert_eq!(mine().alone(&status), step == Step::Done, "{what}");
+        }
+    }
+
+    fn set(disks: &[u16]) -> BTreeSet<DiskIndex> {
+        disks.iter().copied().map(DiskIndex::new).collect()
+    }
+
+    #[test]
+    fn confirmed_means_every_disk_but_failed_ones() {
+        use MemberState::{Failed, InSync, Resyncing};
+        let label = |states: [MemberState; 3]| label::tests::label_with(&states);
+        for (fenced, unfenced, states, expected, why) in [
+            (set(&[0, 1, 2]), set(&[]), [InSync; 3], true, "all"),
+            (
+                set(&[0, 1]),
+                set(&[2]),
+                [InSync; 3],
+                false,
+                "K6: the old owner writes on the third",
+            ),
+            (
+                set(&[0, 1]),
+                set(&[2]),
+                [InSync, InSync, Failed],
+                true,
+                "the label calls it failed",
+            ),
+            (
+                set(&[0, 1]),
+                set(&[2]),
+                [InSync, InSync, Resyncing],
+                false,
+                "a leg that is copied to is no failed one",
+            ),
+            (
+                set(&[2]),
+                set(&[0, 1]),
+                [Failed, Failed, InSync],
+                true,
+                "the last leg",
+            ),
+            (
+                set(&[0, 1]),
+                set(&[2]),
+                [Failed, Failed, InSync],
+                false,
+                "the last leg is missing",
+            ),
+            (
+                set(&[0]),
+                set(&[1]),
+                [InSync, Failed, InSync],
+                false,
+                "a member that nobody tried",
+            ),
+        ] {
+            assert_eq!(
+                confirmed(&fenced, &unfenced, Some(&label(states))),
+                expected,
+                "{why}"
+            );
+        }
+        assert!(confirmed(&set(&[0, 1]), &set(&[]), None), "a new pool");
+        assert!(
+            !confirmed(&set(&[0]), &set(&[1]), None),
+            "a new pool on half of its disks"
+        );
+        assert!(!confirmed(&set(&[]), &set(&[]), None), "nothing is no proof");
+    }
+}

@@ -1,0 +1,108 @@
+//! Reservation keys: who holds a pool, in which epoch, under which claim, in the eight bytes that a disk keeps.
+//!
+//! ```text
+//! 63..60 0xa   59..56 controller (1 a, 2 b)   55..48 array   47..24 epoch   23..0 claim generation
+//! ```
+//!
+//! A key is never used twice, and two keys of one array can be told apart by age: a fencer that was decided upon
+//! long ago sees that its victim is younger than itself, and stops.
+
+use pollux_api::id::{ArrayId, ControllerId, Epoch, Generation};
+use pollux_api::pool::ReservationKey;
+use pollux_block_frame::{Key, Port};
+
+const MARK: u64 = 0xa;
+const FIELD: u64 = (1 << 24) - 1;
+
+/// One byte of the array's identity: a disk that came from another array is not taken for one of ours.
+fn array_tag(array: ArrayId) -> u64 {
+    array
+        .as_bytes()
+        .iter()
+        .fold(0, |tag, byte| tag ^ u64::from(*byte))
+}
+
+/// The port through which a controller reaches the disks.
+pub fn port_of(controller: ControllerId) -> Port {
+    match controller {
+        ControllerId::A => Port::A,
+        ControllerId::B => Port::B,
+    }
+}
+
+/// As the disk keeps it; `None` where epoch or generation have outgrown their 24 bits (16 million changes of
+/// ownership).
+pub fn encode(array: ArrayId, key: ReservationKey) -> Option<Key> {
+    let (epoch, generation) = (key.epoch.get(), key.generation.get());
+    if epoch > FIELD || generation > FIELD {
+        return None;
+    }
+    let controller = key.controller.index() as u64 + 1;
+    Some(Key(MARK << 60
+        | controller << 56
+        | array_tag(array) << 48
+        | epoch << 24
+        | generation))
+}
+
+/// What a disk keeps, if it is a key of this array.
+pub fn decode(array: ArrayId, key: Key) -> Option<ReservationKey> {
+    if key.0 >> 60 != MARK || key.0 >> 48 & 0xff != array_tag(array) {
+        return None;
+    }
+    let controller = (key.0 >> 56 & 0xf).checked_sub(1)?;
+    Some(ReservationKey {
+        controller: ControllerId::from_index(usize::try_from(controller).ok()?)?,
+        epoch: Epoch::new(key.0 >> 24 & FIELD),
+        generation: Generation::new(key.0 & FIELD),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ARRAY: ArrayId = ArrayId::from_bytes(*b"0123456789abcdef");
+
+    proptest! {
+        #[test]
+        fn round_trip(a in any::<bool>(), epoch in 0..=FIELD, generation in 0..=FIELD) {
+            let key = ReservationKey {
+                controller: if a { ControllerId::A } else { ControllerId::B },
+                epoch: Epoch::new(epoch),
+                generation: Generation::new(generation),
+            };
+            let raw = encode(ARRAY, key).expect("fits");
+            prop_assert_eq!(decode(ARRAY, raw), Some(key));
+            prop_assert_ne!(raw, Key(0));
+        }
+
+        #[test]
+        fn any_bits(raw in any::<u64>()) {
+            if let Some(key) = decode(ARRAY, Key(raw)) {
+                prop_assert_eq!(encode(ARRAY, key), Some(Key(raw)));
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_or_belong() {
+        let key = ReservationKey {
+            controller: ControllerId::A,
+            epoch: Epoch::new(FIELD + 1),
+            generation: Generation::new(1),
+        };
+        assert_eq!(encode(ARRAY, key), None);
+        let other = ArrayId::from_bytes([1; 16]);
+        let ours = encode(
+            ARRAY,
+            ReservationKey {
+                epoch: Epoch::new(1),
+                ..key
+            },
+        )
+        .expect("fits");
+        assert_eq!(decode(other, ours), None, "a key of another array");
+    }
+}

@@ -1,0 +1,551 @@
+//! Labels: what a pool says of itself on each of its disks.
+//!
+//! ```text
+//!  64 KiB            320 KiB, 324 KiB     1 MiB                                     end - 256 KiB (down to 64 KiB)
+//! | label, even txg | write intents (2) | extents of 1 MiB: volumes' data ........ | label, odd txg |
+//! ```
+//!
+//! A label is replaced by writing the *other* copy, with the next transaction number, and force unit access: whatever
+//! happens in between, one whole copy is there. The copy with the highest number whose checksums fit is the label of
+//! the disk; the highest of all disks is the label of the pool.
+//!
+//! One copy: 64 bytes of header (magic, version, length, txg, array, pool, CRC32C of the body, CRC32C of the header),
+//! then JSON. Every copy names the disk it was written for, so that a swapped or misdirected one is not taken for
+//! another disk's.
+
+use crate::disks::{Disks, Session, deadline};
+use bytes::Bytes;
+use pollux_api::id::{ArrayId, DiskIndex, PoolId, VolumeId};
+use pollux_api::pool::ReservationKey;
+use pollux_block_frame::Error;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use thiserror::Error as ThisError;
+use uuid::Uuid;
+
+/// Size of one copy.
+pub const LABEL_BYTES: u64 = 256 * 1024;
+/// Where the copy with an even transaction number stands.
+pub const EVEN_AT: u64 = 64 * 1024;
+/// Where the two copies of the write intents stand.
+pub const INTENT_AT: [u64; 2] = [320 * 1024, 324 * 1024];
+/// Where the first extent stands.
+pub const DATA_AT: u64 = 1024 * 1024;
+/// Volumes take space in multiples of it.
+pub const EXTENT_BYTES: u64 = 1024 * 1024;
+
+const MAGIC: [u8; 8] = *b"PLXPOOL1";
+const VERSION: u32 = 1;
+const HEADER: usize = 64;
+/// Writes are padded to whole physical blocks.
+const PAD: usize = 4096;
+
+/// Where the copy with an odd transaction number stands, on a disk of this size.
+pub fn odd_at(disk_bytes: u64) -> u64 {
+    disk_bytes.saturating_sub(LABEL_BYTES) / EVEN_AT * EVEN_AT
+}
+
+/// Whole extents on a disk of this size.
+pub fn extents(disk_bytes: u64) -> u64 {
+    odd_at(disk_bytes).saturating_sub(DATA_AT) / EXTENT_BYTES
+}
+
+/// State of a member disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberState {
+    /// Holds every acknowledged write.
+    InSync,
+    /// Is being copied to.
+    Resyncing,
+    /// Neither read nor written.
+    Failed,
+}
+
+/// A member disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its slot.
+    pub disk: DiskIndex,
+    /// Its identity: a new disk in the same slot is not this member.
+    pub id: Uuid,
+    /// Its state.
+    pub state: MemberState,
+}
+
+/// Consecutive extents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// First extent.
+    pub start: u64,
+    /// How many.
+    pub count: u64,
+}
+
+/// A volume and its space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeEntry {
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Its extents, in the order of its addresses.
+    pub runs: Vec<Run>,
+}
+
+/// The label of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Label {
+    /// Grows with each change.
+    pub txg: u64,
+    /// The array.
+    pub array: ArrayId,
+    /// The pool.
+    pub pool: PoolId,
+    /// Its name.
+    pub name: String,
+    /// The key of the controller that wrote it.
+    pub key: ReservationKey,
+    /// The pool was exported in order: every leg that is in sync holds the same bytes.
+    pub clean: bool,
+    /// Members, ascending.
+    pub members: Vec<Member>,
+    /// Extents that every member has.
+    pub extents: u64,
+    /// Index of the last change of the configuration that is in here.
+    pub config_index: u64,
+    /// Volumes.
+    pub volumes: BTreeMap<VolumeId, VolumeEntry>,
+}
+
+/// A label as it stands on one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Copy {
+    disk: Uuid,
+    #[serde(flatten)]
+    label: Label,
+}
+
+/// Why there is no label in a place.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+pub enum Unlabelled {
+    /// Nothing was ever written there.
+    #[error("blank")]
+    Blank,
+    /// Something else stands there.
+    #[error("not a pool label")]
+    Other,
+    /// A label that is damaged or torn.
+    #[error("damaged label: {0}")]
+    Damaged(String),
+    /// A whole label that does not belong there.
+    #[error("label of {0}")]
+    Misplaced(String),
+    /// A label of a later version.
+    #[error("label of version {0}; this build reads version {VERSION}")]
+    Version(u32),
+}
+
+/// A label that does not fit into its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ThisError)]
+#[error(
+    "the label would take {0} bytes, and there are {LABEL_BYTES}: fewer or less scattered volumes are needed"
+)]
+pub struct TooLarge(usize);
+
+impl Label {
+    /// One copy, for the disk `disk`.
+    pub fn encode(&self, disk: Uuid) -> Result<Bytes, TooLarge> {
+        let copy = Copy {
+            disk,
+            label: self.clone(),
+        };
+        let body = serde_json::to_vec(&copy).expect("a label always has a JSON form");
+        let total = (HEADER + body.len()).next_multiple_of(PAD);
+        if total as u64 > LABEL_BYTES {
+            return Err(TooLarge(total));
+        }
+        let mut out = Vec::with_capacity(total);
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        out.extend_from_slice(&self.txg.to_le_bytes());
+        out.extend_from_slice(self.array.as_bytes());
+        out.extend_from_slice(self.pool.as_bytes());
+        out.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
+        out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
+        debug_assert_eq!(out.len(), HEADER);
+        out.extend_from_slice(&body);
+        out.resize(total, 0);
+        Ok(out.into())
+    }
+
+    /// A copy that was read from the disk `disk` of this array.
+    pub fn decode(bytes: &[u8], array: ArrayId, disk: Uuid) -> Result<Label, Unlabelled> {
+        let damaged = |what: &str| Unlabelled::Damaged(what.to_owned());
+        let Some((header, rest)) = bytes.split_at_checked(HEADER) else {
+            return Err(damaged("shorter than its header"));
+        };
+        if header.iter().all(|byte| *byte == 0) {
+            return Err(Unlabelled::Blank);
+        }
+        if header[..8] != MAGIC {
+            return Err(Unlabelled::Other);
+        }
+        let word =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        if word(60) != crc32c::crc32c(&header[..60]) {
+            return Err(damaged("checksum of the header"));
+        }
+        if word(8) != VERSION {
+            return Err(Unlabelled::Version(word(8)));
+        }
+        let body = rest.get(..word(12) as usize).ok_or_else(|| damaged("length"))?;
+        if word(56) != crc32c::crc32c(body) {
+            return Err(damaged("checksum of the body"));
+        }
+        let copy: Copy =
+            serde_json::from_slice(body).map_err(|error| Unlabelled::Damaged(error.to_string()))?;
+        if copy.label.array != array {
+            return Err(Unlabelled::Misplaced(format!("array {}", copy.label.array)));
+        }
+        if copy.disk != disk {
+            return Err(Unlabelled::Misplaced(format!("another disk ({})", copy.disk)));
+        }
+        copy.label.check().map_err(Unlabelled::Damaged)?;
+        Ok(copy.label)
+    }
+
+    /// What a checksum does not say: figures that fit together.
+    fn check(&self) -> Result<(), String> {
+        let mut used: Vec<Run> = self
+            .volumes
+            .values()
+            .flat_map(|volume| volume.runs.iter().copied())
+            .collect();
+        used.sort_unstable_by_key(|run| run.start);
+        let mut free_from = 0;
+        for run in used {
+            let end = run.start.checked_add(run.count).ok_or("extent beyond the end")?;
+            if run.start < free_from || end > self.extents {
+                return Err(format!(
+                    "extents {}..{end} overlap or lie beyond {}",
+                    run.start, self.extents
+                ));
+            }
+            free_from = end;
+        }
+        for (id, volume) in &self.volumes {
+            let space = volume
+                .runs
+                .iter()
+                .fold(0_u64, |sum, run| sum.saturating_add(run.count));
+            if volume.size_bytes > space.saturating_mul(EXTENT_BYTES) {
+                return Err(format!("volume {id} is larger than its extents"));
+            }
+        }
+        if !self.members.is_sorted_by(|a, b| a.disk < b.disk) {
+            return Err("members are not ascending".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The member in a slot.
+    pub fn member(&self, disk: DiskIndex) -> Option<&Member> {
+        self.members.iter().find(|member| member.disk == disk)
+    }
+
+    /// Disks in a state.
+    pub fn disks_in(&self, state: MemberState) -> impl Iterator<Item = DiskIndex> + '_ {
+        self.members
+            .iter()
+            .filter(move |member| member.state == state)
+            .map(|member| member.disk)
+    }
+
+    /// Extents that volumes use.
+    pub fn used(&self) -> u64 {
+        self.volumes
+            .values()
+            .flat_map(|volume| &volume.runs)
+            .map(|run| run.count)
+            .sum()
+    }
+
+    /// Space for `count` more extents, first fit; `None` if there is not so much.
+    pub fn allocate(&self, mut count: u64) -> Option<Vec<Run>> {
+        let mut used: Vec<Run> = self
+            .volumes
+            .values()
+            .flat_map(|volume| volume.runs.iter().copied())
+            .collect();
+        used.sort_unstable_by_key(|run| run.start);
+        used.push(Run {
+            start: self.extents,
+            count: 0,
+        });
+        let (mut runs, mut free_from) = (Vec::new(), 0);
+        for run in used {
+            let take = count.min(run.start - free_from);
+            if take > 0 {
+                runs.push(Run {
+                    start: free_from,
+                    count: take,
+                });
+                count -= take;
+            }
+            if count == 0 {
+                return Some(runs);
+            }
+            free_from = run.start + run.count;
+        }
+        None
+    }
+}
+
+/// Both copies of one disk.
+#[derive(Clone, Debug)]
+pub struct OnDisk {
+    /// The even one and the odd one.
+    pub copies: [Result<Label, Unlabelled>; 2],
+}
+
+impl OnDisk {
+    /// The label of `pool` on this disk.
+    pub fn newest(self, pool: PoolId) -> Option<Label> {
+        newest(
+            self.copies
+                .into_iter()
+                .flatten()
+                .filter(|label| label.pool == pool),
+        )
+    }
+
+    /// The label of whatever pool.
+    pub fn any(&self) -> Option<&Label> {
+        self.copies.iter().flatten().max_by_key(|label| label.txg)
+    }
+
+    /// Nothing here belongs to anybody: both places are blank, or hold what is no label at all.
+    pub fn vacant(&self) -> bool {
+        self.copies
+            .iter()
+            .all(|copy| matches!(copy, Err(Unlabelled::Blank | Unlabelled::Other)))
+    }
+
+    /// Why there is no label, in words.
+    pub fn why(&self) -> String {
+        let why = |copy: &Result<Label, Unlabelled>| match copy {
+            Ok(label) => format!("label of pool {} ({})", label.name, label.pool),
+            Err(why) => why.to_string(),
+        };
+        format!(
+            "first copy: {}; second copy: {}",
+            why(&self.copies[0]),
+            why(&self.copies[1])
+        )
+    }
+}
+
+/// The label with the highest transaction number.
+pub fn newest(labels: impl Iterator<Item = Label>) -> Option<Label> {
+    labels.max_by_key(|label| label.txg)
+}
+
+/// Reads bytes of a disk; offsets and lengths are multiples of its block size.
+pub async fn read_bytes(session: &Session, at: u64, length: u64) -> Result<Bytes, Error> {
+    let block = u64::from(session.info.block_size);
+    let data = session
+        .client
+        .read(at / block, (length / block) as u32, deadline())
+        .await?;
+    if data.len() as u64 != length {
+        return Err(Error::Disconnected {
+            endpoint: session.client.endpoint().to_owned(),
+            why: format!("{} bytes where {length} were read", data.len()),
+        });
+    }
+    Ok(data)
+}
+
+/// Writes bytes of a disk, durably.
+pub async fn write_bytes(session: &Session, at: u64, data: Bytes) -> Result<(), Error> {
+    session
+        .client
+        .write(at / u64::from(session.info.block_size), data, true, deadline())
+        .await
+}
+
+/// Reads both copies of a disk.
+pub async fn read(disks: &Disks, disk: DiskIndex) -> Result<OnDisk, Error> {
+    let session = disks.session(disk).await?;
+    let copy = async |at| {
+        let bytes = read_bytes(&session, at, LABEL_BYTES).await?;
+        Ok::<_, Error>(Label::decode(&bytes, disks.array(), session.info.id))
+    };
+    Ok(OnDisk {
+        copies: [copy(EVEN_AT).await?, copy(odd_at(session.bytes())).await?],
+    })
+}
+
+/// Where the copy with this transaction number stands.
+pub fn place(txg: u64, disk_bytes: u64) -> u64 {
+    if txg.is_multiple_of(2) {
+        EVEN_AT
+    } else {
+        odd_at(disk_bytes)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use pollux_api::id::{ControllerId, Epoch, Generation};
+    use proptest::prelude::*;
+
+    pub(crate) const ARRAY: ArrayId = ArrayId::from_bytes(*b"label-test-array");
+    const DISK: Uuid = Uuid::from_u128(7);
+
+    pub(crate) fn label_with(states: &[MemberState]) -> Label {
+        Label {
+            txg: 1,
+            array: ARRAY,
+            pool: PoolId::from_bytes([1; 16]),
+            name: "tank".to_owned(),
+            key: ReservationKey {
+                controller: ControllerId::A,
+                epoch: Epoch::new(1),
+                generation: Generation::new(1),
+            },
+            clean: true,
+            members: (0..)
+                .zip(states)
+                .map(|(slot, &state)| Member {
+                    disk: DiskIndex::new(slot),
+                    id: Uuid::from_u128(slot.into()),
+                    state,
+                })
+                .collect(),
+            extents: 100,
+            config_index: 0,
+            volumes: BTreeMap::new(),
+        }
+    }
+
+    fn volume(label: &mut Label, id: u8, extents: u64) {
+        let runs = label.allocate(extents).expect("space");
+        let entry = VolumeEntry {
+            size_bytes: extents * EXTENT_BYTES,
+            runs,
+        };
+        label.volumes.insert(VolumeId::from_bytes([id; 16]), entry);
+    }
+
+    #[test]
+    fn round_trip_and_damage() {
+        let mut label = label_with(&[MemberState::InSync, MemberState::Failed]);
+        volume(&mut label, 1, 10);
+        let whole = label.encode(DISK).expect("fits");
+        assert_eq!(Label::decode(&whole, ARRAY, DISK), Ok(label.clone()));
+        let with = |change: fn(&mut Vec<u8>)| {
+            let mut bytes = whole.to_vec();
+            change(&mut bytes);
+            Label::decode(&bytes, ARRAY, DISK).expect_err("damaged")
+        };
+        let damaged = |what: &str| Unlabelled::Damaged(what.to_owned());
+        assert_eq!(with(|bytes| bytes.fill(0)), Unlabelled::Blank);
+        assert_eq!(with(|bytes| bytes[0] ^= 1), Unlabelled::Other);
+        assert_eq!(with(|bytes| bytes[17] ^= 1), damaged("checksum of the header"));
+        assert_eq!(with(|bytes| bytes[80] ^= 1), damaged("checksum of the body"));
+        assert_eq!(
+            with(|bytes| bytes[512..].fill(0)),
+            damaged("checksum of the body")
+        );
+        assert_eq!(with(|bytes| bytes.truncate(100)), damaged("length"));
+        assert_eq!(
+            with(|bytes| bytes.truncate(10)),
+            damaged("shorter than its header")
+        );
+        let elsewhere = Label::decode(&whole, ARRAY, Uuid::nil()).expect_err("another disk");
+        assert!(matches!(elsewhere, Unlabelled::Misplaced(_)), "{elsewhere}");
+        let foreign = Label::decode(&whole, ArrayId::from_bytes([0; 16]), DISK).expect_err("another array");
+        assert!(matches!(foreign, Unlabelled::Misplaced(_)), "{foreign}");
+    }
+
+    #[test]
+    fn figures_that_do_not_fit() {
+        let decode = |label: &Label| Label::decode(&label.encode(DISK).expect("fits"), ARRAY, DISK);
+        let mut label = label_with(&[MemberState::InSync]);
+        volume(&mut label, 1, 10);
+        let mut overlap = label.clone();
+        let entry = overlap.volumes.values().next().expect("one").clone();
+        overlap.volumes.insert(VolumeId::from_bytes([9; 16]), entry);
+        assert!(matches!(decode(&overlap), Err(Unlabelled::Damaged(_))));
+        let mut beyond = label.clone();
+        beyond.extents = 5;
+        assert!(matches!(decode(&beyond), Err(Unlabelled::Damaged(_))));
+        let mut thin = label;
+        thin.volumes
+            .values_mut()
+            .for_each(|volume| volume.size_bytes += 1);
+        assert!(matches!(decode(&thin), Err(Unlabelled::Damaged(_))));
+    }
+
+    #[test]
+    fn space_is_given_once_and_comes_back() {
+        let mut label = label_with(&[MemberState::InSync]);
+        for id in 0..4 {
+            volume(&mut label, id, 25);
+        }
+        assert_eq!(label.used(), 100);
+        assert_eq!(label.allocate(1), None, "full");
+        label.volumes.remove(&VolumeId::from_bytes([0; 16]));
+        label.volumes.remove(&VolumeId::from_bytes([2; 16]));
+        let runs = label.allocate(30).expect("two holes");
+        assert_eq!(runs, [Run { start: 0, count: 25 }, Run { start: 50, count: 5 }]);
+        assert_eq!(label.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_thousand_volumes_fit() {
+        let mut label = label_with(&[MemberState::InSync; 3]);
+        label.extents = 1_000_000;
+        for id in 0..1000_u128 {
+            let runs = label.allocate(900).expect("space");
+            let entry = VolumeEntry {
+                size_bytes: 900 * EXTENT_BYTES,
+                runs,
+            };
+            label
+                .volumes
+                .insert(VolumeId::from_bytes(id.to_be_bytes()), entry);
+        }
+        label.encode(DISK).expect("fits");
+    }
+
+    #[test]
+    fn both_copies_and_the_data_have_places_of_their_own() {
+        for bytes in [
+            16 << 20,
+            (16 << 20) + 4096,
+            1 << 30,
+            3_000_000_000 / 4096 * 4096_u64,
+        ] {
+            assert!(odd_at(bytes) + LABEL_BYTES <= bytes);
+            assert!(DATA_AT + extents(bytes) * EXTENT_BYTES <= odd_at(bytes));
+            assert!(extents(bytes) > 0);
+        }
+        assert_eq!(extents(0), 0, "a disk without room has no extents");
+        assert!(EVEN_AT + LABEL_BYTES <= INTENT_AT[0] && INTENT_AT[1] + 4096 <= DATA_AT);
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), magic in any::<bool>()) {
+            if magic && bytes.len() >= HEADER {
+                bytes[..8].copy_from_slice(&MAGIC);
+                let crc = crc32c::crc32c(&bytes[..60]).to_le_bytes();
+                bytes[60..64].copy_from_slice(&crc);
+            }
+            let _ = Label::decode(&bytes, ARRAY, DISK);
+        }
+    }
+}

@@ -1,0 +1,730 @@
+//! The service `pool`: what heartbeat asks, kept in order per pool, and what the configuration wants, brought about.
+//!
+//! ```text
+//!  pool.take -> proof kept -> pool.import -> imported -> pool.export -> (nothing)
+//!                  |                            |
+//!                  +-- pool.export: released    +-- pool.stop, wrong key, conflict: at once, disks untouched
+//! ```
+//!
+//! Per pool one thing happens at a time, except `stop`, which waits for nobody. Calls are idempotent for one key. A
+//! restarted daemon finds the records of its predecessor and adopts those pools whose keys still stand on every disk.
+//! Volumes follow the configuration: it is watched, nobody is told.
+
+use crate::backend::{Backend, Imported, PoolError, WantedVolume};
+use crate::disks::Disks;
+use crate::embedded::{Embedded, is_stopped};
+use crate::fence::{self, Exclusion, FenceError};
+use crate::record::{Record, Records};
+use pollux_api::config::{self, Op, PoolSpace, Tables, Watch, Watched};
+use pollux_api::error::{Code, RpcError};
+use pollux_api::id::PoolId;
+use pollux_api::pool::{
+    EVENTS, EXPORT, Export, Exported, IMPORT, Import, Imported as ImportedReply, ImportedPool, PoolEvent,
+    PoolHealth, RESYNC, Resync, SERVICE, STATUS, STOP, Status, TAKE, Take, Taken,
+};
+use pollux_api::{heartbeat, rank};
+use pollux_platform::signal::Shutdown;
+use pollux_runtime::{Client, ControllerConfig, Ctx, Profile, Repeat, Service};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, error, info, warn};
+
+/// Longest wait of one `config.watch`.
+const WATCH_WAIT: Duration = Duration::from_secs(20);
+/// Pause before something is tried again that did not work.
+const RETRY: Duration = Duration::from_millis(250);
+/// How long a start waits for the pools of its predecessor before it reports ready without them.
+const ADOPTION: Duration = Duration::from_secs(3);
+
+/// How often own keys are read back: a quarter of the lease of the timing profile.
+fn key_check(profile: Profile) -> Duration {
+    let lease = match profile {
+        Profile::Fast => Duration::from_secs(1),
+        Profile::Safe => Duration::from_secs(5),
+        Profile::Ci => Duration::from_secs(3),
+    };
+    lease / 4
+}
+
+/// The configuration as far as it has been watched: index of its last change, and the tables.
+type Known = Option<Arc<(u64, Tables)>>;
+
+/// One pool, known because somebody asked about it.
+#[derive(Debug)]
+struct Entry<P> {
+    /// One thing at a time; inside, the proof that waits for its import.
+    turn: tokio::sync::Mutex<Option<Exclusion>>,
+    imported: Mutex<Option<Arc<P>>>,
+    /// The predecessor's pool is still to be adopted.
+    adopting: AtomicBool,
+}
+
+impl<P> Default for Entry<P> {
+    fn default() -> Self {
+        Entry {
+            turn: Default::default(),
+            imported: Default::default(),
+            adopting: AtomicBool::new(false),
+        }
+    }
+}
+
+impl<P> Entry<P> {
+    fn imported(&self) -> MutexGuard<'_, Option<Arc<P>>> {
+        lock(&self.imported)
+    }
+}
+
+/// The pool manager's state.
+#[derive(Debug)]
+pub struct Manager<B: Backend> {
+    backend: B,
+    disks: Arc<Disks>,
+    records: Arc<Records>,
+    place: String,
+    pools: Mutex<HashMap<PoolId, Arc<Entry<B::Pool>>>>,
+    events: mpsc::UnboundedSender<PoolEvent>,
+    config: watch::Sender<Known>,
+    spaces: watch::Sender<HashMap<PoolId, PoolSpace>>,
+}
+
+impl<B: Backend> Manager<B> {
+    /// A manager of pools of one kind; events come out at the other end of `events`.
+    pub fn new(
+        backend: B,
+        disks: Arc<Disks>,
+        records: Arc<Records>,
+        events: mpsc::UnboundedSender<PoolEvent>,
+    ) -> Arc<Self> {
+        let place = format!("{}/{SERVICE}", disks.controller());
+        Arc::new(Manager {
+            backend,
+            disks,
+            records,
+            place,
+            pools: Mutex::default(),
+            events,
+            config: watch::Sender::new(None),
+            spaces: watch::Sender::default(),
+        })
+    }
+
+    fn entry(&self, pool: PoolId) -> Arc<Entry<B::Pool>> {
+        lock(&self.pools).entry(pool).or_default().clone()
+    }
+
+    fn error(&self, code: Code, what: impl ToString) -> RpcError {
+        RpcError::new(code, &self.place, what.to_string())
+    }
+
+    fn pool_error(&self, error: &PoolError) -> RpcError {
+        let (code, remedy) = match error {
+            PoolError::NotExclusive { .. } => (
+                Code::Refused,
+                "take the pool again, or bring the report that the previous owner is off",
+            ),
+            PoolError::NoLabel { .. } => (
+                Code::Refused,
+                "bring the pool's disks back; a missing label is damage, not a reason to create",
+            ),
+            PoolError::MemberMissing { .. } => (Code::Refused, "bring the disk or the path to it back"),
+            PoolError::Occupied { .. } | PoolError::TooSmall { .. } => (Code::Conflict, "choose other disks"),
+            PoolError::Full { .. } => (Code::Refused, "make it smaller, or free space"),
+            PoolError::Deadline { .. } => (Code::DeadlinePassed, "ask again, or stop the pool"),
+            PoolError::Label { .. } => (Code::Refused, "delete volumes"),
+            PoolError::Mirror { .. } | PoolError::Readmit { .. } | PoolError::Io { .. } => {
+                (Code::Failed, "see the state of the pool's disks")
+            }
+        };
+        self.error(code, error).remedy(remedy)
+    }
+
+    fn fence_error(&self, error: &FenceError) -> RpcError {
+        match error {
+            FenceError::Superseded { .. } => self
+                .error(Code::Superseded, error)
+                .remedy("a later owner holds the pool: ask under the highest epoch"),
+            _ => self
+                .error(Code::Failed, error)
+                .remedy("see the state of the pool's disks"),
+        }
+    }
+
+    /// `pool.take`.
+    pub async fn take(&self, request: Take) -> Result<Taken, RpcError> {
+        if request.key.controller != self.disks.controller() {
+            let what = format!("key of controller {}", request.key.controller);
+            return Err(self
+                .error(Code::InvalidParams, "the key is not of this controller")
+                .problem(
+                    "key.controller",
+                    what,
+                    format!("this is controller {}", self.disks.controller()),
+                ));
+        }
+        let entry = self.entry(request.pool);
+        let mut turn = entry.turn.lock().await;
+        entry.adopting.store(false, Ordering::SeqCst);
+        let imported = entry.imported().clone();
+        if let Some(pool) = imported {
+            if pool.key() != request.key {
+                return Err(self.other_key(&*pool));
+            }
+            let legs = pool.health().legs;
+            let (failed, fenced): (Vec<_>, Vec<_>) = legs
+                .into_iter()
+                .partition(|leg| leg.state == pollux_api::pool::LegState::Failed);
+            return Ok(Taken {
+                key: request.key,
+                fenced: fenced.into_iter().map(|leg| leg.disk).collect(),
+                unfenced: failed.into_iter().map(|leg| leg.disk).collect(),
+                confirmed: true,
+            });
+        }
+        if let Some(older) = turn.take().filter(|proof| proof.key() > request.key) {
+            let error = FenceError::Superseded {
+                disk: older.fenced().first().copied().unwrap_or_default(),
+                by: older.key(),
+            };
+            *turn = Some(older);
+            return Err(self.fence_error(&error));
+        }
+        let (proof, errors) = fence::take(&self.disks, &request)
+            .await
+            .map_err(|error| self.fence_error(&error))?;
+        for error in &errors {
+            warn!(pool = %request.pool, %error, "not fenced");
+        }
+        let taken = Taken {
+            key: proof.key(),
+            fenced: proof.fenced().iter().copied().collect(),
+            unfenced: proof.unfenced().iter().copied().collect(),
+            confirmed: proof.confirmed(),
+        };
+        info!(pool = %request.pool, fenced = taken.fenced.len(), unfenced = taken.unfenced.len(), confirmed = taken.confirmed, "fenced");
+        *turn = Some(proof);
+        Ok(taken)
+    }
+
+    fn other_key(&self, pool: &B::Pool) -> RpcError {
+        let key = pool.key();
+        let what = format!(
+            "pool {} is imported here in epoch {} under claim {}",
+            pool.id(),
+            key.epoch,
+            key.generation
+        );
+        self.error(Code::Conflict, what).remedy("export or stop it first")
+    }
+
+    fn reply(&self, pool: &B::Pool) -> ImportedReply {
+        ImportedReply {
+            pool: pool.id(),
+            capacity_bytes: pool.space().0,
+            volumes: pool.volumes(),
+            health: pool.health(),
+        }
+    }
+
+    /// `pool.import`.
+    pub async fn import(self: &Arc<Self>, request: Import) -> Result<ImportedReply, RpcError> {
+        let entry = self.entry(request.pool);
+        let mut turn = entry.turn.lock().await;
+        let imported = entry.imported().clone();
+        if let Some(pool) = imported {
+            if pool.key() != request.key {
+                return Err(self.other_key(&*pool));
+            }
+            // After an export that did not come to its end, its volumes are opened again.
+            pool.serve_all().map_err(|error| self.pool_error(&error))?;
+            return Ok(self.reply(&pool));
+        }
+        let Some(mut proof) = turn.take() else {
+            let what = format!("pool {} was not taken by this process", request.pool);
+            return Err(self.error(Code::Refused, what).remedy("pool.take comes first"));
+        };
+        if proof.key() != request.key {
+            let what = format!("pool {} was taken under another key", request.pool);
+            *turn = Some(proof);
+            return Err(self
+                .error(Code::Refused, what)
+                .remedy("pool.take with the key of the import comes first"));
+        }
+        if let Some(report) = request.power_off {
+            proof = match proof.with_power_off(report) {
+                Ok(proof) => proof,
+                Err((proof, why)) => {
+                    *turn = Some(proof);
+                    return Err(self
+                        .error(Code::InvalidParams, "the power report is no evidence")
+                        .problem(
+                            "power_off",
+                            why,
+                            "a report about the partner, gathered under the epoch of the key",
+                        ));
+                }
+            };
+        }
+        let result = match request.create {
+            true => {
+                self.backend
+                    .create(proof, &request.name, &request.disks, self.events.clone())
+                    .await
+            }
+            false => self.backend.import(proof, self.events.clone()).await,
+        };
+        match result {
+            Ok(pool) => Ok(self.reply(&*self.adopt(&entry, pool))),
+            Err((proof, error)) => {
+                *turn = Some(proof);
+                Err(self.pool_error(&error))
+            }
+        }
+    }
+
+    /// A pool has just been imported: it is known, and follows the configuration from now on.
+    fn adopt(self: &Arc<Self>, entry: &Entry<B::Pool>, pool: B::Pool) -> Arc<B::Pool> {
+        let pool = Arc::new(pool);
+        *entry.imported() = Some(pool.clone());
+        let (capacity_bytes, _, extent_bytes) = pool.space();
+        self.spaces.send_modify(|spaces| {
+            spaces.insert(
+                pool.id(),
+                PoolSpace {
+                    capacity_bytes,
+                    extent_bytes,
+                },
+            );
+        });
+        tokio::spawn(follow(Arc::downgrade(&pool), self.config.subscribe()));
+        pool
+    }
+
+    fn dropped(&self, pool: PoolId) {
+        self.spaces.send_modify(|spaces| {
+            spaces.remove(&pool);
+        });
+    }
+
+    /// `pool.export`.
+    pub async fn export(&self, request: Export, within: Duration) -> Result<Exported, RpcError> {
+        let entry = self.entry(request.pool);
+        let mut turn = entry.turn.lock().await;
+        entry.adopting.store(false, Ordering::SeqCst);
+        if let Some(proof) = turn.take() {
+            // Taken and not imported: nothing of it stays behind.
+            fence::release(&self.disks, &proof).await;
+        }
+        let Some(pool) = entry.imported().clone() else {
+            return Ok(Exported {
+                pool: request.pool,
+                was_imported: false,
+            });
+        };
+        pool.export(within)
+            .await
+            .map_err(|error| self.pool_error(&error))?;
+        *entry.imported() = None;
+        self.dropped(request.pool);
+        info!(pool = %request.pool, "exported");
+        Ok(Exported {
+            pool: request.pool,
+            was_imported: true,
+        })
+    }
+
+    /// `pool.stop`.
+    pub async fn stop(&self, request: Export) -> Result<Exported, RpcError> {
+        let entry = self.entry(request.pool);
+        entry.adopting.store(false, Ordering::SeqCst);
+        let was_imported = self.cut(request.pool, &entry);
+        // Whatever was under way has seen the stop, or has not begun to serve: wait for it and stop that, too.
+        let mut turn = entry.turn.lock().await;
+        let late = self.cut(request.pool, &entry);
+        *turn = None;
+        info!(pool = %request.pool, was_imported, "stopped");
+        Ok(Exported {
+            pool: request.pool,
+            was_imported: was_imported || late,
+        })
+    }
+
+    fn cut(&self, pool: PoolId, entry: &Entry<B::Pool>) -> bool {
+        let imported = entry.imported().take();
+        if let Some(imported) = &imported {
+            imported.stop();
+        }
+        self.records.forget(pool);
+        self.dropped(pool);
+        imported.is_some()
+    }
+
+    /// `pool.resync`.
+    pub async fn resync(&self, request: Resync) -> Result<PoolHealth, RpcError> {
+        let Some(pool) = self.entry(request.pool).imported().clone() else {
+            let what = format!("pool {} is not imported here", request.pool);
+            return Err(self
+                .error(Code::NotFound, what)
+                .remedy("ask the controller that owns it"));
+        };
+        pool.resync(request.disk)
+            .await
+            .map_err(|error| self.pool_error(&error))?;
+        Ok(pool.health())
+    }
+
+    /// `pool.status`.
+    pub async fn status(&self) -> Status {
+        let entries: Vec<_> = lock(&self.pools).values().cloned().collect();
+        let imported = entries
+            .iter()
+            .filter_map(|entry| entry.imported().clone())
+            .map(|pool| {
+                let (capacity_bytes, used_bytes, _) = pool.space();
+                ImportedPool {
+                    pool: pool.id(),
+                    name: pool.name(),
+                    key: pool.key(),
+                    capacity_bytes,
+                    used_bytes,
+                    health: pool.health(),
+                    volumes: pool.volumes(),
+                }
+            });
+        let mut imported: Vec<_> = imported.collect();
+        imported.sort_unstable_by_key(|pool| pool.pool);
+        Status {
+            imported,
+            seen: self.backend.discover().await,
+        }
+    }
+
+    /// Adopts what the predecessor of this process had imported. Returns when every record has been looked at once, or
+    /// the time is over; what cannot be decided yet goes on beside.
+    pub async fn adopt_all(self: &Arc<Self>) -> std::io::Result<()> {
+        let mut tasks = tokio::task::JoinSet::new();
+        for record in self.records.all()? {
+            let entry = self.entry(record.pool);
+            entry.adopting.store(true, Ordering::SeqCst);
+            let manager = self.clone();
+            let task = tokio::spawn(async move { manager.adopt_record(record, &entry).await });
+            tasks.spawn(task);
+        }
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(ADOPTION, all).await.is_err() {
+            warn!("not every pool of before has been adopted yet");
+        }
+        // The tasks behind the handles go on.
+        Ok(())
+    }
+
+    async fn adopt_record(self: &Arc<Self>, record: Record, entry: &Entry<B::Pool>) {
+        let pool = record.pool;
+        let mut reported = false;
+        loop {
+            {
+                let _turn = entry.turn.lock().await;
+                if !entry.adopting.load(Ordering::SeqCst) {
+                    return;
+                }
+                match self.adopt_once(&record, entry).await {
+                    Ok(()) => {
+                        entry.adopting.store(false, Ordering::SeqCst);
+                        if reported {
+                            self.report(PoolEvent::Resumed { pool });
+                        }
+                        return;
+                    }
+                    Err(NotAdopted::Lost { disk, holder, why }) => {
+                        error!(%pool, %disk, why, "not adopted: exclusion was lost");
+                        entry.adopting.store(false, Ordering::SeqCst);
+                        self.records.forget(pool);
+                        return self.report(PoolEvent::ExclusionLost { pool, disk, holder });
+                    }
+                    Err(NotAdopted::NotYet(reason)) => {
+                        if !std::mem::replace(&mut reported, true) {
+                            warn!(%pool, reason, "not adopted yet");
+                            self.report(PoolEvent::Suspended { pool, reason });
+                        }
+                    }
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn adopt_once(self: &Arc<Self>, record: &Record, entry: &Entry<B::Pool>) -> Result<(), NotAdopted> {
+        let first = record.disks.first().copied().unwrap_or_default();
+        if record.power_off.is_some() {
+            let why = "it was held on a power report, which says nothing about now".to_owned();
+            return Err(NotAdopted::Lost {
+                disk: first,
+                holder: None,
+                why,
+            });
+        }
+        let proof = match fence::adopt(&self.disks, record.pool, record.key, &record.disks).await {
+            Ok(proof) => proof,
+            Err(FenceError::Lost { disk, holder, status }) => {
+                return Err(NotAdopted::Lost {
+                    disk,
+                    holder,
+                    why: status,
+                });
+            }
+            Err(error) => return Err(NotAdopted::NotYet(error.to_string())),
+        };
+        match self.backend.import(proof, self.events.clone()).await {
+            Ok(pool) => {
+                info!(pool = %record.pool, "adopted");
+                self.adopt(entry, pool);
+                Ok(())
+            }
+            Err((_, error)) => Err(NotAdopted::NotYet(error.to_string())),
+        }
+    }
+
+    fn report(&self, event: PoolEvent) {
+        // The receiver lives as long as the daemon.
+        let _ = self.events.send(event);
+    }
+
+    /// What an event means here, before anybody else hears of it.
+    fn observe(&self, event: &PoolEvent) {
+        if let PoolEvent::ExclusionLost { pool, .. } = event {
+            self.cut(*pool, &self.entry(*pool));
+        }
+    }
+}
+
+/// Why a pool of the predecessor is not imported.
+enum NotAdopted {
+    /// It is another's, or nobody's.
+    Lost {
+        disk: pollux_api::id::DiskIndex,
+        holder: Option<pollux_api::pool::ReservationKey>,
+        why: String,
+    },
+    /// A disk cannot be asked: the answer may change.
+    NotYet(String),
+}
+
+/// Brings the volumes of one pool to what the configuration says, again and again, until the pool is gone.
+async fn follow<P: Imported>(pool: std::sync::Weak<P>, mut config: watch::Receiver<Known>) {
+    let Some(mut condition) = pool.upgrade().map(|pool| pool.condition()) else {
+        return;
+    };
+    loop {
+        let known = config.borrow_and_update().clone();
+        let mut settled = true;
+        if let Some(known) = known {
+            let Some(pool) = pool.upgrade() else { return };
+            let (index, tables) = &*known;
+            let of_pool = tables.volumes.values().filter(|volume| volume.pool == pool.id());
+            let wanted: Vec<_> = of_pool
+                .map(|volume| WantedVolume {
+                    id: volume.id,
+                    size_bytes: volume.size_bytes,
+                })
+                .collect();
+            // A configuration that does not know the pool says nothing about its volumes.
+            if tables.pools.contains_key(&pool.id()) {
+                for error in pool.reconcile(*index, &wanted).await {
+                    settled = false;
+                    warn!(%error, "a volume is not as it should be");
+                }
+            }
+        }
+        if is_stopped(&condition) {
+            return;
+        }
+        tokio::select! {
+            changed = config.changed() => if changed.is_err() { return },
+            changed = condition.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(Duration::from_secs(1)), if !settled => {}
+        }
+    }
+}
+
+/// Watches the configuration for ever.
+async fn watch_config(client: Client, config: watch::Sender<Known>) {
+    let mut known: Option<(u64, config::LogHash, Tables)> = None;
+    loop {
+        let after = known.as_ref().map(|(index, hash, _)| (*index, *hash));
+        let wait_ms = if after.is_some() {
+            WATCH_WAIT.as_millis() as u64
+        } else {
+            0
+        };
+        let ctx = Ctx::new(WATCH_WAIT + Duration::from_secs(5));
+        match client
+            .call::<_, Watched>(config::WATCH, &Watch { after, wait_ms }, &ctx)
+            .await
+        {
+            Ok(Watched::Snapshot(snapshot)) => known = Some((snapshot.as_of, snapshot.hash, snapshot.tables)),
+            Ok(Watched::Changes(entries)) if entries.is_empty() => continue,
+            Ok(Watched::Changes(entries)) => {
+                let Some((index, hash, tables)) = &mut known else {
+                    continue;
+                };
+                for entry in entries {
+                    entry.rows.iter().for_each(|row| tables.apply(row));
+                    (*index, *hash) = (entry.index, entry.hash);
+                }
+            }
+            Err(error) => {
+                debug!(%error, "the configuration cannot be watched now");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        }
+        if let Some((index, _, tables)) = &known {
+            config.send_replace(Some(Arc::new((*index, tables.clone()))));
+        }
+    }
+}
+
+/// Tells the configuration how much room a pool has, where it does not know yet.
+async fn announce_space(
+    client: Client,
+    mut spaces: watch::Receiver<HashMap<PoolId, PoolSpace>>,
+    mut config: watch::Receiver<Known>,
+) {
+    loop {
+        let here = spaces.borrow_and_update().clone();
+        let known = config.borrow_and_update().clone();
+        let mut settled = true;
+        for (pool, space) in here {
+            let row = known.as_ref().and_then(|known| known.1.pools.get(&pool));
+            if row.is_none_or(|row| row.ready == Some(space)) {
+                continue;
+            }
+            let PoolSpace {
+                capacity_bytes,
+                extent_bytes,
+            } = space;
+            let op = Op::PoolReady {
+                pool: pool.to_string(),
+                capacity_bytes,
+                extent_bytes,
+            };
+            let change = config::Change {
+                ops: vec![op],
+                expected_index: None,
+                dry_run: false,
+            };
+            let ctx = Ctx::new(Duration::from_secs(5));
+            match client
+                .call_retry::<_, config::Changed>(config::CHANGE, &change, &ctx)
+                .await
+            {
+                Ok(_) => info!(%pool, capacity_bytes, "space announced"),
+                Err(error) => {
+                    settled = false;
+                    debug!(%pool, %error, "space cannot be announced now");
+                }
+            }
+        }
+        tokio::select! {
+            changed = spaces.changed() => if changed.is_err() { return },
+            changed = config.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(Duration::from_secs(1)), if !settled => {}
+        }
+    }
+}
+
+/// Hands events on: to heartbeat, and to whoever has subscribed.
+async fn pass_on<B: Backend>(
+    manager: Arc<Manager<B>>,
+    client: Client,
+    mut events: mpsc::UnboundedReceiver<PoolEvent>,
+) {
+    while let Some(event) = events.recv().await {
+        manager.observe(&event);
+        let ctx = Ctx::new(Duration::from_secs(5));
+        if let Err(error) = client.publish(EVENTS, &event, &ctx) {
+            debug!(%error, ?event, "event not published");
+        }
+        // Heartbeat must hear of it, if late: whoever is not there now asks for the status when it comes.
+        for _ in 0..20 {
+            match client.notify(heartbeat::POOL_EVENT, &event, &ctx) {
+                Ok(()) => break,
+                Err(error) => debug!(%error, ?event, "heartbeat not told yet"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// Runs the daemon until it is asked to stop.
+pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
+    let shutdown = Shutdown::on_signals()?;
+    let disks = Arc::new(Disks::new(&config.paths.port, config.array, config.controller));
+    let records = Arc::new(Records::open(&config.paths.run.join("pools"))?);
+    let backend = Embedded::new(
+        disks.clone(),
+        &config.paths.volumes(),
+        records.clone(),
+        key_check(config.profile),
+    );
+    let (events, received) = mpsc::unbounded_channel();
+    let manager = Manager::new(backend, disks, records, events);
+    manager.adopt_all().await?;
+
+    let (take, import, export, stop, resync, status) = (
+        manager.clone(),
+        manager.clone(),
+        manager.clone(),
+        manager.clone(),
+        manager.clone(),
+        manager.clone(),
+    );
+    let service = Service::builder(SERVICE, rank::POOL_MANAGER)
+        .method(TAKE, Repeat::Idempotent, move |_, request: Take| {
+            let manager = take.clone();
+            async move { manager.take(request).await }
+        })
+        .method(IMPORT, Repeat::Idempotent, move |_, request: Import| {
+            let manager = import.clone();
+            async move { manager.import(request).await }
+        })
+        .method(EXPORT, Repeat::Idempotent, move |ctx: Ctx, request: Export| {
+            let manager = export.clone();
+            async move { manager.export(request, ctx.remaining()).await }
+        })
+        .method(STOP, Repeat::Idempotent, move |_, request: Export| {
+            let manager = stop.clone();
+            async move { manager.stop(request).await }
+        })
+        .method(RESYNC, Repeat::Idempotent, move |_, request: Resync| {
+            let manager = resync.clone();
+            async move { manager.resync(request).await }
+        })
+        .method(STATUS, Repeat::Idempotent, move |_, _: Option<()>| {
+            let manager = status.clone();
+            async move { Ok::<_, RpcError>(manager.status().await) }
+        })
+        .start(&config);
+    let client = service.client().clone();
+    let tasks = [
+        tokio::spawn(pass_on(manager.clone(), client.clone(), received)),
+        tokio::spawn(watch_config(client.clone(), manager.config.clone())),
+        tokio::spawn(announce_space(
+            client,
+            manager.spaces.subscribe(),
+            manager.config.subscribe(),
+        )),
+    ];
+    // An orderly end leaves pools imported, as a crash does: whoever starts next adopts them. Giving them up is
+    // heartbeat's decision, by export.
+    service.run(&shutdown).await;
+    tasks.iter().for_each(|task| task.abort());
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
