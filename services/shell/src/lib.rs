@@ -1,1 +1,24 @@
-//! pollux-shell
+//! `pollux`: the front panel of the array, as words.
+//!
+//! It holds nothing and decides nothing: it asks the routers of the controllers, and prints what they say, whose view
+//! it is, and what they could not say.
+//!
+//! * [`cli`]: the words; [`array`]: whom to ask; [`print`]: tables, bars, sizes, times.
+//! * [`status`], [`timeline`], [`trace`], [`resources`], [`moves`], [`enclosure`]: one file per group of commands.
+//!
+//! Rules: what is unknown is printed as unknown, never left out; where the controllers disagree both views are printed;
+//! a refusal is printed with its remedy; a change prints its action_id. It must never guess, and never ask twice for
+//! a change under two action_ids.
+
+#![forbid(unsafe_code)]
+
+pub mod array;
+pub mod cli;
+pub mod enclosure;
+pub mod error;
+pub mod moves;
+pub mod print;
+pub mod resources;
+pub mod status;
+pub mod timeline;
+pub mod trace;

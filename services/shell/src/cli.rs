@@ -1,0 +1,570 @@
+//! The words that `pollux` understands, from which help and errors are made.
+
+use crate::error::EXIT_CODES;
+use crate::print::parse_size;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use pollux_api::action::ActionId;
+use pollux_api::id::{ControllerId, DiskIndex};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "pollux", version, about = "Looks at and operates a dual-controller array", after_help = EXIT_CODES)]
+pub struct Line {
+    /// Options of every command.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// Directory of one controller, DIR/a; the other one is asked through it.
+    #[arg(long, global = true, value_name = "DIR", env = "POLLUX_CONTROLLER")]
+    pub controller: Option<PathBuf>,
+    /// Directory of an array that runs on this machine; each controller is asked itself.
+    #[arg(long, global = true, value_name = "DIR", env = "POLLUX_DIR")]
+    pub dir: Option<PathBuf>,
+    /// The controller to ask first, and the one that acts where one has to.
+    #[arg(long, global = true, value_name = "a|b")]
+    pub on: Option<ControllerId>,
+    /// Print JSON with stable member names instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Do a change under this action_id: what was done already is not done again, and is answered alike.
+    #[arg(long, global = true, value_name = "ID")]
+    pub action: Option<ActionId>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The array on one screen
+    Status,
+    /// What now blocks takeover, switchover, giveback or the configuration, and what clears it
+    Why,
+    /// Phases of takeovers and switchovers as bars
+    Timeline {
+        /// The action of one of them; without it, the newest
+        id: Option<ActionId>,
+        /// At most so many
+        #[arg(long, default_value_t = 3)]
+        limit: u32,
+    },
+    /// Everything that an action caused, on both controllers
+    Trace {
+        /// The action; without it, the newest actions that nobody else caused
+        id: Option<ActionId>,
+        /// At most so many messages
+        #[arg(long, default_value_t = 200)]
+        limit: u32,
+    },
+    /// Move a pool to the partner of its owner, planned
+    Switchover {
+        /// Name or identity of the pool
+        pool: String,
+        /// How to go about it
+        #[command(flatten)]
+        care: Care,
+    },
+    /// Move pools to their homes
+    Giveback {
+        /// Only this pool
+        pool: Option<String>,
+        /// How to go about it
+        #[command(flatten)]
+        care: Care,
+    },
+    /// Take what the partner owns; it is fenced first
+    Takeover {
+        /// Say that the partner is meant
+        #[arg(long, required = true)]
+        partner: bool,
+        /// How to go about it
+        #[command(flatten)]
+        care: Care,
+    },
+    /// Abort a planned move before its point of no return
+    Abort {
+        /// Name or identity of the pool
+        pool: String,
+    },
+    /// Pools
+    #[command(subcommand)]
+    Pool(Pool),
+    /// Volumes
+    #[command(subcommand)]
+    Volume(Volume),
+    /// Hosts and their initiators
+    #[command(subcommand)]
+    Host(Host),
+    /// Which host sees which volume under which number
+    #[command(subcommand)]
+    Map(Map),
+    /// Floating addresses
+    #[command(subcommand)]
+    Address(Address),
+    /// The configuration as a whole
+    #[command(subcommand)]
+    Config(Config),
+    /// The enclosure in software: power, cables, faults
+    #[command(subcommand)]
+    Chassis(Chassis),
+    /// Call a method of a service and print its answer
+    Call {
+        /// service.method, partner/service.method, a/service.method
+        method: String,
+        /// Parameters as JSON
+        params: Option<String>,
+    },
+    /// The whole array on this machine, with a fault in mid-write; arguments go to pollux-demo
+    #[command(disable_help_flag = true)]
+    Demo {
+        /// Arguments of pollux-demo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+/// How to go about something dangerous.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Care {
+    /// Say what would happen, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Wait so many seconds for the end
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub wait: u64,
+}
+
+/// What a pool is for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Class {
+    /// Latency
+    Fast,
+    /// Capacity
+    Ordinary,
+}
+
+/// How a pool survives the loss of disks.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Redundancy {
+    /// Every disk holds everything
+    Mirror,
+    /// One disk, whose loss is the loss of the pool
+    Single,
+}
+
+/// Reads `3` or `disk-03`.
+fn disk(text: &str) -> Result<DiskIndex, String> {
+    let number = text.strip_prefix("disk-").unwrap_or(text);
+    number
+        .parse()
+        .map(DiskIndex::new)
+        .map_err(|_| format!("`{text}` is no disk: its place, 3 or disk-03"))
+}
+
+/// `pollux pool`
+#[derive(Debug, Subcommand)]
+pub enum Pool {
+    /// Make a pool and wait until volumes can be made on it
+    Create {
+        /// Its name
+        name: String,
+        /// What it is for
+        #[arg(long, value_enum, default_value = "fast")]
+        class: Class,
+        /// Where it belongs
+        #[arg(long, value_name = "a|b")]
+        home: ControllerId,
+        /// How it survives the loss of disks
+        #[arg(long, value_enum, default_value = "mirror")]
+        redundancy: Redundancy,
+        /// Its disks, 3,4 or disk-03,disk-04
+        #[arg(long, value_delimiter = ',', required = true, value_parser = disk, value_name = "DISK,...")]
+        disks: Vec<DiskIndex>,
+        /// Wait so many seconds until it is ready; 0: do not wait
+        #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+        wait: u64,
+    },
+    /// Every pool
+    List,
+    /// One pool
+    Show {
+        /// Name or identity
+        name: String,
+    },
+    /// Give it another home
+    Home {
+        /// Name or identity
+        name: String,
+        /// Where it belongs from now on
+        home: ControllerId,
+    },
+    /// Delete it
+    Delete {
+        /// Name or identity
+        name: String,
+    },
+}
+
+/// `pollux volume`
+#[derive(Debug, Subcommand)]
+pub enum Volume {
+    /// Make a volume
+    Create {
+        /// Its name
+        name: String,
+        /// The pool to make it on
+        #[arg(long)]
+        pool: String,
+        /// Its size: 4096, 512M, 1.5G
+        #[arg(long, value_parser = parse_size)]
+        size: u64,
+    },
+    /// Every volume
+    List,
+    /// One volume
+    Show {
+        /// Name or identity
+        name: String,
+    },
+    /// Grow it
+    Resize {
+        /// Name or identity
+        name: String,
+        /// Its new size
+        #[arg(long, value_parser = parse_size)]
+        size: u64,
+    },
+    /// Delete it
+    Delete {
+        /// Name or identity
+        name: String,
+    },
+}
+
+/// `pollux host`
+#[derive(Debug, Subcommand)]
+pub enum Host {
+    /// Make a host
+    Create {
+        /// Its name
+        name: String,
+        /// Name of an initiator; may be given several times
+        #[arg(long, required = true)]
+        iqn: Vec<String>,
+    },
+    /// Every host
+    List,
+    /// One host
+    Show {
+        /// Name or identity
+        name: String,
+    },
+    /// Delete it
+    Delete {
+        /// Name or identity
+        name: String,
+    },
+}
+
+/// `pollux map`
+#[derive(Debug, Subcommand)]
+pub enum Map {
+    /// Show a volume to a host
+    Create {
+        /// The volume
+        volume: String,
+        /// The host
+        host: String,
+        /// The number under which it sees it; the lowest free one if not given
+        #[arg(long)]
+        lun: Option<u16>,
+    },
+    /// Every mapping
+    List,
+    /// Mappings of one volume or host
+    Show {
+        /// Name or identity of the volume or the host
+        name: String,
+    },
+    /// Show a volume to a host no longer
+    Delete {
+        /// The volume
+        volume: String,
+        /// The host
+        host: String,
+    },
+}
+
+/// `pollux address`
+#[derive(Debug, Subcommand)]
+pub enum Address {
+    /// Make a floating address
+    Create {
+        /// Address with prefix length, 10.78.0.50/24
+        address: String,
+        /// The pool with which it moves
+        #[arg(long)]
+        pool: String,
+    },
+    /// Every floating address
+    List,
+    /// One address
+    Show {
+        /// The address or its identity
+        address: String,
+    },
+    /// Delete it
+    Delete {
+        /// The address or its identity
+        address: String,
+    },
+}
+
+/// `pollux config`
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Everything that is configured
+    Show,
+    /// Every change, oldest first
+    Log {
+        /// Only changes after this index
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+        /// At most so many
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Where the log stands on each controller
+    Status,
+    /// Check the hash chain, the tables and the database of each controller
+    Verify,
+}
+
+/// In or out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Plug {
+    /// Plugged in
+    In,
+    /// Pulled out
+    Out,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On
+    On,
+    /// Off
+    Off,
+}
+
+/// A power button.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Button {
+    /// Power on
+    On,
+    /// Cut the power
+    Off,
+    /// Off and on
+    Reset,
+}
+
+/// State of a cable.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Cable {
+    /// Carries both ways
+    Whole,
+    /// Cut
+    Cut,
+    /// Only what a sends arrives
+    OnlyAToB,
+    /// Only what b sends arrives
+    OnlyBToA,
+}
+
+/// What happens to a daemon.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Deed {
+    /// SIGKILL; it is started again
+    Kill,
+    /// SIGTERM; it is started again
+    Restart,
+    /// SIGSTOP
+    Stop,
+    /// SIGCONT
+    Continue,
+}
+
+/// `pollux chassis`
+#[derive(Debug, Subcommand)]
+pub enum Chassis {
+    /// Controllers, daemons, cables and disks as the enclosure knows them
+    Status,
+    /// The power button of a controller
+    Power {
+        /// Which
+        controller: ControllerId,
+        /// What
+        button: Button,
+    },
+    /// Stop every process of a controller
+    Hang {
+        /// Which
+        controller: ControllerId,
+    },
+    /// Let a hung controller go on
+    Resume {
+        /// Which
+        controller: ControllerId,
+    },
+    /// Restart a controller in order
+    Reboot {
+        /// Which
+        controller: ControllerId,
+    },
+    /// One daemon of a controller
+    Daemon {
+        /// Which controller
+        controller: ControllerId,
+        /// Name of its program, heartbeatd
+        daemon: String,
+        /// What
+        deed: Deed,
+    },
+    /// One cable of the interconnect
+    Leg {
+        /// 0 or 1
+        #[arg(value_parser = clap::value_parser!(u8).range(0..=1))]
+        leg: u8,
+        /// What becomes of it
+        cable: Cable,
+    },
+    /// Both cables of the interconnect
+    Interconnect {
+        /// What becomes of them
+        cable: Cable,
+    },
+    /// The front-end cable of a controller
+    HostPort {
+        /// Which
+        controller: ControllerId,
+        /// In or out
+        plug: Plug,
+    },
+    /// The path of a controller to one disk, or to all
+    DiskPath {
+        /// Whose
+        controller: ControllerId,
+        /// A disk, or `all`
+        #[arg(value_parser = disk_or_all)]
+        disk: AllOr,
+        /// In or out
+        plug: Plug,
+    },
+    /// Make a disk misbehave, or behave again (`none`)
+    DiskFault {
+        /// Which
+        #[arg(value_parser = disk)]
+        disk: DiskIndex,
+        /// none, slow, failing, failing-reads, failing-writes, read-only, stuck, torn-write, misdirected-write, lost-write
+        fault: Fault,
+        /// Through one controller's port only
+        #[arg(long)]
+        port: Option<ControllerId>,
+        /// Delay of `slow`, ms
+        #[arg(long, default_value_t = 200)]
+        slow_ms: u64,
+    },
+    /// Power of the shelf; what was not flushed is lost
+    ShelfPower {
+        /// What
+        button: Button,
+    },
+    /// May a controller reach the power control of its partner?
+    Bmc {
+        /// Which asks
+        controller: ControllerId,
+        /// On or off
+        switch: Switch,
+    },
+    /// Does the watchdog of a controller act?
+    Watchdog {
+        /// Whose
+        controller: ControllerId,
+        /// On or off
+        switch: Switch,
+    },
+    /// Everything as new; power stays as it is
+    Heal,
+    /// Write a line into the enclosure's journal
+    Note {
+        /// The line
+        text: String,
+    },
+    /// The enclosure's journal
+    Events {
+        /// Only events with a higher number
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+    },
+    /// End everything
+    Shutdown,
+}
+
+/// A disk, or all of them.
+#[derive(Clone, Copy, Debug)]
+pub struct AllOr(pub Option<DiskIndex>);
+
+fn disk_or_all(text: &str) -> Result<AllOr, String> {
+    if text == "all" {
+        Ok(AllOr(None))
+    } else {
+        disk(text).map(|disk| AllOr(Some(disk)))
+    }
+}
+
+/// How a disk misbehaves.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Fault {
+    /// As new
+    None,
+    /// Every command takes a while longer
+    Slow,
+    /// Reads and writes fail
+    Failing,
+    /// Reads fail
+    FailingReads,
+    /// Writes fail
+    FailingWrites,
+    /// Writes are refused
+    ReadOnly,
+    /// Commands are never answered
+    Stuck,
+    /// The next write of more than one block is torn
+    TornWrite,
+    /// The next write lands elsewhere
+    MisdirectedWrite,
+    /// The next write is lost
+    LostWrite,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_words_are_consistent() {
+        Line::command().debug_assert();
+    }
+}

@@ -1,0 +1,149 @@
+//! The operator's command; see the library.
+
+use clap::Parser;
+use pollux_runtime::Ctx;
+use pollux_shell::array::{CHANGE, Place};
+use pollux_shell::cli::{Command, Line};
+use pollux_shell::error::Error;
+use pollux_shell::moves::{self, Move};
+use pollux_shell::print::Style;
+use pollux_shell::resources::{self, Shown};
+use pollux_shell::{enclosure, status, timeline, trace};
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // What follows `demo` belongs to pollux-demo, also where it looks like an option of this program.
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "demo") {
+        let error = demo(&arguments[1..]);
+        let _ = writeln!(std::io::stderr(), "pollux: {error}");
+        return ExitCode::from(error.exit_code());
+    }
+    let line = Line::parse();
+    let json = line.common.json;
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::failed(format!("cannot start: {error}"), "is there memory left?"))
+        .and_then(|runtime| runtime.block_on(run(line)));
+    match outcome {
+        Ok(shown) => {
+            let text = if json {
+                format!("{:#}\n", shown.json)
+            } else {
+                shown.text
+            };
+            // `pollux status | head` closes the pipe early; that is no failure.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            if json {
+                let _ = writeln!(std::io::stdout(), "{:#}", json!({ "error": error.to_rpc() }));
+            }
+            let _ = writeln!(std::io::stderr(), "pollux: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn run(line: Line) -> Result<Shown, Error> {
+    let Line { common, command } = line;
+    let place = Place {
+        controller: common.controller,
+        dir: common.dir,
+        on: common.on,
+    };
+    let (style, action) = (Style::of_stdout(), common.action);
+    match command {
+        Command::Demo { .. } => {
+            return Err(Error::usage(
+                "options stand before `demo`",
+                "pollux demo OPTIONS; see pollux demo --help",
+            ));
+        }
+        Command::Chassis(command) => return enclosure::run(place.array_dir()?, command, style).await,
+        _ => {}
+    }
+    let array = place.connect().await?;
+    match command {
+        Command::Demo { .. } | Command::Chassis(_) => unreachable!("handled before the array is asked"),
+        Command::Status => {
+            let report = status::gather(&array).await;
+            Ok(Shown::new(status::render(&report, style), &report))
+        }
+        Command::Why => {
+            let why = status::why(&array).await;
+            Ok(Shown::new(status::render_why(&why, style), &why))
+        }
+        Command::Timeline { id, limit } => {
+            let report = timeline::gather(&array, id, limit).await?;
+            let names = status::snapshot(&array).await.ok();
+            Ok(Shown::new(
+                timeline::render(&report, names.as_ref(), style),
+                &report,
+            ))
+        }
+        Command::Trace { id, limit } => {
+            let report = trace::gather(&array, id, limit).await?;
+            Ok(Shown::new(trace::render(&report, id, style), &report))
+        }
+        Command::Switchover { pool, care } => {
+            moves::run(&array, Move::Switchover(pool), care, action, style).await
+        }
+        Command::Giveback { pool, care } => {
+            moves::run(&array, Move::Giveback(pool), care, action, style).await
+        }
+        Command::Takeover { partner: _, care } => {
+            moves::run(&array, Move::Takeover, care, action, style).await
+        }
+        Command::Abort { pool } => {
+            let care = pollux_shell::cli::Care {
+                dry_run: false,
+                yes: true,
+                wait: 0,
+            };
+            moves::run(&array, Move::Abort(pool), care, action, style).await
+        }
+        Command::Pool(command) => resources::pool(&array, command, action).await,
+        Command::Volume(command) => resources::volume(&array, command, action).await,
+        Command::Host(command) => resources::host(&array, command, action).await,
+        Command::Map(command) => resources::map(&array, command, action).await,
+        Command::Address(command) => resources::address(&array, command, action).await,
+        Command::Config(command) => resources::config(&array, command, style).await,
+        Command::Call { method, params } => {
+            let params = params.as_deref().unwrap_or("null");
+            let params: Value = serde_json::from_str(params).map_err(|error| {
+                Error::usage(
+                    format!("the parameters are no JSON: {error}"),
+                    "for instance '{\"limit\":1}'",
+                )
+            })?;
+            let ctx = action.map_or_else(|| Ctx::new(CHANGE), |action| Ctx::of(action, CHANGE));
+            let answer: Value = array.ask(array.here, &method, &params, &ctx).await?;
+            Ok(Shown {
+                text: format!("{answer:#}\n"),
+                json: answer,
+            })
+        }
+    }
+}
+
+/// Becomes `pollux-demo`, which stands beside this program.
+fn demo(arguments: &[OsString]) -> Error {
+    let own = match std::env::current_exe() {
+        Ok(own) => own,
+        Err(error) => return Error::failed(format!("cannot find myself: {error}"), "is /proc mounted?"),
+    };
+    let program = own.with_file_name("pollux-demo");
+    // Returns only if it failed.
+    let error = std::process::Command::new(&program).args(arguments).exec();
+    Error::failed(
+        format!("cannot run {}: {error}", program.display()),
+        "build it: `cargo demo` does",
+    )
+}

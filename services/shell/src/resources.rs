@@ -1,0 +1,551 @@
+//! `pollux pool|volume|host|map|address|config`: the configuration.
+
+use crate::array::{Array, BOTH, CHANGE, QUESTION};
+use crate::cli::{Address, Class, Config, Host, Map, Pool, Redundancy, Volume};
+use crate::error::Error;
+use crate::print::{Style, size, span_ms, table, wrap};
+use crate::status::{Known, snapshot};
+use pollux_api::action::ActionId;
+use pollux_api::config::{
+    self, Change, Changed, Get, Kind, LogEntry, LogQuery, Op, Resource, RowOp, Snapshot, Tables, Verified,
+};
+use pollux_api::id::ControllerId;
+use pollux_runtime::Ctx;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What to show: text for people and the same as JSON.
+pub struct Shown {
+    /// For people.
+    pub text: String,
+    /// For programs.
+    pub json: Value,
+}
+
+impl Shown {
+    /// From a value that has a JSON form.
+    pub fn new(text: String, value: &impl Serialize) -> Self {
+        let json = serde_json::to_value(value).unwrap_or(Value::Null);
+        Self { text, json }
+    }
+}
+
+/// Makes a change, once: what does not get through, or whose answer is lost, is asked again under the same action.
+///
+/// # Errors
+/// What the config keeper refuses, with every problem.
+pub async fn change(
+    array: &Array,
+    ops: Vec<Op>,
+    action: Option<ActionId>,
+) -> Result<(ActionId, Changed), Error> {
+    let ctx = action.map_or_else(|| Ctx::new(CHANGE), |action| Ctx::of(action, CHANGE));
+    let request = Change {
+        ops,
+        expected_index: None,
+        dry_run: false,
+    };
+    let mut at = array.here;
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let error = match array.ask::<_, Changed>(at, config::CHANGE, &request, &ctx).await {
+            Ok(changed) => return Ok((ctx.action, changed)),
+            Err(error) => error,
+        };
+        let again = error.is_transient() || error.is(pollux_api::error::Code::InDoubt);
+        // A service that is being started again needs about a second; more is for the operator to decide.
+        if !again || ctx.remaining() + Duration::from_secs(10) < CHANGE {
+            let mut error = error;
+            if again {
+                error.data.remedy = format!("{}; repeat it with --action {}", error.data.remedy, ctx.action);
+            }
+            return Err(error.into());
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
+        // Either controller carries a change to the sequencer.
+        at = at.partner();
+    }
+}
+
+async fn changed(array: &Array, op: Op, action: Option<ActionId>, what: String) -> Result<Shown, Error> {
+    let (action, changed) = change(array, vec![op], action).await?;
+    Ok(done(action, &changed, &what))
+}
+
+fn done(action: ActionId, changed: &Changed, what: &str) -> Shown {
+    let alone = if changed.alone {
+        "; durable on one controller only, which is alone"
+    } else {
+        ""
+    };
+    let text = format!("{what}{alone}\n  index {}, action {action}\n", changed.index);
+    Shown {
+        text,
+        json: json!({ "action_id": action, "changed": changed }),
+    }
+}
+
+/// `pollux pool`
+///
+/// # Errors
+/// What the config keeper refuses.
+pub async fn pool(array: &Array, command: Pool, action: Option<ActionId>) -> Result<Shown, Error> {
+    match command {
+        Pool::Create {
+            name,
+            class,
+            home,
+            redundancy,
+            disks,
+            wait,
+        } => {
+            let class = match class {
+                Class::Fast => config::Class::Fast,
+                Class::Ordinary => config::Class::Ordinary,
+            };
+            let redundancy = match redundancy {
+                Redundancy::Mirror => config::Redundancy::Mirror,
+                Redundancy::Single => config::Redundancy::Single,
+            };
+            let op = Op::CreatePool {
+                name: name.clone(),
+                class,
+                home,
+                redundancy,
+                disks,
+            };
+            let (action, changed) = change(array, vec![op], action).await?;
+            let mut shown = done(action, &changed, &format!("pool {name} made"));
+            let ready = wait_ready(array, &name, Duration::from_secs(wait)).await;
+            shown.text += &match ready {
+                Some(space) => format!("  ready: {} for volumes\n", size(space.capacity_bytes)),
+                None => format!("  not ready yet, no volume can be made on it: pollux pool show {name}\n"),
+            };
+            shown.json["ready"] = serde_json::to_value(ready).unwrap_or(Value::Null);
+            Ok(shown)
+        }
+        Pool::List => list(array, Kind::Pool).await,
+        Pool::Show { name } => show(array, Kind::Pool, &name).await,
+        Pool::Home { name, home } => {
+            let what = format!("the home of pool {name} is {home}; `pollux giveback {name}` moves it there");
+            changed(array, Op::SetHome { pool: name, home }, action, what).await
+        }
+        Pool::Delete { name } => delete(array, Kind::Pool, name, action).await,
+    }
+}
+
+/// Waits until a new pool has been imported for the first time.
+async fn wait_ready(array: &Array, name: &str, patience: Duration) -> Option<config::PoolSpace> {
+    let end = Instant::now() + patience;
+    loop {
+        let space = snapshot(array).await.ok().and_then(|snapshot| {
+            snapshot
+                .tables
+                .pools
+                .values()
+                .find(|pool| pool.name == name)
+                .and_then(|pool| pool.ready)
+        });
+        if space.is_some() || Instant::now() >= end {
+            return space;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// `pollux volume`
+///
+/// # Errors
+/// What the config keeper refuses.
+pub async fn volume(array: &Array, command: Volume, action: Option<ActionId>) -> Result<Shown, Error> {
+    match command {
+        Volume::Create {
+            name,
+            pool,
+            size: size_bytes,
+        } => {
+            let what = format!("volume {name} made on pool {pool}, {}", size(size_bytes));
+            changed(
+                array,
+                Op::CreateVolume {
+                    name,
+                    pool,
+                    size_bytes,
+                },
+                action,
+                what,
+            )
+            .await
+        }
+        Volume::List => list(array, Kind::Volume).await,
+        Volume::Show { name } => show(array, Kind::Volume, &name).await,
+        Volume::Resize {
+            name,
+            size: size_bytes,
+        } => {
+            let what = format!("volume {name} has {}", size(size_bytes));
+            changed(
+                array,
+                Op::ResizeVolume {
+                    volume: name,
+                    size_bytes,
+                },
+                action,
+                what,
+            )
+            .await
+        }
+        Volume::Delete { name } => delete(array, Kind::Volume, name, action).await,
+    }
+}
+
+/// `pollux host`
+///
+/// # Errors
+/// What the config keeper refuses.
+pub async fn host(array: &Array, command: Host, action: Option<ActionId>) -> Result<Shown, Error> {
+    match command {
+        Host::Create { name, iqn } => {
+            let what = format!("host {name} made");
+            changed(array, Op::CreateHost { name, iqns: iqn }, action, what).await
+        }
+        Host::List => list(array, Kind::Host).await,
+        Host::Show { name } => show(array, Kind::Host, &name).await,
+        Host::Delete { name } => delete(array, Kind::Host, name, action).await,
+    }
+}
+
+/// `pollux map`
+///
+/// # Errors
+/// What the config keeper refuses.
+pub async fn map(array: &Array, command: Map, action: Option<ActionId>) -> Result<Shown, Error> {
+    match command {
+        Map::Create { volume, host, lun } => {
+            let op = Op::Map {
+                volume: volume.clone(),
+                host: host.clone(),
+                lun,
+            };
+            let (action, changed) = change(array, vec![op], action).await?;
+            let given = changed.rows.iter().find_map(|row| match row {
+                RowOp::Put(Resource::Mapping(mapping)) => Some(mapping.lun.to_string()),
+                _ => None,
+            });
+            let lun = given.unwrap_or_else(|| "the number it had".to_owned());
+            Ok(done(
+                action,
+                &changed,
+                &format!("host {host} sees volume {volume} as LUN {lun}"),
+            ))
+        }
+        Map::List => list(array, Kind::Mapping).await,
+        Map::Show { name } => {
+            let snapshot = snapshot(array).await?;
+            let tables = &snapshot.tables;
+            let rows: Vec<&config::Mapping> = tables
+                .mappings
+                .values()
+                .filter(|row| {
+                    let (volume, host) = names(tables, row);
+                    [volume, host, row.volume.to_string(), row.host.to_string()].contains(&name)
+                })
+                .collect();
+            if rows.is_empty() {
+                let what = format!("no mapping of a volume or host `{name}`");
+                return Err(Error::failed(what, "`pollux map list` shows all"));
+            }
+            let cells: Vec<Vec<String>> = rows.iter().map(|row| mapping_cells(tables, row)).collect();
+            Ok(Shown::new(table(MAPPING, &cells), &rows))
+        }
+        Map::Delete { volume, host } => {
+            let what = format!("host {host} does not see volume {volume} any more");
+            changed(array, Op::Unmap { volume, host }, action, what).await
+        }
+    }
+}
+
+/// `pollux address`
+///
+/// # Errors
+/// What the config keeper refuses.
+pub async fn address(array: &Array, command: Address, action: Option<ActionId>) -> Result<Shown, Error> {
+    match command {
+        Address::Create { address: cidr, pool } => {
+            let what = format!("address {cidr} moves with pool {pool}");
+            changed(array, Op::CreateAddress { pool, cidr }, action, what).await
+        }
+        Address::List => list(array, Kind::Address).await,
+        Address::Show { address } => show(array, Kind::Address, &address).await,
+        Address::Delete { address } => delete(array, Kind::Address, address, action).await,
+    }
+}
+
+async fn delete(array: &Array, kind: Kind, which: String, action: Option<ActionId>) -> Result<Shown, Error> {
+    let what = format!("{} {which} deleted", kind.as_str());
+    changed(array, Op::Delete { kind, which }, action, what).await
+}
+
+const MAPPING: &[&str] = &["HOST", "LUN", "VOLUME"];
+
+fn names(tables: &Tables, row: &config::Mapping) -> (String, String) {
+    let volume = tables
+        .volumes
+        .get(&row.volume)
+        .map_or_else(|| row.volume.to_string(), |volume| volume.name.clone());
+    let host = tables
+        .hosts
+        .get(&row.host)
+        .map_or_else(|| row.host.to_string(), |host| host.name.clone());
+    (volume, host)
+}
+
+fn mapping_cells(tables: &Tables, row: &config::Mapping) -> Vec<String> {
+    let (volume, host) = names(tables, row);
+    vec![host, row.lun.to_string(), volume]
+}
+
+fn pool_name(tables: &Tables, id: pollux_api::id::PoolId) -> String {
+    tables
+        .pools
+        .get(&id)
+        .map_or_else(|| id.to_string(), |pool| pool.name.clone())
+}
+
+async fn list(array: &Array, kind: Kind) -> Result<Shown, Error> {
+    let snapshot = snapshot(array).await?;
+    let rows: Vec<Resource> = snapshot
+        .tables
+        .rows()
+        .filter(|row| row.key().kind() == kind)
+        .collect();
+    let text = listing(&snapshot, kind, &rows);
+    let json = json!({ "controller": snapshot.controller, "as_of": snapshot.as_of, "rows": rows });
+    Ok(Shown { text, json })
+}
+
+/// Rows of one kind as a table, and whose view it is.
+fn listing(snapshot: &Snapshot, kind: Kind, rows: &[Resource]) -> String {
+    let tables = &snapshot.tables;
+    let heading: &[&str] = match kind {
+        Kind::Pool => &["NAME", "CLASS", "HOME", "REDUNDANCY", "USED", "CAPACITY", "DISKS"],
+        Kind::Volume => &["NAME", "POOL", "SIZE", "SERIAL"],
+        Kind::Host => &["NAME", "INITIATORS"],
+        Kind::Mapping => MAPPING,
+        Kind::Address => &["ADDRESS", "POOL"],
+    };
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| match row {
+            Resource::Pool(pool) => vec![
+                pool.name.clone(),
+                word(&pool.class),
+                pool.home.to_string(),
+                word(&pool.redundancy),
+                size(tables.used_bytes(pool.id)),
+                pool.ready
+                    .map_or_else(|| "not ready".to_owned(), |space| size(space.capacity_bytes)),
+                pool.disks
+                    .iter()
+                    .map(|disk| disk.get().to_string())
+                    .collect::<Vec<_>>()
+                    .join(","),
+            ],
+            Resource::Volume(volume) => vec![
+                volume.name.clone(),
+                pool_name(tables, volume.pool),
+                size(volume.size_bytes),
+                volume.serial.clone(),
+            ],
+            Resource::Host(host) => vec![host.name.clone(), host.iqns.join(" ")],
+            Resource::Mapping(mapping) => mapping_cells(tables, mapping),
+            Resource::Address(address) => vec![address.cidr.clone(), pool_name(tables, address.pool)],
+        })
+        .collect();
+    let mut text = if rows.is_empty() {
+        format!("no {}\n", kind.as_str())
+    } else {
+        table(heading, &cells)
+    };
+    let _ = writeln!(
+        text,
+        "{} in all, as controller {} has it at index {}",
+        rows.len(),
+        snapshot.controller,
+        snapshot.as_of
+    );
+    text
+}
+
+/// The word of an enum of the contract.
+fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(word)) => word,
+        Ok(other) => other.to_string(),
+        Err(_) => "unknown".to_owned(),
+    }
+}
+
+async fn show(array: &Array, kind: Kind, which: &str) -> Result<Shown, Error> {
+    let get = Get {
+        kind,
+        which: which.to_owned(),
+    };
+    let row: Resource = array
+        .ask(array.here, config::GET, &get, &Ctx::new(QUESTION))
+        .await?;
+    let json = serde_json::to_value(&row).unwrap_or(Value::Null);
+    let mut text = String::new();
+    if let Value::Object(members) = &json {
+        for (name, value) in members {
+            let value = match value {
+                Value::String(text) => text.clone(),
+                Value::Null if name == "ready" => "no: it was never imported".to_owned(),
+                other => other.to_string(),
+            };
+            let _ = writeln!(text, "{name:<12} {value}");
+        }
+    }
+    Ok(Shown { text, json })
+}
+
+/// `pollux config`
+///
+/// # Errors
+/// The config keeper cannot be asked.
+pub async fn config(array: &Array, command: Config, style: Style) -> Result<Shown, Error> {
+    match command {
+        Config::Show => {
+            let snapshot = snapshot(array).await?;
+            let mut text = String::new();
+            for kind in [Kind::Pool, Kind::Volume, Kind::Host, Kind::Mapping, Kind::Address] {
+                let rows: Vec<Resource> = snapshot
+                    .tables
+                    .rows()
+                    .filter(|row| row.key().kind() == kind)
+                    .collect();
+                let _ = writeln!(
+                    text,
+                    "{}\n{}",
+                    style.bold(kind.as_str()),
+                    listing(&snapshot, kind, &rows)
+                );
+            }
+            Ok(Shown::new(text, &snapshot))
+        }
+        Config::Log { after, limit } => {
+            let query = LogQuery { after, limit };
+            let entries: Vec<LogEntry> = array
+                .ask(array.here, config::LOG, &query, &Ctx::new(QUESTION))
+                .await?;
+            let mut text = String::new();
+            for entry in &entries {
+                let _ = writeln!(
+                    text,
+                    "{:>6}  epoch {}  action {}",
+                    entry.index, entry.epoch, entry.action_id
+                );
+                for row in &entry.rows {
+                    text += &wrap(&row_words(row), 8);
+                }
+            }
+            if entries.is_empty() {
+                let _ = writeln!(text, "no change after index {after}");
+            }
+            let _ = writeln!(text, "as controller {} has it", array.here);
+            Ok(Shown::new(text, &entries))
+        }
+        Config::Status => {
+            let answers = on_both::<config::Status>(array, config::STATUS).await;
+            let mut text = String::new();
+            for (id, answer) in &answers {
+                let _ = writeln!(text, "{}", style.bold(&format!("controller {id}")));
+                match answer {
+                    Known::No { unknown } => text += &wrap(&format!("unknown: {unknown}"), 2),
+                    Known::Yes(status) => {
+                        let _ = writeln!(
+                            text,
+                            "  durable       {} entries, hash {}",
+                            status.length, status.hash
+                        );
+                        let _ = writeln!(text, "  acknowledged  {} entries", status.acknowledged_length);
+                        let lock = status.locked.as_ref();
+                        let lock = lock.map_or_else(
+                            || "open for changes".to_owned(),
+                            |lock| {
+                                format!(
+                                    "locked for {}: {} [{}]",
+                                    span_ms(lock.for_ms),
+                                    lock.reason,
+                                    lock.remedy
+                                )
+                            },
+                        );
+                        text += &wrap(&lock, 2);
+                        if let Some(diverged) = &status.diverged {
+                            let line = format!("DIVERGED from the partner at index {}", diverged.index);
+                            let _ = writeln!(text, "  {}", style.bad(&line));
+                        }
+                    }
+                }
+            }
+            Ok(Shown::new(text, &answers))
+        }
+        Config::Verify => {
+            let answers = on_both::<Verified>(array, config::VERIFY).await;
+            let mut text = String::new();
+            for (id, answer) in &answers {
+                match answer {
+                    Known::No { unknown } => {
+                        text += &wrap(&format!("controller {id}: unknown: {unknown}"), 0)
+                    }
+                    Known::Yes(Verified {
+                        entries,
+                        rows,
+                        problems,
+                    }) if problems.is_empty() => {
+                        let _ = writeln!(
+                            text,
+                            "controller {id}: {entries} entries and {rows} rows are sound"
+                        );
+                    }
+                    Known::Yes(Verified { problems, .. }) => {
+                        for problem in problems {
+                            text += &wrap(&style.bad(&format!("controller {id}: {problem}")), 0);
+                        }
+                    }
+                }
+            }
+            Ok(Shown::new(text, &answers))
+        }
+    }
+}
+
+async fn on_both<T: serde::de::DeserializeOwned>(
+    array: &Array,
+    method: &str,
+) -> BTreeMap<ControllerId, Known<T>> {
+    let mut answers = BTreeMap::new();
+    for id in BOTH {
+        answers.insert(id, array.look::<T>(id, method).await.into());
+    }
+    answers
+}
+
+fn row_words(row: &RowOp) -> String {
+    match row {
+        RowOp::Delete(key) => format!("delete {}", key.kind().as_str()),
+        RowOp::Put(Resource::Pool(row)) => {
+            format!("pool {}: home {}, {} disks", row.name, row.home, row.disks.len())
+        }
+        RowOp::Put(Resource::Volume(row)) => format!("volume {}: {}", row.name, size(row.size_bytes)),
+        RowOp::Put(Resource::Host(row)) => format!("host {}: {}", row.name, row.iqns.join(" ")),
+        RowOp::Put(Resource::Mapping(row)) => format!("mapping: LUN {} of volume {}", row.lun, row.volume),
+        RowOp::Put(Resource::Address(row)) => format!("address {}", row.cidr),
+    }
+}

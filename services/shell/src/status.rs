@@ -1,0 +1,594 @@
+//! `pollux status` and `pollux why`: the array as each controller sees it.
+
+use crate::array::{Array, BOTH};
+use crate::print::{Style, known, now_unix_ms, size, span, span_ms, table, utc, wrap};
+use pollux_api::config::{self, Snapshot};
+use pollux_api::error::RpcError;
+use pollux_api::heartbeat::{self, Blocker};
+use pollux_api::id::{ControllerId, PoolId};
+use pollux_api::{address, pool, router, target};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+/// An answer, or why there is none.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Known<T> {
+    /// It was answered.
+    Yes(T),
+    /// It was not.
+    No {
+        /// Why not.
+        unknown: String,
+    },
+}
+
+impl<T> From<Result<T, RpcError>> for Known<T> {
+    fn from(answer: Result<T, RpcError>) -> Self {
+        match answer {
+            Ok(answer) => Self::Yes(answer),
+            Err(error) => Self::No {
+                unknown: error.to_string(),
+            },
+        }
+    }
+}
+
+impl<T> Known<T> {
+    /// The answer, if there is one.
+    pub fn get(&self) -> Option<&T> {
+        match self {
+            Self::Yes(answer) => Some(answer),
+            Self::No { .. } => None,
+        }
+    }
+
+    fn why_not(&self) -> &str {
+        match self {
+            Self::Yes(_) => "",
+            Self::No { unknown } => unknown,
+        }
+    }
+}
+
+/// What one controller says of itself and of the array.
+#[derive(Clone, Debug, Serialize)]
+pub struct View {
+    /// Its router.
+    pub router: Known<router::Status>,
+    /// Heartbeat.
+    pub heartbeat: Known<heartbeat::Status>,
+    /// Config keeper.
+    pub config: Known<config::Status>,
+    /// Block target.
+    pub target: Known<target::Status>,
+    /// Addresses.
+    pub address: Known<address::Status>,
+    /// Pool manager.
+    pub pool: Known<pool::Status>,
+}
+
+/// Both views, and the configuration as the first who answers has it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// When it was asked, ms of Unix time.
+    pub asked_unix_ms: u64,
+    /// Each controller's own view.
+    pub controllers: BTreeMap<ControllerId, View>,
+    /// The configuration.
+    pub configuration: Known<Snapshot>,
+}
+
+/// Asks both controllers for everything, at the same time.
+pub async fn gather(array: &Array) -> Report {
+    let (a, b) = tokio::join!(view(array, ControllerId::A), view(array, ControllerId::B));
+    let configuration = snapshot(array).await.into();
+    Report {
+        asked_unix_ms: now_unix_ms(),
+        controllers: [(ControllerId::A, a), (ControllerId::B, b)].into(),
+        configuration,
+    }
+}
+
+/// The configuration as the first who answers has it.
+///
+/// # Errors
+/// Nobody has it: why the first one has not.
+pub async fn snapshot(array: &Array) -> Result<Snapshot, RpcError> {
+    match array.look(array.here, config::SHOW).await {
+        Err(first) => array
+            .look(array.here.partner(), config::SHOW)
+            .await
+            .map_err(|_| first),
+        snapshot => snapshot,
+    }
+}
+
+async fn view(array: &Array, at: ControllerId) -> View {
+    let router = array
+        .look(at, router::STATUS)
+        .await
+        .map_err(|error| match array.silent.get(&at) {
+            Some(why) => RpcError {
+                data: pollux_api::error::ErrorData {
+                    what: format!("its router does not answer: {why}"),
+                    ..error.data
+                },
+                ..error
+            },
+            None => error,
+        });
+    if let Err(error) = router {
+        // Without its router no service of it can be asked; every question would only wait.
+        return View {
+            router: Err(error.clone()).into(),
+            heartbeat: Err(error.clone()).into(),
+            config: Err(error.clone()).into(),
+            target: Err(error.clone()).into(),
+            address: Err(error.clone()).into(),
+            pool: Err(error).into(),
+        };
+    }
+    let (heartbeat, config, target, address, pool) = tokio::join!(
+        array.look(at, heartbeat::STATUS),
+        array.look(at, config::STATUS),
+        array.look(at, target::STATUS),
+        array.look(at, address::STATUS),
+        array.look(at, pool::STATUS),
+    );
+    View {
+        router: router.into(),
+        heartbeat: heartbeat.into(),
+        config: config.into(),
+        target: target.into(),
+        address: address.into(),
+        pool: pool.into(),
+    }
+}
+
+/// The array on one screen.
+pub fn render(report: &Report, style: Style) -> String {
+    let mut text = String::new();
+    let answering: Vec<&str> = BOTH
+        .iter()
+        .filter(|id| report.controllers[id].router.get().is_some())
+        .map(|id| id.as_str())
+        .collect();
+    let whose = if answering.is_empty() {
+        "nobody".to_owned()
+    } else {
+        answering.join(" and ")
+    };
+    let _ = writeln!(
+        text,
+        "{}",
+        style.dim(&format!("views of {whose}, asked {}", utc(report.asked_unix_ms)))
+    );
+    for (id, view) in &report.controllers {
+        controller(&mut text, *id, view, style);
+    }
+    lock(&mut text, report, style);
+    pools(&mut text, report, style);
+    addresses(&mut text, report, style);
+    alarms(&mut text, report, style);
+    text
+}
+
+fn controller(text: &mut String, id: ControllerId, view: &View, style: Style) {
+    let _ = write!(text, "\n{}  ", style.bold(&format!("controller {id}")));
+    let Some(router) = view.router.get() else {
+        let _ = writeln!(text, "{}", style.bad("does not answer; its own state is unknown"));
+        text.push_str(&wrap(view.router.why_not(), 2));
+        return;
+    };
+    match view.heartbeat.get() {
+        None => {
+            let _ = writeln!(
+                text,
+                "{}",
+                style.bad("heartbeat does not answer; its state is unknown")
+            );
+            text.push_str(&wrap(view.heartbeat.why_not(), 2));
+        }
+        Some(heart) => {
+            let lease = if heart.lease_fresh {
+                "lease fresh".to_owned()
+            } else {
+                style.bad("LEASE EXPIRED")
+            };
+            let watchdog = if heart.watchdog_armed {
+                "watchdog armed"
+            } else {
+                "watchdog off"
+            };
+            let _ = writeln!(
+                text,
+                "{}, incarnation {}, {lease}, {watchdog}, {} profile",
+                style.bold(&heart.state),
+                heart.incarnation,
+                heart.profile
+            );
+            let epoch = heart.epoch.as_ref().map_or_else(
+                || "unknown".to_owned(),
+                |record| {
+                    let members: Vec<String> = record
+                        .members
+                        .iter()
+                        .map(|(id, incarnation)| format!("{id}:{incarnation}"))
+                        .collect();
+                    let mode = if record.open { "open" } else { "sealed" };
+                    format!("{} {{{}}} {mode}", record.epoch, members.join(", "))
+                },
+            );
+            let _ = writeln!(text, "  epoch    {epoch}");
+            let legs: Vec<String> = heart
+                .wire
+                .legs
+                .iter()
+                .map(|(name, up)| {
+                    if *up {
+                        format!("{name} up")
+                    } else {
+                        style.bad(&format!("{name} DOWN"))
+                    }
+                })
+                .collect();
+            let since = heart
+                .wire
+                .for_ms
+                .map_or_else(String::new, |ms| format!(" for {}", span_ms(ms)));
+            let trip = heart
+                .wire
+                .round_trip_us
+                .map_or_else(String::new, |us| format!(", echo {}", span(us)));
+            let _ = writeln!(
+                text,
+                "  wire     {}{since}{trip}; {}",
+                heart.wire.state,
+                legs.join(", ")
+            );
+            let since = heart
+                .partner_disk_for_ms
+                .map_or_else(String::new, |ms| format!(" for {}", span_ms(ms)));
+            let _ = writeln!(
+                text,
+                "  partner  on disk {}{since}, power {}, incarnation {}",
+                heart.partner_disk,
+                heart.partner_power,
+                known(heart.partner_incarnation)
+            );
+            let disks: Vec<String> = heart.quorum.iter().map(|disk| quorum_disk(disk, style)).collect();
+            let _ = writeln!(text, "  quorum   {}", disks.join(", "));
+        }
+    }
+    let missing: Vec<&str> = ["address", "alua", "config", "heartbeat", "pool", "target"]
+        .into_iter()
+        .filter(|name| !router.services.iter().any(|service| service.name == *name))
+        .collect();
+    let link = if router.link.up {
+        "up".to_owned()
+    } else {
+        style.warn("DOWN")
+    };
+    let services = if missing.is_empty() {
+        format!("{} registered", router.services.len())
+    } else {
+        style.bad(&format!("missing: {}", missing.join(", ")))
+    };
+    let _ = writeln!(text, "  services {services}; link between the routers {link}");
+    match view.config.get() {
+        None => {
+            let _ = writeln!(text, "  config   unknown: {}", view.config.why_not());
+        }
+        Some(config) => {
+            let sync = config.in_sync_as_of.map_or_else(
+                || "alone or not yet in sync".to_owned(),
+                |index| format!("both in sync as of {index}"),
+            );
+            let sequencer = known(config.sequencer);
+            let _ = writeln!(
+                text,
+                "  config   index {} of {}, {sync}, sequencer {sequencer}",
+                config.acknowledged_length, config.length
+            );
+        }
+    }
+}
+
+fn quorum_disk(disk: &heartbeat::QuorumDisk, style: Style) -> String {
+    match (&disk.readable, disk.writable) {
+        (Ok(()), true) => {
+            let latency = disk
+                .latency_us
+                .map_or_else(String::new, |us| format!(" {}", span(us)));
+            format!("{} ok{latency}", disk.disk)
+        }
+        (Ok(()), false) => style.bad(&format!("{} NOT WRITABLE", disk.disk)),
+        (Err(why), _) => style.bad(&format!("{} UNREAD ({why})", disk.disk)),
+    }
+}
+
+fn lock(text: &mut String, report: &Report, style: Style) {
+    let locks: Vec<(ControllerId, &config::Locked)> = report
+        .controllers
+        .iter()
+        .filter_map(|(id, view)| Some((*id, view.config.get()?.locked.as_ref()?)))
+        .collect();
+    for (id, lock) in locks {
+        let line = format!(
+            "configuration locked for {}, says {id}: {}",
+            span_ms(lock.for_ms),
+            lock.reason
+        );
+        let _ = write!(text, "\n{}\n{}", style.warn(&line), wrap(&lock.remedy, 2));
+    }
+}
+
+/// What a value is according to each controller: one word where they agree, both where they do not.
+fn both<T: ToString>(report: &Report, read: impl Fn(&View) -> Option<T>) -> String {
+    let told: Vec<(ControllerId, String)> = report
+        .controllers
+        .iter()
+        .filter_map(|(id, view)| read(view).map(|value| (*id, value.to_string())))
+        .collect();
+    match &told[..] {
+        [] => "unknown".to_owned(),
+        [(_, value)] => value.clone(),
+        [(_, first), rest @ ..] if rest.iter().all(|(_, value)| value == first) => first.clone(),
+        differing => {
+            let told: Vec<String> = differing
+                .iter()
+                .map(|(id, value)| format!("{id} says {value}"))
+                .collect();
+            told.join(", ")
+        }
+    }
+}
+
+fn beating<'a>(view: &'a View, id: &PoolId) -> Option<&'a heartbeat::Pool> {
+    view.heartbeat.get()?.pools.iter().find(|pool| pool.pool == *id)
+}
+
+fn pools(text: &mut String, report: &Report, style: Style) {
+    let mut ids: BTreeSet<PoolId> = report
+        .controllers
+        .values()
+        .filter_map(|view| view.heartbeat.get())
+        .flat_map(|h| h.pools.iter().map(|p| p.pool))
+        .collect();
+    let tables = report.configuration.get().map(|snapshot| &snapshot.tables);
+    ids.extend(tables.iter().flat_map(|tables| tables.pools.keys().copied()));
+    let _ = writeln!(text, "\n{}", style.bold("pools"));
+    if ids.is_empty() {
+        let nothing = if tables.is_some() {
+            "none configured"
+        } else {
+            "unknown: nobody tells"
+        };
+        let _ = writeln!(text, "  {nothing}");
+        return;
+    }
+    let mut rows = Vec::new();
+    for id in &ids {
+        let configured = tables.and_then(|tables| tables.pools.get(id));
+        let name = configured.map(|pool| pool.name.clone());
+        let name = name.unwrap_or_else(|| both(report, |view| beating(view, id)?.name.clone()));
+        let home = configured.map(|pool| pool.home.to_string());
+        let owner = both(report, |view| beating(view, id).map(|pool| known(pool.owner)));
+        let state = both(report, |view| beating(view, id).map(|pool| pool.state.clone()));
+        let imported = report
+            .controllers
+            .values()
+            .filter_map(|view| view.pool.get())
+            .flat_map(|p| &p.imported);
+        let legs = imported
+            .into_iter()
+            .find(|pool| pool.pool == *id)
+            .map(|pool| legs(&pool.health));
+        let paths = both(report, |view| {
+            let paths = view.target.get()?.pools.iter().find(|pool| pool.pool == *id)?;
+            Some(format!("{}/{}", access(paths.access_a), access(paths.access_b)))
+        });
+        rows.push(vec![name, known(home), owner, state, known(legs), paths]);
+    }
+    text.push_str(&table(
+        &["NAME", "HOME", "OWNER", "STATE", "MIRROR", "PATHS a/b"],
+        &rows,
+    ));
+    if let Some(tables) = tables {
+        let volumes = tables.volumes.len();
+        let bytes: u64 = tables.volumes.values().map(|volume| volume.size_bytes).sum();
+        let (hosts, mappings) = (tables.hosts.len(), tables.mappings.len());
+        let line = format!(
+            "{volumes} volumes ({}), {hosts} hosts, {mappings} mappings",
+            size(bytes)
+        );
+        let _ = writeln!(text, "{}", style.dim(&line));
+    }
+}
+
+fn legs(health: &pool::PoolHealth) -> String {
+    let good = health
+        .legs
+        .iter()
+        .filter(|leg| leg.state == pool::LegState::InSync)
+        .count();
+    let resync = health.legs.iter().find_map(|leg| leg.resync_percent);
+    let resync = resync.map_or_else(String::new, |percent| format!(", resync {percent} %"));
+    format!("{good} of {} in sync{resync}", health.legs.len())
+}
+
+/// Short words of SPC-4's access states.
+pub fn access(access: target::Access) -> &'static str {
+    match access {
+        target::Access::Optimized => "optimized",
+        target::Access::NonOptimized => "non-opt",
+        target::Access::Unavailable => "unavail",
+        target::Access::Transitioning => "transit",
+    }
+}
+
+fn addresses(text: &mut String, report: &Report, style: Style) {
+    let configured = report.configuration.get().map(|snapshot| &snapshot.tables);
+    let mut all: BTreeSet<String> = configured
+        .iter()
+        .flat_map(|tables| tables.addresses.values())
+        .map(|row| row.cidr.clone())
+        .collect();
+    all.extend(
+        report
+            .controllers
+            .values()
+            .filter_map(|view| view.address.get())
+            .flat_map(|s| s.addresses.iter().map(|a| a.address.clone())),
+    );
+    if all.is_empty() {
+        return;
+    }
+    let unknown = report
+        .controllers
+        .values()
+        .any(|view| view.address.get().is_none());
+    let _ = writeln!(text, "\n{}", style.bold("addresses"));
+    for cidr in all {
+        let holders: Vec<&str> = report
+            .controllers
+            .iter()
+            .filter(|(_, view)| {
+                view.address
+                    .get()
+                    .is_some_and(|s| s.addresses.iter().any(|a| a.address == cidr))
+            })
+            .map(|(id, _)| id.as_str())
+            .collect();
+        let at = match &holders[..] {
+            [] if unknown => style.warn("unknown: not on the controller that answers"),
+            [] => style.bad("nowhere"),
+            [one] => format!("on {one}"),
+            _ => style.bad("on BOTH controllers"),
+        };
+        let _ = writeln!(text, "  {cidr}  {at}");
+    }
+}
+
+fn alarms(text: &mut String, report: &Report, style: Style) {
+    let alarms: Vec<(ControllerId, &heartbeat::Alarm)> = report
+        .controllers
+        .iter()
+        .flat_map(|(id, view)| {
+            view.heartbeat
+                .get()
+                .into_iter()
+                .flat_map(|h| &h.alarms)
+                .map(|alarm| (*id, alarm))
+        })
+        .collect();
+    let silent = report
+        .controllers
+        .values()
+        .filter(|view| view.heartbeat.get().is_none())
+        .count();
+    let _ = writeln!(text, "\n{}", style.bold("alarms"));
+    for (id, alarm) in &alarms {
+        let _ = writeln!(
+            text,
+            "  {}",
+            style.bad(&format!(
+                "{} {} for {}, says {id}",
+                alarm.id,
+                alarm.subject,
+                span_ms(alarm.for_ms)
+            ))
+        );
+        text.push_str(&wrap(&alarm.text, 4));
+    }
+    let rest = match (alarms.is_empty(), silent) {
+        (_, 2) => "unknown: no heartbeat answers",
+        (true, 1) => "none at the controller that answers; unknown at the other",
+        (false, 1) => "unknown at the controller that does not answer",
+        (true, _) => "none",
+        (false, _) => return,
+    };
+    let _ = writeln!(text, "  {rest}");
+}
+
+/// What blocks, according to each controller.
+#[derive(Clone, Debug, Serialize)]
+pub struct Why {
+    /// Each controller's blockers.
+    pub controllers: BTreeMap<ControllerId, Known<Vec<Blocker>>>,
+}
+
+/// Asks both controllers what blocks. A configuration lock that only the config keeper knows of counts too.
+pub async fn why(array: &Array) -> Why {
+    let one = async |id| {
+        let (blockers, config) = tokio::join!(
+            array.look::<Vec<Blocker>>(id, heartbeat::WHY),
+            array.look::<config::Status>(id, config::STATUS)
+        );
+        let blockers = blockers.map(|mut blockers| {
+            let locked = config.ok().and_then(|status| status.locked);
+            if let Some(lock) = locked
+                && !blockers.iter().any(|blocker| blocker.blocks == "configuration")
+            {
+                let config::Locked {
+                    reason,
+                    for_ms,
+                    remedy,
+                } = lock;
+                blockers.push(Blocker {
+                    blocks: "configuration".to_owned(),
+                    reason,
+                    for_ms,
+                    remedy,
+                });
+            }
+            blockers
+        });
+        (id, blockers.into())
+    };
+    let (a, b) = tokio::join!(one(ControllerId::A), one(ControllerId::B));
+    Why {
+        controllers: [a, b].into(),
+    }
+}
+
+/// One line per blocker, and what clears it.
+pub fn render_why(why: &Why, style: Style) -> String {
+    let mut text = String::new();
+    let mut nothing = true;
+    for (id, blockers) in &why.controllers {
+        match blockers {
+            Known::No { unknown } => {
+                nothing = false;
+                let _ = writeln!(
+                    text,
+                    "{}",
+                    style.warn(&format!("controller {id} does not say: unknown"))
+                );
+                text.push_str(&wrap(unknown, 2));
+            }
+            Known::Yes(blockers) => {
+                for Blocker {
+                    blocks,
+                    reason,
+                    for_ms,
+                    remedy,
+                } in blockers
+                {
+                    nothing = false;
+                    let head = format!("{blocks} is blocked for {}, says {id}", span_ms(*for_ms));
+                    let _ = write!(text, "{}\n{}", style.bold(&head), wrap(reason, 2));
+                    text.push_str(&wrap(&format!("clear it: {remedy}"), 2));
+                }
+            }
+        }
+    }
+    if nothing {
+        text.push_str(
+            "nothing blocks takeover, switchover, giveback or the configuration (both controllers say so)\n",
+        );
+    }
+    text
+}
