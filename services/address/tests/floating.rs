@@ -6,7 +6,7 @@ use pollux_address::floating::{Access, Floating};
 use pollux_api::{error::Code, id::PoolId};
 use pollux_platform::{
     announce::Announcer,
-    netlink::{BridgeKind, IfAddr, LinkWatch, Netlink},
+    netlink::{BridgeKind, IfAddr, LinkWatch, Netlink, Veth},
     netns::{self, NetNs},
 };
 use std::{
@@ -68,7 +68,15 @@ impl Net {
         }
         let (a, b) = (NetNs::create().unwrap(), NetNs::create().unwrap());
         for (name, ns, own) in [("to-a", &a, "10.78.0.1/24"), ("to-b", &b, "10.78.0.2/24")] {
-            host.add_veth(name, "host0", ns, None).await.unwrap();
+            host.add_veth(Veth {
+                name,
+                group: 0,
+                peer: "host0",
+                peer_network: ns,
+                peer_mac: None,
+            })
+            .await
+            .unwrap();
             host.attach(name, Some("hosts")).await.unwrap();
             host.set_up(name, true).await.unwrap();
             let inside = Netlink::open_in(ns).unwrap();

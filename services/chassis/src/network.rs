@@ -9,7 +9,7 @@ use crate::{
 };
 use pollux_api::{chassis::Cable, id::ControllerId};
 use pollux_platform::{
-    netlink::{BridgeKind, IfAddr, Netlink, NetlinkError},
+    netlink::{BridgeKind, IfAddr, Netlink, NetlinkError, Veth},
     netns::NetNs,
 };
 use std::net::{IpAddr, Ipv4Addr};
@@ -43,6 +43,11 @@ pub fn front_address(controller: ControllerId) -> IpAddr {
 /// Locally administered address of a card.
 fn mac(controller: ControllerId, card: u8) -> [u8; 6] {
     [0x02, 0x70, 0x6c, 0x78, card, 1 + controller.index() as u8]
+}
+
+/// All cables of a controller, to be torn out at once.
+fn group(controller: ControllerId) -> u32 {
+    1 + controller.index() as u32
 }
 
 fn socket(controller: ControllerId, end: &str) -> String {
@@ -121,7 +126,14 @@ impl Network {
             (FRONT, HOSTS_BRIDGE, Some(mac(controller, 2))),
         ] {
             let name = socket(controller, end);
-            self.here.add_veth(&name, end, &ns, address).await?;
+            let cable = Veth {
+                name: &name,
+                group: group(controller),
+                peer: end,
+                peer_network: &ns,
+                peer_mac: address,
+            };
+            self.here.add_veth(cable).await?;
             self.here.attach(&name, Some(bridge)).await?;
             inside.set_up(end, true).await?;
         }
@@ -159,9 +171,7 @@ impl Network {
     /// Tears all cables out of a controller at once. Its network ends with the last process in it.
     pub(crate) async fn unplug(&mut self, controller: ControllerId) -> Result<(), NetlinkError> {
         self.cabling.powered[controller.index()] = false;
-        for end in [FRONT, LEGS[0], LEGS[1]] {
-            self.here.delete_link(&socket(controller, end)).await?;
-        }
+        self.here.delete_group(group(controller)).await?;
         self.sides[controller.index()] = None;
         self.apply().await
     }

@@ -90,7 +90,9 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> StartError + use<> {
 async fn format_quorum(options: &Options, shelf: &Shelf) -> Result<(), StartError> {
     let controller = ControllerId::A;
     let program = options.program("quorum-format");
-    let file = options.controller_dir(controller).join(pollux_runtime::config::FILE);
+    let file = options
+        .controller_dir(controller)
+        .join(pollux_runtime::config::FILE);
     shelf.set_path(controller, None, true)?;
     let output = tokio::process::Command::new(&program)
         .arg("--config")
@@ -106,7 +108,9 @@ async fn format_quorum(options: &Options, shelf: &Shelf) -> Result<(), StartErro
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(StartError::Format(said.lines().last().unwrap_or("no reason given").to_owned()))
+    Err(StartError::Format(
+        said.lines().last().unwrap_or("no reason given").to_owned(),
+    ))
 }
 
 /// The enclosure; clones share it.
@@ -204,7 +208,7 @@ impl Panel {
         options: Options,
         array: ArrayId,
         shelf: Shelf,
-        fresh: bool,
+        unformatted: &Path,
         shutdown: Shutdown,
         tasks: &mut JoinSet<()>,
     ) -> Result<Self, StartError> {
@@ -229,8 +233,12 @@ impl Panel {
             shelf.set_path(controller, None, false)?;
             shelf.serve(controller, &config.paths.port)?;
         }
-        if fresh && options.daemons.iter().any(|name| name == "heartbeatd") {
+        if unformatted.exists() && options.daemons.iter().any(|name| name == "heartbeatd") {
             format_quorum(&options, &shelf).await?;
+            // Durably, before anything is in the area: a mark that came back would keep the array from starting.
+            std::fs::remove_file(unformatted)
+                .and_then(|()| pollux_platform::file::sync_directory(&dir))
+                .map_err(at(unformatted))?;
         }
         let network = Network::build(journal.clone()).await?;
         let machines = [Machine::new(&options), Machine::new(&options)];

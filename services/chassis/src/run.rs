@@ -6,7 +6,7 @@ use crate::{
     shelf::{Layout, Shelf, ShelfError},
 };
 use pollux_platform::{
-    file::{Lock, LockError},
+    file::{Lock, LockError, replace},
     keys::{KeyError, KeyStore},
     netns::{self, NamespaceError},
     signal::Shutdown,
@@ -95,12 +95,18 @@ pub fn run(mut options: Options) -> Result<(), RunError> {
         quorum_disks: options.quorum,
         quorum_bytes: QUORUM_DISK_BYTES,
     };
-    let fresh = match Shelf::create(&shelf_dir, &layout) {
-        Ok(()) => true,
+    // Says that the shelf is new and its quorum area has still to be formatted. Stands before the shelf does and until
+    // that is done, so that whoever dies in between leaves neither a shelf that is never formatted nor one that could
+    // be formatted twice.
+    let unformatted = options.dir.join("quorum.unformatted");
+    if !shelf_dir.exists() {
+        replace(&unformatted, b"", 0o600).map_err(failed(unformatted.display()))?;
+    }
+    match Shelf::create(&shelf_dir, &layout) {
         // Of an array that ran before: its disks are what they are.
-        Err(ShelfError::Exists { .. }) => false,
+        Ok(()) | Err(ShelfError::Exists { .. }) => {}
         Err(error) => return Err(shelf_error(error)),
-    };
+    }
     netns::enter_new()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -119,7 +125,15 @@ pub fn run(mut options: Options) -> Result<(), RunError> {
             });
         }
         let mut tasks = JoinSet::new();
-        let started = Panel::start(options, keys.array, shelf, fresh, shutdown.clone(), &mut tasks).await;
+        let started = Panel::start(
+            options,
+            keys.array,
+            shelf,
+            &unformatted,
+            shutdown.clone(),
+            &mut tasks,
+        )
+        .await;
         let panel = started.map_err(|error| match error {
             StartError::NoProgram { .. } => RunError::NoProgram(error),
             StartError::Shelf(error) => shelf_error(error),

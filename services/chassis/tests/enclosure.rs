@@ -583,10 +583,10 @@ async fn nothing_stays_whatever_ends_the_enclosure() {
             .success()
     );
     gone(&processes).await;
-    gone(&[status.pid]).await;
+    // Also waits for its last thread, and so for its locks.
+    enclosure.end().await.unwrap();
     let sockets: Vec<PathBuf> = sockets(&dir);
     assert!(sockets.is_empty(), "{sockets:?}");
-    drop(enclosure);
 
     // A third, ended through the panel.
     let enclosure = Enclosure::start(options(f.dir.path(), &["rpc-routerd", "watched"]))

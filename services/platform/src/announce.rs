@@ -27,14 +27,19 @@ impl Announcer {
     /// Opens one in the caller's network. Needs CAP_NET_RAW there.
     pub fn open() -> io::Result<Self> {
         // Without a protocol the socket receives nothing.
-        Ok(Self { socket: socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, None)? })
+        Ok(Self {
+            socket: socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, None)?,
+        })
     }
 
     /// Sends one announcement of `address` on `link`. An IPv4 address is announced as ARP request and as ARP reply:
     /// some hosts learn only from the one, some only from the other. Does not wait for the network.
     pub fn announce(&self, link: &Link, address: IpAddr) -> io::Result<()> {
         let mac = link.mac.ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, format!("{} has no Ethernet address", link.name))
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{} has no Ethernet address", link.name),
+            )
         })?;
         match address {
             IpAddr::V4(v4) => {
@@ -67,7 +72,11 @@ impl Announcer {
                 size_of::<libc::sockaddr_ll>() as u32,
             )
         };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if sent < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -23,10 +23,18 @@ pub fn replace_volatile(path: &Path, content: &[u8], mode: u32) -> io::Result<()
 
 /// Answers the directory of `path`.
 fn write_and_rename<'p>(path: &'p Path, content: &[u8], mode: u32, sync: bool) -> io::Result<&'p Path> {
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let mut name = path
         .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{}: not a file name", path.display())))?
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{}: not a file name", path.display()),
+            )
+        })?
         .to_owned();
     // The process id keeps two writers from sharing one temporary file; the last rename wins, whole.
     name.push(format!(".{}.tmp", std::process::id()));
@@ -37,7 +45,11 @@ fn write_and_rename<'p>(path: &'p Path, content: &[u8], mode: u32, sync: bool) -
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&beside)?;
         file.write_all(content)?;
         if sync {
             file.sync_all()?;

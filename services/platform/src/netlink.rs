@@ -154,6 +154,21 @@ pub enum BridgeKind {
     Hub,
 }
 
+/// A cable between two networks.
+#[derive(Clone, Copy, Debug)]
+pub struct Veth<'a> {
+    /// The end here.
+    pub name: &'a str,
+    /// Group of the end here, for [`Netlink::delete_group`]; 0 is none.
+    pub group: u32,
+    /// The far end.
+    pub peer: &'a str,
+    /// The network of the far end.
+    pub peer_network: &'a NetNs,
+    /// Hardware address of the far end, as of a card that keeps its own over reboots; or a random one.
+    pub peer_mac: Option<[u8; 6]>,
+}
+
 /// A connection to the routing tables of one namespace.
 #[derive(Debug)]
 pub struct Netlink {
@@ -237,23 +252,24 @@ impl Netlink {
             .map_err(refused("add bridge", name))
     }
 
-    /// Makes a cable: `name` here and `peer` in the other namespace, both switched off. A given hardware address
-    /// belongs to the far end, as that of a card that keeps its own over reboots.
-    pub async fn add_veth(
-        &self,
-        name: &str,
-        peer: &str,
-        other: &NetNs,
-        peer_mac: Option<[u8; 6]>,
-    ) -> Result<(), NetlinkError> {
+    /// Makes a cable. Both ends are switched off.
+    pub async fn add_veth(&self, cable: Veth<'_>) -> Result<(), NetlinkError> {
+        let Veth {
+            name,
+            group,
+            peer,
+            peer_network,
+            peer_mac,
+        } = cable;
         let mut far = LinkMessageBuilder::<LinkUnspec>::new()
             .name(peer)
-            .setns_by_fd(other.as_fd().as_raw_fd());
+            .setns_by_fd(peer_network.as_fd().as_raw_fd());
         if let Some(mac) = peer_mac {
             far = far.address(mac.to_vec());
         }
         let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
             .name(name)
+            .link_group(group)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(far.build())))
             .build();
         self.handle
@@ -262,6 +278,18 @@ impl Netlink {
             .execute()
             .await
             .map_err(refused("add veth", name))
+    }
+
+    /// Removes every interface of a group at once (of cables: both ends). Much faster than one by one: the kernel
+    /// waits only once until nobody uses them. Answers false when there was none. Group 0 is where interfaces are
+    /// that nobody put into one; the kernel refuses it.
+    pub async fn delete_group(&self, group: u32) -> Result<bool, NetlinkError> {
+        let message = LinkMessageBuilder::<LinkUnspec>::new().link_group(group).build();
+        match self.handle.link().del_with_message(message).execute().await {
+            Ok(()) => Ok(true),
+            Err(error) if has_code(&error, libc::ENODEV) => Ok(false),
+            Err(error) => Err(refused("delete group", group.to_string())(error)),
+        }
     }
 
     /// Removes an interface (of a cable: both ends). One that is not there is no error: answers false.

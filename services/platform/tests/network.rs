@@ -5,7 +5,7 @@
 
 use pollux_platform::{
     announce::Announcer,
-    netlink::{BridgeKind, IfAddr, LinkEvent, LinkWatch, Netlink, NetlinkError},
+    netlink::{BridgeKind, IfAddr, LinkEvent, LinkWatch, Netlink, NetlinkError, Veth},
     netns::{self, GroupSignal, NetNs, Spawner, signal_group},
 };
 use std::{
@@ -83,7 +83,16 @@ async fn cable() {
 
     middle.add_bridge("hub", BridgeKind::Hub, None).await.unwrap();
     for (name, ns) in [("to-a", &a), ("to-b", &b)] {
-        middle.add_veth(name, "leg0", ns, None).await.unwrap();
+        middle
+            .add_veth(Veth {
+                name,
+                group: 7,
+                peer: "leg0",
+                peer_network: ns,
+                peer_mac: None,
+            })
+            .await
+            .unwrap();
         middle.attach(name, Some("hub")).await.unwrap();
         middle.set_up(name, true).await.unwrap();
     }
