@@ -29,6 +29,8 @@ const WATCH: Duration = Duration::from_secs(20);
 const WATCH_AGAIN: Duration = Duration::from_millis(100);
 /// How often the partner is asked for its portal until it has answered.
 const PARTNER: Duration = Duration::from_secs(2);
+/// How long sessions may take to end at a stop.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// Bound of `target.publish` where the caller has more time.
 const PUBLISH_WITHIN: Duration = Duration::from_secs(10);
 
@@ -114,21 +116,33 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
     tokio::spawn(watch(service.client().clone(), world.clone(), first));
     tokio::spawn(learn_partner(service.client().clone(), target.clone()));
     let hosts = target.clone();
-    tokio::spawn(async move {
+    let serving = async move {
         // Hosts that were let in before the volumes are known would find none.
         if told.await.is_err() {
-            return;
+            return std::future::pending().await;
         }
-        match portal_socket.listen(portal) {
-            Ok(listener) => server::serve(listener, hosts).await,
-            Err(error) => {
-                tracing::error!(%error, "stopped");
-                std::process::exit(1);
-            }
-        }
-    });
-    service.run(&shutdown).await;
+        let listener = portal_socket.listen(portal)?;
+        server::serve(listener, hosts).await;
+        Ok::<(), Failed>(())
+    };
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        () = service.run(&shutdown) => {}
+        served = &mut serving => served?,
+    }
+    // Hosts are told, so that they log in again at once instead of when they miss an answer.
     target.end_sessions("the target is stopped");
+    let emptied = async {
+        while !target.sessions().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(GOODBYE, emptied).await.is_err() {
+        tracing::warn!(
+            sessions = target.sessions().len(),
+            "sessions still open at the stop"
+        );
+    }
     Ok(())
 }
 

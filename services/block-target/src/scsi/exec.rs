@@ -108,7 +108,7 @@ impl Work<'_> {
         }
         // A host may announce less data than a WRITE's length says: the blocks that it does send are written, and the
         // residual overflow tells it how much was left out (RFC 7143, 11.4.5). Nothing else can be done in part.
-        let whole_blocks = !data.is_empty() && data.len() % block_size as usize == 0;
+        let whole_blocks = !data.is_empty() && data.len().is_multiple_of(block_size as usize);
         let short_write = matches!(command, Command::Write { .. }) && whole_blocks;
         if (data.len() as u64) < needed && !short_write {
             return Err(Sense::INVALID_FIELD_IN_INFORMATION_UNIT.into());
