@@ -30,7 +30,7 @@ pub fn schedule_current_thread(priority: u8) -> Result<(), String> {
     let parameters = libc::sched_param {
         sched_priority: i32::from(priority),
     };
-    // A child must not inherit it: a daemon's helper process has no claim to real time.
+    // A child must not inherit it: what a daemon starts has no claim to real time.
     let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
     // SAFETY: thread 0 is the caller and `parameters` outlives the call; nothing else is touched.
     let result = unsafe { libc::sched_setscheduler(0, policy, &parameters) };
