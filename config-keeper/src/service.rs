@@ -35,8 +35,6 @@ const TICK: Duration = Duration::from_millis(200);
 const NEWS_TICKS: u32 = 10;
 /// Longest wait of one poll of a watcher.
 const WATCH_MAX: Duration = Duration::from_secs(30);
-/// Most entries of an answer to `config.log` that names no limit.
-const LOG_LIMIT: u64 = 1000;
 
 type Answered = Result<Answer, Refusal>;
 type Look = Box<dyn FnOnce(&mut Actor) + Send>;
@@ -837,7 +835,7 @@ async fn log_piece(handle: &Handle, query: LogQuery) -> Result<Vec<LogEntry>, Rp
     handle
         .look(move |actor| {
             let limit = if query.limit == 0 {
-                LOG_LIMIT
+                u64::MAX
             } else {
                 u64::from(query.limit)
             };

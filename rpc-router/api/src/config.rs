@@ -619,7 +619,8 @@ pub struct LogQuery {
     /// Entries after this index.
     #[serde(default)]
     pub after: u64,
-    /// At most so many; 0: no limit.
+    /// At most so many; 0: as many as fit into one message. Never more than that (256 entries, 512 KiB): ask again
+    /// after the last one.
     #[serde(default)]
     pub limit: u32,
 }
