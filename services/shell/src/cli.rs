@@ -24,7 +24,14 @@ pub struct Line {
 #[derive(Clone, Debug, Args)]
 pub struct Common {
     /// Directory of one controller, DIR/a; the other one is asked through it.
-    #[arg(long, global = true, value_name = "DIR", env = "POLLUX_CONTROLLER")]
+    // An id of its own: commands have an argument `controller` too, and ids are one namespace.
+    #[arg(
+        id = "controller_dir",
+        long = "controller",
+        global = true,
+        value_name = "DIR",
+        env = "POLLUX_CONTROLLER"
+    )]
     pub controller: Option<PathBuf>,
     /// Directory of an array that runs on this machine; each controller is asked itself.
     #[arg(long, global = true, value_name = "DIR", env = "POLLUX_DIR")]
@@ -60,8 +67,11 @@ pub enum Command {
         /// The action; without it, the newest actions that nobody else caused
         id: Option<ActionId>,
         /// At most so many messages
-        #[arg(long, default_value_t = 200)]
+        #[arg(long, default_value_t = 1000)]
         limit: u32,
+        /// List also actions that only looked something up
+        #[arg(long)]
+        all: bool,
     },
     /// Move a pool to the partner of its owner, planned
     Switchover {
@@ -566,5 +576,53 @@ mod tests {
     #[test]
     fn the_words_are_consistent() {
         Line::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_is_read_with_every_common_option() {
+        let commands = "status|why|timeline|trace|switchover p --dry-run|giveback|giveback p --yes|takeover --partner\
+            |abort p|pool create p --home a --disks 0,disk-01|pool list|pool show p|pool home p b|pool delete p\
+            |volume create v --pool p --size 1G|volume list|volume show v|volume resize v --size 2G|volume delete v\
+            |host create h --iqn iqn.2025-01.x:h|host list|host show h|host delete h|map create v h --lun 3|map list\
+            |map show v|map delete v h|address create 10.78.0.50/24 --pool p|address list|address show 10.78.0.50/24\
+            |address delete 10.78.0.50/24|config show|config log|config status|config verify|chassis status\
+            |chassis power a off|chassis hang a|chassis resume a|chassis reboot b|chassis daemon a heartbeatd kill\
+            |chassis leg 1 cut|chassis interconnect only-a-to-b|chassis host-port a out|chassis disk-path b all out\
+            |chassis disk-path b 3 in|chassis disk-fault 2 slow --slow-ms 9|chassis shelf-power off|chassis bmc a off\
+            |chassis watchdog b on|chassis heal|chassis note x|chassis events|chassis shutdown|call pool.status null";
+        for command in commands.split('|') {
+            let words = [
+                "pollux",
+                "--controller",
+                "/x/a",
+                "--dir",
+                "/x",
+                "--on",
+                "b",
+                "--json",
+            ];
+            let line = words.into_iter().chain(command.split_whitespace());
+            let line = Line::try_parse_from(line).unwrap_or_else(|error| panic!("{command}: {error}"));
+            assert_eq!(line.common.on, Some(ControllerId::B));
+            assert_eq!(line.common.controller, Some("/x/a".into()));
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_names_what_would_be_right() {
+        for (command, right) in [
+            ("status --verbose", "--verbose"),
+            ("frobnicate", "frobnicate"),
+            ("pool create p --home c --disks 0", "`a` or `b`"),
+            ("pool create p --home a --disks x", "3 or disk-03"),
+            ("volume create v --pool p --size 12Q", "512M or 1.5G"),
+            ("chassis leg 2 cut", "0..=1"),
+            ("trace 17", "UUID"),
+            ("takeover", "--partner"),
+        ] {
+            let line = ["pollux"].into_iter().chain(command.split_whitespace());
+            let refusal = Line::try_parse_from(line).expect_err(command).to_string();
+            assert!(refusal.contains(right), "{command}: {refusal}");
+        }
     }
 }

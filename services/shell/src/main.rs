@@ -88,9 +88,9 @@ async fn run(line: Line) -> Result<Shown, Error> {
                 &report,
             ))
         }
-        Command::Trace { id, limit } => {
+        Command::Trace { id, limit, all } => {
             let report = trace::gather(&array, id, limit).await?;
-            Ok(Shown::new(trace::render(&report, id, style), &report))
+            Ok(Shown::new(trace::render(&report, id, all, style), &report))
         }
         Command::Switchover { pool, care } => {
             moves::run(&array, Move::Switchover(pool), care, action, style).await

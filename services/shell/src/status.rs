@@ -513,40 +513,36 @@ fn alarms(text: &mut String, report: &Report, style: Style) {
     let _ = writeln!(text, "  {rest}");
 }
 
+/// What blocks, according to one controller.
+#[derive(Clone, Debug, Serialize)]
+pub struct Blocked {
+    /// According to its heartbeat.
+    pub heartbeat: Known<Vec<Blocker>>,
+    /// Why its config keeper takes no change now; `null`: it takes them.
+    pub configuration: Known<Option<config::Locked>>,
+}
+
 /// What blocks, according to each controller.
 #[derive(Clone, Debug, Serialize)]
 pub struct Why {
-    /// Each controller's blockers.
-    pub controllers: BTreeMap<ControllerId, Known<Vec<Blocker>>>,
+    /// Each controller's view.
+    pub controllers: BTreeMap<ControllerId, Blocked>,
 }
 
-/// Asks both controllers what blocks. A configuration lock that only the config keeper knows of counts too.
+/// Asks both controllers what blocks.
 pub async fn why(array: &Array) -> Why {
     let one = async |id| {
         let (blockers, config) = tokio::join!(
             array.look::<Vec<Blocker>>(id, heartbeat::WHY),
             array.look::<config::Status>(id, config::STATUS)
         );
-        let blockers = blockers.map(|mut blockers| {
-            let locked = config.ok().and_then(|status| status.locked);
-            if let Some(lock) = locked
-                && !blockers.iter().any(|blocker| blocker.blocks == "configuration")
-            {
-                let config::Locked {
-                    reason,
-                    for_ms,
-                    remedy,
-                } = lock;
-                blockers.push(Blocker {
-                    blocks: "configuration".to_owned(),
-                    reason,
-                    for_ms,
-                    remedy,
-                });
-            }
-            blockers
-        });
-        (id, blockers.into())
+        (
+            id,
+            Blocked {
+                heartbeat: blockers.into(),
+                configuration: config.map(|status| status.locked).into(),
+            },
+        )
     };
     let (a, b) = tokio::join!(one(ControllerId::A), one(ControllerId::B));
     Why {
@@ -554,41 +550,202 @@ pub async fn why(array: &Array) -> Why {
     }
 }
 
-/// One line per blocker, and what clears it.
+/// One paragraph per blocker, and what clears it.
 pub fn render_why(why: &Why, style: Style) -> String {
     let mut text = String::new();
-    let mut nothing = true;
-    for (id, blockers) in &why.controllers {
-        match blockers {
-            Known::No { unknown } => {
-                nothing = false;
-                let _ = writeln!(
-                    text,
-                    "{}",
-                    style.warn(&format!("controller {id} does not say: unknown"))
-                );
-                text.push_str(&wrap(unknown, 2));
-            }
-            Known::Yes(blockers) => {
-                for Blocker {
-                    blocks,
-                    reason,
-                    for_ms,
-                    remedy,
-                } in blockers
-                {
-                    nothing = false;
-                    let head = format!("{blocks} is blocked for {}, says {id}", span_ms(*for_ms));
-                    let _ = write!(text, "{}\n{}", style.bold(&head), wrap(reason, 2));
-                    text.push_str(&wrap(&format!("clear it: {remedy}"), 2));
-                }
+    for (
+        id,
+        Blocked {
+            heartbeat,
+            configuration,
+        },
+    ) in &why.controllers
+    {
+        let mut blockers = heartbeat.get().cloned().unwrap_or_default();
+        if let Some(Some(lock)) = configuration.get()
+            && !blockers.iter().any(|blocker| blocker.blocks == "configuration")
+        {
+            let config::Locked {
+                reason,
+                for_ms,
+                remedy,
+            } = lock.clone();
+            blockers.push(Blocker {
+                blocks: "configuration".to_owned(),
+                reason,
+                for_ms,
+                remedy,
+            });
+        }
+        for Blocker {
+            blocks,
+            reason,
+            for_ms,
+            remedy,
+        } in blockers
+        {
+            let head = format!("{blocks} is blocked for {}, says {id}", span_ms(for_ms));
+            let _ = write!(text, "{}\n{}", style.bold(&head), wrap(&reason, 2));
+            text.push_str(&wrap(&format!("clear it: {remedy}"), 2));
+        }
+        for (part, why_not) in [
+            ("heartbeat", heartbeat.why_not()),
+            ("config keeper", configuration.why_not()),
+        ] {
+            if !why_not.is_empty() {
+                let head = format!("what the {part} of controller {id} knows is unknown");
+                let _ = write!(text, "{}\n{}", style.warn(&head), wrap(why_not, 2));
             }
         }
     }
-    if nothing {
+    if text.is_empty() {
         text.push_str(
             "nothing blocks takeover, switchover, giveback or the configuration (both controllers say so)\n",
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pollux_api::error::Code;
+
+    fn refused<T>() -> Known<T> {
+        Err(RpcError::new(
+            Code::UnknownService,
+            "b/x",
+            "no service x is registered",
+        ))
+        .into()
+    }
+
+    fn silent() -> View {
+        View {
+            router: refused(),
+            heartbeat: refused(),
+            config: refused(),
+            target: refused(),
+            address: refused(),
+            pool: refused(),
+        }
+    }
+
+    fn fits(text: &str) {
+        assert!(
+            text.lines()
+                .all(|line| line.chars().count() <= crate::print::WIDTH),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_nobody_says_is_unknown_and_never_fine() {
+        let controllers = BOTH.map(|id| (id, silent())).into();
+        let report = Report {
+            asked_unix_ms: 0,
+            controllers,
+            configuration: refused(),
+        };
+        let text = render(&report, Style::plain());
+        assert!(text.contains("views of nobody"), "{text}");
+        assert_eq!(
+            text.matches("does not answer; its own state is unknown").count(),
+            2,
+            "{text}"
+        );
+        assert!(
+            text.contains("unknown: nobody tells") && text.contains("unknown: no heartbeat answers"),
+            "{text}"
+        );
+        assert!(!text.contains("none"), "{text}");
+        fits(&text);
+    }
+
+    #[test]
+    fn views_that_differ_are_both_printed() {
+        let pool = |owner| heartbeat::Pool {
+            pool: PoolId::from_bytes([5; 16]),
+            name: Some("fast0".into()),
+            home: Some(ControllerId::A),
+            owner,
+            generation: pollux_api::id::Generation::new(2),
+            state: "serving".into(),
+        };
+        let beating = |id: ControllerId, owner| heartbeat::Status {
+            controller: id,
+            incarnation: pollux_api::id::Incarnation::new(1),
+            profile: "fast".into(),
+            state: "serving".into(),
+            epoch: None,
+            wire: heartbeat::Wire {
+                state: "alive".into(),
+                for_ms: None,
+                legs: Vec::new(),
+                round_trip_us: None,
+            },
+            partner_disk: "alive".into(),
+            partner_disk_for_ms: None,
+            partner_power: "unknown".into(),
+            partner_incarnation: None,
+            lease_fresh: true,
+            watchdog_armed: true,
+            realtime: Ok(()),
+            quorum: Vec::new(),
+            pools: vec![pool(owner)],
+            config_lock: None,
+            alarms: Vec::new(),
+        };
+        let view = |id, owner| View {
+            heartbeat: Known::Yes(beating(id, owner)),
+            ..silent()
+        };
+        let controllers: BTreeMap<ControllerId, View> = [
+            (ControllerId::A, view(ControllerId::A, Some(ControllerId::A))),
+            (ControllerId::B, view(ControllerId::B, None)),
+        ]
+        .into();
+        let report = Report {
+            asked_unix_ms: 0,
+            controllers,
+            configuration: refused(),
+        };
+        let text = render(&report, Style::plain());
+        assert!(text.contains("a says a, b says unknown"), "{text}");
+        fits(&text);
+    }
+
+    #[test]
+    fn silence_is_not_the_absence_of_blockers() {
+        let well = || Blocked {
+            heartbeat: Known::Yes(Vec::new()),
+            configuration: Known::Yes(None),
+        };
+        let mut why = Why {
+            controllers: BOTH.map(|id| (id, well())).into(),
+        };
+        assert!(render_why(&why, Style::plain()).starts_with("nothing blocks"));
+        let locked = config::Locked {
+            reason: "sealed".into(),
+            for_ms: 1500,
+            remedy: "start the partner".into(),
+        };
+        let blocked = Blocked {
+            heartbeat: refused(),
+            configuration: Known::Yes(Some(locked)),
+        };
+        why.controllers.insert(ControllerId::B, blocked);
+        let text = render_why(&why, Style::plain());
+        assert!(
+            text.contains("configuration is blocked for 1.5 s, says b"),
+            "{text}"
+        );
+        assert!(text.contains("clear it: start the partner"), "{text}");
+        assert!(
+            text.contains("heartbeat of controller b knows is unknown"),
+            "{text}"
+        );
+        assert!(!text.contains("nothing blocks"), "{text}");
+        fits(&text);
+    }
 }

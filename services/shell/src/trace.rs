@@ -2,7 +2,7 @@
 
 use crate::array::{Array, QUESTION};
 use crate::error::Error;
-use crate::print::{Style, span, table, utc, wrap};
+use crate::print::{Style, fit, span, table, utc, wrap};
 use pollux_api::action::ActionId;
 use pollux_api::router::{Outcome, TRACE, Trace, TraceRecord, TraceReport};
 use pollux_runtime::Ctx;
@@ -31,10 +31,10 @@ pub async fn gather(array: &Array, id: Option<ActionId>, limit: u32) -> Result<T
 }
 
 /// The tree below `id`, or the list of actions.
-pub fn render(report: &TraceReport, id: Option<ActionId>, style: Style) -> String {
+pub fn render(report: &TraceReport, id: Option<ActionId>, all: bool, style: Style) -> String {
     let mut text = String::new();
     match id {
-        None => list(&mut text, &report.records),
+        None => list(&mut text, &report.records, all),
         Some(id) => tree(&mut text, &report.records, id, style),
     }
     let seen: Vec<&str> = report.seen.iter().map(|id| id.as_str()).collect();
@@ -61,22 +61,36 @@ pub fn render(report: &TraceReport, id: Option<ActionId>, style: Style) -> Strin
     text
 }
 
-fn list(text: &mut String, records: &[TraceRecord]) {
-    let rows: Vec<Vec<String>> = records
+/// Methods that only look something up; of these there are many, and they have no effects.
+fn looks(method: &str) -> bool {
+    let name = method.split_once('.').map_or(method, |(_, name)| name);
+    matches!(
+        name,
+        "status" | "show" | "list" | "get" | "log" | "watch" | "why" | "timeline" | "subscribe" | "register"
+    )
+}
+
+fn list(text: &mut String, records: &[TraceRecord], all: bool) {
+    let shown: Vec<&TraceRecord> = records
         .iter()
-        .map(|record| {
-            let time = utc(record.start_unix_us / 1000);
-            // The day stands in the action_id's order and in `--json`.
-            let time = time.get(11..23).unwrap_or(&time).to_owned();
-            vec![
-                record.action_id.to_string(),
-                time,
-                record.method.clone(),
-                outcome(record),
-            ]
-        })
+        .filter(|record| all || !looks(&record.method))
         .collect();
-    text.push_str(&table(&["ACTION", "UTC", "METHOD", "OUTCOME"], &rows));
+    for record in &shown {
+        let time = utc(record.start_unix_us / 1000);
+        // Whole actions, so that they can be copied; the day stands in `--json`.
+        let time = time.get(11..19).unwrap_or(&time);
+        let _ = writeln!(
+            text,
+            "{}  {time}  {}  {}",
+            record.action_id,
+            fit(&record.method, 20),
+            outcome(record)
+        );
+    }
+    let hidden = records.len() - shown.len();
+    if hidden > 0 {
+        let _ = writeln!(text, "{hidden} more only looked something up: --all");
+    }
 }
 
 fn tree(text: &mut String, records: &[TraceRecord], id: ActionId, style: Style) {
@@ -199,6 +213,7 @@ mod tests {
         let text = render(
             &report(records),
             Some(ActionId::from_bytes([1; 16])),
+            false,
             Style::plain(),
         );
         let lines: Vec<&str> = text.lines().skip(2).collect();
@@ -221,11 +236,35 @@ mod tests {
     }
 
     #[test]
+    fn the_list_shows_whole_actions_and_hides_what_only_looked() {
+        let records = vec![
+            record(1, None, "config.status", 0),
+            record(2, None, "heartbeat.switchover", 0),
+        ];
+        let text = render(&report(records.clone()), None, false, Style::plain());
+        assert!(
+            !text.contains("config.status") && text.contains("1 more only looked"),
+            "{text}"
+        );
+        assert!(
+            text.contains(&ActionId::from_bytes([2; 16]).to_string()),
+            "{text}"
+        );
+        assert!(
+            text.lines()
+                .all(|line| line.chars().count() <= crate::print::WIDTH),
+            "{text}"
+        );
+        assert!(render(&report(records), None, true, Style::plain()).contains("config.status"));
+    }
+
+    #[test]
     fn a_circle_is_drawn_once() {
         let records = vec![record(1, Some(2), "x.y", 0), record(2, Some(1), "y.x", 0)];
         let text = render(
             &report(records),
             Some(ActionId::from_bytes([1; 16])),
+            false,
             Style::plain(),
         );
         assert_eq!(text.matches("x.y").count(), 1, "{text}");
