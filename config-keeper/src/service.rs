@@ -496,7 +496,7 @@ async fn serve(mut actor: Actor, mut queue: mpsc::UnboundedReceiver<Input>) {
             }
             _ = tick.tick() => {
                 ticks = ticks.wrapping_add(1);
-                if actor.keeper.waits_for_tick() || ticks % NEWS_TICKS == 0 {
+                if actor.keeper.waits_for_tick() || ticks.is_multiple_of(NEWS_TICKS) {
                     actor.handle(Event::Tick);
                 }
             }

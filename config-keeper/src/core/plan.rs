@@ -156,7 +156,7 @@ impl Planner<'_> {
                 extent_bytes,
             } => {
                 let found = self.pool("pool", pool);
-                if *extent_bytes == 0 || extent_bytes % VOLUME_BLOCK != 0 {
+                if *extent_bytes == 0 || !extent_bytes.is_multiple_of(VOLUME_BLOCK) {
                     self.wrong(
                         "extent_bytes",
                         &extent_bytes.to_string(),
@@ -372,7 +372,7 @@ impl Planner<'_> {
 
     /// `now`: what the volume takes already.
     fn size(&mut self, pool: Option<&Pool>, size: u64, now: u64) {
-        if size < VOLUME_MIN || size % VOLUME_BLOCK != 0 {
+        if size < VOLUME_MIN || !size.is_multiple_of(VOLUME_BLOCK) {
             let want = format!("a multiple of {VOLUME_BLOCK} bytes, at least {VOLUME_MIN}");
             self.wrong("size_bytes", &size.to_string(), &want);
         }

@@ -243,6 +243,10 @@ fn sealed_locked_frozen_and_unknown_epochs_refuse_and_say_why() {
         refusal(&mut a).contains("does not hold"),
         "S3: a base that is not here permits nothing"
     );
+    assert!(
+        !a.acknowledging() && a.acknowledged() == 0,
+        "S3: nothing is decided by it either"
+    );
     let effects = a.handle(set(&record(4, &[A], true, 0, LogHash::default())));
     assert!(matches!(answer_of(&effects, 0), Some(Err(Refusal::Stale(_)))));
     // Another incarnation of this controller is not this controller.
@@ -1149,4 +1153,53 @@ fn long_histories_are_copied_in_pieces_and_what_lost_its_place_is_kept_aside() {
     assert_eq!((done.copied, done.set_aside, aside_entries), (899, 600, 600));
     assert_eq!(joiner.tables(), survivor.tables());
     assert_eq!(Hex::<32>::default(), joiner.hash_at(0).unwrap());
+}
+
+#[test]
+fn a_log_that_may_still_grow_is_never_called_equal() {
+    let mut survivor = alone();
+    let ask = |survivor: &mut Keeper, n: u64| {
+        let effects = survivor.handle(Event::Change {
+            request: n,
+            action: action(n),
+            change: one(host(&format!("h{n}"))),
+        });
+        settle(survivor, effects);
+    };
+    ask(&mut survivor, 1);
+    let mut joiner = keeper(B);
+    let catch_up = |joiner: &mut Keeper, survivor: &Keeper| {
+        let mut queue = VecDeque::from(joiner.handle(Event::CatchUp { request: 77 }));
+        while let Some(effect) = queue.pop_front() {
+            match effect {
+                Effect::Store { serial, .. } => queue.extend(joiner.handle(Event::Stored { serial })),
+                Effect::Fetch(fetch) => {
+                    let answer = Ok(survivor.fetch(&fetch));
+                    queue.extend(joiner.handle(Event::FetchOut { answer }));
+                }
+                Effect::Answer {
+                    answer: Ok(Answer::CaughtUp(done)),
+                    ..
+                } => return done,
+                other => assert!(matches!(other, Effect::Moved), "{other:?}"),
+            }
+        }
+        panic!("it was not answered");
+    };
+    let first = catch_up(&mut joiner, &survivor);
+    assert!(
+        !first.equal && first.length == 1,
+        "K3: the survivor was not frozen: {first:?}"
+    );
+    ask(&mut survivor, 2);
+    let freeze = Freeze {
+        epoch: Epoch::new(2),
+        reason: "join".into(),
+    };
+    survivor.handle(Event::Freeze { request: 3, freeze });
+    let second = catch_up(&mut joiner, &survivor);
+    assert!(
+        second.equal && (second.length, second.copied) == (2, 1),
+        "{second:?}"
+    );
 }
