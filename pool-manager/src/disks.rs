@@ -116,6 +116,14 @@ impl Disks {
         }
     }
 
+    /// Ends every session that nobody uses now.
+    pub fn hang_up(&self) {
+        self.sessions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
     /// Disks that have a socket here, ascending.
     pub fn present(&self) -> std::io::Result<Vec<DiskIndex>> {
         let mut disks: Vec<_> = std::fs::read_dir(&self.directory)?

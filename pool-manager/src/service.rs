@@ -19,8 +19,8 @@ use pollux_api::config::{self, Op, PoolSpace, Tables, Watch, Watched};
 use pollux_api::error::{Code, RpcError};
 use pollux_api::id::PoolId;
 use pollux_api::pool::{
-    EVENTS, EXPORT, Export, Exported, IMPORT, Import, Imported as ImportedReply, ImportedPool, PoolEvent,
-    PoolHealth, RESYNC, Resync, SERVICE, STATUS, STOP, Status, TAKE, Take, Taken,
+    EVENTS, EXPORT, Export, Exported, IMPORT, Import, Imported as ImportedReply, ImportedPool, LegState,
+    PoolEvent, PoolHealth, RESYNC, Resync, SERVICE, STATUS, STOP, Status, TAKE, Take, Taken,
 };
 use pollux_api::{heartbeat, rank};
 use pollux_platform::signal::Shutdown;
@@ -174,12 +174,15 @@ impl<B: Backend> Manager<B> {
                 return Err(self.other_key(&*pool));
             }
             let legs = pool.health().legs;
-            let (failed, fenced): (Vec<_>, Vec<_>) = legs
-                .into_iter()
-                .partition(|leg| leg.state == pollux_api::pool::LegState::Failed);
+            let (failed, held): (Vec<_>, Vec<_>) =
+                legs.into_iter().partition(|leg| leg.state == LegState::Failed);
+            let fenced = held.into_iter().map(|leg| leg.disk).collect();
+            // That it was taken once says nothing about now.
+            let proof = fence::adopt(&self.disks, request.pool, request.key, &fenced).await;
+            proof.map_err(|error| self.fence_error(&error))?;
             return Ok(Taken {
                 key: request.key,
-                fenced: fenced.into_iter().map(|leg| leg.disk).collect(),
+                fenced: fenced.into_iter().collect(),
                 unfenced: failed.into_iter().map(|leg| leg.disk).collect(),
                 confirmed: true,
             });
@@ -492,8 +495,28 @@ impl<B: Backend> Manager<B> {
         let _ = self.events.send(event);
     }
 
+    /// Brings the volumes of a pool to what the configuration says as of change `index`; what could not be done. A
+    /// pool that is not imported here has none.
+    pub async fn reconcile(&self, pool: PoolId, index: u64, wanted: &[WantedVolume]) -> Vec<PoolError> {
+        let imported = self.entry(pool).imported().clone();
+        match imported {
+            Some(pool) => pool.reconcile(index, wanted).await,
+            None => Vec::new(),
+        }
+    }
+
+    /// Drops everything as the end of the process does: sessions end, disks and records stay as they are.
+    pub fn abandon(&self) {
+        for (_, entry) in lock(&self.pools).drain() {
+            if let Some(pool) = entry.imported().take() {
+                pool.stop();
+            }
+        }
+        self.disks.hang_up();
+    }
+
     /// What an event means here, before anybody else hears of it.
-    fn observe(&self, event: &PoolEvent) {
+    pub fn observe(&self, event: &PoolEvent) {
         if let PoolEvent::ExclusionLost { pool, .. } = event {
             self.cut(*pool, &self.entry(*pool));
         }
