@@ -1559,3 +1559,6 @@ fn registration_problems(register: &Register) -> Vec<(String, String, String)> {
     }
     problems
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+//! The sorting room without sockets: refusals that real sockets hardly ever show, and the promise that every request
+//! is answered exactly once.
+
+use super::*;
+use proptest::prelude::*;
+
+/// Queues that can be full, a clock that stands, and what was closed.
+#[derive(Default)]
+struct Paper {
+    sent: HashMap<ConnectionId, Vec<String>>,
+    full: HashSet<ConnectionId>,
+    closed: Vec<ConnectionId>,
+    actions: u8,
+}
+
+impl World for Paper {
+    fn send(&mut self, to: ConnectionId, message: &[u8]) -> bool {
+        if self.full.contains(&to) {
+            return false;
+        }
+        self.sent
+            .entry(to)
+            .or_default()
+            .push(String::from_utf8(message.to_vec()).unwrap());
+        true
+    }
+
+    fn close(&mut self, connection: ConnectionId, _why: &str) {
+        self.closed.push(connection);
+    }
+
+    fn new_action(&mut self) -> ActionId {
+        self.actions = self.actions.wrapping_add(1);
+        ActionId::from_bytes([self.actions; 16])
+    }
+
+    fn journal(&mut self, _record: &TraceRecord) -> bool {
+        true
+    }
+}
+
+const PERSON: ConnectionId = 1;
+const SERVANT: ConnectionId = 2;
+const LINK: ConnectionId = 3;
+const TRUSTED: Peer = Peer {
+    uid: 1000,
+    pid: 7,
+    trusted: true,
+};
+
+fn at(us: u64) -> Now {
+    Now { us, unix_us: us }
+}
+
+/// A person, a service `echo` of rank 70 with the method `echo.back`, and the link to the partner.
+fn room() -> (Core, Paper) {
+    let mut core = Core::new(ControllerId::A, "0", "partner".into(), Ring::default(), at(0));
+    let mut paper = Paper::default();
+    core.opened(PERSON, TRUSTED);
+    core.opened(SERVANT, TRUSTED);
+    let register = r#"{"jsonrpc":"2.0","id":0,"method":"router.register","params":{"name":"echo","version":"0","rank":70,
+        "methods":[{"name":"echo.back","idempotent":true},{"name":"echo.note","idempotent":true,"notification":true}]}}"#;
+    core.receive(SERVANT, register.as_bytes(), at(0), &mut paper);
+    core.link_up(LINK, "0".into(), at(0), &mut paper);
+    assert!(paper.sent.remove(&SERVANT).unwrap()[0].contains("\"result\""));
+    (core, paper)
+}
+
+fn say(core: &mut Core, paper: &mut Paper, from: ConnectionId, message: &str) {
+    core.receive(from, message.as_bytes(), at(0), paper);
+}
+
+fn ask(core: &mut Core, paper: &mut Paper, from: ConnectionId, method: &str) {
+    let message = format!(r#"{{"jsonrpc":"2.0","id":"i","method":"{method}","deadline_ms":50}}"#);
+    say(core, paper, from, &message);
+}
+
+fn last(paper: &Paper, at: ConnectionId) -> &str {
+    paper.sent[&at].last().unwrap()
+}
+
+/// The ticket of the request that was sent last.
+fn ticket(paper: &Paper, at: ConnectionId) -> String {
+    Envelope::parse(last(paper, at).as_bytes())
+        .unwrap()
+        .id
+        .unwrap()
+        .get()
+        .to_owned()
+}
+
+#[test]
+fn a_stranger_is_refused_whatever_it_asks() {
+    let (mut core, mut paper) = room();
+    core.opened(
+        9,
+        Peer {
+            uid: 1,
+            pid: 1,
+            trusted: false,
+        },
+    );
+    for method in [
+        "echo.back",
+        "router.status",
+        "router.register",
+        "partner/echo.back",
+    ] {
+        ask(&mut core, &mut paper, 9, method);
+        assert!(
+            last(&paper, 9).contains("not_permitted"),
+            "{method}: {}",
+            last(&paper, 9)
+        );
+    }
+    assert!(!paper.sent.contains_key(&SERVANT) && !paper.sent.contains_key(&LINK));
+}
+
+#[test]
+fn nobody_can_say_that_he_is_somebody_else() {
+    let (mut core, mut paper) = room();
+    let claim = r#"{"jsonrpc":"2.0","id":1,"method":"echo.back","from":"b/echo","rank":0}"#;
+    say(&mut core, &mut paper, PERSON, claim);
+    assert!(
+        last(&paper, SERVANT).contains(r#""from":"a/shell""#),
+        "{}",
+        last(&paper, SERVANT)
+    );
+    // The partner's router is believed, but only about its own controller.
+    say(&mut core, &mut paper, LINK, &claim.replace("b/echo", "a/pool"));
+    assert!(
+        last(&paper, SERVANT).contains(r#""from":"b/pool""#),
+        "{}",
+        last(&paper, SERVANT)
+    );
+    // What came over the link never goes back over it.
+    ask(&mut core, &mut paper, LINK, "partner/echo.back");
+    assert!(
+        last(&paper, LINK).contains("invalid_request"),
+        "{}",
+        last(&paper, LINK)
+    );
+}
+
+#[test]
+fn a_full_queue_refuses_and_leaves_nothing_behind() {
+    let (mut core, mut paper) = room();
+    paper.full.insert(SERVANT);
+    ask(&mut core, &mut paper, PERSON, "echo.back");
+    assert!(last(&paper, PERSON).contains("overloaded"));
+    assert_eq!(
+        (
+            core.awaited(PERSON),
+            core.counters.overloaded,
+            core.next_deadline()
+        ),
+        (0, 1, None)
+    );
+    // Who does not read its answers is not waited for.
+    paper.full.remove(&SERVANT);
+    ask(&mut core, &mut paper, PERSON, "echo.back");
+    let answer = format!(
+        r#"{{"jsonrpc":"2.0","id":{},"result":1}}"#,
+        ticket(&paper, SERVANT)
+    );
+    paper.full.insert(PERSON);
+    say(&mut core, &mut paper, SERVANT, &answer);
+    assert_eq!(paper.closed, [PERSON]);
+}
+
+#[test]
+fn an_answer_counts_once_and_only_from_who_was_asked() {
+    let (mut core, mut paper) = room();
+    ask(&mut core, &mut paper, PERSON, "echo.back");
+    let answer = format!(
+        r#"{{"jsonrpc":"2.0","id":{},"result":1}}"#,
+        ticket(&paper, SERVANT)
+    );
+    say(&mut core, &mut paper, LINK, &answer);
+    say(&mut core, &mut paper, PERSON, &answer);
+    assert!(!paper.sent.contains_key(&PERSON));
+    say(&mut core, &mut paper, SERVANT, &answer);
+    say(&mut core, &mut paper, SERVANT, &answer);
+    assert_eq!(paper.sent[&PERSON].len(), 1);
+    assert!(last(&paper, PERSON).contains(r#""id":"i""#) && last(&paper, PERSON).contains(r#""result":1"#));
+    assert_eq!((core.counters.late_answers, core.awaited(PERSON)), (3, 0));
+}
+
+#[test]
+fn a_deadline_passes_and_the_late_answer_is_dropped() {
+    let (mut core, mut paper) = room();
+    ask(&mut core, &mut paper, PERSON, "echo.back");
+    assert_eq!(core.next_deadline(), Some(50_000));
+    core.expire(at(49_999), &mut paper);
+    assert!(!paper.sent.contains_key(&PERSON));
+    core.expire(at(50_000), &mut paper);
+    assert!(last(&paper, PERSON).contains("deadline_passed"));
+    let answer = format!(
+        r#"{{"jsonrpc":"2.0","id":{},"result":1}}"#,
+        ticket(&paper, SERVANT)
+    );
+    say(&mut core, &mut paper, SERVANT, &answer);
+    assert_eq!((paper.sent[&PERSON].len(), core.counters.late_answers), (1, 1));
+}
+
+#[test]
+fn who_waits_for_the_partner_hears_when_the_link_breaks() {
+    let (mut core, mut paper) = room();
+    ask(&mut core, &mut paper, PERSON, "partner/echo.back");
+    assert!(last(&paper, LINK).contains(r#""rank":0"#));
+    core.closed(LINK, at(1_000), &mut paper);
+    assert!(last(&paper, PERSON).contains("partner_unreachable"));
+    ask(&mut core, &mut paper, PERSON, "b/echo.back");
+    assert!(
+        last(&paper, PERSON).contains("partner_unreachable") && last(&paper, PERSON).contains("since_ms")
+    );
+}
+
+proptest! {
+    #[test]
+    fn every_request_is_answered_exactly_once(
+        steps in proptest::collection::vec((0..9u8, 1..4u64, "(echo|partner/echo|b/echo|a/echo|router|none|x)\\.(back|status|trace|note|no)"), 1..60)
+    ) {
+        let (mut core, mut paper) = room();
+        let (mut asked, mut now) = (0_usize, 0);
+        for (kind, from, method) in steps {
+            now += 1;
+            match kind {
+                // An answer to whatever was sent to the service or the link last.
+                0 | 1 => {
+                    let callee = if kind == 0 { SERVANT } else { LINK };
+                    let sent = paper.sent.get(&callee).and_then(|sent| sent.last()).cloned();
+                    let id = sent.as_deref().and_then(|sent| Envelope::parse(sent.as_bytes()).ok()?.id.map(RawValue::get));
+                    let answer = format!(r#"{{"jsonrpc":"2.0","id":{},"result":null}}"#, id.unwrap_or("7"));
+                    core.receive(callee, answer.as_bytes(), at(now), &mut paper);
+                }
+                2 => { paper.full.insert(SERVANT); }
+                3 => { paper.full.remove(&SERVANT); }
+                4 => core.expire(at(now * 20_000), &mut paper),
+                5 => {
+                    core.closed(LINK, at(now), &mut paper);
+                    core.link_up(LINK, "0".into(), at(now), &mut paper);
+                }
+                _ => {
+                    let from = if from == LINK { PERSON } else { from };
+                    asked += usize::from(from == PERSON);
+                    let message = format!(r#"{{"jsonrpc":"2.0","id":"p{from}","method":"{method}","deadline_ms":50}}"#);
+                    core.receive(from, message.as_bytes(), at(now), &mut paper);
+                }
+            }
+        }
+        core.expire(at(u64::MAX), &mut paper);
+        let answers = paper.sent.get(&PERSON).map_or(0, |sent| sent.iter().filter(|m| m.contains("\"p1\"")).count());
+        prop_assert_eq!(answers, asked);
+        prop_assert_eq!((core.awaited(PERSON), core.next_deadline()), (0, None));
+        let status = core.status();
+        prop_assert!(status.services.iter().all(|service| service.pending == 0));
+    }
+
+    #[test]
+    fn whatever_is_said_nothing_panics(texts in proptest::collection::vec("[\\[\\]{}\":,a-z0-9./ ]{0,80}", 1..20)) {
+        let (mut core, mut paper) = room();
+        for text in texts {
+            for from in [PERSON, SERVANT, LINK] {
+                core.receive(from, text.as_bytes(), at(1), &mut paper);
+            }
+        }
+    }
+}
