@@ -94,6 +94,8 @@ pub struct Claim {
     pub incarnation: Incarnation,
     /// The pool is published: its hosts are being answered. Without meaning unless held.
     pub serving: bool,
+    /// A person has put the pool where it is: it does not go home by itself.
+    pub placed: bool,
 }
 
 /// All claims of one controller.

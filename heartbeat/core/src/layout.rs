@@ -59,8 +59,8 @@ const AT_CRC: usize = 44;
 const AT_CONTENT: usize = 64;
 const NOBODY: u8 = 255;
 
-/// A claim: pool 16, epoch 8, generation 8, incarnation 8, state 1, serving 1.
-const CLAIM_BYTES: usize = 42;
+/// A claim: pool 16, epoch 8, generation 8, incarnation 8, state 1, serving 1, placed 1.
+const CLAIM_BYTES: usize = 43;
 const CONTENT_MAX: usize = BLOCK_BYTES - AT_CONTENT;
 const RECORD_BYTES: usize = 8 + 2 * 9 + 1 + 40 + 8;
 
@@ -131,6 +131,7 @@ pub fn encode(place: &Place, block: BlockId, writer: ControllerId, content: &Con
                     ClaimState::Declined => 2,
                 });
                 bytes.flag(claim.serving);
+                bytes.flag(claim.placed);
             }
         }
         Content::Letter(letter) => bytes.letter(letter),
@@ -305,7 +306,7 @@ fn claims(bytes: &mut Reader<'_>) -> Parsed<Claims> {
             2 => ClaimState::Declined,
             _ => return Err(Malformed),
         };
-        let serving = bytes.flag()?;
+        let (serving, placed) = (bytes.flag()?, bytes.flag()?);
         // In ascending order, each once: one encoding for each value.
         if pools.last_key_value().is_some_and(|(last, _)| *last >= pool) {
             return Err(Malformed);
@@ -318,6 +319,7 @@ fn claims(bytes: &mut Reader<'_>) -> Parsed<Claims> {
                 state,
                 incarnation,
                 serving,
+                placed,
             },
         );
     }

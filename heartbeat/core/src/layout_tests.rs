@@ -96,7 +96,7 @@ pub(crate) mod strategy {
     }
 
     prop_compose! {
-        fn claim()(numbers in any::<[u64; 3]>(), state in 0..3_u8, serving in any::<bool>()) -> Claim {
+        fn claim()(numbers in any::<[u64; 3]>(), state in 0..3_u8, serving in any::<bool>(), placed in any::<bool>()) -> Claim {
             let state = match state {
                 0 => ClaimState::Held,
                 1 => ClaimState::Given,
@@ -104,7 +104,7 @@ pub(crate) mod strategy {
             };
             Claim {
                 epoch: Epoch::new(numbers[0]), generation: Generation::new(numbers[1]), state,
-                incarnation: Incarnation::new(numbers[2]), serving,
+                incarnation: Incarnation::new(numbers[2]), serving, placed
             }
         }
     }

@@ -273,6 +273,9 @@ pub struct Core {
     pub(crate) was_member: bool,
     pub(crate) previous: Option<Record>,
     pub(crate) decided_at: Instant,
+    /// Effects of this number and above were emitted when the present record was known.
+    pub(crate) decided_stamp: u64,
+    started_stamp: u64,
     pub(crate) config: Option<ConfigStatus>,
     pub(crate) probe: Option<(crate::record::Base, Option<bool>, Instant)>,
     pub(crate) freeze: Option<Freeze>,
@@ -352,6 +355,8 @@ impl Core {
             was_member: false,
             previous: None,
             decided_at: now,
+            decided_stamp: 0,
+            started_stamp: 0,
             config: None,
             probe: None,
             freeze: None,
@@ -437,6 +442,13 @@ impl Core {
     /// A majority of the partner's claims was read by effects of this number or above.
     pub(crate) fn claims_read(&self) -> Option<u64> {
         self.majority_of(|disk| disk.claims.as_ref().map(|(_, id)| *id))
+    }
+
+    /// The partner's ballots were read on a majority since this daemon is up: a record that was decided without it
+    /// is known, or this controller's own vote in it.
+    pub(crate) fn ballots_known(&self) -> bool {
+        let read = self.majority_of(|disk| disk.vote.as_ref().map(|(_, id)| *id));
+        read.is_some_and(|read| read >= self.started_stamp)
     }
 
     /// The same for its slot.
@@ -825,6 +837,7 @@ impl Core {
         self.arbiter = Arbiter::new(self.me(), self.disks.len(), vote);
         self.arbiter.learn(learnt);
         self.phase = Phase::Up;
+        self.started_stamp = self.stamp();
         self.letter_version = 1;
         self.next_slot = now;
         for at in 0..self.disks.len() {

@@ -334,6 +334,8 @@ impl Core {
         self.attempts = 0;
         self.propose_at = now;
         self.decided_at = now;
+        self.decided_stamp = self.stamp();
+        self.disks.iter_mut().for_each(crate::machine::Disk::read_soon);
         if self.freeze.is_some_and(|freeze| freeze.epoch <= record.epoch) {
             self.freeze = None;
         }
@@ -507,7 +509,7 @@ impl Core {
             consent: self.consents(),
             invite: frozen && self.join_wanted(now),
             asks: self.asks(now),
-            gifts: self.gifts(),
+            gifts: self.gifts(now),
         }
     }
 }

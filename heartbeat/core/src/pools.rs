@@ -57,6 +57,9 @@ pub(crate) enum Cause {
     Leaving,
 }
 
+/// The partner's claim as it stood when this controller decided to claim.
+pub(crate) type Seen = Option<(Epoch, Generation, ClaimState)>;
+
 /// Where a pool stands on this controller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum State {
@@ -111,6 +114,7 @@ pub(crate) struct Pool {
     pub(crate) problem: Option<String>,
     pub(crate) failures: u32,
     retry_at: Instant,
+    seen: Seen,
     /// Exclusion was lost under this epoch: not to be taken again before a later one (S6).
     pub(crate) needs_epoch_above: Option<Epoch>,
     /// The partner is responsible for it and has not served it since then.
@@ -137,6 +141,7 @@ impl Pool {
             problem: None,
             failures: 0,
             retry_at: now,
+            seen: None,
             needs_epoch_above: None,
             unserved_since: None,
             asked_since: None,
@@ -235,7 +240,7 @@ impl Core {
     }
 
     pub(crate) fn basis(&self, id: PoolId) -> Basis {
-        if !self.member() || self.claims_read().is_none() {
+        if !self.member() {
             return Basis::No;
         }
         let Some(pool) = self.pools.get(&id) else {
@@ -250,6 +255,9 @@ impl Core {
             });
             return Basis::Take(if held { Kind::Own } else { Kind::Fenced });
         };
+        if !self.claims_known() {
+            return Basis::No;
+        }
         let free = if pool.home == self.me() {
             Basis::Take(Kind::Unowned)
         } else {
@@ -298,7 +306,24 @@ impl Core {
             && advert.is_some_and(|advert| advert.role == Role::Serving && advert.shelf)
     }
 
-    fn claim(&mut self, pool: PoolId, generation: Generation, epoch: Epoch, state: ClaimState) {
+    /// A person wants it here: the giver says so in its claim, or it was asked for here.
+    fn placed(&self, id: PoolId, kind: Kind) -> bool {
+        match kind {
+            Kind::Own => self.claims.pools.get(&id).is_some_and(|claim| claim.placed),
+            Kind::Released(_) => {
+                let asked = self.pools.get(&id).is_some_and(|pool| pool.ask.is_some());
+                asked || self.partner_claim(id).is_some_and(|(claim, _)| claim.placed)
+            }
+            Kind::Unowned | Kind::Fenced => false,
+        }
+    }
+
+    /// The partner's claims were read since the present record came to be known: what it claimed before, it shows.
+    pub(crate) fn claims_known(&self) -> bool {
+        self.claims_read().is_some_and(|read| read >= self.decided_stamp)
+    }
+
+    fn claim(&mut self, pool: PoolId, generation: Generation, epoch: Epoch, state: ClaimState, placed: bool) {
         let incarnation = self.params.incarnation;
         self.claims.pools.insert(
             pool,
@@ -308,6 +333,7 @@ impl Core {
                 state,
                 incarnation,
                 serving: false,
+                placed,
             },
         );
         self.claims.sequence += 1;
@@ -467,7 +493,7 @@ impl Core {
                 match (result, cause, given_up) {
                     (Ok(()), _, false) => {
                         self.forget_import(id);
-                        self.give(now, id);
+                        self.give(now, id, cause == Cause::Operator);
                     }
                     (Err(problem), Cause::Leaving, _) => {
                         self.failed(now, id, problem);
@@ -514,7 +540,7 @@ impl Core {
             ) if stopped == generation => {
                 self.forget_import(id);
                 if give {
-                    self.give(now, id);
+                    self.give(now, id, false);
                 } else {
                     self.set_state(now, id, State::Idle);
                 }
@@ -595,7 +621,7 @@ impl Core {
     }
 
     /// Writes `given`. From here on there is no way back.
-    fn give(&mut self, now: Instant, id: PoolId) {
+    fn give(&mut self, now: Instant, id: PoolId, placed: bool) {
         let held =
             self.claims.pools.get(&id).filter(|claim| {
                 claim.state == ClaimState::Held && claim.incarnation == self.params.incarnation
@@ -604,7 +630,7 @@ impl Core {
             Some(claim) => (claim.generation, claim.epoch),
             None => (self.next_generation(id), self.record().epoch),
         };
-        self.claim(id, generation, epoch, ClaimState::Given);
+        self.claim(id, generation, epoch, ClaimState::Given, placed);
         let version = self.claims.sequence;
         if let Some(pool) = self.pools.get_mut(&id) {
             pool.release = None;
@@ -769,7 +795,7 @@ impl Core {
                 self.set_state(now, id, next);
                 return true;
             }
-            if self.claims_read().is_some() {
+            if self.claims_known() || self.partner_member().is_none() {
                 self.stop_pool(
                     now,
                     id,
@@ -781,6 +807,10 @@ impl Core {
             return false;
         }
         let Basis::Take(kind) = basis else { return false };
+        // A vote of mine stands: the record that counts may be another than the one that is known.
+        if self.arbiter.voted() || !self.ballots_known() {
+            return false;
+        }
         if self.wishes.shutdown.is_some() || pool.release == Some(Cause::Leaving) && self.partner_ready() {
             return self.step_leaving(now, id, kind);
         }
@@ -798,7 +828,17 @@ impl Core {
             generation: self.next_generation(id),
         };
         if self.partner_member().is_some() {
-            self.claim(id, key.generation, key.epoch, ClaimState::Held);
+            let seen = self.partner_claim(id).map(|(claim, _)| order(&claim));
+            if let Some(pool) = self.pools.get_mut(&id) {
+                pool.seen = seen;
+            }
+            self.claim(
+                id,
+                key.generation,
+                key.epoch,
+                ClaimState::Held,
+                self.placed(id, kind),
+            );
             let version = self.claims.sequence;
             self.set_state(
                 now,
@@ -821,11 +861,11 @@ impl Core {
         match kind {
             Kind::Released(_) if self.partner_ready() => {
                 let (generation, epoch) = (self.next_generation(id), self.record().epoch);
-                self.claim(id, generation, epoch, ClaimState::Declined);
+                self.claim(id, generation, epoch, ClaimState::Declined, false);
                 true
             }
             Kind::Own | Kind::Unowned if self.partner_ready() => {
-                self.give(now, id);
+                self.give(now, id, false);
                 true
             }
             Kind::Own | Kind::Unowned | Kind::Released(_) | Kind::Fenced => false,
@@ -843,14 +883,22 @@ impl Core {
         if self.claims_read().is_none_or(|read| read < stamp) {
             return false;
         }
-        let basis = Generation::new(key.generation.get().saturating_sub(1));
-        let theirs = self.partner_claim(id).map(|(claim, _)| claim);
-        let moved = theirs.is_some_and(|claim| claim.epoch == key.epoch && claim.generation > basis);
+        let theirs = self.partner_claim(id).map(|(claim, _)| order(&claim));
+        // A gift by wire is followed by the same on the disks.
+        let gift = |given: Generation| {
+            theirs.is_some_and(|(_, at, state)| (at, state) == (given, ClaimState::Given))
+        };
+        let expected = matches!(kind, Kind::Released(given) if gift(given));
+        let moved = !expected && self.pools.get(&id).is_some_and(|pool| pool.seen != theirs);
         if moved {
-            // Both have claimed. The one that sees it yields, and says so.
+            // It has claimed, given or taken back as well. The one that sees it yields, and says so.
             let generation = self.next_generation(id);
-            self.claim(id, generation, key.epoch, ClaimState::Declined);
-            self.failed(now, id, "the partner has claimed it as well".into());
+            self.claim(id, generation, key.epoch, ClaimState::Declined, false);
+            self.failed(
+                now,
+                id,
+                "the partner has said something else about it meanwhile".into(),
+            );
             self.set_state(now, id, State::Idle);
         } else {
             self.fence_pool(now, id, key, kind, true);
@@ -929,7 +977,13 @@ impl Core {
             });
             self.set_state(now, id, State::Importing { key, evidence });
         } else {
-            self.claim(id, key.generation, key.epoch, ClaimState::Held);
+            self.claim(
+                id,
+                key.generation,
+                key.epoch,
+                ClaimState::Held,
+                self.placed(id, kind),
+            );
             let version = self.claims.sequence;
             self.set_state(
                 now,
@@ -950,7 +1004,7 @@ impl Core {
         let failures = self.pools.get(&id).map_or(0, |pool| pool.failures);
         let back = matches!(kind, Kind::Released(_)) && failures >= 3 && self.partner_ready();
         if back {
-            self.give(now, id);
+            self.give(now, id, false);
         }
         back
     }
@@ -978,7 +1032,8 @@ impl Core {
             .pools
             .get(&id)
             .is_some_and(|claim| claim.generation == key.generation);
-        if self.member() && self.claims_read().is_some() && (basis != Basis::Take(Kind::Own) || !mine) {
+        let known = self.claims_known() || self.partner_member().is_none();
+        if self.member() && (!mine || known && basis != Basis::Take(Kind::Own)) {
             self.stop_pool(
                 now,
                 id,
@@ -1016,17 +1071,13 @@ impl Core {
         true
     }
 
-    /// Everything is whole and quiet, and this pool was taken over, not sent here by a person.
+    /// Everything is whole and quiet, and no person has put this pool here.
     pub(crate) fn goes_home(&self, now: Instant, id: PoolId) -> bool {
         let Some(pool) = self.pools.get(&id) else {
             return false;
         };
         let timing = &self.params.timing;
-        let taken_over = self
-            .claims
-            .pools
-            .get(&id)
-            .is_some_and(|claim| claim.epoch < self.record().epoch);
+        let placed = self.claims.pools.get(&id).is_some_and(|claim| claim.placed);
         let quiet = self.wire_sight.0 == WireSight::Alive
             && now.since(self.wire_sight.1.max(self.decided_at)) >= timing.giveback_after
             && !self.flapping(now);
@@ -1038,7 +1089,7 @@ impl Core {
             .count();
         self.params.auto_giveback
             && pool.home != self.me()
-            && taken_over
+            && !placed
             && quiet
             && recent < 2
             && self.wishes.shutdown.is_none()
@@ -1070,8 +1121,10 @@ impl Core {
         }
         let state = pool.state.clone();
         match state {
-            State::Idle if self.imported(id).is_none() => self.give(now, id),
-            State::Claiming { .. } | State::Verifying { .. } | State::Fencing { .. } => self.give(now, id),
+            State::Idle if self.imported(id).is_none() => self.give(now, id, false),
+            State::Claiming { .. } | State::Verifying { .. } | State::Fencing { .. } => {
+                self.give(now, id, false)
+            }
             State::LeaseWait { key } | State::Publishing { key, .. } => {
                 self.stop_pool(
                     now,
@@ -1141,7 +1194,11 @@ impl Core {
         ids.take(LETTER_MAX).collect()
     }
 
-    pub(crate) fn gifts(&self) -> Vec<(PoolId, Generation)> {
+    /// What was given and cannot be told by the disks, because they are out of reach.
+    pub(crate) fn gifts(&self, now: Instant) -> Vec<(PoolId, Generation)> {
+        if self.shelf(now) == ShelfSight::Reachable {
+            return Vec::new();
+        }
         let given = self.pools.iter().filter_map(|(id, pool)| match pool.state {
             State::Given { generation } => Some((*id, generation)),
             _ => None,
