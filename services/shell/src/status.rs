@@ -316,12 +316,14 @@ fn lock(text: &mut String, report: &Report, style: Style) {
         .filter_map(|(id, view)| Some((*id, view.config.get()?.locked.as_ref()?)))
         .collect();
     for (id, lock) in locks {
-        let line = format!(
-            "configuration locked for {}, says {id}: {}",
-            span_ms(lock.for_ms),
-            lock.reason
+        let head = format!("configuration locked for {}, says {id}", span_ms(lock.for_ms));
+        let _ = write!(
+            text,
+            "\n{}\n{}{}",
+            style.warn(&head),
+            wrap(&lock.reason, 2),
+            wrap(&lock.remedy, 2)
         );
-        let _ = write!(text, "\n{}\n{}", style.warn(&line), wrap(&lock.remedy, 2));
     }
 }
 
