@@ -322,7 +322,7 @@ impl Array {
 
     // States to wait for.
 
-    /// Waits until both controllers are members of one open epoch and say so.
+    /// Waits until both controllers are members of one open epoch, say so, and take changes.
     pub fn wait_joined(&self, bound: Duration) -> Result<()> {
         wait_for("both controllers are joined", bound, || {
             for at in ControllerId::ALL {

@@ -309,7 +309,9 @@ pub fn traceable(array: &Array) -> Audit {
         let running = running(array)?;
         for at in &running {
             for incident in array.timeline(*at)? {
-                if incident.controller != *at || incident.kind == "boot" {
+                // A change of membership or a boot moves no pool and may need no message at all;
+                // whatever moved one has to have left a trace.
+                if incident.controller != *at || incident.phases.iter().all(|phase| phase.pool.is_none()) {
                     continue;
                 }
                 let action: ActionId = incident
