@@ -61,6 +61,7 @@ pub(crate) struct Keeper {
     pub(crate) log: Vec<u64>,
     pub(crate) record: Option<Record>,
     pub(crate) lock: Option<Lock>,
+    freezing: Option<Epoch>,
     frozen: Option<Epoch>,
     session: u64,
     /// What this session acknowledged.
@@ -80,6 +81,7 @@ impl Keeper {
             log: Vec::new(),
             record: None,
             lock: None,
+            freezing: None,
             frozen: None,
             session: 0,
             acknowledged: 0,
@@ -140,20 +142,33 @@ impl Keeper {
         self.record = Some(record);
         self.session += 1;
         self.follower = Base::default();
-        // What the record rests on was decided with it.
-        self.acknowledged = record.base.length.get() as usize;
+        // What the record rests on was decided with it; what was acknowledged stays so.
+        self.acknowledged = self.acknowledged.max(record.base.length.get() as usize);
         if self.frozen.is_some_and(|epoch| epoch <= record.epoch) {
             self.frozen = None;
         }
     }
 
-    pub(crate) fn freeze(&mut self, epoch: Epoch) {
+    /// A freeze is asked for; it takes a while.
+    pub(crate) fn begin_freeze(&mut self, epoch: Epoch) {
+        self.freezing = Some(epoch);
+    }
+
+    /// The freeze is complete. False: it was given up meanwhile.
+    pub(crate) fn freeze(&mut self, epoch: Epoch) -> bool {
+        if self.freezing != Some(epoch) || self.record.is_some_and(|record| record.epoch >= epoch) {
+            return false;
+        }
         self.frozen = Some(self.frozen.map_or(epoch, |old| old.max(epoch)));
+        true
     }
 
     pub(crate) fn unfreeze(&mut self, epoch: Epoch) {
         if self.frozen == Some(epoch) {
             self.frozen = None;
+        }
+        if self.freezing == Some(epoch) {
+            self.freezing = None;
         }
     }
 
@@ -266,6 +281,7 @@ impl Keeper {
             Message::Log { round, log } => {
                 if self.round == Some(round) {
                     self.log = log;
+                    self.acknowledged = 0;
                 }
                 None
             }

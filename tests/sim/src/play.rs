@@ -2,6 +2,7 @@
 
 use crate::setup::Setup;
 use crate::stats::Stats;
+use crate::swarm::Kind;
 use crate::world::{A, B, BLOCKS, Happening, MS, SEC, Violation, World, nanos};
 use pollux_heartbeat_core::timing::watchdog_gone_after;
 use std::collections::VecDeque;
@@ -115,6 +116,14 @@ fn acts(world: &mut World, length: u64) {
         return;
     }
     world.heal();
+    let operated = world.setup.faults.contains(&Kind::Operator);
+    if operated {
+        // Where a person has put a pool it stays, until a person asks for its home: again and again, like a person.
+        for at in 0..30 {
+            let c = at % 2;
+            world.after(20 * SEC * at as u64, Happening::Home { c });
+        }
+    }
     if !converge(world) || !kept(world) {
         return;
     }
@@ -148,6 +157,7 @@ pub(crate) fn converge(world: &mut World) -> bool {
         }
         look && world.whole(healed).is_ok()
     });
+    world.settled = whole;
     if whole {
         return true;
     }

@@ -35,7 +35,10 @@ impl NoStaleConfiguration {
     pub(crate) fn observe(&mut self, world: &World, fact: &Fact) -> Result<(), String> {
         match *fact {
             Fact::Acknowledged { c, entry } => {
-                self.acknowledged.push(entry);
+                // Asked again, answered again.
+                if !self.acknowledged.contains(&entry) {
+                    self.acknowledged.push(entry);
+                }
                 self.holds(world, c)
                     .map_err(|why| format!("{c} acknowledges change {entry}, but {why}"))
             }

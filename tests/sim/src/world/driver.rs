@@ -192,6 +192,7 @@ impl World {
                 self.tell_config(c);
             }
             Effect::ConfigFreeze { epoch } => {
+                self.nodes[c].keeper.begin_freeze(epoch);
                 let (life, boot) = (self.nodes[c].life, self.nodes[c].boot);
                 let span = self.span(100, 10_000);
                 self.after(span, Happening::Frozen { c, boot, life, epoch });

@@ -184,11 +184,7 @@ impl World {
             Status::Good => {
                 operation.waiting.remove(&leg);
                 if operation.waiting.is_empty() {
-                    let (block, value) = (operation.block, operation.value);
-                    if let Some(held) = &mut self.nodes[c].managers[pool].imported {
-                        held.cache[block] = value;
-                    }
-                    self.reply(c, op);
+                    self.written(c, op);
                 }
             }
             Status::Attention if self.disks[disk].holds_alone(c, key) || !self.setup.reservations => {
@@ -197,6 +193,9 @@ impl World {
             }
             Status::Attention | Status::Conflict => self.exclusion_lost(c, pool, disk),
             Status::Lost => {
+                if !operation.waiting.contains(&leg) {
+                    return;
+                }
                 operation.retries += 1;
                 let patient = operation.retries < 8;
                 if patient || !self.drop_leg(c, pool, leg) {
@@ -214,10 +213,22 @@ impl World {
                     }
                 }
                 for op in waiting {
-                    self.reply(c, op);
+                    self.written(c, op);
                 }
             }
         }
+    }
+
+    /// A write is on every leg that counts.
+    fn written(&mut self, c: usize, op: u64) {
+        let Some(operation) = self.nodes[c].operations.get(&op) else {
+            return;
+        };
+        let (pool, block, value) = (operation.pool, operation.block, operation.value);
+        if let Some(held) = &mut self.nodes[c].managers[pool].imported {
+            held.cache[block] = value;
+        }
+        self.reply(c, op);
     }
 
     /// Calls a leg failed on every other leg in sync; only then may writes go without it.

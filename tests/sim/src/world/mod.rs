@@ -172,6 +172,8 @@ pub(crate) enum Happening {
     Change,
     /// A paused controller goes on.
     Resume { c: usize, boot: u32 },
+    /// An operator wants every pool at its home, while the array is being made whole.
+    Home { c: usize },
     /// The next random fault.
     Fault,
     /// A fault ends.
@@ -211,6 +213,7 @@ impl Happening {
             | H::Patience { .. }
             | H::Change
             | H::Resume { .. }
+            | H::Home { .. }
             | H::Fault
             | H::Mend(_)
             | H::Sample => None,
@@ -443,6 +446,8 @@ pub(crate) struct World {
     pub(crate) script: Option<VecDeque<String>>,
     pub(crate) script_limit: usize,
     pub(crate) healed: bool,
+    /// And it has become whole.
+    pub(crate) settled: bool,
     /// The next decision of this controller is followed by a stall of so long before its deeds.
     pub(crate) stall_next: Option<(usize, u64)>,
     /// Every step of this controller's pool manager fails.
@@ -544,6 +549,7 @@ impl World {
             script: None,
             script_limit: usize::MAX,
             healed: false,
+            settled: false,
             stall_next: None,
             lame: [false; 2],
             invariants,
@@ -789,7 +795,9 @@ impl World {
                 self.after(span, H::KeeperTick { c, boot });
             }
             H::Frozen { c, boot, life, epoch } if self.boot_is(c, boot) => {
-                self.nodes[c].keeper.freeze(epoch);
+                if !self.nodes[c].keeper.freeze(epoch) {
+                    return;
+                }
                 let status = self.nodes[c].keeper.status(self.nodes[c].incarnation);
                 if self.nodes[c].life == life {
                     self.tell(c, Event::ConfigFrozen { epoch, status });
@@ -797,6 +805,11 @@ impl World {
             }
             H::Change => self.change(),
             H::Resume { c, boot } if self.boot_is(c, boot) => self.resume(c),
+            H::Home { c } => {
+                if !self.settled {
+                    self.ask(c, Request::Giveback(None));
+                }
+            }
             H::Fault => self.strike(),
             H::Mend(mend) => self.mend(mend),
             H::Sample => {
@@ -972,7 +985,11 @@ impl World {
             lost.extend(disk.power_fails().into_iter().map(|key| (of, key)));
         }
         for ((pool, leg), key) in lost {
-            self.fact(Fact::ExclusionLost { pool, leg, key });
+            // A key that was registered and not yet confirmed excluded nobody: nothing is lost with it.
+            let owner = self.held(key.controller.index(), pool);
+            if owner.is_some_and(|held| held.key == key) {
+                self.fact(Fact::ExclusionLost { pool, leg, key });
+            }
         }
         self.judge();
     }
