@@ -22,7 +22,7 @@ use crate::audit::Audit;
 use crate::error::{Error, Result};
 use crate::programs::Programs;
 use crate::rig::{Judgement, Plan, Rig};
-use crate::wait::wait_for;
+use crate::wait::{that, wait_for};
 
 /// What strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
@@ -301,7 +301,7 @@ impl Demo {
         let copy = rig.host.copy_in(rig.volumes[0].lun, image);
         wait_for("half of the image is copied", Duration::from_secs(120), || {
             let done = rig.host.copy_progress(rig.volumes[0].lun)?;
-            crate::wait::that(done >= length / 2, || format!("{done} of {length} bytes"))
+            that(done >= length / 2, || format!("{done} of {length} bytes"))
         })?;
         let struck = self.strike(&rig, &teller)?;
         rig.wait_progress(200, crate::rig::MOVE)?;
@@ -393,30 +393,44 @@ impl Demo {
         Ok(done.began_ns)
     }
 
-    /// What follows once the host goes on: cables are mended, the hung controller is let go.
+    /// What follows once the host goes on: the array has to notice, cables are mended, the hung
+    /// controller is let go.
     fn aftermath(&self, rig: &Rig, teller: &Teller) -> Result<()> {
         use ControllerId::{A, B};
+        let alpha = rig.pool_of(A).id;
         match self.fault {
             Fault::HangUnfenced => {
                 teller.say("controller a goes on, and must notice by itself that it was replaced");
                 rig.array.hang(A, false)?;
+                wait_for("a stops serving alpha by itself", crate::rig::MOVE, || {
+                    that(rig.array.serves(A, alpha).is_err(), || {
+                        "it still says that it serves it".into()
+                    })
+                })?;
                 rig.wait_progress(200, crate::rig::MOVE)?;
-                rig.array.wait_owner(B, rig.pool_of(A).id, crate::rig::MOVE)?;
+                rig.array.wait_owner(B, alpha, crate::rig::MOVE)?;
+                rig.array.wait_joined(crate::rig::MOVE + crate::rig::BOOT)?;
+                teller.say("it did, and has joined again");
             }
             Fault::Interconnect => {
-                for home in ControllerId::ALL {
-                    rig.array
-                        .serves(home, rig.pool_of(home).id)
-                        .map_err(|err| Error::step("a cut interconnect moves no pool", err))?;
-                }
-                teller.say("nothing moved; mending the interconnect");
+                rig.wait_locked()?;
+                teller.say("both have locked the configuration; streams go on, nothing moves");
+                rig.wait_progress(200, crate::rig::MOVE)?;
+                rig.nothing_moved()?;
                 rig.array.interconnect(Cable::Whole)?;
                 rig.array.wait_joined(crate::rig::MOVE)?;
+                teller.say("mended, joined, unlocked");
             }
             Fault::Leg => {
+                rig.wait_alarm("leg_down", true)?;
+                teller.say("both have raised the alarm; streams go on, nothing moves");
+                rig.wait_progress(200, crate::rig::MOVE)?;
+                rig.nothing_moved()?;
                 rig.array.leg(0, Cable::Whole)?;
+                rig.wait_alarm("leg_down", false)?;
+                teller.say("mended, and the alarm is gone");
             }
-            _ => {}
+            Fault::Power | Fault::Hang | Fault::ShelfPath | Fault::Switchover | Fault::None => {}
         }
         Ok(())
     }
@@ -533,7 +547,7 @@ fn check_image(rig: &Rig, copied: Result<Copied>, is_ext4: bool, scratch: &Path)
         let read = rig
             .host
             .copy_out(rig.volumes[0].lun, copied.bytes, back.clone())?;
-        crate::wait::that(read.digest == copied.digest, || {
+        that(read.digest == copied.digest, || {
             format!("digest {} went in, {} came out", copied.digest, read.digest)
         })?;
         let mut seen = format!("{} KiB, digest {:.16}", copied.bytes / 1024, copied.digest);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pollux_api::config::{Class, Op, Redundancy, Resource, RowOp};
+use pollux_api::error::Code;
 use pollux_api::id::{ControllerId, DiskIndex, PoolId, VolumeId};
 use pollux_host::client::HostProcess;
 use pollux_host::control::Report;
@@ -268,6 +269,42 @@ impl Rig {
         self.wait_progress(50, MOVE)
     }
 
+    /// Every pool is served where it belongs.
+    pub fn nothing_moved(&self) -> Result<()> {
+        for pool in &self.pools {
+            let served = self.array.serves(pool.home, pool.id);
+            served.map_err(|seen| Error::step(format!("{} stays at home", pool.name), seen))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until both controllers have locked the configuration.
+    pub fn wait_locked(&self) -> Result<()> {
+        wait_for("both controllers lock the configuration", MOVE, || {
+            for at in ControllerId::ALL {
+                let status = self.array.heartbeat(at)?;
+                that(status.config_lock.is_some(), || {
+                    format!("{at}: wire {}", status.wire.state)
+                })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Waits until both controllers have raised an alarm, or neither has it any more.
+    pub fn wait_alarm(&self, id: &str, raised: bool) -> Result<()> {
+        let word = if raised { "raise" } else { "clear" };
+        wait_for(&format!("both controllers {word} the alarm {id}"), MOVE, || {
+            for at in ControllerId::ALL {
+                let alarms = self.array.heartbeat(at)?.alarms;
+                that(alarms.iter().any(|alarm| alarm.id == id) == raised, || {
+                    format!("{at}: {alarms:?}")
+                })?;
+            }
+            Ok(())
+        })
+    }
+
     /// Stops the load, reads everything back, and runs every audit. `since_ns` is when the fault
     /// began: the pause is the longest one that ended after it.
     pub fn judge(&mut self, since_ns: u64) -> Result<Judgement> {
@@ -415,11 +452,16 @@ fn provision(array: &Array, plan: &Plan) -> Result<(Vec<Pool>, Vec<Volume>)> {
     Ok((pools, volumes))
 }
 
-/// A change that must succeed; returns the rows that it put.
+/// A change that must succeed; returns the rows that it put. A lock that says "ask again" (the
+/// membership has only just settled) is asked again, as an operator would; a locked change has
+/// changed nothing.
 fn change(array: &Array, what: &str, ops: Vec<Op>) -> Result<Vec<Resource>> {
-    let (_, changed) = array
-        .change(ControllerId::A, ops)
-        .map_err(|err| Error::step(what, refusal(&err)))?;
+    let changed = wait_for(what, BOOT, || match array.change(ControllerId::A, ops.clone()) {
+        Ok((_, changed)) => Ok(Ok(changed)),
+        Err(locked) if locked.is(Code::ConfigLocked) => Err(refusal(&locked)),
+        Err(refused) => Ok(Err(refused)),
+    })?;
+    let changed = changed.map_err(|refused| Error::step(what, refusal(&refused)))?;
     Ok(changed
         .rows
         .into_iter()

@@ -5,30 +5,8 @@ use pollux_api::config::Op;
 use pollux_api::error::Code;
 use pollux_api::id::ControllerId::{A, B};
 use pollux_pair::Result;
-use pollux_pair::rig::{BOOT, MOVE, Rig};
+use pollux_pair::rig::{BOOT, MOVE};
 use pollux_pair::stage::Stage;
-use pollux_pair::wait::{that, wait_for};
-
-fn nothing_moved(rig: &Rig) {
-    for pool in &rig.pools {
-        rig.array
-            .serves(pool.home, pool.id)
-            .expect("every pool stays at home");
-    }
-}
-
-/// Waits until both controllers have locked the configuration.
-fn wait_locked(rig: &Rig) -> Result<()> {
-    wait_for("both controllers lock the configuration", MOVE, || {
-        for at in [A, B] {
-            let status = rig.array.heartbeat(at)?;
-            that(status.config_lock.is_some(), || {
-                format!("{at}: wire {}", status.wire.state)
-            })?;
-        }
-        Ok(())
-    })
-}
 
 fn new_host(name: &str) -> Vec<Op> {
     vec![Op::CreateHost {
@@ -43,25 +21,12 @@ fn b1_one_leg() -> Result<()> {
         return Ok(());
     };
     let cut = stage.array.leg(0, Cable::Cut)?;
-    wait_for("both controllers raise the alarm of the leg", MOVE, || {
-        for at in [A, B] {
-            let status = stage.array.heartbeat(at)?;
-            that(status.alarms.iter().any(|alarm| alarm.id == "leg_down"), || {
-                format!("{at}: {:?}", status.alarms)
-            })?;
-        }
-        Ok(())
-    })?;
+    stage.wait_alarm("leg_down", true)?;
     stage.wait_progress(200, MOVE)?;
     stage.array.wait_joined(MOVE)?;
-    nothing_moved(&stage);
+    stage.nothing_moved()?;
     stage.array.leg(0, Cable::Whole)?;
-    wait_for("the alarm goes", MOVE, || {
-        let status = stage.array.heartbeat(A)?;
-        that(status.alarms.iter().all(|alarm| alarm.id != "leg_down"), || {
-            format!("{:?}", status.alarms)
-        })
-    })?;
+    stage.wait_alarm("leg_down", false)?;
     stage.judge(cut.began_ns)?.expect_clean();
     Ok(())
 }
@@ -72,9 +37,9 @@ fn b2_both_legs_lock_refuse_and_unlock() -> Result<()> {
         return Ok(());
     };
     let cut = stage.array.interconnect(Cable::Cut)?;
-    wait_locked(&stage)?;
+    stage.wait_locked()?;
     stage.wait_progress(200, MOVE)?;
-    nothing_moved(&stage);
+    stage.nothing_moved()?;
     for at in [A, B] {
         let refused = stage
             .array
@@ -100,7 +65,7 @@ fn b2_both_legs_lock_refuse_and_unlock() -> Result<()> {
         .array
         .change(A, new_host("early"))
         .expect("an unlocked array takes changes");
-    nothing_moved(&stage);
+    stage.nothing_moved()?;
     stage.judge(cut.began_ns)?.expect_clean();
     Ok(())
 }
@@ -111,9 +76,9 @@ fn b3_one_way() -> Result<()> {
         return Ok(());
     };
     let cut = stage.array.interconnect(Cable::OnlyAToB)?;
-    wait_locked(&stage)?;
+    stage.wait_locked()?;
     stage.wait_progress(200, MOVE)?;
-    nothing_moved(&stage);
+    stage.nothing_moved()?;
     stage.array.interconnect(Cable::Whole)?;
     stage.array.wait_joined(MOVE)?;
     stage.judge(cut.began_ns)?.expect_clean();
@@ -127,7 +92,7 @@ fn b7_wire_dead_and_later_a_hang() -> Result<()> {
     };
     let alpha = stage.pool_of(A).id;
     stage.array.interconnect(Cable::Cut)?;
-    wait_locked(&stage)?;
+    stage.wait_locked()?;
     let hung = stage.array.hang(A, true)?;
     stage.wait_taken(B, alpha)?;
     stage.array.interconnect(Cable::Whole)?;

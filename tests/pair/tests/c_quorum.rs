@@ -18,14 +18,6 @@ fn quorum_disks(rig: &Rig) -> Result<Vec<DiskIndex>> {
         .collect())
 }
 
-fn nothing_moved(rig: &Rig) {
-    for pool in &rig.pools {
-        rig.array
-            .serves(pool.home, pool.id)
-            .expect("every pool stays at home");
-    }
-}
-
 #[test]
 fn c1_one_quorum_disk_fails() -> Result<()> {
     let Some(mut stage) = Stage::set(|_| {}) else {
@@ -52,7 +44,7 @@ fn c1_one_quorum_disk_fails() -> Result<()> {
         Ok(())
     })?;
     stage.wait_progress(300, MOVE)?;
-    nothing_moved(&stage);
+    stage.nothing_moved()?;
     stage.array.wait_joined(MOVE)?;
     stage.array.disk_fault(disk, None, DiskFault::None)?;
     wait_for("both controllers use the disk again", MOVE, || {
@@ -78,7 +70,7 @@ fn c1_one_quorum_disk_stuck_and_then_a_power_cut() -> Result<()> {
     let disk = quorum_disks(&stage)?[0];
     stage.array.disk_fault(disk, None, DiskFault::Stuck)?;
     stage.wait_progress(200, MOVE)?;
-    nothing_moved(&stage);
+    stage.nothing_moved()?;
     let cut = stage.array.power(A, pollux_api::chassis::PowerAction::Off)?;
     stage.wait_taken(B, alpha)?;
     stage.judge(cut.began_ns)?.expect_clean();
@@ -103,7 +95,7 @@ fn c8_slots_are_written_but_the_wire_is_dead() -> Result<()> {
     })?;
     // Hosts go on over the optimized paths alone, and nobody takes anything.
     stage.wait_progress(500, MOVE)?;
-    nothing_moved(&stage);
+    stage.nothing_moved()?;
     stage.array.interconnect(Cable::Whole)?;
     stage.array.wait_joined(MOVE)?;
     stage.judge(cut.began_ns)?.expect_clean();
