@@ -287,6 +287,8 @@ pub struct Core {
     told: Option<(Record, Option<Lock>)>,
     pub(crate) lock_since: Instant,
     pub(crate) wishes: Wishes,
+    /// Everything here is to go to the partner.
+    pub(crate) leaving: bool,
     // Pools.
     pub(crate) imports: Option<BTreeMap<PoolId, ReservationKey>>,
     pub(crate) pools: BTreeMap<PoolId, Pool>,
@@ -368,6 +370,7 @@ impl Core {
             told: None,
             lock_since: now,
             wishes: Wishes::default(),
+            leaving: false,
             imports: None,
             pools: BTreeMap::new(),
             pools_known: false,
@@ -560,6 +563,14 @@ impl Core {
     // ---- the wire -------------------------------------------------------------------------------------------
 
     fn received(&mut self, now: Instant, datagram: Datagram) {
+        // A decided record is true for ever, however late it arrives and whoever is still heard.
+        if let Some(record) = datagram.record {
+            let progress = self.arbiter.learn(record);
+            // Before the own area was read, it is only kept.
+            if self.phase == Phase::Up {
+                self.progress(now, progress);
+            }
+        }
         let incarnation = datagram.advert.incarnation;
         if incarnation < self.partner.incarnation {
             return;
@@ -572,13 +583,6 @@ impl Core {
         self.meet(now, incarnation);
         self.partner.advert = Some(datagram.advert);
         self.partner.letter = datagram.letter;
-        if let Some(record) = datagram.record {
-            let progress = self.arbiter.learn(record);
-            if self.phase == Phase::Starting {
-                return; // It will be found on the disks as well; nothing is decided before those were read.
-            }
-            self.progress(now, progress);
-        }
     }
 
     /// An incarnation of the partner was seen.
@@ -1142,9 +1146,8 @@ impl Core {
             ShelfSight::Reachable
         };
         let reason = match table::own(epoch, key, self.wire_sight.0, self.lease_sight(now), shelf) {
-            Own::Go | Own::Hold | Own::StopPool => return self.stop_for_pools(now),
-            Own::GiveByWire => {
-                self.give_all(now);
+            verdict @ (Own::Go | Own::Hold | Own::StopPool | Own::GiveByWire) => {
+                self.leaving = self.wishes.shutdown.is_some() || verdict == Own::GiveByWire;
                 return self.stop_for_pools(now);
             }
             Own::Stop => match (epoch, key) {

@@ -640,15 +640,6 @@ impl Core {
         self.set_state(now, id, State::Giving { generation, version });
     }
 
-    /// This controller has lost the shelf or leaves.
-    pub(crate) fn give_all(&mut self, _now: Instant) {
-        if self.partner_ready() {
-            self.pools
-                .values_mut()
-                .for_each(|pool| pool.release = Some(Cause::Leaving));
-        }
-    }
-
     /// An operator asks for a pool to go.
     pub(crate) fn release(&mut self, id: PoolId) {
         if let Some(pool) = self.pools.get_mut(&id) {
@@ -811,7 +802,7 @@ impl Core {
         if self.arbiter.voted() || !self.ballots_known() {
             return false;
         }
-        if self.wishes.shutdown.is_some() || pool.release == Some(Cause::Leaving) && self.partner_ready() {
+        if self.leaving {
             return self.step_leaving(now, id, kind);
         }
         if pool.needs_epoch_above.is_some() {
@@ -911,11 +902,14 @@ impl Core {
             Kind::Own | Kind::Unowned => None,
             Kind::Released(_) | Kind::Fenced => Some(self.me().partner()),
         };
-        self.emit(Effect::FencePool {
-            pool: id,
-            key,
-            victim,
-        });
+        let outcome = (!self.params.reservation_rung).then_some(false);
+        if outcome.is_none() {
+            self.emit(Effect::FencePool {
+                pool: id,
+                key,
+                victim,
+            });
+        }
         self.set_state(
             now,
             id,
@@ -923,7 +917,7 @@ impl Core {
                 key,
                 kind,
                 claimed,
-                outcome: None,
+                outcome,
             },
         );
     }
@@ -939,18 +933,20 @@ impl Core {
         outcome: Option<bool>,
     ) -> bool {
         let Some(reserved) = outcome else { return false };
+        // Disks that know no reservations cannot be asked for one; claims and the other rungs have to do.
+        let sole = reserved || !self.params.reservation_rung;
         let evidence = match kind {
-            Kind::Own => reserved.then_some(Evidence::Own),
-            Kind::Unowned => reserved.then_some(Evidence::Unowned),
-            Kind::Released(generation) => reserved.then_some(Evidence::Released { generation }),
-            Kind::Fenced => self.fence_evidence(reserved),
+            Kind::Own => sole.then_some(Evidence::Own),
+            Kind::Unowned => sole.then_some(Evidence::Unowned),
+            Kind::Released(generation) => sole.then_some(Evidence::Released { generation }),
+            Kind::Fenced => self.fence_evidence(reserved, sole),
         };
         let Some(evidence) = evidence else {
             if let Some(at) = self.wait_deadline() {
                 self.wake_at(at);
             }
             let retry_at = self.pools.get(&id).map_or(now, |pool| pool.retry_at);
-            if reserved || now < retry_at {
+            if sole || now < retry_at {
                 self.wake_at(retry_at.max(now + self.params.timing.beat));
                 return false;
             }
@@ -1009,10 +1005,10 @@ impl Core {
         back
     }
 
-    fn fence_evidence(&self, reserved: bool) -> Option<Evidence> {
+    fn fence_evidence(&self, reserved: bool, sole: bool) -> Option<Evidence> {
         let (victim, epoch) = (self.victim(), self.record().epoch);
         if victim.incarnation.get() == 0 {
-            return reserved.then_some(Evidence::Unowned);
+            return sole.then_some(Evidence::Unowned);
         }
         if self.rebooted() {
             Some(Evidence::Rebooted { victim, epoch })
@@ -1046,7 +1042,7 @@ impl Core {
         let Some(pool) = self.pools.get(&id) else {
             return false;
         };
-        let leaving = self.wishes.shutdown.map(|_| Cause::Leaving);
+        let leaving = self.leaving.then_some(Cause::Leaving);
         let asked = self.asks_me(id).then_some(Cause::Asked);
         let home = self.goes_home(now, id).then_some(Cause::Home);
         let Some(cause) = leaving.or(pool.release).or(asked).or(home) else {
@@ -1092,7 +1088,7 @@ impl Core {
             && !placed
             && quiet
             && recent < 2
-            && self.wishes.shutdown.is_none()
+            && !self.leaving
             && self.partner_ready()
     }
 
