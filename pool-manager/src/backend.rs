@@ -192,7 +192,7 @@ pub trait Imported: Send + Sync + 'static {
     fn resync(&self, disk: DiskIndex) -> impl Future<Output = Result<(), PoolError>> + Send;
     /// Ends all commands, leaves every leg equal and the label clean, gives the disks up.
     fn export(&self, within: Duration) -> impl Future<Output = Result<(), PoolError>> + Send;
-    /// Removes the pool from its disks, then as `export`.
+    /// Removes every volume, so that another pool may be made of the disks, then as `export`.
     fn destroy(&self, within: Duration) -> impl Future<Output = Result<(), PoolError>> + Send;
     /// Ends everything at once without touching the disks, which may be another's already.
     fn stop(&self);

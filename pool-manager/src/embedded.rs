@@ -277,8 +277,8 @@ impl Backend for Embedded {
 }
 
 impl Embedded {
-    /// The label of a pool that is being made. Nothing has been written yet; what an earlier attempt has left of the
-    /// same pool is written over, as long as nothing was ever stored in it.
+    /// The label of a pool that is being made. Nothing has been written yet; the label of a pool without volumes, an
+    /// earlier attempt's or a deleted one's, is written over.
     async fn first_label(
         &self,
         evidence: &Exclusion,
@@ -305,15 +305,12 @@ impl Embedded {
         {
             let occupied = |why: String| PoolError::Occupied { pool, disk, why };
             let found = found.map_err(|error| occupied(error.to_string()))?;
-            let ours = found.clone().newest(pool);
-            if ours.as_ref().is_some_and(|label| !label.volumes.is_empty()) {
-                return Err(occupied(
-                    "it carries this pool with volumes; import it instead".to_owned(),
-                ));
-            }
-            if ours.is_none() && !found.vacant() {
+            // A copy that is damaged, of a later version or of elsewhere may describe something; an empty pool does not.
+            let present = found.any();
+            if !found.legible() || present.is_some_and(|label| !label.volumes.is_empty()) {
                 return Err(occupied(found.why()));
             }
+            txg = txg.max(present.map_or(0, |label| label.txg));
             let session = self
                 .disks
                 .session(disk)
@@ -326,7 +323,6 @@ impl Embedded {
                 });
             }
             extents = extents.min(label::extents(session.bytes()));
-            txg = txg.max(ours.map_or(0, |label| label.txg));
             members.push(Member {
                 disk,
                 id: session.info.id,

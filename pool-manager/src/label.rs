@@ -324,17 +324,23 @@ impl OnDisk {
         self.copies.iter().flatten().max_by_key(|label| label.txg)
     }
 
-    /// Nothing here belongs to anybody: both places are blank, or hold what is no label at all.
-    pub fn vacant(&self) -> bool {
-        self.copies
-            .iter()
-            .all(|copy| matches!(copy, Err(Unlabelled::Blank | Unlabelled::Other)))
+    /// Each place holds a label that can be read, or nothing that ever was one.
+    pub fn legible(&self) -> bool {
+        let no_label =
+            |copy: &Result<_, _>| matches!(copy, Ok(_) | Err(Unlabelled::Blank | Unlabelled::Other));
+        self.copies.iter().all(no_label)
     }
 
     /// Why there is no label, in words.
     pub fn why(&self) -> String {
         let why = |copy: &Result<Label, Unlabelled>| match copy {
-            Ok(label) => format!("label of pool {} ({})", label.name, label.pool),
+            Ok(label) => {
+                let volumes = label.volumes.len();
+                format!(
+                    "label of pool {} ({}) with {volumes} volumes",
+                    label.name, label.pool
+                )
+            }
             Err(why) => why.to_string(),
         };
         format!(

@@ -1080,7 +1080,8 @@ async fn disks_of_another_pool_are_left_alone() {
         .await
         .expect("export");
     let other = PoolId::from_bytes([1; 16]);
-    let key = key(A, 2, 2);
+    let later = |generation| key(A, 2, generation);
+    let key = later(2);
     a.manager
         .take(Take {
             pool: other,
@@ -1095,9 +1096,30 @@ async fn disks_of_another_pool_are_left_alone() {
         create: true,
         ..a.import_request(key)
     };
-    let error = a.manager.import(create).await.expect_err("occupied");
+    let error = a.manager.import(create.clone()).await.expect_err("occupied");
     assert!(
         error.is(Code::Conflict) && error.to_string().contains("label of pool tank"),
         "{error}"
     );
+    // Without volumes there is nothing to lose: the disks of a deleted pool can be used again.
+    let give_back = Export { pool: other };
+    a.manager.export(give_back, LONG).await.expect("give back");
+    a.take(later(3)).await;
+    a.import(later(3)).await;
+    a.reconcile(2, &[]).await;
+    a.manager
+        .export(Export { pool: POOL }, LONG)
+        .await
+        .expect("export");
+    let key = later(4);
+    let take = Take {
+        pool: other,
+        disks: a.legs.clone(),
+        key,
+        victim: None,
+    };
+    a.manager.take(take).await.expect("take");
+    a.manager.import(Import { key, ..create }).await.expect("create");
+    let seen = a.manager.status().await.seen;
+    assert_eq!(seen.iter().map(|pool| pool.pool).collect::<Vec<_>>(), [other]);
 }
