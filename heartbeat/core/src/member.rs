@@ -491,7 +491,11 @@ impl Core {
         if !invited {
             self.caught_up = false;
             self.catch_up_at = now;
-        } else if !self.caught_up && now >= self.catch_up_at {
+            return;
+        }
+        // Equal to what it says now, not to what it said before it stood still.
+        let equal = self.config.map(|config| config.log) == self.partner.advert.map(|advert| advert.log);
+        if !(self.caught_up && equal) && now >= self.catch_up_at {
             self.catch_up_at = now + self.params.timing.retry;
             self.emit(Effect::ConfigCatchUp);
         }

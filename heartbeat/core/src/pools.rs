@@ -1073,7 +1073,13 @@ impl Core {
             return false;
         };
         let timing = &self.params.timing;
-        let placed = self.claims.pools.get(&id).is_some_and(|claim| claim.placed);
+        // Where a person has put it, it stays for as long as the epoch lasts in which it was put there.
+        let epoch = self.record().epoch;
+        let placed = self
+            .claims
+            .pools
+            .get(&id)
+            .is_some_and(|claim| claim.placed && claim.epoch == epoch);
         let quiet = self.wire_sight.0 == WireSight::Alive
             && now.since(self.wire_sight.1.max(self.decided_at)) >= timing.giveback_after
             && !self.flapping(now);
