@@ -25,13 +25,19 @@ pub struct Plan {
     pub flip: Flip,
 }
 
-/// What `own` has to tell its target for a role.
+/// Looks at the target ([`Groups::observe`]) for which a port whose owner has fallen silent holds commands before it
+/// calls itself unavailable: 20 looks, 250 ms apart, 5 s in all. A takeover ends in less, and a host that was told
+/// `unavailable` comes back only when its own checker looks again, which takes longer than the takeover itself.
+pub const PATIENCE: u32 = 20;
+
+/// What `own` has to tell its target for a role; `patient`: the partner may only just have fallen silent.
 #[must_use]
-pub fn plan(own: ControllerId, set: &Set) -> Plan {
+pub fn plan(own: ControllerId, set: &Set, patient: bool) -> Plan {
     let (backing, mine, theirs) = match (set.role, set.partner_reachable) {
         (Role::Owner, true) => (Backing::Local, Access::Optimized, Access::NonOptimized),
         (Role::Owner, false) => (Backing::Local, Access::Optimized, Access::Unavailable),
         (Role::Partner, true) => (Backing::Partner, Access::NonOptimized, Access::Optimized),
+        (Role::Partner, false) if patient => (Backing::None, Access::Transitioning, Access::Transitioning),
         (Role::Partner, false) => (Backing::None, Access::Unavailable, Access::Optimized),
         (Role::Moving, _) => (Backing::None, Access::Transitioning, Access::Transitioning),
         (Role::Nobody, _) => (Backing::None, Access::Unavailable, Access::Unavailable),
@@ -73,6 +79,29 @@ struct Pool {
     /// What the target says that it is.
     seen: Option<Flip>,
     problem: Option<String>,
+    /// Looks that are left before a port whose owner is silent calls itself unavailable.
+    patience: u32,
+}
+
+impl Pool {
+    fn new(wanted: Set) -> Self {
+        Self {
+            wanted,
+            seen: None,
+            problem: None,
+            patience: PATIENCE,
+        }
+    }
+
+    fn plan(&self, own: ControllerId) -> Plan {
+        // Only an owner has commands of its own below; those that were forwarded are taken back by the flip.
+        let mut plan = plan(own, &self.wanted, self.patience > 0);
+        plan.drain &= self
+            .seen
+            .as_ref()
+            .is_none_or(|seen| seen.backing == Backing::Local);
+        plan
+    }
 }
 
 /// The port groups of every pool.
@@ -90,16 +119,7 @@ impl Groups {
     /// Groups of controller `own`, with what was wanted before a restart.
     #[must_use]
     pub fn new(own: ControllerId, wanted: Vec<Set>) -> Self {
-        let pool = |wanted: Set| {
-            (
-                wanted.pool,
-                Pool {
-                    wanted,
-                    seen: None,
-                    problem: None,
-                },
-            )
-        };
+        let pool = |wanted: Set| (wanted.pool, Pool::new(wanted));
         Self {
             own,
             pools: wanted.into_iter().map(pool).collect(),
@@ -111,12 +131,10 @@ impl Groups {
     /// # Errors
     /// [`Stale`]; nothing is changed.
     pub fn accept(&mut self, set: Set) -> Result<bool, Stale> {
-        let fresh = Pool {
-            wanted: set.clone(),
-            seen: None,
-            problem: None,
-        };
-        let pool = self.pools.entry(set.pool).or_insert(fresh);
+        let pool = self
+            .pools
+            .entry(set.pool)
+            .or_insert_with(|| Pool::new(set.clone()));
         if claim(&set) < claim(&pool.wanted) {
             return Err(Stale {
                 asked: claim(&set),
@@ -124,6 +142,9 @@ impl Groups {
             });
         }
         let changed = pool.wanted != set || pool.seen.is_none();
+        if pool.wanted != set {
+            pool.patience = PATIENCE;
+        }
         pool.wanted = set;
         Ok(changed)
     }
@@ -137,7 +158,7 @@ impl Groups {
     /// What the target has to be told for a pool.
     #[must_use]
     pub fn plan(&self, pool: PoolId) -> Option<Plan> {
-        self.pools.get(&pool).map(|pool| plan(self.own, &pool.wanted))
+        self.pools.get(&pool).map(|pool| pool.plan(self.own))
     }
 
     /// The target has confirmed a flip, or said why not.
@@ -169,10 +190,13 @@ impl Groups {
                 access_a: report.access_a,
                 access_b: report.access_b,
             });
-            let wanted = plan(self.own, &pool.wanted).flip;
+            pool.patience = pool.patience.saturating_sub(1);
+            let wanted = pool.plan(self.own).flip;
             let held = |seen: &Flip| {
                 let access = (seen.access_a, seen.access_b);
+                // A route that leads nowhere is not a hold on the way to the same route.
                 access == (Access::Transitioning, Access::Transitioning)
+                    && wanted.backing != Backing::None
                     && (seen.epoch, seen.generation, seen.backing)
                         == (wanted.epoch, wanted.generation, wanted.backing)
             };
@@ -191,7 +215,7 @@ impl Groups {
     #[must_use]
     pub fn report(&self) -> Vec<Group> {
         let line = |pool: &Pool| {
-            let wanted = plan(self.own, &pool.wanted).flip;
+            let wanted = pool.plan(self.own).flip;
             let shown = pool.seen.as_ref().unwrap_or(&wanted);
             Group {
                 wanted: pool.wanted.clone(),
@@ -240,8 +264,8 @@ mod tests {
     fn owner_and_partner_tell_the_same_tale() {
         for owner in ControllerId::ALL {
             for reachable in [true, false] {
-                let here = plan(owner, &set(1, Role::Owner, reachable)).flip;
-                let there = plan(owner.partner(), &set(1, Role::Partner, reachable)).flip;
+                let here = plan(owner, &set(1, Role::Owner, reachable), false).flip;
+                let there = plan(owner.partner(), &set(1, Role::Partner, reachable), false).flip;
                 let of = |flip: &Flip| [flip.access_a, flip.access_b];
                 assert_eq!(of(&here)[owner.index()], Access::Optimized);
                 assert_eq!(of(&there)[owner.index()], Access::Optimized);
@@ -261,11 +285,41 @@ mod tests {
     }
 
     #[test]
+    fn a_port_whose_owner_falls_silent_holds_for_a_while_and_is_unavailable_then() {
+        let mut groups = Groups::new(ControllerId::B, Vec::new());
+        groups.accept(set(1, Role::Partner, true)).expect("first");
+        groups
+            .accept(set(1, Role::Partner, false))
+            .expect("the same claim");
+        for look in 0..PATIENCE {
+            let flip = groups.plan(POOL).expect("known").flip;
+            let waits = (Backing::None, Access::Transitioning, Access::Transitioning);
+            assert_eq!((flip.backing, flip.access_a, flip.access_b), waits, "look {look}");
+            groups.observe(&[seen(&flip)]);
+        }
+        let flip = groups.plan(POOL).expect("known").flip;
+        assert_eq!(
+            (flip.access_a, flip.access_b),
+            (Access::Optimized, Access::Unavailable)
+        );
+        let waiting = Flip {
+            access_a: Access::Transitioning,
+            access_b: Access::Transitioning,
+            ..flip
+        };
+        assert_eq!(
+            groups.observe(&[seen(&waiting)]),
+            [POOL],
+            "the target has to be told"
+        );
+    }
+
+    #[test]
     fn only_an_owner_serves_locally_and_calls_itself_optimized() {
         for own in ControllerId::ALL {
             for role in [Role::Owner, Role::Partner, Role::Moving, Role::Nobody] {
                 for reachable in [true, false] {
-                    let plan = plan(own, &set(1, role, reachable));
+                    let plan = plan(own, &set(1, role, reachable), false);
                     let mine = [plan.flip.access_a, plan.flip.access_b][own.index()];
                     assert_eq!(mine == Access::Optimized, role == Role::Owner, "{role:?}");
                     assert_eq!(

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Longest drain before a move.
-pub const DRAIN: Duration = Duration::from_secs(5);
+/// Longest drain before a move: far below every host's patience, and long enough for any healthy disk.
+pub const DRAIN: Duration = Duration::from_secs(2);
 
 /// What publishes volumes to hosts, whichever it is.
 pub trait Target: Send + Sync + 'static {

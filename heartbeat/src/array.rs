@@ -226,7 +226,20 @@ impl Array {
         request: &Req,
         within: Duration,
     ) -> Result<Resp, RpcError> {
-        self.client.call_retry(method, request, &Ctx::new(within)).await
+        self.config_under(method, request, &Ctx::new(within)).await
+    }
+
+    /// The same, under an action.
+    ///
+    /// # Errors
+    /// The config keeper's.
+    pub async fn config_under<Req: Serialize, Resp: DeserializeOwned>(
+        &self,
+        method: &str,
+        request: &Req,
+        ctx: &Ctx,
+    ) -> Result<Resp, RpcError> {
+        self.client.call_retry(method, request, ctx).await
     }
 
     fn key(&self, task: Task) -> pool::ReservationKey {

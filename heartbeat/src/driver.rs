@@ -245,22 +245,8 @@ impl Driver {
             _ => {}
         }
         let effects = self.core.handle(clock(), event);
-        for effect in &effects {
-            self.link(effect);
-        }
         for effect in effects {
             self.carry_out(effect);
-        }
-    }
-
-    /// A move is known to the journal before the notes that come with it.
-    fn link(&mut self, effect: &Effect) {
-        match effect {
-            Effect::FencePool { pool, key, .. } | Effect::TakePool { pool, key, .. } => {
-                self.journal.link(*pool, key.generation);
-            }
-            Effect::ReleasePool { pool, key } => self.journal.link(*pool, key.generation.next()),
-            _ => {}
         }
     }
 
@@ -365,7 +351,12 @@ impl Driver {
                     job,
                 })));
             }
-            Effect::ConfigEpoch { record, lock } => drop(self.asks.send(Ask::Epoch(record, lock))),
+            Effect::ConfigEpoch { record, lock } => {
+                drop(
+                    self.asks
+                        .send(Ask::Epoch(record, lock, self.journal.decided(record.epoch))),
+                );
+            }
             Effect::ConfigFreeze { epoch } => drop(self.asks.send(Ask::Freeze(epoch))),
             Effect::ConfigUnfreeze { epoch } => drop(self.asks.send(Ask::Unfreeze(epoch))),
             Effect::ConfigProbe { base } => drop(self.asks.send(Ask::Probe(base))),
@@ -398,6 +389,20 @@ impl Driver {
     fn note(&mut self, note: &Note) {
         let text = words(note);
         tracing::info!(note = text.1, "{}", text.0);
+        // A move is known by the claim that it will lead to: one above the one that counts when it begins.
+        if let Note::Pool {
+            pool,
+            state: "claiming" | "fencing" | "releasing",
+        } = note
+            && let Some(status) = self
+                .core
+                .status(clock())
+                .pools
+                .iter()
+                .find(|status| status.pool == *pool)
+        {
+            self.journal.link(*pool, status.generation.next());
+        }
         self.journal.note(note, now());
         if let Note::Wire { alive } = note {
             drop(self.orders.send(Handover::Partner(*alive)));
@@ -455,6 +460,10 @@ pub fn clock() -> Instant {
     Instant::from_nanos(pollux_platform::clock::monotonic_ns())
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "wall clock for people: the start of an incident; nothing is decided by it"
+)]
 fn now() -> Now {
     let unix_ms = SystemTime::now()
         .duration_since(UNIX_EPOCH)

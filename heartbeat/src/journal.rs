@@ -40,6 +40,8 @@ pub struct Journal {
     suspected: Option<(u64, String)>,
     /// The incident of the record that is being decided, or was decided last and has pools to move.
     membership: Option<ActionId>,
+    /// The action under which the last record was decided here.
+    decision: Option<(Epoch, ActionId)>,
     requests: BTreeMap<PoolId, (ActionId, &'static str)>,
     parts: BTreeMap<PoolId, Part>,
     generations: BTreeMap<PoolId, Generation>,
@@ -55,6 +57,7 @@ impl Journal {
             epoch: Epoch::default(),
             suspected: None,
             membership: None,
+            decision: None,
             requests: BTreeMap::new(),
             parts: BTreeMap::new(),
             generations: BTreeMap::new(),
@@ -68,9 +71,19 @@ impl Journal {
         }
     }
 
+    /// The action that brought this record, if it was decided here.
+    #[must_use]
+    pub fn decided(&self, epoch: Epoch) -> Option<ActionId> {
+        self.decision
+            .filter(|(decided, _)| *decided == epoch)
+            .map(|(_, action)| action)
+    }
+
     /// A pool is about to change hands; `generation` is that of the claim under which it will be held afterwards.
     pub fn link(&mut self, pool: PoolId, generation: Generation) {
-        self.generations.insert(pool, generation);
+        if !self.parts.contains_key(&pool) {
+            self.generations.insert(pool, generation);
+        }
     }
 
     /// The action under which a pool is moved now, and its cause.
@@ -157,6 +170,7 @@ impl Journal {
             Note::Decided(record) => {
                 self.epoch = record.epoch;
                 if let Some(incident) = self.membership {
+                    self.decision = Some((record.epoch, incident));
                     self.timeline().close_phase(
                         &incident.to_string(),
                         "arbitrate",

@@ -4,6 +4,7 @@
 //! there; where the log stands is looked at all the while and told to the core when it changes.
 
 use crate::{array::Array, incarnation};
+use pollux_api::action::ActionId;
 use pollux_api::config::{self, Hex};
 use pollux_api::id::{Epoch, Hash32, LogLength};
 use pollux_heartbeat_core::{
@@ -12,6 +13,7 @@ use pollux_heartbeat_core::{
     event::ConfigStatus,
     record::{Base, Mode, Record},
 };
+use pollux_runtime::Ctx;
 use std::{path::PathBuf, time::Duration};
 use tokio::sync::mpsc;
 
@@ -25,8 +27,8 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What the core asks of the keeper.
 #[derive(Debug)]
 pub enum Ask {
-    /// This is the highest record.
-    Epoch(Record, Option<Lock>),
+    /// This is the highest record; under the action of the incident that brought it, if there is one.
+    Epoch(Record, Option<Lock>, Option<ActionId>),
     /// Freeze the log for this epoch.
     Freeze(Epoch),
     /// The freeze for this epoch is over without a record.
@@ -49,6 +51,12 @@ pub async fn serve(
     events: mpsc::UnboundedSender<Event>,
 ) {
     let mut wanted: Option<config::SetEpoch> = None;
+    // The epoch for which the log has to be frozen. A keeper that restarts knows of no freeze, and must not be told the
+    // record before it is frozen again: between the two it would acknowledge changes that the epoch being decided
+    // lacks (K13).
+    let mut frozen_for: Option<Epoch> = None;
+    // A freeze that has to end and is not known to have ended.
+    let mut thawing: Option<Epoch> = None;
     let mut told: Option<ConfigStatus> = None;
     let mut catching_up: Option<tokio::task::JoinHandle<()>> = None;
     loop {
@@ -58,44 +66,34 @@ pub async fn serve(
             Err(_) => Ask::Look,
         };
         match ask {
-            Ask::Epoch(record, lock) => {
+            Ask::Epoch(record, lock, action) => {
                 let next = config::SetEpoch {
                     record: to_record(&record),
                     lock: lock.map(lock_words),
                     incarnation: incarnation::running(&run).ok().flatten(),
                 };
-                wanted = Some(next.clone());
-                tell_epoch(&array, &next).await;
+                if frozen_for.is_some_and(|epoch| record.epoch >= epoch) {
+                    frozen_for = None;
+                }
+                if thawing.is_some_and(|epoch| record.epoch >= epoch) {
+                    thawing = None;
+                }
+                tell_epoch(&array, &next, action).await;
+                wanted = Some(next);
             }
             Ask::Freeze(epoch) => {
-                let request = config::Freeze {
-                    epoch,
-                    reason: format!("epoch {epoch} is being decided"),
-                };
-                match array
-                    .config::<_, config::Status>(config::FREEZE, &request, CALL)
-                    .await
-                {
-                    Ok(status) if status.frozen == Some(epoch) => {
-                        drop(events.send(Event::ConfigFrozen {
-                            epoch,
-                            status: to_status(&status),
-                        }));
-                    }
-                    Ok(status) => {
-                        tracing::warn!(%epoch, frozen = ?status.frozen, "the log did not freeze for this epoch")
-                    }
-                    Err(error) => tracing::warn!(%epoch, %error, "the log cannot be frozen now"),
+                frozen_for = Some(epoch);
+                thawing = None;
+                if let Some(status) = freeze(&array, epoch).await {
+                    drop(events.send(Event::ConfigFrozen {
+                        epoch,
+                        status: to_status(&status),
+                    }));
                 }
             }
             Ask::Unfreeze(epoch) => {
-                let request = config::Unfreeze { epoch };
-                if let Err(error) = array
-                    .config::<_, config::Status>(config::UNFREEZE, &request, CALL)
-                    .await
-                {
-                    tracing::warn!(%epoch, %error, "the log cannot be unfrozen now");
-                }
+                frozen_for = None;
+                thawing = thaw(&array, epoch).await;
             }
             Ask::Probe(base) => match contains(&array, base).await {
                 Ok(contained) => drop(events.send(Event::ConfigProbed { base, contained })),
@@ -111,12 +109,22 @@ pub async fn serve(
             }
             Ask::Look => match array.config::<_, config::Status>(config::STATUS, &(), CALL).await {
                 Ok(status) => {
-                    // A keeper that restarted has no epoch: it is told again.
+                    if let Some(epoch) = thawing {
+                        thawing = match status.frozen {
+                            Some(frozen) if frozen == epoch => thaw(&array, epoch).await,
+                            _ => None,
+                        };
+                    }
+                    // A keeper that restarted has neither freeze nor epoch: it is told again, the freeze first.
+                    if let Some(epoch) = frozen_for.filter(|_| status.frozen.is_none())
+                        && freeze(&array, epoch).await.is_none()
+                    {
+                        continue;
+                    }
                     if let Some(wanted) = &wanted
                         && status.epoch.as_ref() != Some(&wanted.record)
-                        && status.frozen.is_none()
                     {
-                        tell_epoch(&array, wanted).await;
+                        tell_epoch(&array, wanted, None).await;
                     }
                     let seen = to_status(&status);
                     if told.replace(seen) != Some(seen) {
@@ -129,12 +137,50 @@ pub async fn serve(
     }
 }
 
-async fn tell_epoch(array: &Array, wanted: &config::SetEpoch) {
+async fn tell_epoch(array: &Array, wanted: &config::SetEpoch, action: Option<ActionId>) {
+    let ctx = action.map_or_else(|| Ctx::new(CALL), |action| Ctx::of(action, CALL));
     if let Err(error) = array
-        .config::<_, config::Status>(config::SET_EPOCH, wanted, CALL)
+        .config_under::<_, config::Status>(config::SET_EPOCH, wanted, &ctx)
         .await
     {
         tracing::warn!(epoch = %wanted.record.epoch, %error, "the config keeper did not take the epoch yet");
+    }
+}
+
+/// None: it is not known to be frozen.
+async fn freeze(array: &Array, epoch: Epoch) -> Option<config::Status> {
+    let request = config::Freeze {
+        epoch,
+        reason: format!("epoch {epoch} is being decided"),
+    };
+    match array
+        .config::<_, config::Status>(config::FREEZE, &request, CALL)
+        .await
+    {
+        Ok(status) if status.frozen == Some(epoch) => Some(status),
+        Ok(status) => {
+            tracing::warn!(%epoch, frozen = ?status.frozen, "the log did not freeze for this epoch");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%epoch, %error, "the log cannot be frozen now");
+            None
+        }
+    }
+}
+
+/// What is still to be ended: nothing, if the keeper has confirmed it.
+async fn thaw(array: &Array, epoch: Epoch) -> Option<Epoch> {
+    match array
+        .config::<_, config::Status>(config::UNFREEZE, &config::Unfreeze { epoch }, CALL)
+        .await
+    {
+        Ok(status) if status.frozen != Some(epoch) => None,
+        Ok(_) => Some(epoch),
+        Err(error) => {
+            tracing::warn!(%epoch, %error, "the log cannot be unfrozen now; tried again");
+            Some(epoch)
+        }
     }
 }
 

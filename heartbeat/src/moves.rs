@@ -34,7 +34,7 @@ use tokio::{
 };
 
 /// How long commands in flight may take to end when a pool is released. Below every host's patience (30 s).
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// What the core asks of one pool.
 #[derive(Clone, Debug)]
