@@ -34,14 +34,17 @@ fn reservations_only() -> Setup {
     }
 }
 
+/// Commands are under way to the disks for long from now on.
+fn slow(world: &mut World) {
+    world.setup.leg_slowness = 20 * SEC;
+    world.run_for(SEC);
+}
+
 #[test]
 fn disks_that_admit_every_write_break_s1() {
-    let slow = || Setup {
-        leg_slowness: 20 * SEC,
-        ..reservations_only()
-    };
-    must_break(&["S1"], slow, |world| {
+    must_break(&["S1"], reservations_only, |world| {
         whole(world);
+        slow(world);
         world.pause(A);
         for disk in &mut world.disks {
             disk.open = true;
@@ -168,12 +171,9 @@ fn a_forged_echo_breaks_s7() {
 
 #[test]
 fn a_fence_that_is_confirmed_blindly_breaks_s1_or_s4() {
-    let slow = || Setup {
-        leg_slowness: 20 * SEC,
-        ..reservations_only()
-    };
-    must_break(&["S1", "S4"], slow, |world| {
+    must_break(&["S1", "S4"], reservations_only, |world| {
         whole(world);
+        slow(world);
         world.breakage.fence_confirmed_blindly = true;
         for disk in &mut world.disks {
             disk.reservations = false;
@@ -188,11 +188,11 @@ fn one_fenced_leg_is_not_enough_k6() {
     let three = || {
         let mut setup = reservations_only();
         setup.pools[0].legs = 3;
-        setup.leg_slowness = 10 * SEC;
         setup
     };
     must_break(&["S1", "S4"], three, |world| {
         whole(world);
+        slow(world);
         world.breakage.one_leg_is_enough = true;
         let open: Vec<usize> = (0..world.disks.len())
             .filter(|at| world.disks[*at].of == (0, 2))

@@ -279,7 +279,9 @@ impl Keeper {
                 log: self.log.clone(),
             }),
             Message::Log { round, log } => {
+                // An answer to an earlier question may be older than the log that stands now.
                 if self.round == Some(round) {
+                    self.round = None;
                     self.log = log;
                     self.acknowledged = 0;
                 }

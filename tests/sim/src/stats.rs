@@ -1,6 +1,6 @@
 //! What a run has seen, so that "clean" does not mean "nothing happened".
 
-use crate::truth::Fact;
+use crate::truth::{Fact, Hand};
 use pollux_heartbeat_core::area::Role;
 use pollux_heartbeat_core::detect::{DiskSight, WireSight};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,9 @@ pub(crate) struct Stats {
     /// Events that a core took.
     pub(crate) handled: u64,
     pub(crate) faults: u64,
+    /// Pools imported after a fence.
     pub(crate) takeovers: u64,
+    /// Pools imported as a gift.
     pub(crate) switchovers: u64,
     pub(crate) records: u64,
     /// Replies held for want of a lease.
@@ -31,7 +33,6 @@ pub(crate) struct Stats {
     cells: BTreeMap<(&'static str, WireSight, DiskSight), u64>,
     pools: BTreeMap<&'static str, u64>,
     roles: BTreeSet<&'static str>,
-    owners: BTreeMap<usize, (usize, u64)>,
 }
 
 impl Stats {
@@ -39,14 +40,11 @@ impl Stats {
         match fact {
             Fact::Replied { .. } => self.replies += 1,
             Fact::Acknowledged { .. } => self.changes += 1,
-            Fact::Imported { c, pool, key, .. } => {
-                let last = self.owners.insert(*pool, (*c, key.epoch.get()));
-                match last {
-                    Some((owner, epoch)) if owner != *c && epoch == key.epoch.get() => self.switchovers += 1,
-                    Some((owner, _)) if owner != *c => self.takeovers += 1,
-                    _ => {}
-                }
-            }
+            Fact::Imported { hand, .. } => match hand {
+                Hand::Own => {}
+                Hand::Given => self.switchovers += 1,
+                Hand::Fenced => self.takeovers += 1,
+            },
             _ => {}
         }
     }

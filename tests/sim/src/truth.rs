@@ -39,6 +39,7 @@ pub(crate) enum Fact {
         pool: usize,
         key: ReservationKey,
         blocks: Vec<u64>,
+        hand: Hand,
     },
     /// A reply left for a host.
     Replied {
@@ -73,6 +74,17 @@ pub(crate) enum Fact {
     Booted { c: usize },
     /// A change of the configuration was acknowledged to whoever asked for it.
     Acknowledged { c: usize, entry: u64 },
+}
+
+/// How a pool came to whoever imported it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hand {
+    /// It was its own, or nobody's.
+    Own,
+    /// Its owner gave it.
+    Given,
+    /// Its owner was fenced.
+    Fenced,
 }
 
 /// What was said to a host.

@@ -30,7 +30,9 @@ impl NothingLost {
                 *floor = (*floor).max(*value);
                 Ok(())
             }
-            Fact::Imported { c, pool, key, blocks } => {
+            Fact::Imported {
+                c, pool, key, blocks, ..
+            } => {
                 let lost = blocks
                     .iter()
                     .zip(&self.floor[*pool])

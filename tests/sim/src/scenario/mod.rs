@@ -21,7 +21,7 @@ pub(crate) fn scenario(setup: impl Fn() -> Setup, act: impl Fn(&mut World)) {
         setup.clock_ppm = [slant, -slant];
         let mut world = World::new(seed, setup);
         world.script = Some(VecDeque::new());
-        world.script_limit = 60;
+        world.script_limit = 400_000;
         act(&mut world);
         clean(&world, seed);
     }
@@ -66,6 +66,8 @@ pub(crate) fn whole(world: &mut World) {
         done || world.violation.is_some(),
         &format!("not whole: {why:?}"),
     );
+    // And quiet: the last answers have arrived.
+    world.run_for(SEC);
 }
 
 /// Runs until one controller serves every pool, alone. False: it does not.

@@ -54,7 +54,8 @@ impl World {
     }
 
     pub(super) fn keeper(&mut self, c: usize, message: Message) {
-        let joined = matches!(message, Message::Log { .. });
+        let asked = self.nodes[c].keeper.round.is_some();
+        let log = matches!(message, Message::Log { .. });
         let answered = matches!(message, Message::Have { .. });
         let incarnation = self.nodes[c].incarnation;
         let before = base_of(&self.nodes[c].keeper.log);
@@ -71,7 +72,8 @@ impl World {
         if after != before {
             self.tell_config(c);
         }
-        if joined && self.nodes[c].catch_up && self.nodes[c].keeper.round.take().is_some() {
+        let joined = log && asked && self.nodes[c].keeper.round.is_none();
+        if joined && self.nodes[c].catch_up {
             self.nodes[c].catch_up = false;
             self.tell_later(
                 c,

@@ -26,7 +26,7 @@ use crate::rng::Rng;
 use crate::setup::Setup;
 use crate::shelf::{DataDisk, Status, rank};
 use crate::stats::Stats;
-use crate::truth::{Answer, Fact};
+use crate::truth::{Answer, Fact, Hand};
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId};
 use pollux_api::pool::ReservationKey;
 use pollux_heartbeat_core::area::{Content, Role};

@@ -297,7 +297,18 @@ impl World {
             cache,
         });
         self.say(|| format!("{} imported pool {pool} under {key:?}", id(c)));
-        self.fact(Fact::Imported { c, pool, key, blocks });
+        let hand = match evidence {
+            None | Some(Evidence::Unowned | Evidence::Own) => Hand::Own,
+            Some(Evidence::Released { .. }) => Hand::Given,
+            Some(_) => Hand::Fenced,
+        };
+        self.fact(Fact::Imported {
+            c,
+            pool,
+            key,
+            blocks,
+            hand,
+        });
         Ok(())
     }
 

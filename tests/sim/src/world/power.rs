@@ -183,12 +183,10 @@ impl World {
                 home: id(spec.home),
             })
             .collect();
-        let armed = self.nodes[c].watchdog.is_some();
         let config = self.nodes[c].keeper.status(self.nodes[c].incarnation);
         for event in [
             Event::Pools(pools),
             Event::Config(config),
-            Event::Watchdog { armed },
             Event::Legs(vec![true; 2]),
         ] {
             let span = self.span(100, 30_000);
@@ -196,6 +194,9 @@ impl World {
         }
         let span = self.span(100, 30_000);
         self.after(span, Happening::Observe { c, life });
+        if self.nodes[c].watchdog.is_some() {
+            self.tell_later(c, Event::Watchdog { armed: true }, 100, 30_000);
+        }
     }
 
     pub(super) fn ask_power(&mut self, c: usize, cut: bool) {
