@@ -1,6 +1,7 @@
 //! One crash test: an array with volumes, a host with two cables, load, and a judgement.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -500,7 +501,11 @@ pub struct Turn {
 impl Turn {
     /// Waits for the machine, at most half an hour.
     pub fn take() -> Result<Self> {
-        let path = std::env::temp_dir().join("pollux-pair.turn");
+        // One file per user: another user's could not be opened.
+        let user = std::fs::metadata("/proc/self")
+            .map_err(|err| Error::step("ask who runs this", err))?
+            .uid();
+        let path = std::env::temp_dir().join(format!("pollux-pair-{user}.turn"));
         let lock = wait_for(
             "the machine is free for an array",
             Duration::from_secs(1800),
