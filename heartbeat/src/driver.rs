@@ -35,6 +35,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// A pet that could not be delivered for so long is not delivered at all: it would prove what was, not what is.
 pub const PET_WITHIN: Duration = Duration::from_millis(200);
 
+/// How a command of the loop to a quorum disk ended.
+pub type Outcome = quorum::Outcome<WriteId, (ReadId, ControllerId)>;
+/// Commands to one quorum disk.
+pub type DiskQueue = mpsc::UnboundedSender<quorum::Command<WriteId, (ReadId, ControllerId)>>;
+/// Their results, from all quorum disks.
+pub type Outcomes = mpsc::UnboundedReceiver<(DiskIndex, Outcome)>;
+
 /// What the rest of the daemon asks of the loop.
 pub enum Input {
     /// How things stand.
@@ -91,7 +98,7 @@ pub struct Driver {
     /// Datagrams.
     pub wire: Wire,
     /// Commands to the quorum disks.
-    pub disks: BTreeMap<DiskIndex, mpsc::UnboundedSender<quorum::Command<WriteId, (ReadId, ControllerId)>>>,
+    pub disks: BTreeMap<DiskIndex, DiskQueue>,
     /// The lease of everybody who answers hosts.
     pub lease: pollux_platform::lease::Writer,
     /// To the pools and to the rest of the daemon.
@@ -126,7 +133,7 @@ pub struct Inlets {
     /// Results of what was handed over, and what the services report.
     pub events: mpsc::UnboundedReceiver<Event>,
     /// Results of the quorum disks.
-    pub outcomes: mpsc::UnboundedReceiver<(DiskIndex, quorum::Outcome<WriteId, (ReadId, ControllerId)>)>,
+    pub outcomes: Outcomes,
     /// Requests of people.
     pub inputs: mpsc::UnboundedReceiver<Input>,
 }
@@ -159,11 +166,7 @@ impl Driver {
         }
     }
 
-    fn outcome(
-        &mut self,
-        disk: DiskIndex,
-        outcome: quorum::Outcome<WriteId, (ReadId, ControllerId)>,
-    ) -> Option<Event> {
+    fn outcome(&mut self, disk: DiskIndex, outcome: Outcome) -> Option<Event> {
         Some(match outcome {
             quorum::Outcome::Written {
                 token,

@@ -2,7 +2,7 @@
 
 use crate::{
     array::{self, Array},
-    driver::{self, Driver, FIRST_SET, Handover, Inlets, Input},
+    driver::{self, DiskQueue, Driver, FIRST_SET, Handover, Inlets, Input, Outcomes},
     incarnation::{self, IncarnationError},
     journal::Journal,
     keeper::{self, Ask},
@@ -16,11 +16,11 @@ use crate::{
 };
 use pollux_api::{
     heartbeat as api,
-    id::{ControllerId, DiskIndex, Incarnation},
+    id::{DiskIndex, Incarnation},
 };
 use pollux_heartbeat_core::{
     Core, Event, Params, Timing,
-    effect::{ReadId, StopReason, WriteId},
+    effect::{ReadId, StopReason},
     event::{Import, PoolInfo},
     layout::{self, Place},
     timing::Profile,
@@ -91,9 +91,6 @@ pub enum StartError {
         source: io::Error,
     },
 }
-
-type DiskQueue = mpsc::UnboundedSender<quorum::Command<WriteId, (ReadId, ControllerId)>>;
-type Outcomes = mpsc::UnboundedReceiver<(DiskIndex, quorum::Outcome<WriteId, (ReadId, ControllerId)>)>;
 
 /// What every block of each quorum disk must carry.
 #[must_use]

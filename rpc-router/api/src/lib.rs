@@ -19,5 +19,5 @@ pub mod heartbeat;
 pub mod id;
 pub mod pool;
 pub mod rank;
-pub mod target;
 pub mod router;
+pub mod target;

@@ -22,8 +22,6 @@ const PACKAGES: &[(&str, &str)] = &[
         "libiscsi-bin",
         "iscsi-test-cu: the target against a foreign test suite",
     ),
-    ("qemu-utils", "qemu-io: the target against a foreign initiator"),
-    ("qemu-block-extra", "the iSCSI driver of qemu-io"),
     (
         "tgt",
         "a foreign target, against which the host of the tests is checked",
