@@ -378,7 +378,12 @@ fn pools(text: &mut String, report: &Report, style: Style) {
         let name = name.unwrap_or_else(|| both(report, |view| beating(view, id)?.name.clone()));
         let home = configured.map(|pool| pool.home.to_string());
         let owner = both(report, |view| beating(view, id).map(|pool| known(pool.owner)));
-        let state = both(report, |view| beating(view, id).map(|pool| pool.state.clone()));
+        // `partner` says only that the other controller has more to say.
+        let of = |view: &View| beating(view, id).map(|pool| pool.state.clone());
+        let state = match both(report, |view| of(view).filter(|state| state != "partner")) {
+            nobody if nobody == "unknown" => both(report, of),
+            told => told,
+        };
         let imported = report
             .controllers
             .values()

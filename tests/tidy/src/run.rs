@@ -131,7 +131,7 @@ impl Runner {
         self.step("packages", |runner| packages(runner.install));
         self.step("format", |runner| runner.plain(&["fmt", "--all", "--check"]));
         self.step("tidy and licences", |runner| tidy(&runner.repository));
-        self.step("advisories", Self::advisories);
+        self.step("cargo deny", Self::deny);
         self.step("lints", |runner| {
             runner.plain(&[
                 "clippy",
@@ -207,7 +207,7 @@ impl Runner {
         outcome(command)
     }
 
-    fn advisories(&mut self) -> Outcome {
+    fn deny(&mut self) -> Outcome {
         if !has("cargo-deny", &["deny", "--version"]) {
             let install = ["install", "--locked", "cargo-deny"];
             if !self.install {
@@ -219,7 +219,29 @@ impl Runner {
                 return failed;
             }
         }
-        self.plain(&["deny", "--locked", "check"])
+        if let failed @ Outcome::Failed(_) =
+            self.plain(&["deny", "--locked", "check", "bans", "licenses", "sources"])
+        {
+            return failed;
+        }
+        // The database of advisories is a repository of its own: a machine that reaches only package registries
+        // cannot have it, and says so.
+        let mut advisories = self.cargo(&["deny", "--locked", "check", "--disable-fetch", "advisories"]);
+        match advisories.output() {
+            Ok(output) if output.status.success() => Outcome::Passed(String::new()),
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                if said.contains("advisory database") || said.contains("fetch") {
+                    return Outcome::Skipped(
+                        "bans, licences and sources are right; the database of advisories is not on this machine: `cargo deny fetch`"
+                            .into(),
+                    );
+                }
+                eprintln!("{said}");
+                Outcome::Failed("cargo deny found advisories".into())
+            }
+            Err(error) => Outcome::Failed(error.to_string()),
+        }
     }
 
     /// Repairs what can be repaired by a program.
