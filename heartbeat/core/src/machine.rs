@@ -293,6 +293,10 @@ pub struct Core {
     pub(crate) imports: Option<BTreeMap<PoolId, ReservationKey>>,
     pub(crate) pools: BTreeMap<PoolId, Pool>,
     pub(crate) pools_known: bool,
+    /// Exclusion of these was lost, or went unwatched, under that epoch: they are taken again under a later one (S6).
+    pub(crate) renew: BTreeMap<PoolId, Epoch>,
+    /// What an earlier daemon had imported was compared with what it claimed.
+    pub(crate) adopted: bool,
     pub(crate) surplus_pools: usize,
     pub(crate) alarms: BTreeMap<(&'static str, alloc::string::String), Alarm>,
     stop_said: Instant,
@@ -374,6 +378,8 @@ impl Core {
             imports: None,
             pools: BTreeMap::new(),
             pools_known: false,
+            renew: BTreeMap::new(),
+            adopted: false,
             surplus_pools: 0,
             alarms: BTreeMap::new(),
             stop_said: Instant::ZERO,

@@ -225,9 +225,9 @@ impl Core {
         }
         // S6: exclusion was lost; the members are confirmed by a new epoch before it is taken again.
         let renew = self
-            .pools
-            .values()
-            .any(|pool| pool.needs_epoch_above == Some(record.epoch));
+            .renew
+            .iter()
+            .any(|(id, epoch)| *epoch == record.epoch && self.wants_back(*id));
         let base = match (self.partner_member(), record.mode) {
             (None, Mode::Open) => From::Whole,
             (Some(_), _) | (None, Mode::Sealed) => From::Record,
@@ -339,11 +339,7 @@ impl Core {
         if self.freeze.is_some_and(|freeze| freeze.epoch <= record.epoch) {
             self.freeze = None;
         }
-        for pool in self.pools.values_mut() {
-            if pool.needs_epoch_above.is_some_and(|epoch| epoch < record.epoch) {
-                pool.needs_epoch_above = None;
-            }
-        }
+        self.renew.retain(|_, epoch| *epoch >= record.epoch);
         let member = self.member();
         if member && record.members.both() {
             self.fence = None;

@@ -115,8 +115,6 @@ pub(crate) struct Pool {
     pub(crate) failures: u32,
     retry_at: Instant,
     seen: Seen,
-    /// Exclusion was lost under this epoch: not to be taken again before a later one (S6).
-    pub(crate) needs_epoch_above: Option<Epoch>,
     /// The partner is responsible for it and has not served it since then.
     pub(crate) unserved_since: Option<Instant>,
     /// The partner asks for it, and it is not served here, since then.
@@ -142,7 +140,6 @@ impl Pool {
             failures: 0,
             retry_at: now,
             seen: None,
-            needs_epoch_above: None,
             unserved_since: None,
             asked_since: None,
             ask: None,
@@ -298,6 +295,12 @@ impl Core {
         }
     }
 
+    /// It is to be served here, and nothing is going on that would have to end first.
+    pub(crate) fn wants_back(&self, id: PoolId) -> bool {
+        let idle = self.pools.get(&id).is_some_and(|pool| pool.state == State::Idle);
+        idle && self.imported(id).is_none() && matches!(self.basis(id), Basis::Take(_))
+    }
+
     /// The partner can receive pools.
     pub(crate) fn partner_ready(&self) -> bool {
         let advert = self.partner.advert;
@@ -396,11 +399,32 @@ impl Core {
             })
             .map(|(id, _)| *id)
             .collect();
+        let epoch = self.record().epoch;
         for id in lost {
+            // Nobody knows why it is gone: perhaps because exclusion was lost (S6).
+            self.renew.insert(id, epoch);
             self.set_serving(id, false);
             self.set_state(now, id, State::Idle);
         }
         self.imports = Some(imports);
+    }
+
+    /// What an earlier daemon of this incarnation held and is not imported any more went unseen, too.
+    fn miss_imports(&mut self) {
+        let (me, epoch) = (self.params.incarnation, self.record().epoch);
+        let held = self
+            .claims
+            .pools
+            .iter()
+            .filter(|(_, claim)| claim.state == ClaimState::Held && claim.incarnation == me);
+        let missing: Vec<PoolId> = held
+            .map(|(id, _)| *id)
+            .filter(|id| self.imported(*id).is_none())
+            .collect();
+        for id in missing {
+            self.renew.insert(id, epoch);
+            self.set_serving(id, false);
+        }
     }
 
     fn imported(&self, id: PoolId) -> Option<ReservationKey> {
@@ -435,6 +459,7 @@ impl Core {
             });
         }
         self.forget_import(id);
+        self.renew.remove(&id);
         if self.claims.pools.remove(&id).is_some() {
             self.claims.sequence += 1;
         }
@@ -593,7 +618,7 @@ impl Core {
             self.key_pool = Some(id);
             return;
         }
-        pool.needs_epoch_above = Some(epoch);
+        self.renew.insert(id, epoch);
         let generation = self
             .claims
             .pools
@@ -612,6 +637,10 @@ impl Core {
 
     fn stop_pool(&mut self, now: Instant, id: PoolId, generation: Generation, reason: &str, give: bool) {
         self.set_serving(id, false);
+        // Its keys were left on the disks and are not watched any more: what happens to them goes unseen, so exclusion
+        // counts as lost (S6).
+        let epoch = self.record().epoch;
+        self.renew.insert(id, epoch);
         self.emit(Effect::StopPool {
             pool: id,
             generation,
@@ -651,6 +680,10 @@ impl Core {
     pub(crate) fn step_pools(&mut self, now: Instant) {
         if self.imports.is_none() || !self.pools_known {
             return;
+        }
+        if !self.adopted {
+            self.adopted = true;
+            self.miss_imports();
         }
         let ids: Vec<PoolId> = self.pools.keys().copied().collect();
         for id in &ids {
@@ -776,7 +809,7 @@ impl Core {
         if let Some(key) = self.imported(id) {
             // A restarted daemon finds the pool imported: it is adopted exactly if the claim is that import's.
             let same = claim.is_some_and(|c| c.generation == key.generation && c.epoch == key.epoch);
-            if basis == Basis::Take(Kind::Own) && same && pool.needs_epoch_above.is_none() {
+            if basis == Basis::Take(Kind::Own) && same && !self.renew.contains_key(&id) {
                 let served = claim.is_some_and(|claim| claim.serving) || self.partner_member().is_some();
                 let next = if served {
                     State::Publishing { key, out: false }
@@ -805,7 +838,7 @@ impl Core {
         if self.leaving {
             return self.step_leaving(now, id, kind);
         }
-        if pool.needs_epoch_above.is_some() {
+        if self.renew.contains_key(&id) {
             return false;
         }
         if now < pool.retry_at {
