@@ -101,6 +101,9 @@ impl Journal {
             (Some((cause, kind)), _) => {
                 let incident = self.move_action(pool);
                 self.begin(incident, kind, "an operator asked for it".to_owned(), now);
+                if let Some(running) = self.timeline().running(&incident.to_string()) {
+                    running.caused_by = Some(cause.to_string());
+                }
                 Part {
                     incident,
                     cause: Some(cause),

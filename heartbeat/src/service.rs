@@ -3,7 +3,7 @@
 use crate::{driver::Input, keeper::Ask, timeline::Timeline};
 use pollux_api::{
     error::{Code, RpcError},
-    heartbeat::{self as api, Accepted, Giveback, Switchover, Takeover, TimelineQuery},
+    heartbeat::{self as api, Accepted, Giveback, OpenAlone, Switchover, Takeover, TimelineQuery},
     pool::PoolEvent,
     rank,
 };
@@ -78,7 +78,7 @@ pub fn build(doors: &Doors) -> Builder {
     }
     let (status, why, timeline) = (doors!(), doors!(), doors!());
     let (switchover, giveback, takeover, abort) = (doors!(), doors!(), doors!(), doors!());
-    let (pool_event, config_status) = (doors!(), doors!());
+    let (open_alone, pool_event, config_status) = (doors!(), doors!(), doors!());
     Service::builder(api::SERVICE, rank::HEARTBEAT)
         .method(api::STATUS, Repeat::Idempotent, move |_, (): ()| {
             let doors = status.clone();
@@ -118,9 +118,14 @@ pub fn build(doors: &Doors) -> Builder {
         })
         .method(api::TAKEOVER, Repeat::Once, move |ctx, ask: Takeover| {
             let doors = takeover.clone();
+            let request = ask.override_epoch.map_or(Request::Takeover, Request::Override);
+            async move { doors.request(ctx, request, "takeover", ask.dry_run).await }
+        })
+        .method(api::OPEN_ALONE, Repeat::Once, move |ctx, ask: OpenAlone| {
+            let doors = open_alone.clone();
             async move {
                 doors
-                    .request(ctx, Request::Takeover, "takeover", ask.dry_run)
+                    .request(ctx, Request::OpenAlone, "membership", ask.dry_run)
                     .await
             }
         })

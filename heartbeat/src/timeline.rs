@@ -86,6 +86,7 @@ impl Timeline {
             kind: kind.to_owned(),
             controller,
             epoch,
+            caused_by: None,
             cause,
             started_unix_ms,
             started_ns,
@@ -180,7 +181,7 @@ impl Timeline {
             query
                 .action_id
                 .as_ref()
-                .is_none_or(|id| *id == incident.action_id)
+                .is_none_or(|id| *id == incident.action_id || Some(id) == incident.caused_by.as_ref())
         })
         .take(limit)
         .cloned()

@@ -21,6 +21,9 @@ pub const SWITCHOVER: &str = "heartbeat.switchover";
 pub const GIVEBACK: &str = "heartbeat.giveback";
 /// `heartbeat.takeover`: [`Takeover`] -> [`Accepted`]: take what the partner owns, fencing it first.
 pub const TAKEOVER: &str = "heartbeat.takeover";
+/// `heartbeat.open_alone`: [`OpenAlone`] -> [`Accepted`]: a lone controller may change the configuration again; the
+/// partner cannot go on without its log any more.
+pub const OPEN_ALONE: &str = "heartbeat.open_alone";
 /// `heartbeat.abort`: [`Switchover`] -> [`Accepted`]: abort a planned move before its point of no return.
 pub const ABORT: &str = "heartbeat.abort";
 /// Notification `heartbeat.pool_event` with [`crate::pool::PoolEvent`].
@@ -163,7 +166,7 @@ pub struct Blocker {
 /// Ask for incidents.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimelineQuery {
-    /// One incident (its action_id); none: all that are kept.
+    /// One incident, by its action_id or that of the request that caused it; none: all that are kept.
     pub action_id: Option<String>,
     /// At most so many, newest first; 0: no limit.
     #[serde(default)]
@@ -181,6 +184,9 @@ pub struct Incident {
     pub controller: ControllerId,
     /// The epoch under which it ran.
     pub epoch: Epoch,
+    /// The request that caused it, if a person's did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caused_by: Option<String>,
     /// In words: what was seen.
     pub cause: String,
     /// Wall clock at the start, ms since 1970, for people only; nothing is decided by it.
@@ -232,6 +238,18 @@ pub struct Giveback {
 /// Take what the partner owns. Fencing is never skipped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Takeover {
+    /// Go on although the highest record is this one, of the partner alone: changes that only the partner holds are
+    /// lost. The number is typed by a person who has read what is lost.
+    #[serde(default)]
+    pub override_epoch: Option<Epoch>,
+    /// Say what would happen, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Change the configuration alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenAlone {
     /// Say what would happen, and do nothing.
     #[serde(default)]
     pub dry_run: bool,

@@ -92,8 +92,12 @@ pub enum Command {
     /// Take what the partner owns; it is fenced first
     Takeover {
         /// Say that the partner is meant
-        #[arg(long, required = true)]
+        #[arg(long, required_unless_present = "override_epoch")]
         partner: bool,
+        /// Go on although this is the highest epoch and names the partner alone: changes that only the partner
+        /// holds are lost
+        #[arg(long = "override", value_name = "EPOCH")]
+        override_epoch: Option<u64>,
         /// How to go about it
         #[command(flatten)]
         care: Care,
@@ -358,6 +362,12 @@ pub enum Config {
     Status,
     /// Check the hash chain, the tables and the database of each controller
     Verify,
+    /// Let a lone controller change the configuration: its partner cannot go on without it any more
+    Open {
+        /// How to go about it
+        #[command(flatten)]
+        care: Care,
+    },
 }
 
 /// In or out.

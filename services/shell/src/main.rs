@@ -98,9 +98,11 @@ async fn run(line: Line) -> Result<Shown, Error> {
         Command::Giveback { pool, care } => {
             moves::run(&array, Move::Giveback(pool), care, action, style).await
         }
-        Command::Takeover { partner: _, care } => {
-            moves::run(&array, Move::Takeover, care, action, style).await
-        }
+        Command::Takeover {
+            partner: _,
+            override_epoch,
+            care,
+        } => moves::run(&array, Move::Takeover(override_epoch), care, action, style).await,
         Command::Abort { pool } => {
             let care = pollux_shell::cli::Care {
                 dry_run: false,
@@ -114,6 +116,9 @@ async fn run(line: Line) -> Result<Shown, Error> {
         Command::Host(command) => resources::host(&array, command, action).await,
         Command::Map(command) => resources::map(&array, command, action).await,
         Command::Address(command) => resources::address(&array, command, action).await,
+        Command::Config(pollux_shell::cli::Config::Open { care }) => {
+            moves::run(&array, Move::OpenAlone, care, action, style).await
+        }
         Command::Config(command) => resources::config(&array, command, style).await,
         Command::Call { method, params } => {
             let params = params.as_deref().unwrap_or("null");

@@ -13,10 +13,10 @@ use crate::timeline;
 use pollux_api::action::ActionId;
 use pollux_api::error::RpcError;
 use pollux_api::heartbeat::{
-    ABORT, Accepted, GIVEBACK, Giveback, Incident, STATUS, SWITCHOVER, Status, Switchover, TAKEOVER,
-    TIMELINE, Takeover, TimelineQuery,
+    ABORT, Accepted, GIVEBACK, Giveback, Incident, OPEN_ALONE, OpenAlone, STATUS, SWITCHOVER, Status,
+    Switchover, TAKEOVER, TIMELINE, Takeover, TimelineQuery,
 };
-use pollux_api::id::{ControllerId, PoolId};
+use pollux_api::id::{ControllerId, Epoch, PoolId};
 use pollux_runtime::Ctx;
 use serde::Serialize;
 use serde_json::json;
@@ -31,8 +31,10 @@ pub enum Move {
     Switchover(String),
     /// Pools to their homes.
     Giveback(Option<String>),
-    /// What the partner owns.
-    Takeover,
+    /// What the partner owns; against a record that names the partner alone, if its epoch is given.
+    Takeover(Option<u64>),
+    /// The configuration is to be changed by a lone controller.
+    OpenAlone,
     /// Not to move after all.
     Abort(String),
 }
@@ -113,7 +115,15 @@ impl Request {
             array.ask(at, method, request, ctx).await
         }
         match (&self.what, self.pool) {
-            (Move::Takeover, _) => ask(array, self.at, self.method, &Takeover { dry_run }, ctx).await,
+            (Move::Takeover(epoch), _) => {
+                let override_epoch = epoch.map(Epoch::new);
+                let request = Takeover {
+                    override_epoch,
+                    dry_run,
+                };
+                ask(array, self.at, self.method, &request, ctx).await
+            }
+            (Move::OpenAlone, _) => ask(array, self.at, self.method, &OpenAlone { dry_run }, ctx).await,
             (Move::Giveback(_), pool) => {
                 ask(array, self.at, self.method, &Giveback { pool, dry_run }, ctx).await
             }
@@ -143,7 +153,8 @@ pub async fn run(
     let (method, name) = match &what {
         Move::Switchover(name) => (SWITCHOVER, Some(name.clone())),
         Move::Giveback(name) => (GIVEBACK, name.clone()),
-        Move::Takeover => (TAKEOVER, None),
+        Move::Takeover(_) => (TAKEOVER, None),
+        Move::OpenAlone => (OPEN_ALONE, None),
         Move::Abort(name) => (ABORT, Some(name.clone())),
     };
     let pool = match &name {
@@ -191,7 +202,8 @@ pub async fn run(
                 unknown: std::collections::BTreeMap::new(),
             };
             text += &timeline::render(&report, snapshot(array).await.ok().as_ref(), style);
-            if !matches!(outcome.as_str(), "done" | "running") {
+            // The giver's half of a move ends as `done: given`.
+            if !outcome.starts_with("done") && outcome != "running" {
                 return Err(Error::failed(
                     format!("{}it ended as: {outcome}", text),
                     format!("`pollux why`, `pollux trace {}`", accepted.action_id),

@@ -496,6 +496,11 @@ pub async fn config(array: &Array, command: Config, style: Style) -> Result<Show
             }
             Ok(Shown::new(text, &answers))
         }
+        // A move, asked of heartbeat: see `moves`.
+        Config::Open { .. } => Err(Error::usage(
+            "`config open` asks heartbeat",
+            "see `pollux config open --help`",
+        )),
         Config::Verify => {
             let answers = on_both::<Verified>(array, config::VERIFY).await;
             let mut text = String::new();

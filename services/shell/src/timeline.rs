@@ -189,6 +189,7 @@ mod tests {
             kind: "takeover".into(),
             controller: ControllerId::B,
             epoch: Epoch::new(6),
+            caused_by: None,
             cause: "silent on wire and disk".into(),
             started_unix_ms: 0,
             started_ns: 0,
