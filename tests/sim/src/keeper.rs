@@ -70,8 +70,6 @@ pub(crate) struct Keeper {
     /// The catch-up that is asked for: its answer must carry this number.
     pub(crate) round: Option<u64>,
     rounds: u64,
-    /// Breakage of the simulator's own world: a freeze is confirmed and not kept.
-    pub(crate) thaws: bool,
 }
 
 impl Keeper {
@@ -88,7 +86,6 @@ impl Keeper {
             follower: Base::default(),
             round: None,
             rounds: 0,
-            thaws: false,
         }
     }
 
@@ -98,7 +95,6 @@ impl Keeper {
         *self = Self {
             log: std::mem::take(&mut self.log),
             session,
-            thaws: self.thaws,
             ..Self::new(self.me)
         };
     }
@@ -119,7 +115,7 @@ impl Keeper {
 
     /// This controller may append and acknowledge.
     pub(crate) fn acknowledging(&self, incarnation: u64) -> bool {
-        self.sequencer(incarnation).is_some() && self.lock.is_none() && (self.frozen.is_none() || self.thaws)
+        self.sequencer(incarnation).is_some() && self.lock.is_none() && self.frozen.is_none()
     }
 
     pub(crate) fn status(&self, incarnation: u64) -> ConfigStatus {
@@ -248,7 +244,7 @@ impl Keeper {
                     .members
                     .get(self.me)
                     .is_some_and(|i| i.get() == incarnation);
-                if record.epoch != epoch || !mine || (self.frozen.is_some() && !self.thaws) {
+                if record.epoch != epoch || !mine || self.frozen.is_some() {
                     return None;
                 }
                 let fits = self.log.get(..from).is_some_and(|log| chain(log) == before);
@@ -269,7 +265,7 @@ impl Keeper {
             }
             Message::Have { epoch, session, log } => {
                 let present = self.record.is_some_and(|record| record.epoch == epoch);
-                if present && session == self.session && (self.frozen.is_none() || self.thaws) {
+                if present && session == self.session && self.frozen.is_none() {
                     self.follower = log;
                 }
                 None

@@ -30,6 +30,8 @@ pub(crate) struct Setup {
     /// Reservations survive the loss of the shelf's power.
     pub(crate) aptpl: bool,
     pub(crate) auto_giveback: bool,
+    /// Whoever finds a controller switched off by its partner switches it on again, some time.
+    pub(crate) repower: bool,
     pub(crate) clock_ppm: [i64; 2],
     /// The wire when nothing has struck it.
     pub(crate) link: Link,
@@ -72,6 +74,7 @@ impl Setup {
             reservations: true,
             aptpl: true,
             auto_giveback: true,
+            repower: false,
             clock_ppm: [0; 2],
             link: Link::default(),
             flaky: 0,
@@ -131,6 +134,7 @@ impl Setup {
             reservations: rng.chance(850_000),
             aptpl: rng.chance(500_000),
             auto_giveback: rng.chance(850_000),
+            repower: true,
             clock_ppm: [ppm(&mut rng), ppm(&mut rng)],
             link,
             flaky,

@@ -2,8 +2,9 @@
 //! Registrants Only), one nexus per controller.
 //!
 //! A command takes effect at one instant, and the reservation is looked at at that instant: what PREEMPT AND ABORT
-//! drains is then what simply arrives too late. Each nexus that lost its registration, or saw the power go, gets a unit
-//! attention once, and the command that got it did nothing.
+//! drains is then what simply arrives too late. A nexus that lost its registration, or saw the power go, gets a unit
+//! attention, and so does every further command until the pool manager has established its session again, which begins
+//! with a look at the keys. Commands that were under way when the power went are lost.
 
 use pollux_api::pool::ReservationKey;
 use std::collections::BTreeSet;
@@ -43,6 +44,8 @@ pub(crate) struct DataDisk {
     attention: [bool; 2],
     pub(crate) path: [bool; 2],
     pub(crate) up: bool,
+    /// How often the power has gone.
+    pub(crate) cycle: u32,
     pub(crate) stuck_until: u64,
     pub(crate) blocks: Vec<u64>,
     pub(crate) label: Label,
@@ -66,6 +69,7 @@ impl DataDisk {
             attention: [false; 2],
             path: [true; 2],
             up: true,
+            cycle: 0,
             stuck_until: 0,
             blocks: vec![0; blocks],
             label: Label::default(),
@@ -78,14 +82,14 @@ impl DataDisk {
     }
 
     /// Would a write of this controller take effect now?
-    pub(crate) fn admit(&mut self, c: usize) -> Status {
+    pub(crate) fn admit(&self, c: usize) -> Status {
         if !self.reaches(c) {
             return Status::Lost;
         }
         if self.open {
             return Status::Good;
         }
-        if std::mem::take(&mut self.attention[c]) {
+        if self.attention[c] {
             return Status::Attention;
         }
         if self.reservations && self.holder.is_some() && self.keys[c].is_none() {
@@ -94,10 +98,9 @@ impl DataDisk {
         Status::Good
     }
 
-    /// Would it, without asking for it?
-    pub(crate) fn admits(&self, c: usize) -> bool {
-        let attention = self.attention[c] && !self.open;
-        !attention && self.clone().admit(c) == Status::Good
+    /// The session is established again.
+    pub(crate) fn acknowledge(&mut self, c: usize) {
+        self.attention[c] = false;
     }
 
     /// The highest key that stands here.
@@ -145,6 +148,7 @@ impl DataDisk {
     /// The shelf's power goes; returns the keys that are lost.
     pub(crate) fn power_fails(&mut self) -> Vec<ReservationKey> {
         self.up = false;
+        self.cycle += 1;
         self.attention = [true; 2];
         if self.aptpl {
             return Vec::new();

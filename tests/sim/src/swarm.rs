@@ -248,6 +248,7 @@ impl World {
         self.setup.pool_slowness = 0;
         self.setup.leg_slowness = 0;
         self.bmc = [true; 2];
+        self.setup.repower = true;
         for c in [A, B] {
             self.resume(c);
             self.power_on(c);

@@ -18,6 +18,8 @@ fn reservations_only() -> Setup {
 fn k04_without_heartbeat_a_living_target_answers_for_no_longer_than_its_lease() {
     scenario(reservations_only, |world| {
         whole(world);
+        // Nothing of ours is left on a but what the kernel serves.
+        world.blind[A] = true;
         world.crash(A, None);
         taken_over(world, B);
         demand(
@@ -38,7 +40,12 @@ fn k04_without_heartbeat_a_living_target_answers_for_no_longer_than_its_lease() 
 #[test]
 fn k05_a_hand_over_that_is_interrupted_anywhere_has_one_owner() {
     for delay in (0..40).map(|step| step * 15) {
-        scenario(reservations_only, |world| {
+        // Where a person puts a pool, it stays.
+        let stays = || Setup {
+            auto_giveback: false,
+            ..reservations_only()
+        };
+        scenario(stays, |world| {
             whole(world);
             world.ask(A, Request::Switchover(pool_id(0)));
             world.run_for(delay * MS);

@@ -35,7 +35,7 @@ fn clean(world: &World, seed: u64) {
 }
 
 /// Prints the end of the script.
-fn tell(world: &World) {
+pub(crate) fn tell(world: &World) {
     for line in world.script.iter().flatten() {
         eprintln!("  {line}");
     }

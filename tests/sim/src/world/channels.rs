@@ -192,7 +192,7 @@ impl World {
             self.fact(Fact::Published { c, record });
         }
         if self.breakage.forged_echo
-            && c == A
+            && c == B
             && let Some(mut forged) = self.nodes[c].heard.clone()
         {
             forged.echo = Some(datagram.nonce);

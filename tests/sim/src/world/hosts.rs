@@ -15,7 +15,12 @@ impl World {
                 floor: self.floors[entry.pool][entry.block],
             }
         };
+        // A path checker looks at the other path now and then.
+        let other = self.rng.chance(150_000);
         let entry = &mut self.streams[stream];
+        if other {
+            entry.path = 1 - entry.path;
+        }
         (entry.op, entry.deed, entry.attempt, entry.began) = (op, Some(deed), 0, now);
         self.attempt(stream);
     }
@@ -106,15 +111,7 @@ impl World {
                 let legs: BTreeSet<usize> = held.in_sync.clone();
                 for leg in &legs {
                     let span = self.leg_latency();
-                    self.after(
-                        span,
-                        Happening::LegWrite {
-                            c,
-                            boot,
-                            op,
-                            leg: *leg,
-                        },
-                    );
+                    self.set_out(c, op, operation.pool, *leg, span);
                 }
                 if let Some(operation) = self.nodes[c].operations.get_mut(&op) {
                     operation.waiting = legs;
@@ -134,7 +131,21 @@ impl World {
             .unwrap_or(0)
     }
 
-    pub(super) fn leg_write(&mut self, c: usize, boot: u32, op: u64, leg: usize) {
+    /// A write command sets out for a disk.
+    fn set_out(&mut self, c: usize, op: u64, pool: usize, leg: usize, span: u64) {
+        let cycle = self.disks[self.disk_of(pool, leg)].cycle;
+        let boot = self.nodes[c].boot;
+        let what = Happening::LegWrite {
+            c,
+            boot,
+            op,
+            leg,
+            cycle,
+        };
+        self.after(span, what);
+    }
+
+    pub(super) fn leg_write(&mut self, c: usize, boot: u32, op: u64, leg: usize, cycle: u32) {
         let Some(operation) = self.nodes[c].operations.get(&op).cloned() else {
             return;
         };
@@ -142,9 +153,20 @@ impl World {
         let entry = &mut self.disks[disk];
         if entry.reaches(c) && entry.stuck_until > self.now {
             let at = entry.stuck_until + 1;
-            return self.at(at, Happening::LegWrite { c, boot, op, leg });
+            let what = Happening::LegWrite {
+                c,
+                boot,
+                op,
+                leg,
+                cycle,
+            };
+            return self.at(at, what);
         }
-        let status = entry.admit(c);
+        let status = if entry.cycle == cycle {
+            entry.admit(c)
+        } else {
+            Status::Lost
+        };
         if status == Status::Good {
             entry.blocks[operation.block] = operation.value;
             self.fact(Fact::Wrote {
@@ -167,7 +189,7 @@ impl World {
         );
     }
 
-    pub(super) fn leg_done(&mut self, c: usize, boot: u32, op: u64, leg: usize, status: Status) {
+    pub(super) fn leg_done(&mut self, c: usize, op: u64, leg: usize, status: Status) {
         let Some(operation) = self.nodes[c].operations.get_mut(&op) else {
             return;
         };
@@ -178,7 +200,7 @@ impl World {
         };
         let again = |world: &mut Self| {
             let span = world.leg_latency() + 100 * MS;
-            world.after(span, Happening::LegWrite { c, boot, op, leg });
+            world.set_out(c, op, pool, leg, span);
         };
         match status {
             Status::Good => {
@@ -189,8 +211,10 @@ impl World {
             }
             Status::Attention if self.disks[disk].holds_alone(c, key) || !self.setup.reservations => {
                 let span = self.leg_latency();
-                self.after(span, Happening::LegWrite { c, boot, op, leg });
+                self.disks[disk].acknowledge(c);
+                self.set_out(c, op, pool, leg, span);
             }
+            Status::Attention | Status::Conflict if self.blind[c] => again(self),
             Status::Attention | Status::Conflict => self.exclusion_lost(c, pool, disk),
             Status::Lost => {
                 if !operation.waiting.contains(&leg) {
@@ -243,7 +267,7 @@ impl World {
             .map(|other| self.disk_of(pool, *other))
             .collect();
         let good = |world: &mut Self, at: usize| {
-            world.disks[at].stuck_until <= world.now && world.disks[at].admits(c)
+            world.disks[at].stuck_until <= world.now && world.disks[at].admit(c) == Status::Good
         };
         if !held.in_sync.contains(&leg) || rest.is_empty() || !rest.iter().all(|at| good(self, *at)) {
             return false;

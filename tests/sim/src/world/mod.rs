@@ -135,6 +135,7 @@ pub(crate) enum Happening {
         boot: u32,
         op: u64,
         leg: usize,
+        cycle: u32,
     },
     /// Its status is known at the controller.
     LegDone {
@@ -416,7 +417,7 @@ pub(crate) struct Breakage {
     pub(crate) one_leg_is_enough: bool,
     /// A controller that is told to stop goes on.
     pub(crate) stop_ignored: bool,
-    /// Whatever a sees no echo of, it gets one: somebody forges the wire.
+    /// Whatever b sends is echoed in the name of a: somebody forges the wire.
     pub(crate) forged_echo: bool,
     /// A write is acknowledged before it is on the disks.
     pub(crate) early_acknowledgement: bool,
@@ -452,6 +453,8 @@ pub(crate) struct World {
     pub(crate) stall_next: Option<(usize, u64)>,
     /// Every step of this controller's pool manager fails.
     pub(crate) lame: [bool; 2],
+    /// This controller's pool manager does not look at keys and conflicts: a kernel target that outlives it.
+    pub(crate) blind: [bool; 2],
     pub(crate) invariants: Invariants,
     queue: BinaryHeap<Reverse<Scheduled>>,
     order: u64,
@@ -552,6 +555,7 @@ impl World {
             settled: false,
             stall_next: None,
             lame: [false; 2],
+            blind: [false; 2],
             invariants,
             queue: BinaryHeap::new(),
             order: 0,
@@ -776,14 +780,20 @@ impl World {
                 let span = self.timing.key_check.as_nanos() as u64;
                 self.after(span, H::KeyCheck { c, boot });
             }
-            H::LegWrite { c, boot, op, leg } if self.boot_is(c, boot) => self.leg_write(c, boot, op, leg),
+            H::LegWrite {
+                c,
+                boot,
+                op,
+                leg,
+                cycle,
+            } if self.boot_is(c, boot) => self.leg_write(c, boot, op, leg, cycle),
             H::LegDone {
                 c,
                 boot,
                 op,
                 leg,
                 status,
-            } if self.boot_is(c, boot) => self.leg_done(c, boot, op, leg, status),
+            } if self.boot_is(c, boot) => self.leg_done(c, op, leg, status),
             H::LegRead { c, boot, op } if self.boot_is(c, boot) => self.leg_read(c, op),
             H::Host { stream } => self.host(stream),
             H::Command { c, boot, stream, op } => self.command(c, boot, stream, op),

@@ -215,12 +215,11 @@ impl World {
         if reachable && cut {
             self.stats.power_fences += 1;
             self.power_cut(victim);
-            // Whoever finds a controller switched off by its partner switches it on again, some time.
-            let (boot, span) = (self.nodes[victim].boot, self.rng.range(2 * SEC, 40 * SEC));
-            self.after(
-                span,
-                Happening::Mend(crate::swarm::Mend::PowerOn { c: victim, boot }),
-            );
+            if self.setup.repower {
+                let (boot, span) = (self.nodes[victim].boot, self.rng.range(2 * SEC, 40 * SEC));
+                let mend = crate::swarm::Mend::PowerOn { c: victim, boot };
+                self.after(span, Happening::Mend(mend));
+            }
         }
         let state = match (reachable, self.nodes[victim].powered) {
             (false, _) => Power::Unknown,
