@@ -817,7 +817,16 @@ impl Core {
                 .count()
                 >= self.majority()
         };
-        if !read(|area| area.vote.is_ok() && area.slot.is_ok() && area.claims.is_ok()) {
+        // A slot that tore when the power went is no reason to wait: it says nothing that has to be kept. Claims are
+        // needed where an earlier daemon of this incarnation may have written them; an older incarnation's bind nobody.
+        let mine = |area: &Area| {
+            area.slot
+                .as_ref()
+                .is_ok_and(|slot| slot.advert.incarnation == self.params.incarnation)
+        };
+        let first = read(|area| area.slot.is_ok())
+            && !self.disks.iter().filter_map(|disk| disk.own.as_ref()).any(mine);
+        if !read(|area| area.vote.is_ok()) || !(first || read(|area| area.claims.is_ok())) {
             return;
         }
         let own = |disk: &Disk| disk.own.clone();
@@ -869,7 +878,7 @@ impl Core {
                 && !disk
                     .own
                     .as_ref()
-                    .is_some_and(|own| own.vote.is_ok() && own.slot.is_ok());
+                    .is_some_and(|own| own.vote.is_ok() && own.slot.is_ok() && own.claims.is_ok());
             if disk.read.is_none() && (due || disk.want_read) {
                 // At the start own and partner's area take turns, so that a bad own block blinds nobody.
                 let own_turn = own_missing && !disk.read_own;

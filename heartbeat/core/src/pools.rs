@@ -509,7 +509,12 @@ impl Core {
                     }
                     Err(problem) => {
                         self.failed(now, id, problem);
-                        self.set_state(now, id, State::Publishing { key, out: false });
+                        // After some attempts it is begun again from the import, which may be gone.
+                        if self.pools.get(&id).is_some_and(|pool| pool.failures >= 3) {
+                            self.stop_pool(now, id, generation, "it cannot be published", false);
+                        } else {
+                            self.set_state(now, id, State::Publishing { key, out: false });
+                        }
                     }
                 }
             }
@@ -599,19 +604,25 @@ impl Core {
     pub(crate) fn exclusion_lost(&mut self, now: Instant, id: PoolId, holder: Option<ReservationKey>) {
         let epoch = self.record().epoch;
         let fenced = holder.is_some_and(|key| key.controller != self.me() || key.epoch > epoch);
-        let Some(pool) = self.pools.get_mut(&id) else {
-            return;
-        };
-        match pool.state {
-            // It holds nothing that could be lost: the word of an earlier generation.
-            State::Idle | State::Claiming { .. } | State::Verifying { .. } | State::Fencing { .. } => return,
-            State::Giving { .. } | State::Given { .. } | State::Stopping { .. } => return,
+        let state = self.pools.get(&id).map_or(State::Idle, |pool| pool.state.clone());
+        let used = match state {
             State::Importing { .. }
             | State::LeaseWait { .. }
             | State::Publishing { .. }
             | State::Serving { .. }
             | State::Releasing { .. }
-            | State::Resuming { .. } => {}
+            | State::Resuming { .. } => true,
+            // Imported and not adopted yet; otherwise it holds nothing that could be lost.
+            State::Idle
+            | State::Claiming { .. }
+            | State::Verifying { .. }
+            | State::Fencing { .. }
+            | State::Giving { .. }
+            | State::Given { .. }
+            | State::Stopping { .. } => self.imported(id).is_some(),
+        };
+        if !used {
+            return;
         }
         if fenced {
             self.key_sight = KeySight::Partners;
