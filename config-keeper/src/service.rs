@@ -308,11 +308,14 @@ impl Actor {
     }
 
     fn watched(&self, watch: &Watch) -> Watched {
-        let known = |(index, hash): &(u64, config::LogHash)| {
-            *index <= self.keeper.acknowledged() && self.keeper.hash_at(*index) == Some(*hash)
-        };
+        // A keeper that has just started remembers less as acknowledged than it had shown: the mark is written when
+        // nothing else is to do. Nobody is led back behind what he has seen, and nobody starts from such a mark: what
+        // is missing there would look deleted.
+        let known = |(index, hash): &(u64, config::LogHash)| self.keeper.hash_at(*index) == Some(*hash);
         match watch.after.filter(known) {
+            None if self.keeper.epoch().is_none() => Watched::Changes(Vec::new()),
             None => Watched::Snapshot(self.snapshot()),
+            Some((index, _)) if index > self.keeper.acknowledged() => Watched::Changes(Vec::new()),
             Some((index, _)) => {
                 let upto = self.keeper.batch_end(index, self.keeper.acknowledged(), u64::MAX);
                 Watched::Changes(self.keeper.entries(index, upto).to_vec())

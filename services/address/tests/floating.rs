@@ -20,6 +20,13 @@ const P: PoolId = PoolId::from_bytes([1; 16]);
 const Q: PoolId = PoolId::from_bytes([2; 16]);
 
 fn main() {
+    // This program is its own runner (it must have one thread), so it answers for itself when it is asked for a list.
+    if std::env::args().any(|argument| argument == "--list") {
+        if !std::env::args().any(|argument| argument == "--ignored") {
+            println!("floating: test");
+        }
+        return;
+    }
     if let Err(error) = netns::enter_new() {
         println!("SKIPPED floating: {error}");
         return;

@@ -17,6 +17,13 @@ use std::{
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn main() {
+    // This program is its own runner (it must have one thread), so it answers for itself when it is asked for a list.
+    if std::env::args().any(|argument| argument == "--list") {
+        if !std::env::args().any(|argument| argument == "--ignored") {
+            println!("network: test");
+        }
+        return;
+    }
     if let Err(error) = netns::enter_new() {
         println!("SKIPPED network: {error}");
         return;
