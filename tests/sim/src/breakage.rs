@@ -11,9 +11,8 @@ use pollux_api::pool::ReservationKey;
 /// another.
 fn must_break(invariants: &[&str], setup: impl Fn() -> Setup, act: impl Fn(&mut World)) {
     let mut caught = 0;
-    for seed in 0..8 {
+    for seed in 0..6 {
         let mut world = World::new(seed, setup());
-        world.script = Some(std::collections::VecDeque::new());
         act(&mut world);
         if let Some(violation) = &world.violation {
             assert!(
@@ -22,12 +21,6 @@ fn must_break(invariants: &[&str], setup: impl Fn() -> Setup, act: impl Fn(&mut 
             );
             caught += 1;
         }
-    }
-    if caught == 0 {
-        let mut world = World::new(0, setup());
-        world.script = Some(std::collections::VecDeque::new());
-        act(&mut world);
-        crate::scenario::tell(&world);
     }
     assert!(caught > 0, "nothing of {invariants:?} was caught");
 }
@@ -136,7 +129,7 @@ fn replies_without_a_lease_break_s7() {
 
 #[test]
 fn a_forged_echo_breaks_l1() {
-    let mut world = World::new(1, Setup::fine());
+    let mut world = World::new(1, reservations_only());
     whole(&mut world);
     // The dead is heard for ever, because somebody echoes in its name.
     world.breakage.forged_echo = true;

@@ -39,7 +39,7 @@ fn k04_without_heartbeat_a_living_target_answers_for_no_longer_than_its_lease() 
 
 #[test]
 fn k05_a_hand_over_that_is_interrupted_anywhere_has_one_owner() {
-    for delay in (0..40).map(|step| step * 15) {
+    for delay in (0..24).map(|step| step * 25) {
         // Where a person puts a pool, it stays.
         let stays = || Setup {
             auto_giveback: false,
@@ -51,7 +51,7 @@ fn k05_a_hand_over_that_is_interrupted_anywhere_has_one_owner() {
             world.run_for(delay * MS);
             wire(world, false);
             world.run_for(MS);
-            if delay % 2 == 0 {
+            if delay % 50 == 0 {
                 world.ask(A, Request::Abort(pool_id(0)));
             }
             world.run_for(8 * SEC);

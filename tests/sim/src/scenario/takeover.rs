@@ -61,7 +61,7 @@ fn a5_a_heartbeat_daemon_that_crashes_ten_times_is_no_dead_controller() {
 
 #[test]
 fn a12_a_taker_that_dies_in_any_phase_is_replaced() {
-    for delay in (0..24).map(|step| step * 125) {
+    for delay in (0..16).map(|step| step * 200) {
         scenario(Setup::fine, |world| {
             whole(world);
             world.power_cut(A);
