@@ -30,12 +30,12 @@ impl NoStaleReads {
             }
         }
         self.latest[pool] = Some((c, key));
-        if let Answer::Read { block, value, floor } = what {
-            if value < floor {
-                return Err(format!(
-                    "{c} reads {value} from block {block} of pool {pool}; {floor} was acknowledged before"
-                ));
-            }
+        if let Answer::Read { block, value, floor } = what
+            && value < floor
+        {
+            return Err(format!(
+                "{c} reads {value} from block {block} of pool {pool}; {floor} was acknowledged before"
+            ));
         }
         Ok(())
     }

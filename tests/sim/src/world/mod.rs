@@ -74,6 +74,10 @@ fn id(c: usize) -> ControllerId {
 /// What happens next. `life` is one life of the heartbeat daemon, `boot` one of the controller: what belongs to an
 /// earlier one does not happen any more.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most that happens is the large one: telling a core something"
+)]
 pub(crate) enum Happening {
     /// The core's deadline.
     Tick { c: usize, life: u32 },
