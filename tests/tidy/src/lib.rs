@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod licence;
+pub mod report;
 pub mod run;
 pub mod structure;
 pub mod text;

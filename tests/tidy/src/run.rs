@@ -3,9 +3,12 @@
 //! A step that fails does not keep the next from running: one run names everything that is wrong. What could not
 //! run is SKIPPED with the reason and is counted; nothing is left out in silence.
 
+use crate::report::Report;
 use crate::{Repository, check};
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, ExitCode, Stdio};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// What tests and the demo need from Debian, and what for.
@@ -27,8 +30,8 @@ const PACKAGES: &[(&str, &str)] = &[
         "a foreign target, against which the host of the tests is checked",
     ),
 ];
-/// Seeds of the simulator in one `verify`: those below the first open finding of tests/sim/open.md.
-const SEEDS: &str = "500";
+/// Seeds of the simulator in one `verify`.
+const SEEDS: &str = "2000";
 
 /// How a step ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,31 +102,54 @@ impl Runner {
         outcome(self.cargo(arguments))
     }
 
-    /// Tests: the output goes on to the terminal, results and skips are picked out of it.
+    /// Tests: all that they print goes to a file; the terminal gets what failed, what was skipped, and the results.
     fn tests(&mut self, arguments: &[&str]) -> Outcome {
+        let name = self.folder().join(format!("{}-tests.txt", self.steps.len()));
+        match self.report(arguments, &name) {
+            Ok((status, mut report)) => {
+                self.skipped.append(&mut report.skipped);
+                let text = format!(
+                    "{} passed, {} failed, {} ignored",
+                    report.passed, report.failed, report.ignored
+                );
+                match status {
+                    status if !status.success() => {
+                        Outcome::Failed(format!("{text}; {status}; all output is in {}", name.display()))
+                    }
+                    _ if report.passed == 0 => Outcome::Failed(format!("{text}: no test ran")),
+                    _ => Outcome::Passed(text),
+                }
+            }
+            Err(error) => Outcome::Failed(format!("cargo {}: {error}", arguments.join(" "))),
+        }
+    }
+
+    /// Where the outputs of the steps are kept.
+    fn folder(&self) -> PathBuf {
+        self.repository.target.join("verify")
+    }
+
+    fn report(&self, arguments: &[&str], file: &Path) -> io::Result<(ExitStatus, Report)> {
+        std::fs::create_dir_all(self.folder())?;
+        let mut file = File::create(file)?;
+        // One pipe for both: nextest reports on one stream, the tests of cargo on the other.
+        let (reader, writer) = io::pipe()?;
         let mut command = self.cargo(arguments);
-        let mut child = match command.stdout(Stdio::piped()).spawn() {
-            Ok(child) => child,
-            Err(error) => return Outcome::Failed(format!("cannot start {command:?}: {error}")),
-        };
-        let mut count = Count::default();
-        if let Some(stdout) = child.stdout.take() {
-            for line in lossy_lines(stdout) {
+        command.stdout(writer.try_clone()?).stderr(writer);
+        let mut child = command.spawn()?;
+        // The ends for writing are the child's alone: its end is the end of the output.
+        drop(command);
+        let mut report = Report::default();
+        for line in BufReader::new(reader).split(b'\n') {
+            let line = line?;
+            file.write_all(&line)?;
+            file.write_all(b"\n")?;
+            let line = String::from_utf8_lossy(&line);
+            if report.read(&line) {
                 println!("{line}");
-                count.read(&line);
             }
         }
-        self.skipped.append(&mut count.skipped);
-        let text = format!(
-            "{} passed, {} failed, {} ignored",
-            count.passed, count.failed, count.ignored
-        );
-        match child.wait() {
-            Ok(status) if status.success() && count.passed > 0 => Outcome::Passed(text),
-            Ok(status) if status.success() => Outcome::Failed(format!("{text}: no test ran")),
-            Ok(status) => Outcome::Failed(format!("{text}; {status}")),
-            Err(error) => Outcome::Failed(error.to_string()),
-        }
+        Ok((child.wait()?, report))
     }
 
     /// Everything before a commit: formatting, lints, licences, tidy, all tests that this machine can run.
@@ -436,56 +462,4 @@ fn is_installed(package: &str) -> bool {
         .args(["--show", "--showformat=${Status}", package])
         .output();
     output.is_ok_and(|output| output.stdout == b"install ok installed")
-}
-
-/// Lines of a program's output; what is not UTF-8 is shown as far as it is.
-fn lossy_lines(reader: impl Read) -> impl Iterator<Item = String> {
-    BufReader::new(reader)
-        .split(b'\n')
-        .map_while(Result::ok)
-        .map(|line| String::from_utf8_lossy(&line).into_owned())
-}
-
-/// What a run of tests said of itself.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    /// Tests that passed.
-    pub passed: u64,
-    /// Tests that failed.
-    pub failed: u64,
-    /// Tests that were ignored.
-    pub ignored: u64,
-    /// Tests that cannot run here, with the reason that they gave.
-    pub skipped: Vec<String>,
-    /// The test whose output is being read.
-    test: String,
-}
-
-impl Count {
-    /// Takes a line of `cargo test` or of `cargo nextest`.
-    pub fn read(&mut self, line: &str) {
-        let number = |word: &str, part: &str| {
-            part.trim()
-                .strip_suffix(word)
-                .and_then(|text| text.trim().rsplit(' ').next().unwrap_or("").parse::<u64>().ok())
-        };
-        let summary = line.trim_start();
-        if summary.starts_with("test result:") || summary.starts_with("Summary [") {
-            for part in summary.split([';', ',', ':', ']']) {
-                self.passed += number(" passed", part).unwrap_or(0);
-                self.failed += number(" failed", part).unwrap_or(0);
-                self.ignored += number(" ignored", part)
-                    .or_else(|| number(" skipped", part))
-                    .unwrap_or(0);
-            }
-        } else if let Some(name) = summary
-            .strip_prefix("---- ")
-            .and_then(|rest| rest.split(' ').next())
-        {
-            name.clone_into(&mut self.test);
-        } else if let Some((_, reason)) = line.split_once("SKIPPED") {
-            let reason = reason.trim_start_matches([':', ' ']);
-            self.skipped.push(format!("{}: {reason}", self.test));
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! The repository keeps its rules; and each rule finds what it is there for.
 
-use pollux_tidy::run::Count;
+use pollux_tidy::report::Report;
 use pollux_tidy::{Dependency, File, Finding, Package, RULES, Repository, Target, check};
 use std::path::PathBuf;
 
@@ -336,20 +336,51 @@ fn a_licence_that_is_not_on_the_list_is_found() {
 
 #[test]
 fn results_and_skips_are_picked_out_of_the_output_of_tests() {
-    let mut count = Count::default();
-    for line in [
+    let mut report = Report::default();
+    let shown: Vec<&str> = [
         "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.95s",
-        "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.19s",
-        "     Summary [   5.2s] 24 tests run: 23 passed, 1 failed, 4 skipped",
+        "test a_controller_takes_over ... ok",
+        "test a_disk_is_lost ... FAILED",
+        "successes:",
         "---- a_host_writes stdout ----",
         "SKIPPED: libiscsi.so.7 is not installed: apt install libiscsi7",
         "3 passed the gate",
-    ] {
-        count.read(line);
-    }
-    assert_eq!((count.passed, count.failed, count.ignored), (38, 3, 5));
+        "failures:",
+        "---- a_disk_is_lost stdout ----",
+        "no second copy",
+        "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.19s",
+    ]
+    .into_iter()
+    .filter(|line| report.read(line))
+    .collect();
+    assert_eq!((report.passed, report.failed, report.ignored), (15, 2, 1));
     assert_eq!(
-        count.skipped,
+        report.skipped,
         ["a_host_writes: libiscsi.so.7 is not installed: apt install libiscsi7"]
     );
+    assert!(shown.contains(&"no second copy") && shown.contains(&"test a_disk_is_lost ... FAILED"));
+    assert!(!shown.contains(&"3 passed the gate") && !shown.iter().any(|line| line.ends_with(" ... ok")));
+}
+
+#[test]
+fn the_output_of_nextest_is_read_as_well() {
+    let mut report = Report::default();
+    let shown: Vec<&str> = [
+        "        PASS [   0.009s] ( 28/378) pollux-host tests::many_in_flight",
+        "        FAIL [   0.010s] ( 29/378) pollux-host tests::too_long",
+        "     Summary [   5.2s] 24 tests run: 23 passed, 1 failed, 4 skipped",
+        "        PASS [   0.009s] ( 28/378) pollux-host tests::many_in_flight",
+        "    SKIPPED: no tgtd",
+        "    test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 15 filtered out; finished in 0.00s",
+        "        FAIL [   0.010s] ( 29/378) pollux-host tests::too_long",
+        "    left: 3, right: 4",
+        "    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 15 filtered out; finished in 0.00s",
+    ]
+    .into_iter()
+    .filter(|line| report.read(line))
+    .collect();
+    assert_eq!((report.passed, report.failed, report.ignored), (23, 1, 4));
+    assert_eq!(report.skipped, ["pollux-host tests::many_in_flight: no tgtd"]);
+    assert_eq!(shown.len(), 6, "{shown:#?}");
+    assert!(shown.contains(&"    left: 3, right: 4"));
 }
