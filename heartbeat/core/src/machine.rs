@@ -271,6 +271,10 @@ pub struct Core {
     pub(crate) key_pool: Option<PoolId>,
     // Membership.
     pub(crate) was_member: bool,
+    /// A record of the partner's came by the wire since this daemon is up, in answer to it.
+    briefed: bool,
+    /// The highest epoch under which this incarnation has offered itself to be joined.
+    pub(crate) waited: Option<Epoch>,
     pub(crate) previous: Option<Record>,
     pub(crate) decided_at: Instant,
     /// Effects of this number and above were emitted when the present record was known.
@@ -359,6 +363,8 @@ impl Core {
             key_sight: KeySight::Right,
             key_pool: None,
             was_member: false,
+            briefed: false,
+            waited: None,
             previous: None,
             decided_at: now,
             decided_stamp: 0,
@@ -587,6 +593,7 @@ impl Core {
             return;
         }
         self.meet(now, incarnation);
+        self.briefed |= datagram.record.is_some();
         self.partner.advert = Some(datagram.advert);
         self.partner.letter = datagram.letter;
     }
@@ -640,7 +647,7 @@ impl Core {
     pub(crate) fn advert(&self, now: Instant) -> Advert {
         Advert {
             incarnation: self.params.incarnation,
-            role: self.role(now),
+            role: self.role(),
             epoch: self.record().epoch,
             log: self.config.map(|config| config.log).unwrap_or_default(),
             eligible: self.eligible().is_some(),
@@ -651,19 +658,20 @@ impl Core {
         }
     }
 
-    pub(crate) fn role(&self, now: Instant) -> Role {
+    pub(crate) fn role(&self) -> Role {
         match self.phase {
             Phase::Starting => Role::Starting,
             Phase::Stopped(_) => Role::Dying,
-            Phase::Up if self.member() => {
-                let lost = self.shelf(now) == ShelfSight::Lost;
-                if self.wishes.shutdown.is_some() || lost {
-                    Role::Releasing
-                } else {
-                    Role::Serving
-                }
+            Phase::Up if self.member() && self.leaving => Role::Releasing,
+            Phase::Up if self.member() => Role::Serving,
+            // Whoever offers itself knows what was decided so far: see `adopt_record`.
+            Phase::Up
+                if self.config.is_some()
+                    && self.imports.is_some()
+                    && (self.briefed || self.waited.is_some() || self.ballots_known()) =>
+            {
+                Role::Waiting
             }
-            Phase::Up if self.config.is_some() && self.imports.is_some() => Role::Waiting,
             Phase::Up => Role::Starting,
         }
     }
@@ -837,6 +845,12 @@ impl Core {
             let serving = matches!(slot.advert.role, Role::Serving | Role::Releasing | Role::Dying);
             serving && slot.advert.incarnation == self.params.incarnation
         });
+        self.waited = slots
+            .clone()
+            .map(|slot| slot.advert)
+            .filter(|advert| advert.role == Role::Waiting && advert.incarnation == self.params.incarnation)
+            .map(|advert| advert.epoch)
+            .max();
         let Some(vote) = areas
             .iter()
             .filter_map(|area| area.vote.ok())
@@ -978,6 +992,9 @@ impl Core {
             }
             self.wake_at(self.next_slot);
         }
+        if self.role() == Role::Waiting {
+            self.waited = Some(self.record().epoch);
+        }
         self.raise_alarms(now);
         self.disk_io(now);
         self.beat(now);
@@ -1079,11 +1096,28 @@ impl Core {
         self.slot_basis.max(self.wire.echoed)
     }
 
+    /// The own slot was not written on a majority for this long.
+    fn unwritten(&self, now: Instant) -> Duration {
+        now.since(
+            self.majority_of(|disk| disk.slot_submitted)
+                .unwrap_or(self.started),
+        )
+    }
+
+    /// The way to the quorum disks as the partner is told.
     pub(crate) fn shelf(&self, now: Instant) -> ShelfSight {
-        let written = self
-            .majority_of(|disk| disk.slot_submitted)
-            .unwrap_or(self.started);
-        if now.since(written) < self.params.timing.disk_limit {
+        if self.unwritten(now) < self.params.timing.disk_limit {
+            ShelfSight::Reachable
+        } else {
+            ShelfSight::Lost
+        }
+    }
+
+    /// The same as a reason to give everything away: only after the partner has had the time to say that it has lost
+    /// the shelf as well, so that a shelf that is gone for both does not move anything (K10).
+    fn shelf_for_own(&self, now: Instant) -> ShelfSight {
+        let timing = &self.params.timing;
+        if self.unwritten(now) < timing.disk_limit + timing.wire_limit {
             ShelfSight::Reachable
         } else {
             ShelfSight::Lost
@@ -1156,7 +1190,7 @@ impl Core {
         };
         let key = self.key_sight;
         let shelf = if member {
-            self.shelf(now)
+            self.shelf_for_own(now)
         } else {
             ShelfSight::Reachable
         };
@@ -1227,7 +1261,7 @@ impl Core {
                 self.propose_at = now + self.params.timing.slot_period / 2 * rank * self.attempts.min(4);
                 self.wake_at(self.propose_at);
             }
-            Progress::Promised { bound } => self.promised(now, bound),
+            Progress::Promised { bound } => self.promised(bound),
         }
     }
 

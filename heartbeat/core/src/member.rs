@@ -150,7 +150,7 @@ impl Core {
     }
 
     /// Serving alone, and the partner is there to be joined.
-    pub(crate) fn join_wanted(&self, now: Instant) -> bool {
+    pub(crate) fn join_wanted(&self) -> bool {
         let waiting = self
             .partner
             .advert
@@ -160,16 +160,16 @@ impl Core {
             .is_none_or(|fence| self.partner.incarnation > fence.victim);
         self.member()
             && self.partner_member().is_none()
-            && self.role(now) == Role::Serving
+            && self.role() == Role::Serving
             && self.wire_sight.0 == WireSight::Alive
             && waiting
             && ended
             // P32: what was taken from the last incarnation is finished first.
-            && !self.pools.values().any(|pool| pool.taking())
+            && !self.pools.iter().any(|(id, pool)| pool.taking() || pool.failures == 0 && self.wants_back(*id))
     }
 
     /// The record that is wanted next.
-    pub(crate) fn want(&self, now: Instant) -> Option<Want> {
+    pub(crate) fn want(&self) -> Option<Want> {
         let record = self.record();
         let alone = Members::alone(self.me(), self.params.incarnation);
         if !self.member() {
@@ -206,7 +206,7 @@ impl Core {
             let theirs = self.partner.advert;
             let equal = frozen.is_some_and(|status| theirs.is_some_and(|advert| advert.log == status.log));
             // K3: chosen only after catch-up, and only by the one that serves.
-            if self.join_wanted(now) && equal {
+            if self.join_wanted() && equal {
                 let members = alone.with(self.me().partner(), self.partner.incarnation);
                 return Some(Want {
                     members,
@@ -269,7 +269,7 @@ impl Core {
         self.ask_probe(now);
         self.catch_up(now);
         let epoch = self.record().epoch.next();
-        let want = self.want(now);
+        let want = self.want();
         let finish = self.arbiter.voted() || (want.is_none() && self.partner_dead() && self.partner_voted());
         if want.is_none() && !finish && self.arbiter.running() {
             self.arbiter.abandon();
@@ -278,7 +278,7 @@ impl Core {
                 reason: "its reason has gone",
             }));
         }
-        if want.is_none() && !finish && !self.join_wanted(now) {
+        if want.is_none() && !finish && !self.join_wanted() {
             if let Some(freeze) = self.freeze.take() {
                 self.emit(Effect::ConfigUnfreeze { epoch: freeze.epoch });
             }
@@ -307,14 +307,14 @@ impl Core {
     }
 
     /// A majority has promised. The last moment at which the living are spared (S5, K18).
-    pub(crate) fn promised(&mut self, now: Instant, bound: Option<Record>) {
+    pub(crate) fn promised(&mut self, bound: Option<Record>) {
         let status = self
             .freeze
             .filter(|freeze| freeze.epoch == self.record().epoch.next())
             .and_then(|f| f.done);
         // What a fresh look says, not the look before the ballot.
         let wish = self
-            .want(now)
+            .want()
             .zip(status)
             .map(|(want, status)| self.build(want, &status));
         if bound.is_none() && wish.is_none() {
@@ -354,7 +354,10 @@ impl Core {
                 cut_at: None,
             });
         }
-        self.was_member |= member;
+        // An epoch was missed: while this controller waited, the partner may have joined it and fenced it again. What it
+        // never knew cannot have left anything imported, but the partner waits for the end of this incarnation.
+        let missed = self.waited.is_some_and(|known| record.epoch > known.next());
+        self.was_member |= member || missed;
         self.previous = Some(record);
     }
 
@@ -507,7 +510,7 @@ impl Core {
             to: self.partner.incarnation,
             epoch,
             consent: self.consents(),
-            invite: frozen && self.join_wanted(now),
+            invite: frozen && self.join_wanted(),
             asks: self.asks(now),
             gifts: self.gifts(now),
         }

@@ -1228,7 +1228,7 @@ impl Core {
 
     pub(crate) fn asks(&self, now: Instant) -> Vec<PoolId> {
         let limit = self.params.timing.unserved_limit;
-        let able = self.member() && self.role(now) == Role::Serving && self.partner_member().is_some();
+        let able = self.member() && self.role() == Role::Serving && self.partner_member().is_some();
         let wanted = |pool: &Pool| {
             pool.ask.is_some() || pool.unserved_since.is_some_and(|since| now.since(since) >= limit)
         };

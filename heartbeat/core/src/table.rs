@@ -48,7 +48,7 @@ pub enum LeaseSight {
 pub enum ShelfSight {
     /// The own slot is written on a majority.
     Reachable,
-    /// It was not, for Td.
+    /// It was not, for Td + Tn.
     Lost,
 }
 
@@ -314,7 +314,7 @@ pub fn markdown() -> String {
         ),
         ("wire", &["not known yet", "alive", "silent"]),
         ("lease", &["fresh", "out (g)", "long out (g + w)"]),
-        ("own slot", &["written", "not written for Td"]),
+        ("own slot", &["written", "not written for Td + Tn"]),
     ];
     let own_at = |at: &[usize]| {
         let epoch = [EpochSight::Mine, EpochSight::Superseded][at[0]];

@@ -43,7 +43,7 @@ impl Core {
             controller: self.me(),
             incarnation: self.params.incarnation,
             state: self.state_name(now),
-            role: self.role(now),
+            role: self.role(),
             record,
             wire: self.wire_sight,
             disk: self.disk_sight,
@@ -71,7 +71,7 @@ impl Core {
                     "waiting"
                 }
             }
-            Phase::Up if self.role(now) == Role::Releasing => "releasing",
+            Phase::Up if self.role() == Role::Releasing => "releasing",
             Phase::Up if now < self.lease_until => "serving",
             Phase::Up => "holding",
         }

@@ -213,11 +213,12 @@ pub(crate) fn fall(world: &mut World) -> bool {
     let victim = world.rng.index(2);
     let survivor = 1 - victim;
     world.bmc[victim] = world.rng.chance(500_000);
-    let boot = world.nodes[victim].boot;
     let death = world.rng.below(4);
     match death {
         0 => world.power_cut(victim),
-        1 => world.pause(victim),
+        1 => {
+            world.pause(victim);
+        }
         2 => {
             // "Interconnect down, takeover disabled for ever, then the partner hangs and nobody takes over".
             world.links.iter_mut().for_each(|link| link.cut = true);
@@ -261,7 +262,7 @@ pub(crate) fn fall(world: &mut World) -> bool {
     }
     // And the dead may come back.
     if world.nodes[victim].paused {
-        world.after(0, Happening::Resume { c: victim, boot });
+        world.resume(victim);
         return world.run_for(10 * SEC);
     }
     true

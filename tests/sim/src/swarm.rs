@@ -93,7 +93,6 @@ impl World {
         let data = self.rng.index(self.disks.len());
         self.say(|| format!("FAULT {kind:?} on {c}, {} ms", span / MS));
         self.stats.faults += 1;
-        let boot = self.nodes[c].boot;
         match kind {
             Kind::WireDead => {
                 self.links[A].cut = true;
@@ -122,13 +121,13 @@ impl World {
             Kind::Pause => {
                 let most = nanos(self.timing.lease) * 3;
                 let span = self.rng.range(MS, most);
-                self.pause(c);
-                self.after(span, Happening::Resume { c, boot });
+                let pause = self.pause(c);
+                self.after(span, Happening::Resume { c, pause });
             }
             Kind::LongPause => {
-                self.pause(c);
+                let pause = self.pause(c);
                 let span = self.rng.range(SEC, 40 * SEC);
-                self.after(span, Happening::Resume { c, boot });
+                self.after(span, Happening::Resume { c, pause });
             }
             Kind::Crash => {
                 let most = nanos(self.timing.wire_limit) / 2;

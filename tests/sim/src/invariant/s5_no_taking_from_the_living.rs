@@ -1,14 +1,15 @@
 //! S5, no taking from the living: while the partner is alive nothing of its is taken, unless it gives.
 //!
-//! Two moments are judged. When a vote without the partner is handed to a disk: the voter must not have been shown a
+//! Two moments are judged. When a vote without the partner is first handed to a disk: the voter must not have been shown a
 //! sign of the partner's life within the shorter of Tn and Td (less what travels between a read and a vote). When
 //! disks are taken: whoever still holds the pool must be no member of what is chosen.
 
 use super::s2_one_survivor::OneSurvivor;
 use crate::truth::Fact;
 use crate::world::{MS, World, nanos};
-use pollux_api::id::ControllerId;
+use pollux_api::id::{ControllerId, Epoch};
 use pollux_heartbeat_core::Timing;
+use pollux_heartbeat_core::record::Ballot;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NoTakingFromTheLiving {
@@ -22,6 +23,8 @@ pub(crate) struct NoTakingFromTheLiving {
     gone: [u64; 2],
     /// An operator has demanded the takeover in this life of the controller.
     demanded: [bool; 2],
+    /// The last vote that was handed to a disk. It may be on it: its other copies are no new decision (K18).
+    cast: [Option<(Epoch, Ballot)>; 2],
 }
 
 impl NoTakingFromTheLiving {
@@ -34,6 +37,7 @@ impl NoTakingFromTheLiving {
             off: [false; 2],
             gone: [0; 2],
             demanded: [false; 2],
+            cast: [None; 2],
         }
     }
 
@@ -58,6 +62,9 @@ impl NoTakingFromTheLiving {
             }
             Fact::Proposed { c, vote } => {
                 let Some(value) = vote.value else { return Ok(()) };
+                if self.cast[c].replace((vote.instance, vote.bal)) == Some((vote.instance, vote.bal)) {
+                    return Ok(());
+                }
                 let (partner, record) = (1 - c, records.decided());
                 let incarnation = world.nodes[partner].incarnation;
                 let member = |record: &pollux_heartbeat_core::record::Record| {

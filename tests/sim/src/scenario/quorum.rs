@@ -73,7 +73,6 @@ fn k02_a_late_ballot_never_chooses_a_second_record() {
 }
 
 #[test]
-#[ignore = "open finding, see tests/sim/open.md"]
 fn k10_a_lost_quorum_with_a_living_wire_stops_nobody() {
     scenario(Setup::fine, |world| {
         whole(world);

@@ -33,11 +33,10 @@ impl World {
             self.stall_next = None;
             let life = self.nodes[c].life;
             self.nodes[c].stalled.push((life, effects));
-            self.pause(c);
+            let pause = self.pause(c);
             let most = nanos(self.timing.watchdog) + SEC;
             let span = asked.map_or_else(|| self.rng.range(MS, most), |(_, span)| span);
-            let boot = self.nodes[c].boot;
-            self.after(span, Happening::Resume { c, boot });
+            self.after(span, Happening::Resume { c, pause });
         } else {
             self.perform_all(c, effects);
         }

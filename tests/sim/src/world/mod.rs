@@ -176,7 +176,7 @@ pub(crate) enum Happening {
     /// A person changes the configuration.
     Change,
     /// A paused controller goes on.
-    Resume { c: usize, boot: u32 },
+    Resume { c: usize, pause: u32 },
     /// An operator wants every pool at its home, while the array is being made whole.
     Home { c: usize },
     /// The next random fault.
@@ -364,6 +364,8 @@ pub(crate) struct Node {
     /// The system runs (power is on, and it has started).
     pub(crate) up: bool,
     pub(crate) paused: bool,
+    /// How often it was: a resumption belongs to one pause.
+    pub(crate) pauses: u32,
     /// Its heartbeat daemon never comes back (until the heal).
     pub(crate) maimed: bool,
     pub(crate) boot: u32,
@@ -500,6 +502,7 @@ impl World {
             powered: true,
             up: false,
             paused: false,
+            pauses: 0,
             maimed: false,
             boot: 0,
             life: 0,
@@ -818,7 +821,7 @@ impl World {
                 }
             }
             H::Change => self.change(),
-            H::Resume { c, boot } if self.boot_is(c, boot) => self.resume(c),
+            H::Resume { c, pause } if self.nodes[c].pauses == pause => self.resume(c),
             H::Home { c } => {
                 if !self.settled {
                     self.ask(c, Request::Giveback(None));

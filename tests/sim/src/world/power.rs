@@ -80,12 +80,14 @@ impl World {
         }
     }
 
-    /// All of a controller stands still.
-    pub(crate) fn pause(&mut self, c: usize) {
+    /// All of a controller stands still; the pause that has to be ended for it to go on.
+    pub(crate) fn pause(&mut self, c: usize) -> u32 {
         if self.nodes[c].up && !self.nodes[c].paused {
             self.say(|| format!("{} PAUSED", id(c)));
             self.nodes[c].paused = true;
+            self.nodes[c].pauses += 1;
         }
+        self.nodes[c].pauses
     }
 
     /// It goes on, and finds everything that waited.
