@@ -530,6 +530,8 @@ impl Core {
                     probe.1 = Some(contained);
                 }
             }
+            // A record has ended the catch-up: the log is the configuration's own again, and may be longer.
+            Event::ConfigCaughtUp { .. } if self.member() => {}
             Event::ConfigCaughtUp { log, equal } => {
                 if let Some(config) = &mut self.config {
                     config.log = log;
@@ -1000,7 +1002,7 @@ impl Core {
         self.beat(now);
     }
 
-    fn sights(&mut self, now: Instant) {
+    pub(crate) fn sights(&mut self, now: Instant) {
         let timing = self.params.timing;
         let wire = self.wire.sight(now, timing.wire_limit);
         if wire != self.wire_sight.0 {
@@ -1261,7 +1263,7 @@ impl Core {
                 self.propose_at = now + self.params.timing.slot_period / 2 * rank * self.attempts.min(4);
                 self.wake_at(self.propose_at);
             }
-            Progress::Promised { bound } => self.promised(bound),
+            Progress::Promised { bound } => self.promised(now, bound),
         }
     }
 

@@ -307,7 +307,9 @@ impl Core {
     }
 
     /// A majority has promised. The last moment at which the living are spared (S5, K18).
-    pub(crate) fn promised(&mut self, bound: Option<Record>) {
+    pub(crate) fn promised(&mut self, now: Instant, bound: Option<Record>) {
+        // The reading that completes the majority may itself be the sign of life.
+        self.sights(now);
         let status = self
             .freeze
             .filter(|freeze| freeze.epoch == self.record().epoch.next())

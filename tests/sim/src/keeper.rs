@@ -138,6 +138,8 @@ impl Keeper {
         self.record = Some(record);
         self.session += 1;
         self.follower = Base::default();
+        // What was fetched under an earlier record is not the log of a member.
+        self.round = None;
         // What the record rests on was decided with it; what was acknowledged stays so.
         self.acknowledged = self.acknowledged.max(record.base.length.get() as usize);
         if self.frozen.is_some_and(|epoch| epoch <= record.epoch) {
@@ -284,5 +286,41 @@ impl Keeper {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pollux_api::id::{Generation, Incarnation};
+    use pollux_heartbeat_core::record::Members;
+
+    /// K3: whoever has joined appends; what was fetched for the joining comes late and would cut that off.
+    #[test]
+    fn a_log_that_was_fetched_before_the_record_is_not_a_members_log() {
+        let mut keeper = Keeper::new(ControllerId::A);
+        keeper.log = vec![1, 2];
+        let Message::Fetch { round } = keeper.fetch() else {
+            unreachable!("a fetch is a fetch")
+        };
+        let first = Incarnation::new(1);
+        let members = Members::alone(ControllerId::A, first).with(ControllerId::B, first);
+        let joined = Record {
+            epoch: Epoch::new(2),
+            members,
+            mode: Mode::Open,
+            base: base_of(&[1, 2]),
+            ..Record::genesis(Generation::new(1))
+        };
+        keeper.epoch(joined, None);
+        assert!(keeper.append(1, 3));
+        keeper.receive(
+            1,
+            Message::Log {
+                round,
+                log: vec![1, 2],
+            },
+        );
+        assert_eq!(keeper.log, [1, 2, 3]);
     }
 }

@@ -171,3 +171,26 @@ fn k18_a_vote_that_was_cast_stands_though_the_partner_resumes() {
         });
     }
 }
+
+/// The reading that completes the promise may be the first that shows the partner's new slot.
+#[test]
+fn a_sign_of_life_in_the_reading_that_promises_stops_the_vote() {
+    let one = || Setup {
+        quorum_disks: 1,
+        power_rung: false,
+        ..Setup::fine()
+    };
+    for late in (0..16).map(|step| step * 10) {
+        scenario(one, |world| {
+            whole(world);
+            wire(world, false);
+            world.pause(A);
+            world.run_till(30 * SEC, |world| promised(world, B, 1, false));
+            world.quorum[0].slow = 100 * MS;
+            world.run_for(late * MS);
+            world.resume(A);
+            world.run_for(5 * SEC);
+            mended(world);
+        });
+    }
+}
