@@ -8,7 +8,7 @@
 //! take       pool.import
 //! publish    target.publish -> alua.set owner (flip, unit attention, commands go on) -> address.raise
 //! release    alua.set moving (commands held) -> address.lower -> target.hold (drain) -> pool.export
-//! resume     [pool.take -> pool.import] -> publish
+//! resume     pool.import (imported still, or it fails) -> publish
 //! stop       address.lower, alua.set nobody, pool.stop: all three, whatever the others say
 //! ```
 //!
@@ -47,7 +47,7 @@ pub enum Job {
     Publish(ReservationKey),
     /// Give it up in good order.
     Release(ReservationKey),
-    /// Serve it again after a release that was given up.
+    /// Serve it again after a release that failed.
     Resume(ReservationKey),
     /// Stop using it at once.
     Stop(Generation),
@@ -328,12 +328,18 @@ impl Hands {
         Ok(())
     }
 
+    /// Only what is still imported goes on: exclusion that has ended is taken again under a later claim, or not at all.
     async fn resume(&self, task: Task) -> Result<(), String> {
         let imported = self.array.pools(DRAIN).await.map_err(words)?.imported;
-        if !imported.iter().any(|pool| pool.pool == task.pool) {
-            self.fence(task, None).await?;
-            self.take(task, None).await?;
+        let same = |key: ReservationKey| key.epoch == task.epoch && key.generation == task.generation;
+        if !imported
+            .iter()
+            .any(|pool| pool.pool == task.pool && same(pool.key))
+        {
+            return Err("it is not imported any more".into());
         }
+        // After an export that did not come to its end its volumes are opened again.
+        self.take(task, None).await?;
         self.publish(task).await
     }
 

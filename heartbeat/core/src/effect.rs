@@ -108,23 +108,25 @@ pub enum Effect {
         /// The key under which it is held.
         key: ReservationKey,
     },
-    /// Quiesce, lower addresses, export, give the reservations up; answer `PoolDone(Release)`. On `Err` the pool
-    /// may be in any state on the way, and `ResumePool` or `StopPool` follows.
+    /// Quiesce, lower addresses, export, give the reservations up; answer `PoolDone(Release)`: `Ok` only if its disks
+    /// took the last of it under this key. On `Err` the pool may be in any state on the way, and `ResumePool` or
+    /// `StopPool` follows.
     ReleasePool {
         /// The pool.
         pool: PoolId,
         /// The key under which it is held.
         key: ReservationKey,
     },
-    /// Go back to serving after a release that was given up before the point of no return; answer
-    /// `PoolDone(Resume)`. Import again if it was exported.
+    /// Go back to serving after a release that failed; answer `PoolDone(Resume)`: `Err` if the pool is not imported
+    /// under this key any more. A key that was given up or has vanished is never registered again (S6).
     ResumePool {
         /// The pool.
         pool: PoolId,
         /// The key under which it is held.
         key: ReservationKey,
     },
-    /// Stop using a pool at once and do not touch its disks; answer `PoolDone(Stop)`.
+    /// Stop using a pool at once and do not touch its disks; answer `PoolDone(Stop)`. Ends whatever is under way for
+    /// the pool, a fence as well: nothing of it takes effect after the answer.
     StopPool {
         /// The pool.
         pool: PoolId,

@@ -172,7 +172,7 @@ pub enum PoolStep {
     Publish,
     /// Quiesced, exported, reservations released (`Effect::ReleasePool`).
     Release,
-    /// Imported and published again after a release that was given up (`Effect::ResumePool`).
+    /// Published again after a release that failed (`Effect::ResumePool`).
     Resume,
     /// Not used any more; its disks were not touched (`Effect::StopPool`).
     Stop,

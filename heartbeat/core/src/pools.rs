@@ -4,7 +4,9 @@
 //!  TAKE under a lone epoch      Idle -> Fencing -> Claiming -> Importing -> LeaseWait -> Publishing -> Serving
 //!  TAKE under a shared epoch    Idle -> Claiming -> Verifying -> Fencing -> Importing -> Publishing -> Serving
 //!  MOVE away                    Serving -> Releasing -> Giving -> Given -> Idle (the partner holds it)
-//!                                  ^  \-- given up before the point of no return --> Resuming --/
+//!                   ^     ^   \-- failed: goes on with what is still imported --> Resuming --/
+//!                   |     \-------------------------------------------------------------/
+//!                   \-- exported, but given up before the point of no return: Idle, and taken again
 //! ```
 //!
 //! Under a lone epoch the evidence comes before the claim: the claim may say "mine" only when nobody else can write.
@@ -535,10 +537,17 @@ impl Core {
                             true,
                         );
                     }
-                    (result, Cause::Operator | Cause::Asked | Cause::Home | Cause::Leaving, _) => {
-                        if let Err(problem) = result {
-                            self.failed(now, id, problem);
+                    // Given up too late to keep it: its keys are gone, and it is taken again under a claim of its own.
+                    (Ok(()), _, true) => {
+                        self.forget_import(id);
+                        if let Some(pool) = self.pools.get_mut(&id) {
+                            pool.abort = false;
+                            pool.release = None;
                         }
+                        self.set_state(now, id, State::Idle);
+                    }
+                    (Err(problem), Cause::Operator | Cause::Asked | Cause::Home, _) => {
+                        self.failed(now, id, problem);
                         self.emit(Effect::ResumePool { pool: id, key });
                         self.set_state(now, id, State::Resuming { key });
                     }
@@ -660,6 +669,29 @@ impl Core {
         self.set_state(now, id, State::Stopping { generation, give });
     }
 
+    /// Ends an attempt to take a pool, and gives it if it is wanted. A fence that is under way is called back before:
+    /// late, it would register on disks that are somebody else's by then, or whose keys a power cycle has swept (K12).
+    fn call_back(&mut self, now: Instant, id: PoolId, give: bool) {
+        let under_way = self.pools.get(&id).and_then(|pool| match pool.state {
+            State::Fencing {
+                key, outcome: None, ..
+            } => Some(key.generation),
+            _ => None,
+        });
+        match under_way {
+            Some(generation) => {
+                self.emit(Effect::StopPool {
+                    pool: id,
+                    generation,
+                    reason: "it is not to be taken any more".into(),
+                });
+                self.set_state(now, id, State::Stopping { generation, give });
+            }
+            None if give => self.give(now, id, false),
+            None => self.set_state(now, id, State::Idle),
+        }
+    }
+
     /// Writes `given`. From here on there is no way back.
     fn give(&mut self, now: Instant, id: PoolId, placed: bool) {
         let held =
@@ -722,7 +754,7 @@ impl Core {
                 if key.epoch != epoch || matches!(self.basis(id), Basis::No) =>
             {
                 // The ground has changed under it: begin again from what holds now.
-                self.set_state(now, id, State::Idle);
+                self.call_back(now, id, false);
                 true
             }
             State::Claiming {
@@ -1169,7 +1201,7 @@ impl Core {
         match state {
             State::Idle if self.imported(id).is_none() => self.give(now, id, false),
             State::Claiming { .. } | State::Verifying { .. } | State::Fencing { .. } => {
-                self.give(now, id, false)
+                self.call_back(now, id, true);
             }
             State::LeaseWait { key } | State::Publishing { key, .. } => {
                 self.stop_pool(
