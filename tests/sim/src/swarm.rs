@@ -177,9 +177,6 @@ impl World {
                     4 => Request::Shutdown,
                     _ => Request::Switchover(pool),
                 };
-                if request == Request::Shutdown {
-                    self.after(span, Happening::Mend(Mend::PowerOn { c, boot: 0 }));
-                }
                 self.ask(c, request);
             }
         }
@@ -212,9 +209,8 @@ impl World {
                     self.setup.link
                 }; 2]
             }
-            // 0: whatever has happened to it since, somebody pushes the button.
             Mend::PowerOn { c, boot } => {
-                if boot == 0 || self.nodes[c].boot == boot {
+                if self.nodes[c].boot == boot {
                     self.power_on(c);
                 }
             }

@@ -191,3 +191,86 @@ fn a_reservation_preempted_by_a_stranger_stops_the_pool_and_not_for_ever() {
         mended(world);
     });
 }
+
+/// A pool manager whose release is cut short by the loss of exclusion must not take the same key again to resume.
+#[test]
+fn a_release_that_meets_a_power_cycle_registers_nothing_again() {
+    let volatile = || Setup {
+        aptpl: false,
+        auto_giveback: false,
+        ..Setup::fine()
+    };
+    for late in 0..40 {
+        scenario(volatile, |world| {
+            whole(world);
+            world.shelf_fails();
+            world.run_for(SEC);
+            world.ask(A, Request::Switchover(pool_id(0)));
+            world.run_for(late * 7 * MS);
+            world.shelf_returns();
+            world.run_for(5 * SEC);
+            mended(world);
+        });
+    }
+}
+
+/// A fence of the owner's hangs, the pool is given away meanwhile, and then power cycles sweep the receiver's keys.
+#[test]
+fn k12_a_fence_that_was_called_back_registers_nothing_late() {
+    let volatile = || Setup {
+        aptpl: false,
+        auto_giveback: false,
+        ..reservations_only()
+    };
+    let fencing = |world: &crate::world::World| {
+        let core = world.nodes[A].core.as_ref();
+        core.is_some_and(|core| core.status(world.local(A)).pools[0].state == "fencing")
+    };
+    for cycle in (0..8).map(|step| 1_000 + step * 60) {
+        scenario(volatile, |world| {
+            whole(world);
+            world.shelf_fails();
+            world.run_for(SEC);
+            world.shelf_returns();
+            world.setup.pool_slowness = 60 * SEC;
+            let begun = world.run_till(30 * SEC, |world| fencing(world));
+            demand(world, begun, "a does not take its pool again");
+            world.setup.pool_slowness = 0;
+            world.run_till(60 * SEC, |world| {
+                world.held(A, 0).is_some() || world.held(B, 0).is_some()
+            });
+            for _ in 0..20 {
+                world.shelf_fails();
+                world.run_for(300 * MS);
+                world.shelf_returns();
+                world.run_for(cycle * MS);
+            }
+            mended(world);
+        });
+    }
+}
+
+/// Disks that are out of reach take no label: the pool is still its owner's, whatever was asked for.
+#[test]
+fn an_export_without_disks_is_none() {
+    let stays = || Setup {
+        aptpl: false,
+        auto_giveback: false,
+        ..Setup::fine()
+    };
+    for outage in (0..8).map(|step| 400 + step * 400) {
+        scenario(stays, |world| {
+            whole(world);
+            world.ask(A, Request::Switchover(pool_id(0)));
+            world.shelf_fails();
+            world.run_for(outage * MS);
+            demand(
+                world,
+                world.held(A, 0).is_some(),
+                "pool 0 was exported to nowhere",
+            );
+            world.shelf_returns();
+            mended(world);
+        });
+    }
+}

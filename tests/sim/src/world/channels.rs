@@ -80,7 +80,7 @@ impl World {
         };
         let disk = &self.quorum[entry.disk];
         if disk.reaches(c) && disk.stuck_until > self.now {
-            let at = disk.stuck_until + self.rng.range(0, MS);
+            let at = disk.stuck_until.min(self.now + AGAIN) + self.rng.range(0, MS);
             return self.at(at, Happening::QuorumWrite { c, boot, id: write });
         }
         let result = if disk.reaches(c) {
@@ -133,7 +133,7 @@ impl World {
     ) {
         let stuck = self.quorum[disk].stuck_until;
         if self.quorum[disk].reaches(c) && stuck > self.now {
-            let at = stuck + self.rng.range(0, MS);
+            let at = stuck.min(self.now + AGAIN) + self.rng.range(0, MS);
             return self.at(
                 at,
                 Happening::QuorumRead {

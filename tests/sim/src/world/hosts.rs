@@ -152,7 +152,7 @@ impl World {
         let disk = self.disk_of(operation.pool, leg);
         let entry = &mut self.disks[disk];
         if entry.reaches(c) && entry.stuck_until > self.now {
-            let at = entry.stuck_until + 1;
+            let at = (entry.stuck_until + 1).min(self.now + AGAIN);
             let what = Happening::LegWrite {
                 c,
                 boot,

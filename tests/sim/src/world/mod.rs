@@ -50,6 +50,8 @@ pub(crate) const BLOCKS: usize = 3;
 const SET: Generation = Generation::new(1);
 /// The array.
 const ARRAY: ArrayId = ArrayId::from_bytes(*b"one seed, 1 play");
+/// A command that waits in a disk that is stuck is looked at so often: a heal ends the wait.
+const AGAIN: u64 = 100 * MS;
 /// After this a host tries its other path.
 const HOST_PATIENCE: u64 = 2 * SEC;
 
@@ -758,6 +760,12 @@ impl World {
             H::Reset { c, boot, off } if self.boot_is(c, boot) => {
                 if off {
                     self.power_cut(c);
+                    // Whoever has asked for it pushes the button again, some time after it went dark.
+                    if self.setup.repower {
+                        let (boot, span) = (self.nodes[c].boot, self.rng.range(SEC, 20 * SEC));
+                        let mend = crate::swarm::Mend::PowerOn { c, boot };
+                        self.after(span, H::Mend(mend));
+                    }
                 } else {
                     self.reset(c);
                 }

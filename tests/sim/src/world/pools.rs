@@ -127,7 +127,7 @@ impl World {
             Task::Take(key, evidence) => {
                 let result = self
                     .chance_fails(&job)
-                    .and_then(|()| self.import(c, pool, key, Some(evidence)));
+                    .and_then(|()| self.import(c, pool, key, evidence));
                 self.end_job(c, pool, result);
             }
             Task::Publish(key) => {
@@ -135,21 +135,7 @@ impl World {
                 self.end_job(c, pool, result);
             }
             Task::Resume(key) => {
-                let imported = self.nodes[c].managers[pool]
-                    .imported
-                    .as_ref()
-                    .is_some_and(|held| held.key == key);
-                let result = self.chance_fails(&job);
-                let again = |world: &mut Self| {
-                    if imported {
-                        Ok(())
-                    } else {
-                        world.import(c, pool, key, None)
-                    }
-                };
-                let result = result
-                    .and_then(|()| again(self))
-                    .and_then(|()| self.publish(c, pool, key));
+                let result = self.chance_fails(&job).and_then(|()| self.publish(c, pool, key));
                 self.end_job(c, pool, result);
             }
             Task::Release(key) => self.release(c, pool, &job, key, step),
@@ -229,7 +215,7 @@ impl World {
         c: usize,
         pool: usize,
         key: ReservationKey,
-        evidence: Option<Evidence>,
+        evidence: Evidence,
     ) -> Result<(), String> {
         if self.nodes[c].managers[pool]
             .imported
@@ -253,11 +239,10 @@ impl World {
         // Exclusion has been proven by other means, or it is proven by the keys alone.
         let other_means = matches!(
             evidence,
-            Some(Evidence::PowerOff { .. } | Evidence::Waited { .. } | Evidence::Rebooted { .. })
+            Evidence::PowerOff { .. } | Evidence::Waited { .. } | Evidence::Rebooted { .. }
         ) || !self.setup.reservations;
         for leg in &legs {
-            let resume = evidence.is_none();
-            if (other_means || resume) && self.setup.reservations && !self.disks[*leg].holds_alone(c, key) {
+            if other_means && self.setup.reservations && !self.disks[*leg].holds_alone(c, key) {
                 self.register(c, *leg, key);
             }
             let excluded = self.disks[*leg].holds_alone(c, key) || !self.setup.reservations;
@@ -298,9 +283,12 @@ impl World {
         });
         self.say(|| format!("{} imported pool {pool} under {key:?}", id(c)));
         let hand = match evidence {
-            None | Some(Evidence::Unowned | Evidence::Own) => Hand::Own,
-            Some(Evidence::Released { .. }) => Hand::Given,
-            Some(_) => Hand::Fenced,
+            Evidence::Unowned | Evidence::Own => Hand::Own,
+            Evidence::Released { .. } => Hand::Given,
+            Evidence::Reserved { .. }
+            | Evidence::PowerOff { .. }
+            | Evidence::Waited { .. }
+            | Evidence::Rebooted { .. } => Hand::Fenced,
         };
         self.fact(Fact::Imported {
             c,
@@ -348,6 +336,14 @@ impl World {
         if job.fails && job.id.is_multiple_of(2) {
             return self.end_job(c, pool, Err("busy".to_owned()));
         }
+        // The label says last that the pool was left in good order. Disks that do not take it under this key were not
+        // left at all.
+        if let Some(leg) = self.reluctant(c, pool, key) {
+            if self.drop_leg(c, pool, leg) {
+                return self.pool_step(c, pool, job.id, 1);
+            }
+            return self.end_job(c, pool, Err(format!("leg {leg} does not take the label")));
+        }
         self.nodes[c].managers[pool].imported = None;
         for disk in self.legs(pool) {
             if self.disks[disk].keys[c] == Some(key) {
@@ -361,6 +357,20 @@ impl World {
             Ok(())
         };
         self.end_job(c, pool, result);
+    }
+
+    /// A leg in sync that would not take a write now.
+    fn reluctant(&mut self, c: usize, pool: usize, key: ReservationKey) -> Option<usize> {
+        let in_sync = self.nodes[c].managers[pool].imported.as_ref()?.in_sync.clone();
+        in_sync.into_iter().find(|leg| {
+            let at = self.disk_of(pool, *leg);
+            let mine = !self.setup.reservations || self.disks[at].holds_alone(c, key);
+            let disk = &mut self.disks[at];
+            if disk.admit(c) == Status::Attention && mine {
+                disk.acknowledge(c);
+            }
+            disk.stuck_until > self.now || disk.admit(c) != Status::Good || !mine
+        })
     }
 
     pub(super) fn stop_pool(&mut self, c: usize, pool: usize) {
