@@ -871,6 +871,11 @@ impl Core {
         let learnt = *self.arbiter.decided();
         self.arbiter = Arbiter::new(self.me(), self.disks.len(), vote);
         self.arbiter.learn(learnt);
+        // Exclusion that was lost before the area could be read was lost under the epoch that stands there (S6).
+        let known = self.record().epoch;
+        self.renew
+            .values_mut()
+            .for_each(|epoch| *epoch = known.max(*epoch));
         self.phase = Phase::Up;
         self.started_stamp = self.stamp();
         self.letter_version = 1;

@@ -638,7 +638,6 @@ impl Core {
             self.key_pool = Some(id);
             return;
         }
-        self.renew.insert(id, epoch);
         let generation = self
             .claims
             .pools
@@ -658,8 +657,9 @@ impl Core {
     fn stop_pool(&mut self, now: Instant, id: PoolId, generation: Generation, reason: &str, give: bool) {
         self.set_serving(id, false);
         // Its keys were left on the disks and are not watched any more: what happens to them goes unseen, so exclusion
-        // counts as lost (S6).
-        let epoch = self.record().epoch;
+        // counts as lost (S6). The import may be of an epoch that a daemon at its start has not read yet.
+        let known = self.record().epoch;
+        let epoch = self.imported(id).map_or(known, |key| key.epoch.max(known));
         self.renew.insert(id, epoch);
         self.emit(Effect::StopPool {
             pool: id,

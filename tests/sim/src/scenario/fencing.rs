@@ -274,3 +274,38 @@ fn an_export_without_disks_is_none() {
         });
     }
 }
+
+/// A daemon that starts learns of the loss just before it reads which epoch it is in.
+#[test]
+fn exclusion_lost_before_the_area_is_read_is_taken_again_in_a_new_epoch() {
+    for early in 0..8 {
+        scenario(reservations_only, |world| {
+            whole(world);
+            let epoch = world.record().epoch;
+            // It sees what is imported, nothing of the quorum area yet, and nobody tells it.
+            wire(world, false);
+            world.quorum.iter_mut().for_each(|disk| disk.path[A] = false);
+            world.run_for(10 * MS);
+            world.crash(A, Some(MS));
+            world.run_for(100 * MS);
+            let read_at = world.now + 500 * MS;
+            for disk in &mut world.quorum {
+                disk.path[A] = true;
+                disk.stuck_until = read_at;
+            }
+            world.run_until(read_at - early * MS);
+            for disk in world.disks.iter_mut().filter(|disk| disk.of.0 == 0) {
+                disk.keys = [None; 2];
+                disk.holder = None;
+            }
+            world.exclusion_lost(A, 0, 0);
+            world.run_for(SEC);
+            mended(world);
+            demand(
+                world,
+                world.record().epoch > epoch,
+                "exclusion came back without a new epoch",
+            );
+        });
+    }
+}

@@ -429,7 +429,7 @@ impl World {
         }
     }
 
-    pub(super) fn exclusion_lost(&mut self, c: usize, pool: usize, disk: usize) {
+    pub(crate) fn exclusion_lost(&mut self, c: usize, pool: usize, disk: usize) {
         if self.breakage.silent_reregistration
             && let Some(held) = self.nodes[c].managers[pool].imported.clone()
             && self.register(c, disk, held.key)
