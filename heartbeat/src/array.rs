@@ -158,6 +158,34 @@ impl Array {
         .await
     }
 
+    /// Answers for the portal of the partner, which is off, or no longer. The connections are those of which the
+    /// partner's target has told this one.
+    ///
+    /// # Errors
+    /// The target's or the address service's.
+    pub async fn stand_in(&self, is: bool) -> Result<(), RpcError> {
+        let ctx = Ctx::new(STEP);
+        let call = async {
+            if !is {
+                return self.client.call_retry(address::STEP_BACK, &(), &ctx).await;
+            }
+            let status: target::Status = self.client.call_retry(target::STATUS, &(), &ctx).await?;
+            let Some(target::Hosts { portal, connections }) = status.partner else {
+                return Err(RpcError::new(
+                    Code::NotFound,
+                    format!("{}/target", self.controller),
+                    "the portal of the partner is not known",
+                )
+                .remedy("nothing to do: its hosts find out by their own keepalive"));
+            };
+            let ask = address::StandIn { portal, connections };
+            self.client.call_retry(address::STAND_IN, &ask, &ctx).await
+        };
+        let changed: address::Changed = call.await?;
+        tracing::info!(?changed, "the partner's portal");
+        Ok(())
+    }
+
     /// Takes the addresses of a pool down.
     ///
     /// # Errors

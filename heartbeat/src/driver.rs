@@ -119,6 +119,8 @@ pub struct Driver {
     pub waiting: BTreeMap<RequestId, Waiting>,
     /// Why everything was stopped, if it was.
     pub stopped: Option<StopReason>,
+    /// The partner is off, and its portal is answered for here.
+    pub stand_in: watch::Sender<bool>,
 }
 
 /// A request whose answer is awaited.
@@ -251,6 +253,9 @@ impl Driver {
         for effect in effects {
             self.carry_out(effect);
         }
+        let stands_in = self.core.stands_in();
+        self.stand_in
+            .send_if_modified(|now| std::mem::replace(now, stands_in) != stands_in);
     }
 
     fn carry_out(&mut self, effect: Effect) {

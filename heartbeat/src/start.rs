@@ -198,6 +198,8 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
     tokio::spawn(legs(config.interconnect.legs.clone(), event_sink.clone()));
     let (registered_sink, registered) = mpsc::unbounded_channel();
     tokio::spawn(array::registrations(client.clone(), registered_sink));
+    let stand_in = watch::Sender::new(false);
+    tokio::spawn(answer_for_the_partner(array.clone(), stand_in.subscribe()));
     let moves = Moves::new(array.clone(), event_sink.clone(), tables.clone());
     let bmc = config.paths.bmc.clone();
     tokio::spawn(distribute(
@@ -229,6 +231,7 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
                     pets,
                     tables,
                     journal,
+                    stand_in,
                 },
                 started,
             );
@@ -256,6 +259,7 @@ struct Outlets {
     pets: watch::Sender<u64>,
     tables: watch::Receiver<Arc<pollux_api::config::Tables>>,
     journal: Journal,
+    stand_in: watch::Sender<bool>,
 }
 
 /// The decision thread.
@@ -373,6 +377,7 @@ async fn assemble(
         tables: out.tables,
         waiting: BTreeMap::new(),
         stopped: None,
+        stand_in: out.stand_in,
     };
     Ok((driver, outcomes))
 }
@@ -494,6 +499,26 @@ async fn legs(names: Vec<String>, events: mpsc::UnboundedSender<Event>) {
             Err(error) => tracing::warn!(%error, "legs of the interconnect are not watched"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Brings the partner's portal to what the core says of it; at the start as well, for what an earlier daemon left.
+async fn answer_for_the_partner(array: Array, mut stand_in: watch::Receiver<bool>) {
+    loop {
+        let is = *stand_in.borrow_and_update();
+        if let Err(error) = array.stand_in(is).await {
+            tracing::warn!(stand_in = is, %error, "the partner's portal is not as it should be");
+            // Whatever was wrong may be right by then; a change of mind does not wait.
+            let again = tokio::time::sleep(Duration::from_secs(1));
+            tokio::select! {
+                () = again => if error.is(pollux_api::error::Code::NotFound) { drop(stand_in.changed().await) },
+                _ = stand_in.changed() => {}
+            }
+            continue;
+        }
+        if stand_in.changed().await.is_err() {
+            return;
+        }
     }
 }
 

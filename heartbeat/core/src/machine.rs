@@ -1060,7 +1060,7 @@ impl Core {
         self.verdict = verdict;
     }
 
-    fn power_sight(&self) -> PowerSight {
+    pub(crate) fn power_sight(&self) -> PowerSight {
         let off = self
             .partner
             .off

@@ -8,7 +8,7 @@ use crate::machine::{Core, Phase};
 use crate::pools::{Basis, Kind, State};
 use crate::record::Mode;
 use crate::status::{Alarm, Blocker, PoolStatus, QuorumStatus, Status};
-use crate::table::{Partner, ShelfSight};
+use crate::table::{Partner, PowerSight, ShelfSight};
 use crate::time::Instant;
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -57,6 +57,16 @@ impl Core {
             lock: self.locked(),
             alarms: self.alarms.values().cloned().collect(),
         }
+    }
+
+    /// This controller is alone, and the partner's power is off beyond doubt: its front port is dead, and its hosts may
+    /// be told so. Ends with the first sign of its next life.
+    #[must_use]
+    pub fn stands_in(&self) -> bool {
+        self.phase == Phase::Up
+            && self.member()
+            && self.partner_member().is_none()
+            && self.power_sight() == PowerSight::Off
     }
 
     fn state_name(&self, now: Instant) -> &'static str {

@@ -1,4 +1,5 @@
-//! Service `address`: floating addresses, which belong to a pool and move with it.
+//! Service `address`: floating addresses, which belong to a pool and move with it; and the portal of a partner that is
+//! switched off, for which this controller answers "nobody is here" until the partner is back.
 
 use crate::id::PoolId;
 use alloc::{string::String, vec::Vec};
@@ -12,6 +13,11 @@ pub const RAISE: &str = "address.raise";
 pub const LOWER: &str = "address.lower";
 /// `address.lower_all`: no parameters -> [`Changed`]: remove every floating address from this controller.
 pub const LOWER_ALL: &str = "address.lower_all";
+/// `address.stand_in`: [`StandIn`] -> [`Changed`]: take the portal address of a partner whose power is proven off, and
+/// have every connection to it end now instead of when its host loses patience. Idempotent.
+pub const STAND_IN: &str = "address.stand_in";
+/// `address.step_back`: no parameters -> [`Changed`]: give the partner's portal address up. Idempotent.
+pub const STEP_BACK: &str = "address.step_back";
 /// `address.status`: no parameters -> [`Status`].
 pub const STATUS: &str = "address.status";
 
@@ -29,6 +35,15 @@ pub struct Raise {
 pub struct Lower {
     /// The pool.
     pub pool: PoolId,
+}
+
+/// Answer for the portal of a partner that is off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandIn {
+    /// Its portal, `address:port`.
+    pub portal: String,
+    /// The other ends of its connections, `address:port` each, of the same family.
+    pub connections: Vec<String>,
 }
 
 /// What changed.
@@ -52,8 +67,8 @@ pub struct Status {
 /// One floating address that is up here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
-    /// The pool it belongs to.
-    pub pool: PoolId,
+    /// The pool it belongs to; `None`: the portal of the partner, which is off.
+    pub pool: Option<PoolId>,
     /// Address with prefix length.
     pub address: String,
     /// Announcements (gratuitous ARP, unsolicited neighbour advertisement) sent so far.

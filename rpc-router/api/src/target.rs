@@ -20,6 +20,18 @@ pub const HOLD: &str = "target.hold";
 pub const FLIP: &str = "target.flip";
 /// `target.status`: no parameters -> [`Status`].
 pub const STATUS: &str = "target.status";
+/// `target.partner_hosts`: [`Hosts`] -> null: the partner's target says who is logged in at its portal, after each
+/// change. Whoever stands in for that portal one day has to know whom to tell.
+pub const PARTNER_HOSTS: &str = "target.partner_hosts";
+
+/// Who is connected to the portal of a controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hosts {
+    /// The portal, `address:port`.
+    pub portal: String,
+    /// The other ends of its connections, `address:port` each.
+    pub connections: Vec<String>,
+}
 
 /// Access state of a target port group (SPC-4, asymmetric access states).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -122,6 +134,8 @@ pub struct Status {
     pub lease_fresh: bool,
     /// Host sessions.
     pub sessions: Vec<Session>,
+    /// What the partner's target last said of its own; `None` until it has.
+    pub partner: Option<Hosts>,
     /// One line per pool.
     pub pools: Vec<PoolPaths>,
 }

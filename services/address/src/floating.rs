@@ -1,6 +1,6 @@
 //! The floating addresses of one interface, as they are in the kernel.
 
-use crate::plan::{self, Owners, Steps};
+use crate::plan::{self, Owner, Owners, Steps};
 use pollux_api::{
     address::{Address, Changed, Status},
     error::{Code, RpcError},
@@ -10,13 +10,14 @@ use pollux_platform::{
     announce::Announcer,
     file::replace_volatile,
     netlink::{IfAddr, LinkEvent, LinkWatch, Netlink, NetlinkError},
+    tickle::Tickler,
 };
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fmt::Display,
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -39,6 +40,10 @@ const ANNOUNCE_AT: [Duration; 7] = [
     Duration::from_secs(5),
 ];
 
+/// After each announcement of the partner's portal, hosts are told that their connections to it have ended: whoever has
+/// just learnt the new way answers on it.
+const TICKLE_AFTER: Duration = Duration::from_millis(10);
+
 /// Access to one network.
 #[derive(Debug)]
 pub struct Access {
@@ -46,6 +51,8 @@ pub struct Access {
     pub netlink: Netlink,
     /// Its cable.
     pub announcer: Announcer,
+    /// The ends of connections to whom this controller stands in for.
+    pub tickler: Tickler,
     /// News of its interfaces.
     pub watch: LinkWatch,
 }
@@ -56,6 +63,7 @@ impl Access {
         Ok(Self {
             netlink: Netlink::open()?,
             announcer: Announcer::open()?,
+            tickler: Tickler::open()?,
             watch: LinkWatch::open()?,
         })
     }
@@ -88,6 +96,7 @@ struct Inner {
     record: PathBuf,
     netlink: Netlink,
     announcer: Announcer,
+    tickler: Tickler,
     /// One change at a time.
     owners: AsyncMutex<Owners>,
     announced: Mutex<BTreeMap<IfAddr, Announced>>,
@@ -105,7 +114,8 @@ struct Announced {
 #[serde(deny_unknown_fields)]
 struct Recorded {
     address: String,
-    pool: PoolId,
+    /// None: the partner's portal.
+    pool: Option<PoolId>,
 }
 
 impl Floating {
@@ -120,6 +130,7 @@ impl Floating {
         let Access {
             netlink,
             announcer,
+            tickler,
             watch,
         } = access;
         let recorded = read_record(record).map_err(|source| OpenError::Record {
@@ -141,6 +152,7 @@ impl Floating {
             record: record.to_owned(),
             netlink,
             announcer,
+            tickler,
             owners: AsyncMutex::new(adoption.owners.clone()),
             announced: Mutex::default(),
         }));
@@ -156,6 +168,10 @@ impl Floating {
             tracing::info!(%address, interface, "adopting");
             floating.announce(address, Instant::now());
         }
+        // While this controller was off, its partner may have answered for its address.
+        if let Some(address) = up.iter().find(|address| address.address == own) {
+            floating.announce(*address, Instant::now());
+        }
         tokio::spawn(floating.clone().follow(watch));
         Ok(floating)
     }
@@ -167,17 +183,61 @@ impl Floating {
         let mut owners = self.0.owners.lock().await;
         let steps = plan::raise(&owners, pool, wanted, self.0.own)?;
         self.take_down(&mut owners, &steps.remove).await?;
-        self.put_up(&mut owners, pool, &steps.add).await?;
+        self.put_up(&mut owners, Owner::Pool(pool), &steps.add).await?;
         for address in &steps.add {
             self.announce(*address, began);
         }
         Ok(changed(&steps))
     }
 
-    /// Takes down the addresses of a pool, or of all. When this returns this controller answers for none of them.
-    pub async fn lower(&self, pool: Option<PoolId>) -> Result<Changed, RpcError> {
+    /// Answers for the partner's portal and ends the connections to it. When this returns the address is up and every
+    /// host has been told once; a host that cannot be told finds out by itself.
+    pub async fn stand_in(&self, portal: SocketAddr, hosts: &[SocketAddr]) -> Result<Changed, RpcError> {
+        let began = Instant::now();
         let mut owners = self.0.owners.lock().await;
-        let steps = plan::lower(&owners, pool);
+        let steps = plan::stand_in(&owners, portal.ip(), self.0.own)?;
+        self.take_down(&mut owners, &steps.remove).await?;
+        self.put_up(&mut owners, Owner::Partner, &steps.add).await?;
+        for address in &steps.add {
+            // Hosts answer to the hardware address that they know: the first announcement comes first.
+            self.announce_once(*address, began).await;
+            self.announce(*address, began);
+        }
+        drop(owners);
+        self.tickle_all(portal, hosts);
+        let (inner, hosts) = (Arc::downgrade(&self.0), hosts.to_vec());
+        tokio::spawn(async move {
+            let up = Instant::now();
+            for at in &ANNOUNCE_AT {
+                sleep_until(up + *at + TICKLE_AFTER).await;
+                let Some(inner) = inner.upgrade() else { return };
+                let floating = Self(inner);
+                // Not after it was given up: the partner's own connections would be hit.
+                let owners = floating.0.owners.lock().await;
+                if !owners
+                    .iter()
+                    .any(|(addr, owner)| addr.address == portal.ip() && *owner == Owner::Partner)
+                {
+                    return;
+                }
+                floating.tickle_all(portal, &hosts);
+            }
+        });
+        Ok(changed(&steps))
+    }
+
+    fn tickle_all(&self, portal: SocketAddr, hosts: &[SocketAddr]) {
+        for host in hosts {
+            if let Err(error) = self.0.tickler.tickle(portal, *host) {
+                tracing::warn!(%portal, %host, %error, "cannot tell the host that its connection has ended");
+            }
+        }
+    }
+
+    /// Takes down the addresses of one owner, or of all. When this returns this controller answers for none of them.
+    pub async fn lower(&self, owner: Option<Owner>) -> Result<Changed, RpcError> {
+        let mut owners = self.0.owners.lock().await;
+        let steps = plan::lower(&owners, owner);
         self.take_down(&mut owners, &steps.remove).await?;
         Ok(changed(&steps))
     }
@@ -186,10 +246,13 @@ impl Floating {
     pub async fn status(&self) -> Status {
         let owners = self.0.owners.lock().await;
         let announced = self.announced();
-        let addresses = owners.iter().map(|(address, pool)| {
+        let addresses = owners.iter().map(|(address, owner)| {
             let told = announced.get(address);
             Address {
-                pool: *pool,
+                pool: match owner {
+                    Owner::Pool(pool) => Some(*pool),
+                    Owner::Partner => None,
+                },
                 address: address.to_string(),
                 announcements: told.map_or(0, |told| told.count),
                 announced_after_ms: told
@@ -212,12 +275,12 @@ impl Floating {
     }
 
     /// Record, then put up. On failure what was put up is taken down again.
-    async fn put_up(&self, owners: &mut Owners, pool: PoolId, add: &[IfAddr]) -> Result<(), RpcError> {
+    async fn put_up(&self, owners: &mut Owners, owner: Owner, add: &[IfAddr]) -> Result<(), RpcError> {
         if add.is_empty() {
             return Ok(());
         }
         let mut wanted = owners.clone();
-        wanted.extend(add.iter().map(|address| (*address, pool)));
+        wanted.extend(add.iter().map(|address| (*address, owner)));
         self.write_record(&wanted).map_err(|error| self.failed(error))?;
         let mut outcome = Ok(());
         for address in add {
@@ -336,9 +399,12 @@ impl Floating {
     fn write_record(&self, owners: &Owners) -> io::Result<()> {
         let lines: Vec<Recorded> = owners
             .iter()
-            .map(|(address, pool)| Recorded {
+            .map(|(address, owner)| Recorded {
                 address: address.to_string(),
-                pool: *pool,
+                pool: match owner {
+                    Owner::Pool(pool) => Some(*pool),
+                    Owner::Partner => None,
+                },
             })
             .collect();
         // The record lives in a directory that a boot wipes, with the addresses themselves.
@@ -365,6 +431,9 @@ fn read_record(path: &Path) -> io::Result<Owners> {
     let lines: Vec<Recorded> = serde_json::from_slice(&bytes)?;
     lines
         .into_iter()
-        .map(|line| Ok((line.address.parse().map_err(io::Error::other)?, line.pool)))
+        .map(|line| {
+            let owner = line.pool.map_or(Owner::Partner, Owner::Pool);
+            Ok((line.address.parse().map_err(io::Error::other)?, owner))
+        })
         .collect()
 }

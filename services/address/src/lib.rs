@@ -16,13 +16,18 @@
 //! | [`floating`] | the addresses on one interface: the decisions made real |
 //! | [`service`] | the calls |
 //!
+//! When the partner has lost its power, its portal is silent, and a host waits for seconds until it believes that. So
+//! its address is taken too (`address.stand_in`), with nothing behind it: the connections are refused and reset at
+//! once, and hosts use the other path. It is given up as soon as the partner shows a sign of life, and the partner
+//! announces its own address whenever its daemon starts.
+//!
 //! Invariants:
 //! * an address is recorded before it is put up and struck out after it is down, so that after a crash every address on
 //!   the interface is the controller's own, recorded, or nobody's; nobody's are removed;
 //! * an address that is being lowered is announced no more;
 //! * ending the daemon, in whatever way, changes no address: the next one adopts what is there.
 //!
-//! It must never: touch the controller's own address, or decide where an address belongs.
+//! It must never: touch the controller's own address, or decide where an address belongs or whether the partner is off.
 
 #![forbid(unsafe_code)]
 

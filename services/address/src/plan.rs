@@ -10,8 +10,26 @@ use std::{
     net::IpAddr,
 };
 
-/// Which pool each address belongs to that this controller has up.
-pub type Owners = BTreeMap<IfAddr, PoolId>;
+/// For whom an address is up that is not the controller's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// A pool that is here.
+    Pool(PoolId),
+    /// The partner, which is off: nobody is served at it, and hosts learn that at once.
+    Partner,
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pool(pool) => write!(f, "pool {pool}, which is here"),
+            Self::Partner => f.write_str("the partner, which is off"),
+        }
+    }
+}
+
+/// Whose each address is that this controller has up.
+pub type Owners = BTreeMap<IfAddr, Owner>;
 
 /// Steps from what is up to what should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,9 +99,9 @@ pub fn raise(owners: &Owners, pool: PoolId, wanted: &[String], own: IpAddr) -> R
     for addr in &addresses {
         if let Some((taken, other)) = owners
             .iter()
-            .find(|(up, owner)| up.address == addr.address && **owner != pool)
+            .find(|(up, owner)| up.address == addr.address && **owner != Owner::Pool(pool))
         {
-            let what = format!("it belongs to pool {other}, which is here");
+            let what = format!("it belongs to {other}");
             return Err(
                 RpcError::new(Code::Conflict, taken.to_string(), what).remedy(format!(
                     "lower it there first, or give pool {pool} another address"
@@ -91,17 +109,52 @@ pub fn raise(owners: &Owners, pool: PoolId, wanted: &[String], own: IpAddr) -> R
             );
         }
     }
-    let has: BTreeSet<IfAddr> = of(owners, pool).collect();
+    let has: BTreeSet<IfAddr> = of(owners, Owner::Pool(pool)).collect();
     Ok(Steps {
         add: addresses.difference(&has).copied().collect(),
         remove: has.difference(&addresses).copied().collect(),
     })
 }
 
-/// Steps that leave `pool`, or with `None` any pool, without an address.
-pub fn lower(owners: &Owners, pool: Option<PoolId>) -> Steps {
-    let remove = match pool {
-        Some(pool) => of(owners, pool).collect(),
+/// Steps after which the partner's portal is answered for here.
+pub fn stand_in(owners: &Owners, portal: IpAddr, own: IpAddr) -> Result<Steps, RpcError> {
+    let refuse = |code, what: String, remedy: &str| {
+        Err(RpcError::new(code, format!("portal {portal}"), what).remedy(remedy))
+    };
+    if let Some(why) = unusable(portal, own) {
+        return refuse(
+            Code::InvalidParams,
+            format!("it is {why}"),
+            "name the address of the partner's front port",
+        );
+    }
+    if let Some((_, owner)) = owners
+        .iter()
+        .find(|(up, owner)| up.address == portal && **owner != Owner::Partner)
+    {
+        return refuse(
+            Code::Conflict,
+            format!("it belongs to {owner}"),
+            "give the pool an address that is no controller's",
+        );
+    }
+    // Of one machine only, so that no route follows it.
+    let addr = IfAddr {
+        address: portal,
+        prefix: if portal.is_ipv4() { 32 } else { 128 },
+    };
+    let has: BTreeSet<IfAddr> = of(owners, Owner::Partner).collect();
+    let wanted = BTreeSet::from([addr]);
+    Ok(Steps {
+        add: wanted.difference(&has).copied().collect(),
+        remove: has.difference(&wanted).copied().collect(),
+    })
+}
+
+/// Steps that leave an owner, or with `None` any, without an address.
+pub fn lower(owners: &Owners, owner: Option<Owner>) -> Steps {
+    let remove = match owner {
+        Some(owner) => of(owners, owner).collect(),
         None => owners.keys().copied().collect(),
     };
     Steps {
@@ -110,10 +163,10 @@ pub fn lower(owners: &Owners, pool: Option<PoolId>) -> Steps {
     }
 }
 
-fn of(owners: &Owners, pool: PoolId) -> impl Iterator<Item = IfAddr> {
+fn of(owners: &Owners, owner: Owner) -> impl Iterator<Item = IfAddr> {
     owners
         .iter()
-        .filter(move |(_, owner)| **owner == pool)
+        .filter(move |(_, other)| **other == owner)
         .map(|(addr, _)| *addr)
 }
 
@@ -151,7 +204,9 @@ mod tests {
     }
 
     fn owners(list: &[(&str, PoolId)]) -> Owners {
-        list.iter().map(|(text, pool)| (addr(text), *pool)).collect()
+        list.iter()
+            .map(|(text, pool)| (addr(text), Owner::Pool(*pool)))
+            .collect()
     }
 
     fn texts(list: &[&str]) -> Vec<String> {
@@ -222,9 +277,33 @@ mod tests {
     #[test]
     fn lower_takes_one_pool_or_all() {
         let before = owners(&[("10.78.0.50/24", P), ("10.78.0.60/24", Q)]);
-        assert_eq!(lower(&before, Some(Q)).remove, [addr("10.78.0.60/24")]);
+        assert_eq!(
+            lower(&before, Some(Owner::Pool(Q))).remove,
+            [addr("10.78.0.60/24")]
+        );
         assert_eq!(lower(&before, None).remove.len(), 2);
-        assert_eq!(lower(&Owners::new(), Some(P)), Steps::default());
+        assert_eq!(lower(&Owners::new(), Some(Owner::Pool(P))), Steps::default());
+    }
+
+    #[test]
+    fn the_partners_portal_is_taken_alone_and_never_from_a_pool() {
+        let portal = "10.78.0.2".parse().unwrap();
+        let steps = stand_in(&Owners::new(), portal, own()).unwrap();
+        assert_eq!(steps.add, [addr("10.78.0.2/32")]);
+        let up = Owners::from([(addr("10.78.0.2/32"), Owner::Partner)]);
+        assert_eq!(stand_in(&up, portal, own()).unwrap(), Steps::default());
+        assert_eq!(lower(&up, Some(Owner::Partner)).remove, [addr("10.78.0.2/32")]);
+        // The portal has moved: the old one is given up.
+        let moved = stand_in(&up, "10.78.0.3".parse().unwrap(), own()).unwrap();
+        assert_eq!(moved.remove, [addr("10.78.0.2/32")]);
+        assert!(stand_in(&up, own(), own()).unwrap_err().is(Code::InvalidParams));
+        let pools = owners(&[("10.78.0.2/24", P)]);
+        assert!(stand_in(&pools, portal, own()).unwrap_err().is(Code::Conflict));
+        assert!(
+            raise(&up, P, &texts(&["10.78.0.2/24"]), own())
+                .unwrap_err()
+                .is(Code::Conflict)
+        );
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! The calls of service `address`.
 
-use crate::floating::{Access, Floating, OpenError};
+use crate::{
+    floating::{Access, Floating, OpenError},
+    plan::Owner,
+};
 use pollux_api::{
-    address::{LOWER, LOWER_ALL, Lower, RAISE, Raise, SERVICE, STATUS},
+    address::{LOWER, LOWER_ALL, Lower, RAISE, Raise, SERVICE, STAND_IN, STATUS, STEP_BACK, StandIn},
+    error::{Code, RpcError},
     rank,
 };
 use pollux_platform::signal::Shutdown;
 use pollux_runtime::{ControllerConfig, Ctx, Repeat, Service};
-use std::io;
+use std::{io, net::SocketAddr};
 
 /// Name of the record in the controller's `run`.
 const RECORD: &str = "addresses.json";
@@ -29,7 +33,13 @@ pub async fn run(config: ControllerConfig) -> Result<(), RunError> {
     let record = config.paths.run.join(RECORD);
     let floating = Floating::open(access, &config.front.interface, config.front.address, &record).await?;
     let shutdown = Shutdown::on_signals()?;
-    let (raise, lower, lower_all, status) = (floating.clone(), floating.clone(), floating.clone(), floating);
+    let (raise, lower, lower_all, status) = (
+        floating.clone(),
+        floating.clone(),
+        floating.clone(),
+        floating.clone(),
+    );
+    let (stand_in, step_back) = (floating.clone(), floating);
     let service = Service::builder(SERVICE, rank::ADDRESS)
         .method(
             RAISE,
@@ -41,11 +51,22 @@ pub async fn run(config: ControllerConfig) -> Result<(), RunError> {
         )
         .method(LOWER, Repeat::Idempotent, move |_: Ctx, Lower { pool }| {
             let floating = lower.clone();
-            async move { floating.lower(Some(pool)).await }
+            async move { floating.lower(Some(Owner::Pool(pool))).await }
         })
         .method(LOWER_ALL, Repeat::Idempotent, move |_: Ctx, (): ()| {
             let floating = lower_all.clone();
             async move { floating.lower(None).await }
+        })
+        .method(STAND_IN, Repeat::Idempotent, move |_: Ctx, ask: StandIn| {
+            let floating = stand_in.clone();
+            async move {
+                let (portal, hosts) = parse(&ask)?;
+                floating.stand_in(portal, &hosts).await
+            }
+        })
+        .method(STEP_BACK, Repeat::Idempotent, move |_: Ctx, (): ()| {
+            let floating = step_back.clone();
+            async move { floating.lower(Some(Owner::Partner)).await }
         })
         .method(STATUS, Repeat::Idempotent, move |_: Ctx, (): ()| {
             let floating = status.clone();
@@ -54,4 +75,29 @@ pub async fn run(config: ControllerConfig) -> Result<(), RunError> {
         .start(&config);
     service.run(&shutdown).await;
     Ok(())
+}
+
+/// The addresses of a request, or all that is wrong with them.
+fn parse(ask: &StandIn) -> Result<(SocketAddr, Vec<SocketAddr>), RpcError> {
+    let mut error = RpcError::new(Code::InvalidParams, STAND_IN, "addresses that are none");
+    let mut read = |path: String, text: &str| {
+        let parsed = text.parse::<SocketAddr>();
+        parsed.map_err(|why| {
+            error = error
+                .clone()
+                .problem(path, format!("{text:?}: {why}"), "address:port".to_owned());
+        })
+    };
+    let portal = read("portal".into(), &ask.portal);
+    let hosts: Vec<Result<SocketAddr, ()>> = ask
+        .connections
+        .iter()
+        .enumerate()
+        .map(|(index, text)| read(format!("connections[{index}]"), text))
+        .collect();
+    let hosts: Result<Vec<SocketAddr>, ()> = hosts.into_iter().collect();
+    match (portal, hosts) {
+        (Ok(portal), Ok(hosts)) => Ok((portal, hosts)),
+        _ => Err(error),
+    }
 }

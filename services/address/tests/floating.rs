@@ -2,15 +2,20 @@
 //!
 //! Says SKIPPED and why where the kernel refuses namespaces to this user.
 
-use pollux_address::floating::{Access, Floating};
+use pollux_address::{
+    floating::{Access, Floating},
+    plan::Owner,
+};
 use pollux_api::{error::Code, id::PoolId};
 use pollux_platform::{
     announce::Announcer,
     netlink::{BridgeKind, IfAddr, LinkWatch, Netlink, Veth},
     netns::{self, NetNs},
+    tickle::Tickler,
 };
 use std::{
-    net::UdpSocket,
+    io::{ErrorKind, Read},
+    net::{SocketAddr, UdpSocket},
     path::Path,
     time::{Duration, Instant},
 };
@@ -41,6 +46,7 @@ fn main() {
             move_between_controllers(&net).await;
             crash_and_adopt(&net).await;
             refusals(&net).await;
+            the_dead_are_answered_for(&net).await;
         })
         .await
         .expect("the whole test is bounded");
@@ -102,6 +108,7 @@ impl Net {
         let access = Access {
             netlink: Netlink::open_in(ns).unwrap(),
             announcer: ns.run(Announcer::open).unwrap().unwrap(),
+            tickler: ns.run(Tickler::open).unwrap().unwrap(),
             watch: LinkWatch::open_in(ns).unwrap(),
         };
         Floating::open(access, "host0", own.parse().unwrap(), record)
@@ -180,7 +187,7 @@ async fn move_between_controllers(net: &Net) {
     // The host has a's hardware address in its table. It must learn b's by being told: its own doubts take seconds.
     for _ in 0..2 {
         for (from, to, letter) in [(&a, &b, b'b'), (&b, &a, b'a')] {
-            let lowered = from.lower(Some(P)).await.unwrap();
+            let lowered = from.lower(Some(Owner::Pool(P))).await.unwrap();
             assert_eq!(lowered.removed, wanted);
             silent("10.78.0.50").await;
             to.raise(P, &wanted).await.unwrap();
@@ -260,14 +267,14 @@ async fn crash_and_adopt(net: &Net) {
     );
     let status = second.status().await;
     assert_eq!(status.addresses.len(), 1);
-    assert_eq!(status.addresses[0].pool, P);
+    assert_eq!(status.addresses[0].pool, Some(P));
     // Whoever asked for both asks again.
     let again = second
         .raise(P, &texts(&["10.78.0.51/24", "10.78.0.52/24"]))
         .await
         .unwrap();
     assert_eq!(again.added, ["10.78.0.52/24"]);
-    second.lower(Some(P)).await.unwrap();
+    second.lower(Some(Owner::Pool(P))).await.unwrap();
     assert_eq!(kernel.addresses("host0").await.unwrap(), [addr("10.78.0.1/24")]);
 }
 
@@ -306,10 +313,65 @@ async fn refusals(net: &Net) {
     let access = Access {
         netlink: Netlink::open_in(&net.b).unwrap(),
         announcer: net.b.run(Announcer::open).unwrap().unwrap(),
+        tickler: net.b.run(Tickler::open).unwrap().unwrap(),
         watch: LinkWatch::open_in(&net.b).unwrap(),
     };
     let damaged = Floating::open(access, "host0", "10.78.0.2".parse().unwrap(), &record)
         .await
         .unwrap_err();
     assert!(damaged.to_string().contains("refusals"), "{damaged}");
+}
+
+/// A host with a connection on which it waits and sends nothing learns that a's power is gone; and a has its address
+/// again when it is back.
+async fn the_dead_are_answered_for(net: &Net) {
+    let portal: SocketAddr = "10.78.0.1:3260".parse().unwrap();
+    let listener = net
+        .a
+        .run(|| std::net::TcpListener::bind(portal))
+        .unwrap()
+        .unwrap();
+    let mut idle = std::net::TcpStream::connect(portal).unwrap();
+    let (_server_end, host) = listener.accept().unwrap();
+    let b = net.open(&net.b, "10.78.0.2", &net.record("stand-in")).await;
+    net.host.set_up("to-a", false).await.unwrap();
+
+    let changed = b.stand_in(portal, &[host]).await.unwrap();
+    assert_eq!(changed.added, ["10.78.0.1/32"]);
+    assert_eq!(
+        b.stand_in(portal, &[host]).await.unwrap().added,
+        [""; 0],
+        "idempotent"
+    );
+    idle.set_read_timeout(Some(LIMIT)).unwrap();
+    let ended = tokio::task::spawn_blocking(move || idle.read(&mut [0; 1]))
+        .await
+        .unwrap();
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let refused = tokio::net::TcpStream::connect(portal).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(b.status().await.addresses[0].pool, None);
+    // What it stands in for is nobody's to serve at.
+    let pool = b.raise(P, &texts(&["10.78.0.1/24"])).await.unwrap_err();
+    assert!(pool.is(Code::Conflict), "{pool}");
+
+    // b's daemon is killed and started: it still answers.
+    drop(b);
+    let b = net.open(&net.b, "10.78.0.2", &net.record("stand-in")).await;
+    assert_eq!(b.status().await.addresses[0].address, "10.78.0.1/32");
+
+    net.host.set_up("to-a", true).await.unwrap();
+    assert_eq!(
+        b.lower(Some(Owner::Partner)).await.unwrap().removed,
+        ["10.78.0.1/32"]
+    );
+    let back = net.open(&net.a, "10.78.0.1", &net.record("back")).await;
+    let began = Instant::now();
+    while tokio::time::timeout(Duration::from_millis(200), tokio::net::TcpStream::connect(portal))
+        .await
+        .is_ok_and(|connected| connected.is_err())
+    {
+        assert!(began.elapsed() < LIMIT, "a is not reached at its own address");
+    }
+    drop((back, listener));
 }

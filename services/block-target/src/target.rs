@@ -95,6 +95,8 @@ pub struct Target {
     mappings: RwLock<Mappings>,
     nexuses: Mutex<HashMap<u64, Arc<Nexus>>>,
     next_nexus: AtomicU64,
+    /// Counts who comes and who goes.
+    comings: watch::Sender<u64>,
 }
 
 impl Target {
@@ -114,6 +116,7 @@ impl Target {
             mappings: RwLock::default(),
             nexuses: Mutex::default(),
             next_nexus: AtomicU64::new(1),
+            comings: watch::Sender::new(0),
         })
     }
 
@@ -160,6 +163,12 @@ impl Target {
     #[must_use]
     pub fn sessions(&self) -> Vec<Arc<Nexus>> {
         self.nexuses().values().cloned().collect()
+    }
+
+    /// Changes with everybody who comes or goes.
+    #[must_use]
+    pub fn comings(&self) -> watch::Receiver<u64> {
+        self.comings.subscribe()
     }
 
     /// A unit as a host numbers it.
@@ -261,6 +270,7 @@ impl Target {
             nexuses.insert(nexus.id, nexus.clone());
             older
         };
+        self.comings.send_modify(|count| *count += 1);
         for old in older {
             let _ = old.notices.send(Notice::End("the initiator has logged in again"));
             // Its tasks end within the bound of a hold.
@@ -272,6 +282,7 @@ impl Target {
     /// A session has ended, and nothing of it is in flight.
     pub fn leave(&self, nexus: &Nexus) {
         self.nexuses().remove(&nexus.id);
+        self.comings.send_modify(|count| *count += 1);
         nexus.ended.send_replace(true);
     }
 

@@ -15,3 +15,4 @@ pub mod notify;
 pub mod power;
 pub mod realtime;
 pub mod signal;
+pub mod tickle;

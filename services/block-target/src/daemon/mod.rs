@@ -15,6 +15,7 @@
 
 mod forward;
 mod link;
+mod neighbour;
 mod service;
 mod world;
 

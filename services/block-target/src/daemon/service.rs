@@ -1,6 +1,7 @@
 //! The daemon's life: sockets, router, configuration.
 
 use super::forward::Forwarded;
+use super::neighbour::{self, Neighbour};
 use super::world::{Surroundings, World};
 use crate::gate::{LeaseGate, ReplyGate};
 use crate::iscsi::server::{self, BindError};
@@ -10,7 +11,9 @@ use crate::target::Target;
 use pollux_api::config::{self, Tables, Watch, Watched};
 use pollux_api::error::{Code, RpcError};
 use pollux_api::rank;
-use pollux_api::target::{FLIP, Flip, HOLD, Held, Hold, PUBLISH, Publish, SERVICE, STATUS, Session, Status};
+use pollux_api::target::{
+    FLIP, Flip, HOLD, Held, Hold, Hosts, PARTNER_HOSTS, PUBLISH, Publish, SERVICE, STATUS, Session, Status,
+};
 use pollux_block_frame::{AuthKey, Purpose, Server, ServerOptions};
 use pollux_platform::keys::{KeyError, KeyStore};
 use pollux_platform::signal::Shutdown;
@@ -27,8 +30,6 @@ use uuid::Uuid;
 const WATCH: Duration = Duration::from_secs(20);
 /// Pause after a watch that failed.
 const WATCH_AGAIN: Duration = Duration::from_millis(100);
-/// How often the partner is asked for its portal until it has answered.
-const PARTNER: Duration = Duration::from_secs(2);
 /// How long sessions may take to end at a stop.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Bound of `target.publish` where the caller has more time.
@@ -111,10 +112,16 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
     let forwarding = Server::new(handler, options);
     tokio::spawn(async move { forwarding.serve_tcp(forward_listener).await });
 
-    let service = register(&world, portal).start(&config);
+    let neighbour = Arc::new(Neighbour::default());
+    let service = register(&world, portal, &neighbour).start(&config);
     let (first, told) = oneshot::channel();
     tokio::spawn(watch(service.client().clone(), world.clone(), first));
-    tokio::spawn(learn_partner(service.client().clone(), target.clone()));
+    tokio::spawn(neighbour::learn(
+        service.client().clone(),
+        target.clone(),
+        neighbour,
+    ));
+    tokio::spawn(neighbour::tell(service.client().clone(), target.clone(), portal));
     let hosts = target.clone();
     let serving = async move {
         // Hosts that were let in before the volumes are known would find none.
@@ -146,7 +153,12 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
     Ok(())
 }
 
-fn register(world: &Arc<World>, portal: SocketAddr) -> pollux_runtime::service::Builder {
+fn register(
+    world: &Arc<World>,
+    portal: SocketAddr,
+    neighbour: &Arc<Neighbour>,
+) -> pollux_runtime::service::Builder {
+    let (asked, told) = (neighbour.clone(), neighbour.clone());
     let (publish, hold, flip, status) = (world.clone(), world.clone(), world.clone(), world.clone());
     Service::builder(SERVICE, rank::BLOCK_TARGET)
         .method(PUBLISH, Repeat::Idempotent, move |ctx: Ctx, ask: Publish| {
@@ -206,11 +218,23 @@ fn register(world: &Arc<World>, portal: SocketAddr) -> pollux_runtime::service::
         })
         .peer(STATUS, Repeat::Idempotent, move |_ctx: Ctx, _none: Value| {
             let world = status.clone();
-            async move { Ok(report(&world, portal)) }
+            let neighbour = asked.clone();
+            async move { Ok(report(&world, portal, &neighbour)) }
         })
+        .peer(
+            PARTNER_HOSTS,
+            Repeat::Idempotent,
+            move |_ctx: Ctx, hosts: Hosts| {
+                let neighbour = told.clone();
+                async move {
+                    neighbour.told(hosts);
+                    Ok(())
+                }
+            },
+        )
 }
 
-fn report(world: &World, portal: SocketAddr) -> Status {
+fn report(world: &World, portal: SocketAddr, neighbour: &Neighbour) -> Status {
     let target = world.target();
     let sessions = target.sessions();
     let session = |nexus: &Arc<crate::target::Nexus>| Session {
@@ -228,6 +252,7 @@ fn report(world: &World, portal: SocketAddr) -> Status {
             .filter(|nexus| !nexus.discovery)
             .map(session)
             .collect(),
+        partner: neighbour.hosts(),
         pools: world.report(),
     }
 }
@@ -268,23 +293,5 @@ async fn watch(client: Client, world: Arc<World>, first: oneshot::Sender<()>) {
         if let Some(first) = first.take() {
             let _ = first.send(());
         }
-    }
-}
-
-/// Asks the partner for its portal, so that discovery on either port lists both.
-async fn learn_partner(client: Client, target: Arc<Target>) {
-    let method = format!("partner/{STATUS}");
-    loop {
-        match client
-            .call::<_, Status>(&method, &Value::Null, &Ctx::new(PARTNER))
-            .await
-        {
-            Ok(status) => {
-                target.add_portal(format!("{},{}", status.portal, port_number(status.controller)));
-                return;
-            }
-            Err(error) => tracing::debug!(%error, "the partner's portal is not known yet"),
-        }
-        tokio::time::sleep(PARTNER).await;
     }
 }
