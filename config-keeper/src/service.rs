@@ -18,6 +18,7 @@ use pollux_api::id::ControllerId;
 use pollux_api::rank::CONFIG_KEEPER;
 use pollux_api::{heartbeat, rank};
 use pollux_platform::signal::Shutdown;
+use pollux_runtime::config::Paths;
 use pollux_runtime::{Client, ControllerConfig, Ctx, Repeat, Service};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -52,6 +53,7 @@ enum Input {
 /// What the task owns.
 struct Actor {
     me: ControllerId,
+    paths: Paths,
     keeper: Keeper,
     writer: Writer,
     next: Request,
@@ -209,6 +211,14 @@ fn in_doubt(place: String, what: &str) -> RpcError {
 
 impl Actor {
     fn handle(&mut self, event: Event) {
+        if matches!(event, Event::Change { .. }) {
+            // Looked at for each change: disks are pulled and put in while the array runs.
+            let slots = self.paths.disks().unwrap_or_else(|error| {
+                tracing::warn!(%error, port = %self.paths.port.display(), "the disks of the shelf cannot be listed");
+                BTreeSet::new()
+            });
+            self.keeper.handle(Event::Disks { slots });
+        }
         for effect in self.keeper.handle(event) {
             match effect {
                 Effect::Store { serial, job } => {
@@ -469,6 +479,7 @@ pub fn start(config: &ControllerConfig) -> Result<(Service, tokio::task::JoinHan
     let client = Some(service.client().clone());
     let actor = Actor {
         me,
+        paths: config.paths.clone(),
         keeper,
         writer,
         next: 1,

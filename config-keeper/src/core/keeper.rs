@@ -36,8 +36,8 @@ use pollux_api::config::{
     LogEntry, LogHash, RowOp, SetEpoch, Sync, SyncReply, Tables, Unfreeze,
 };
 use pollux_api::error::Problem;
-use pollux_api::id::{ControllerId, Epoch, Incarnation};
-use std::collections::{BTreeMap, VecDeque};
+use pollux_api::id::{ControllerId, DiskIndex, Epoch, Incarnation};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 
 /// Most entries in one message or in one piece of history.
@@ -53,6 +53,11 @@ pub type Request = u64;
 /// Something happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
+    /// The slots that hold a disk now; none: not known, any slot is taken for good.
+    Disks {
+        /// Their numbers.
+        slots: BTreeSet<DiskIndex>,
+    },
     /// Somebody asks for a change; this controller is to decide it (the shell forwards what is not its to decide).
     Change {
         /// Ticket.
@@ -407,6 +412,7 @@ impl Keeper {
                 action,
                 change,
             } => self.change(request, action, &change),
+            Event::Disks { slots } => self.site.disks = slots,
             Event::SetEpoch { request, set } => self.set_epoch(request, set),
             Event::Freeze { request, freeze } => self.freeze(request, freeze),
             Event::Unfreeze { request, unfreeze } => self.unfreeze(request, unfreeze),

@@ -355,10 +355,11 @@ impl Planner<'_> {
                     "a disk that is not a quorum disk",
                 );
             } else if !self.site.disks.is_empty() && !self.site.disks.contains(disk) {
+                let free: Vec<_> = self.site.disks.difference(&self.site.quorum).collect();
                 self.wrong(
                     &field,
                     &format!("the shelf has no {disk}"),
-                    &format!("one of {}", list(self.site.disks.iter())),
+                    &format!("one of {}", list(free.iter())),
                 );
             } else if let Some(user) = user {
                 self.wrong(

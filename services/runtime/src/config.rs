@@ -17,6 +17,7 @@
 
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -106,6 +107,22 @@ impl Paths {
     /// This controller's port to a disk.
     pub fn disk_socket(&self, disk: DiskIndex) -> PathBuf {
         self.port.join(format!("{disk}.sock"))
+    }
+
+    /// The disks to which this controller has a port now.
+    ///
+    /// # Errors
+    /// What the system says of the directory.
+    pub fn disks(&self) -> std::io::Result<BTreeSet<DiskIndex>> {
+        let mut disks = BTreeSet::new();
+        for entry in std::fs::read_dir(&self.port)? {
+            let name = entry?.file_name();
+            let slot = name
+                .to_str()
+                .and_then(|name| name.strip_prefix("disk-")?.strip_suffix(".sock")?.parse().ok());
+            disks.extend(slot.map(DiskIndex::new));
+        }
+        Ok(disks)
     }
 
     fn all(&self) -> [(&'static str, &Path); 6] {

@@ -82,6 +82,10 @@ fn every_wrong_change_is_refused_with_its_fields_and_changes_nothing() -> Result
         ),
         ("an address that is taken", vec![address("beta", &taken)]),
         ("a pool on disks in use", vec![pool("gamma", used)]),
+        (
+            "a pool on disks that are not there",
+            vec![pool("gamma", vec![DiskIndex::new(77), DiskIndex::new(78)])],
+        ),
     ];
     for at in [A, B] {
         let before = stage.array.config(at).expect("the configuration answers");
