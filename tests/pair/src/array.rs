@@ -347,6 +347,15 @@ impl Array {
         })
     }
 
+    /// Waits until a controller answers for its partner's portal, or until it does so no longer.
+    pub fn wait_stand_in(&self, at: ControllerId, is: bool, bound: Duration) -> Result<()> {
+        wait_for(&format!("{at} stands in for its partner: {is}"), bound, || {
+            let status = self.addresses(at)?;
+            let found = status.addresses.iter().any(|address| address.pool.is_none());
+            crate::wait::that(found == is, || format!("{at}: {:?}", status.addresses))
+        })
+    }
+
     /// Whether a controller says that it serves a pool; otherwise what it says.
     pub fn serves(&self, at: ControllerId, pool: PoolId) -> std::result::Result<(), String> {
         let status = self.heartbeat(at)?;

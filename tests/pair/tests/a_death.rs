@@ -30,6 +30,15 @@ fn a1_power_cut_of_the_owner() -> Result<()> {
     let alpha = stage.pool_of(A).id;
     let cut = stage.array.power(A, PowerAction::Off)?;
     stage.wait_taken(B, alpha)?;
+    // The dead portal refuses instead of being silent, and is a's own again as soon as a is back.
+    stage.array.wait_stand_in(B, true, MOVE)?;
+    stage.array.power(A, PowerAction::On)?;
+    stage.array.wait_joined(MOVE + BOOT)?;
+    stage.array.wait_stand_in(B, false, MOVE)?;
+    wait_for("the host is back on a's own portal", MOVE, || {
+        let target = stage.array.target(A)?;
+        that(!target.sessions.is_empty(), || format!("{target:?}"))
+    })?;
     let judgement = stage.judge(cut.began_ns)?;
     judgement.expect_clean();
     eprintln!("pause: {:?}", judgement.pause);
