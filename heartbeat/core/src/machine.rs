@@ -240,6 +240,8 @@ pub struct Core {
     pub(crate) started: Instant,
     pub(crate) phase: Phase,
     pub(crate) out: Vec<Effect>,
+    /// The instant of the present call, or of the last.
+    present: Instant,
     wake: Instant,
     next_id: u64,
     pub(crate) disks: Vec<Disk>,
@@ -331,6 +333,7 @@ impl Core {
             started: now,
             phase: Phase::Starting,
             out: Vec::new(),
+            present: now,
             wake: now,
             next_id: 1,
             arbiter: Arbiter::new(params.controller, disks.len(), nobody),
@@ -395,6 +398,7 @@ impl Core {
 
     /// Takes one event; returns what to do, in order.
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Effect> {
+        self.present = now;
         self.wake = now + self.params.timing.disk_limit;
         self.note(now, event);
         self.step(now);
@@ -407,8 +411,12 @@ impl Core {
         self.wake
     }
 
+    /// An instant that has come was looked at in this very call: what is missing then is an event, and the next beat
+    /// looks again. Asking for the past would make the driver spin for as long as it is missing.
     pub(crate) fn wake_at(&mut self, at: Instant) {
-        self.wake = self.wake.min(at);
+        if at > self.present {
+            self.wake = self.wake.min(at);
+        }
     }
 
     pub(crate) fn me(&self) -> ControllerId {
