@@ -674,10 +674,12 @@ impl Core {
             Phase::Stopped(_) => Role::Dying,
             Phase::Up if self.member() && self.leaving => Role::Releasing,
             Phase::Up if self.member() => Role::Serving,
-            // Whoever offers itself knows what was decided so far: see `adopt_record`.
+            // Whoever offers itself knows what was decided so far, and will know after a restart of its daemon that it may
+            // have done so: see `adopt_record`.
             Phase::Up
                 if self.config.is_some()
                     && self.imports.is_some()
+                    && self.majority_of(|disk| disk.slot_submitted).is_some()
                     && (self.briefed || self.waited.is_some() || self.ballots_known()) =>
             {
                 Role::Waiting
@@ -858,7 +860,8 @@ impl Core {
         self.waited = slots
             .clone()
             .map(|slot| slot.advert)
-            .filter(|advert| advert.role == Role::Waiting && advert.incarnation == self.params.incarnation)
+            // Whatever it said of itself there: what it said on the wire may have come later.
+            .filter(|advert| advert.incarnation == self.params.incarnation)
             .map(|advert| advert.epoch)
             .max();
         let Some(vote) = areas
