@@ -98,6 +98,20 @@ impl Arbiter {
         self.version
     }
 
+    /// For a search: see [`crate::Number`].
+    #[doc(hidden)]
+    pub fn numbers(&mut self, visit: &mut dyn FnMut(crate::Number, &mut u64)) {
+        visit(crate::Number::Ballot, &mut self.version);
+        if let Some(run) = &mut self.run {
+            let mut place = |disk: usize| {
+                let mut number = disk as u64;
+                visit(crate::Number::Disk, &mut number);
+                number as usize
+            };
+            run.counted = run.counted.iter().map(|disk| place(*disk)).collect();
+        }
+    }
+
     /// The highest record known to be decided.
     #[must_use]
     pub fn decided(&self) -> &Record {

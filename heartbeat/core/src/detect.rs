@@ -82,6 +82,35 @@ impl WireWatch {
         (self.count, nonce)
     }
 
+    /// For a search: see [`crate::Number`].
+    pub(crate) fn canonical(&mut self) {
+        self.seed = 0;
+        self.count = 0;
+        self.round_trip = None;
+    }
+
+    pub(crate) fn forget(&mut self, live: &mut dyn FnMut(u64) -> bool) {
+        self.sent.retain(|(nonce, _)| live(*nonce));
+    }
+
+    pub(crate) fn numbers(&mut self, visit: &mut dyn FnMut(crate::Number, &mut u64)) {
+        let Self {
+            started,
+            seed: _,
+            count: _,
+            sent,
+            echoed,
+            round_trip: _,
+        } = self;
+        for at in [Some(started), echoed.as_mut()].into_iter().flatten() {
+            visit(crate::Number::Instant, at.number());
+        }
+        for (nonce, at) in sent {
+            visit(crate::Number::Sent, nonce);
+            visit(crate::Number::Instant, at.number());
+        }
+    }
+
     /// A nonce came back. True if it is one of mine, and no older than the newest that came back before.
     pub(crate) fn echo(&mut self, now: Instant, nonce: u64) -> bool {
         let Some(at) = self.sent.iter().position(|(sent, _)| *sent == nonce) else {
@@ -158,6 +187,25 @@ impl SlotWatch {
             self.changed = Some(now);
         }
         before.is_some()
+    }
+
+    pub(crate) fn numbers(&mut self, visit: &mut dyn FnMut(crate::Number, &mut u64)) {
+        let Self {
+            seen,
+            since,
+            changed,
+            read,
+            problem: _,
+        } = self;
+        if let Some((_, sequence)) = seen {
+            visit(crate::Number::PartnerSlot, sequence);
+        }
+        for at in [Some(since), changed.as_mut(), read.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            visit(crate::Number::Instant, at.number());
+        }
     }
 
     fn alive(&self, now: Instant, limit: Duration) -> bool {

@@ -43,6 +43,7 @@ pub mod wire;
 pub use area::{Area, Content};
 pub use effect::Effect;
 pub use event::Event;
+pub use machine::numbers::Number;
 pub use machine::{BadParams, Core, Params};
 pub use time::Instant;
 pub use timing::{Profile, Timing};

@@ -11,6 +11,8 @@
 //! It must never echo a nonce of a partner that it is excluding, and never grant a lease that a vote against it
 //! might already have ended.
 
+pub(crate) mod numbers;
+
 use crate::arbiter::{Arbiter, Progress};
 use crate::area::{Advert, Area, Claims, Content, Letter, POOLS_MAX, Role, Slot};
 use crate::detect::{DiskSight, SlotWatch, WireSight, WireWatch, disk_sight};

@@ -152,6 +152,38 @@ impl Pool {
         }
     }
 
+    /// For a search: see [`crate::Number`].
+    pub(crate) fn numbers(&mut self, visit: &mut dyn FnMut(crate::Number, &mut u64)) {
+        let Self {
+            home: _,
+            state,
+            since,
+            problem: _,
+            failures: _,
+            retry_at,
+            seen: _,
+            unserved_since,
+            asked_since,
+            ask,
+            release: _,
+            abort: _,
+            sent_home,
+            route: _,
+        } = self;
+        let optional = [unserved_since, asked_since, ask].into_iter().flatten();
+        for at in [since, retry_at].into_iter().chain(optional).chain(sent_home) {
+            visit(crate::Number::Instant, at.number());
+        }
+        if let State::Verifying {
+            key: _,
+            kind: _,
+            stamp,
+        } = state
+        {
+            visit(crate::Number::Effect, stamp);
+        }
+    }
+
     /// It is on its way to being served here, at the first attempt.
     pub(crate) fn taking(&self) -> bool {
         let under_way = match self.state {

@@ -30,6 +30,11 @@ impl Instant {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// The number itself, for a search to replace.
+    pub(crate) fn number(&mut self) -> &mut u64 {
+        &mut self.0
+    }
+
     /// This long before; the clock's beginning at the earliest.
     #[must_use]
     pub fn before(self, span: Duration) -> Self {
