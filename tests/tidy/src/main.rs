@@ -1,4 +1,4 @@
-//! `cargo verify`, `cargo demo`, `cargo sim`, `cargo fix-all`: see the library.
+//! `cargo verify`, `cargo demo`, `cargo sim`, `cargo model`, `cargo fix-all`: see the library.
 
 #![forbid(unsafe_code)]
 
@@ -7,8 +7,8 @@ use pollux_tidy::Repository;
 use pollux_tidy::run::Runner;
 use std::process::ExitCode;
 
-/// The commands of this repository. Exit codes: 0 all is well, 1 something failed, 2 wrong argument; `demo` and
-/// `sim` exit as the program that they run.
+/// The commands of this repository. Exit codes: 0 all is well, 1 something failed, 2 wrong argument; `demo`, `sim`
+/// and `model` exit as the program that they run.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -39,22 +39,28 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run the exhaustive search, built for speed, with these arguments.
+    Model {
+        /// Arguments of the search: see `cargo model --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
     // `cargo demo --help` asks the demo, not this program.
     let given: Vec<String> = std::env::args().skip(1).collect();
     let command = match given.split_first() {
-        Some((word, rest)) if word == "demo" || word == "sim" => {
+        Some((word, rest)) if matches!(word.as_str(), "demo" | "sim" | "model") => {
             let arguments = rest
                 .iter()
                 .skip_while(|argument| *argument == "--")
                 .cloned()
                 .collect();
-            if word == "demo" {
-                Command::Demo { arguments }
-            } else {
-                Command::Sim { arguments }
+            match word.as_str() {
+                "demo" => Command::Demo { arguments },
+                "sim" => Command::Sim { arguments },
+                _ => Command::Model { arguments },
             }
         }
         _ => Arguments::parse().command,
@@ -71,6 +77,7 @@ fn main() -> ExitCode {
         Command::Check => Runner::new(repository, false).check(),
         Command::FixAll => Runner::new(repository, false).fix_all(),
         Command::Demo { arguments } => Runner::new(repository, false).demo(&arguments),
-        Command::Sim { arguments } => Runner::new(repository, false).sim(&arguments),
+        Command::Sim { arguments } => Runner::new(repository, false).fast("pollux-sim", &arguments),
+        Command::Model { arguments } => Runner::new(repository, false).fast("pollux-model", &arguments),
     }
 }

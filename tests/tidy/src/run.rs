@@ -213,24 +213,28 @@ impl Runner {
             runner.tests(&["test", "--locked", "-p", "pollux-tidy", "--test", "rules"])
         });
         self.step("simulation", |runner| {
-            runner.simulate(&["--seeds".into(), SEEDS.into()])
+            outcome(runner.built_for_speed("pollux-sim", &["--seeds".into(), SEEDS.into()]))
+        });
+        self.step("exhaustive search", |runner| {
+            outcome(runner.built_for_speed("pollux-model", &[]))
         });
         self.summary()
     }
 
-    fn simulate(&self, arguments: &[String]) -> Outcome {
+    /// One of the programs that search: package and program have one name.
+    fn built_for_speed(&self, program: &str, arguments: &[String]) -> Command {
         let mut command = self.cargo(&[
             "run",
             "--release",
             "--locked",
             "--package",
-            "pollux-sim",
+            program,
             "--bin",
-            "pollux-sim",
+            program,
             "--",
         ]);
         command.args(arguments);
-        outcome(command)
+        command
     }
 
     fn deny(&mut self) -> Outcome {
@@ -302,19 +306,9 @@ impl Runner {
         pass_on(Command::new(&program).arg("demo").args(arguments))
     }
 
-    /// Runs the simulator, built for speed.
-    pub fn sim(self, arguments: &[String]) -> ExitCode {
-        let mut command = self.cargo(&[
-            "run",
-            "--release",
-            "--locked",
-            "--package",
-            "pollux-sim",
-            "--bin",
-            "pollux-sim",
-            "--",
-        ]);
-        pass_on(command.args(arguments))
+    /// Runs the simulator or the exhaustive search, built for speed.
+    pub fn fast(self, program: &str, arguments: &[String]) -> ExitCode {
+        pass_on(&mut self.built_for_speed(program, arguments))
     }
 
     fn summary(self) -> ExitCode {
