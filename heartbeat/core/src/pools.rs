@@ -1316,12 +1316,13 @@ impl Core {
         given.take(LETTER_MAX).collect()
     }
 
-    /// Everything that could be given is given, or nobody is there to take it.
+    /// Everything that could be given has been taken over by a claim, or nobody is there to take it. Who stops sooner
+    /// makes the receiver fence what it was given.
     pub(crate) fn shutdown_done(&self, now: Instant) -> bool {
         let Some(since) = self.wishes.shutdown else {
             return false;
         };
-        let busy = |pool: &Pool| !matches!(pool.state, State::Idle | State::Given { .. });
+        let busy = |pool: &Pool| !matches!(pool.state, State::Idle);
         let left = self.pools.values().any(busy);
         !left || !self.partner_ready() || now.since(since) >= self.params.timing.ask_limit
     }
