@@ -5,7 +5,7 @@ use crate::detect::{DiskSight, WireSight};
 use crate::effect::{Effect, Lock, Note, Plan, Refusal};
 use crate::event::{Power, Request, RequestId};
 use crate::machine::{Core, Phase};
-use crate::pools::{Basis, Kind, State};
+use crate::pools::{Basis, Kind, Pool, State};
 use crate::record::Mode;
 use crate::status::{Alarm, Blocker, PoolStatus, QuorumStatus, Status};
 use crate::table::{Partner, PowerSight, ShelfSight};
@@ -42,7 +42,7 @@ impl Core {
         Status {
             controller: self.me(),
             incarnation: self.params.incarnation,
-            state: self.state_name(now),
+            state: self.state(now),
             role: self.role(),
             record,
             wire: self.wire_sight,
@@ -69,7 +69,9 @@ impl Core {
             && self.power_sight() == PowerSight::Off
     }
 
-    fn state_name(&self, now: Instant) -> &'static str {
+    /// Stable name of what this controller is doing, as in [`Status::state`].
+    #[must_use]
+    pub fn state(&self, now: Instant) -> &'static str {
         match self.phase {
             Phase::Starting => "starting",
             Phase::Stopped(_) => "stopped",
@@ -85,6 +87,12 @@ impl Core {
             Phase::Up if now < self.lease_until => "serving",
             Phase::Up => "holding",
         }
+    }
+
+    /// Stable name of what this controller is doing with a pool; none: it does not know the pool.
+    #[must_use]
+    pub fn pool_state(&self, pool: PoolId) -> Option<&'static str> {
+        self.pools.get(&pool).map(Pool::name)
     }
 
     fn pool_status(&self, id: PoolId) -> Option<PoolStatus> {

@@ -7,6 +7,7 @@
 //!
 //! It must never use real time, threads, or anything whose order depends on the machine: the same seed is the same play.
 
+mod coverage;
 mod invariant;
 mod keeper;
 mod play;

@@ -23,6 +23,9 @@ struct Options {
     /// Go on after a failure and list every seed that fails, one line each.
     #[arg(long, conflicts_with = "seed")]
     keep_going: bool,
+    /// Print which cells of state and event were visited, and why the others were not.
+    #[arg(long, conflicts_with = "trace")]
+    coverage: bool,
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,9 @@ fn main() -> ExitCode {
         }
     }
     say(total.to_string());
+    if options.coverage {
+        say(total.coverage());
+    }
     if failed > 0 {
         say(format!("{failed} seeds failed"));
         return ExitCode::FAILURE;

@@ -47,6 +47,20 @@ impl fmt::Display for Failure {
 #[derive(Clone, Debug, Default)]
 pub struct Total(Stats);
 
+impl Total {
+    /// Which cells of state and event were visited, and why the others were not.
+    #[must_use]
+    pub fn coverage(&self) -> String {
+        self.0.coverage.report()
+    }
+
+    /// Cells of state and event that nobody can explain: not visited without a reason, or visited against one.
+    #[must_use]
+    pub fn unexplained(&self) -> Vec<String> {
+        self.0.coverage.unexplained()
+    }
+}
+
 impl fmt::Display for Total {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.summary())

@@ -36,6 +36,8 @@ pub(crate) struct QuorumDisk {
     pub(crate) slow: u64,
     /// Blocks that are read wrong once, per million.
     pub(crate) flaky: u64,
+    /// Writes are refused.
+    pub(crate) read_only: bool,
     /// Breakage of the simulator's own world: writes are confirmed and forgotten.
     pub(crate) forgets: bool,
 }
@@ -52,6 +54,7 @@ impl QuorumDisk {
             stuck_until: 0,
             slow: 0,
             flaky: 0,
+            read_only: false,
             forgets: false,
         }
     }

@@ -39,6 +39,8 @@ pub(crate) struct DataDisk {
     pub(crate) reservations: bool,
     /// Registrations survive the loss of power.
     pub(crate) aptpl: bool,
+    /// It has no room for another registration (insufficient registration resources).
+    pub(crate) full: bool,
     pub(crate) keys: [Option<ReservationKey>; 2],
     pub(crate) holder: Option<usize>,
     attention: [bool; 2],
@@ -64,6 +66,7 @@ impl DataDisk {
             of,
             reservations: true,
             aptpl: true,
+            full: false,
             keys: [None; 2],
             holder: None,
             attention: [false; 2],
@@ -121,6 +124,9 @@ impl DataDisk {
         }
         if !self.reservations {
             return Err("no reservations");
+        }
+        if self.full && self.keys[c].is_none() {
+            return Err("insufficient registration resources");
         }
         let higher = |other: ReservationKey| {
             rank(other) > rank(key) || (rank(other) == rank(key) && other.controller != key.controller)

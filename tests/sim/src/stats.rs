@@ -1,5 +1,6 @@
 //! What a run has seen, so that "clean" does not mean "nothing happened".
 
+use crate::coverage::Coverage;
 use crate::truth::{Fact, Hand};
 use pollux_heartbeat_core::area::Role;
 use pollux_heartbeat_core::detect::{DiskSight, WireSight};
@@ -33,6 +34,7 @@ pub(crate) struct Stats {
     cells: BTreeMap<(&'static str, WireSight, DiskSight), u64>,
     pools: BTreeMap<&'static str, u64>,
     roles: BTreeSet<&'static str>,
+    pub(crate) coverage: Coverage,
 }
 
 impl Stats {
@@ -97,6 +99,7 @@ impl Stats {
             *self.pools.entry(state).or_default() += count;
         }
         self.roles.extend(&other.roles);
+        self.coverage.add(&other.coverage);
     }
 
     /// For people.

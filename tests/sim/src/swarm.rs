@@ -234,18 +234,24 @@ impl World {
             disk.stuck_until = 0;
             disk.slow = 0;
             disk.flaky = 0;
+            disk.read_only = false;
         }
         for disk in &mut self.disks {
             disk.path = [true; 2];
             disk.stuck_until = 0;
+            disk.full = false;
         }
         self.setup.pool_failures = 0;
         self.setup.pool_slowness = 0;
         self.setup.leg_slowness = 0;
         self.bmc = [true; 2];
+        self.wedged = [false; 2];
+        self.filtered = false;
+        self.misrouted = 0;
         self.setup.repower = true;
         for c in [A, B] {
             self.resume(c);
+            self.go_on(c);
             self.power_on(c);
             if self.nodes[c].maimed {
                 self.nodes[c].maimed = false;

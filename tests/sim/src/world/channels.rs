@@ -78,12 +78,15 @@ impl World {
         let Some(entry) = self.nodes[c].writes.get(&write).cloned() else {
             return;
         };
+        if self.wedged[c] {
+            return self.after(AGAIN, Happening::QuorumWrite { c, boot, id: write });
+        }
         let disk = &self.quorum[entry.disk];
         if disk.reaches(c) && disk.stuck_until > self.now {
             let at = disk.stuck_until.min(self.now + AGAIN) + self.rng.range(0, MS);
             return self.at(at, Happening::QuorumWrite { c, boot, id: write });
         }
-        let result = if disk.reaches(c) {
+        let result = if disk.reaches(c) && !disk.read_only {
             self.apply(c, &entry);
             if let Some(entry) = self.nodes[c].writes.get_mut(&write) {
                 entry.applied = true;
@@ -228,18 +231,28 @@ impl World {
 
     /// A keeper's message sets out; it needs both directions (it is a stream).
     pub(super) fn post(&mut self, c: usize, message: Message) {
-        if self.links.iter().any(|link| link.cut) || !self.nodes[1 - c].up {
+        if self.filtered || self.links.iter().any(|link| link.cut) || !self.nodes[1 - c].up {
             return;
         }
-        let span = self.span(100, 2_000) + self.rng.range(0, self.links[c].delay);
-        let boot = self.nodes[1 - c].boot;
-        self.after(
-            span,
-            Happening::Keeper {
-                c: 1 - c,
-                boot,
-                message,
-            },
-        );
+        let copies = if self.misrouted == 0 {
+            1
+        } else {
+            u64::from(!self.rng.chance(self.misrouted)) + u64::from(self.rng.chance(self.misrouted))
+        };
+        for _ in 0..copies {
+            let mut span = self.span(100, 2_000) + self.rng.range(0, self.links[c].delay);
+            if self.misrouted > 0 && self.rng.chance(self.misrouted) {
+                span += self.rng.range(0, SEC);
+            }
+            let (boot, message) = (self.nodes[1 - c].boot, message.clone());
+            self.after(
+                span,
+                Happening::Keeper {
+                    c: 1 - c,
+                    boot,
+                    message,
+                },
+            );
+        }
     }
 }

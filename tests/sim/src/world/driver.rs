@@ -13,6 +13,10 @@ impl World {
         if self.nodes[c].core.is_none() {
             return;
         }
+        if self.nodes[c].halted {
+            let life = self.nodes[c].life;
+            return self.nodes[c].deferred.push(Happening::Tell { c, life, event });
+        }
         self.note(c, &event);
         let now = self.local(c);
         if !matches!(event, Event::Tick) {
@@ -21,6 +25,12 @@ impl World {
         let Some(core) = &mut self.nodes[c].core else {
             return;
         };
+        self.stats.coverage.met(core.state(now), &event);
+        if let Some((pool, number)) = crate::coverage::pool_event(&event)
+            && let Some(state) = core.pool_state(pool)
+        {
+            self.stats.coverage.met_pool(state, number);
+        }
         let effects = core.handle(now, event);
         let deadline = core.next_deadline();
         self.stats.handled += 1;

@@ -366,6 +366,8 @@ pub(crate) struct Node {
     /// The system runs (power is on, and it has started).
     pub(crate) up: bool,
     pub(crate) paused: bool,
+    /// The heartbeat daemon alone stands still (SIGSTOP).
+    pub(crate) halted: bool,
     /// How often it was: a resumption belongs to one pause.
     pub(crate) pauses: u32,
     /// Its heartbeat daemon never comes back (until the heal).
@@ -459,6 +461,12 @@ pub(crate) struct World {
     pub(crate) settled: bool,
     /// The next decision of this controller is followed by a stall of so long before its deeds.
     pub(crate) stall_next: Option<(usize, u64)>,
+    /// Writes of this controller to quorum disks hang.
+    pub(crate) wedged: [bool; 2],
+    /// Streams between the controllers carry nothing, datagrams do: a filtered port, or an MTU hole.
+    pub(crate) filtered: bool,
+    /// Messages between the keepers are lost, doubled, and overtake each other, per million each.
+    pub(crate) misrouted: u64,
     /// Every step of this controller's pool manager fails.
     pub(crate) lame: [bool; 2],
     /// This controller's pool manager does not look at keys and conflicts: a kernel target that outlives it.
@@ -504,6 +512,7 @@ impl World {
             powered: true,
             up: false,
             paused: false,
+            halted: false,
             pauses: 0,
             maimed: false,
             boot: 0,
@@ -563,6 +572,9 @@ impl World {
             healed: false,
             settled: false,
             stall_next: None,
+            wedged: [false; 2],
+            filtered: false,
+            misrouted: 0,
             lame: [false; 2],
             blind: [false; 2],
             invariants,

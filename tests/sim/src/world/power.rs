@@ -40,6 +40,7 @@ impl World {
         let node = &mut self.nodes[c];
         node.up = false;
         node.paused = false;
+        node.halted = false;
         node.core = None;
         node.boot += 1;
         node.life += 1;
@@ -97,6 +98,27 @@ impl World {
         }
         self.say(|| format!("{} RESUMED", id(c)));
         self.nodes[c].paused = false;
+        self.wake(c);
+    }
+
+    /// The heartbeat daemon stands still while everything else goes on.
+    #[cfg(test)]
+    pub(crate) fn halt(&mut self, c: usize) {
+        self.say(|| format!("{} heartbeat daemon STOPPED", id(c)));
+        self.nodes[c].halted = true;
+    }
+
+    /// And goes on.
+    pub(crate) fn go_on(&mut self, c: usize) {
+        if self.nodes[c].halted {
+            self.say(|| format!("{} heartbeat daemon CONTINUED", id(c)));
+            self.nodes[c].halted = false;
+            self.wake(c);
+        }
+    }
+
+    /// Whoever stood still finds everything that waited.
+    fn wake(&mut self, c: usize) {
         for (life, effects) in std::mem::take(&mut self.nodes[c].stalled) {
             if life == self.nodes[c].life {
                 self.perform_all(c, effects);

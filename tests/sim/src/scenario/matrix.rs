@@ -1,0 +1,880 @@
+//! The fault matrix: one play per row that is a decision of the cores, named by the row. What a play here is not, and which
+//! older play stands for a row, is in the table of `README.md`.
+
+use super::{alone, demand, mended, open_alone, scenario, taken_over, whole, wire};
+use crate::setup::Setup;
+use crate::shelf::DataDisk;
+use crate::world::{A, B, BLOCKS, MS, SEC, World, pool_id};
+use pollux_api::id::ControllerId;
+use pollux_heartbeat_core::Event;
+use pollux_heartbeat_core::event::Request;
+
+/// Nobody but reservations can fence.
+fn reservations_only() -> Setup {
+    Setup {
+        power_rung: false,
+        watchdog: [false; 2],
+        ..Setup::fine()
+    }
+}
+
+/// Where a pool is put, it stays.
+fn stays() -> Setup {
+    Setup {
+        auto_giveback: false,
+        ..Setup::fine()
+    }
+}
+
+/// The configuration changes often.
+fn busy() -> Setup {
+    Setup {
+        change_idle: SEC / 4,
+        ..Setup::fine()
+    }
+}
+
+/// Nothing of this is a reason to decide anything: no record, no stop, no reset, and no host waits for long.
+fn undisturbed(world: &mut World, span: u64, act: impl FnOnce(&mut World)) {
+    let records = world.invariants.records();
+    let before = (world.stats.stops, world.stats.watchdogs, world.stats.takeovers);
+    act(world);
+    world.run_for(span);
+    let after = (world.stats.stops, world.stats.watchdogs, world.stats.takeovers);
+    demand(world, after == before, "somebody stopped, or took over");
+    demand(
+        world,
+        world.invariants.records() == records,
+        "a record was decided for nothing",
+    );
+    let since = world.now;
+    let answered = world.run_till(10 * SEC, |world| {
+        (0..world.setup.pools.len()).all(|pool| world.answered_since(pool, since))
+    });
+    demand(world, answered, "hosts wait");
+}
+
+fn alarm(world: &World, c: usize, name: &str) -> bool {
+    let core = world.nodes[c].core.as_ref();
+    core.is_some_and(|core| {
+        let alarms = core.status(world.local(c)).alarms;
+        alarms.iter().any(|alarm| alarm.id == name)
+    })
+}
+
+fn state(world: &World, c: usize, pool: usize) -> &'static str {
+    let core = world.nodes[c].core.as_ref();
+    core.map_or("", |core| core.status(world.local(c)).pools[pool].state)
+}
+
+fn refused(world: &mut World, c: usize, request: Request) {
+    world.ask(c, request);
+    let answer = world.answers.last().copied();
+    demand(
+        world,
+        answer == Some((c, false)),
+        &format!("{request:?} is not refused"),
+    );
+}
+
+// A: a controller dies.
+
+#[test]
+fn a2_a_kernel_that_panics_is_reset_and_replaced() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        world.bmc = [false; 2];
+        world.setup.boot_time = (30 * SEC, 40 * SEC);
+        world.reset(A);
+        taken_over(world, B);
+        mended(world);
+    });
+}
+
+#[test]
+fn a4_heartbeat_that_is_stopped_and_goes_on_late_has_lost_its_pools() {
+    for span in [2, 4, 8] {
+        scenario(reservations_only, |world| {
+            whole(world);
+            world.halt(A);
+            world.run_for(span * SEC);
+            world.go_on(A);
+            let stopped = world.run_till(20 * SEC, |world| world.stats.stops > 0);
+            demand(
+                world,
+                stopped || span == 2,
+                "a does not notice that it was replaced",
+            );
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn a4_heartbeat_that_is_stopped_for_less_than_detection_keeps_its_pools() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        undisturbed(world, 10 * SEC, |world| {
+            world.halt(A);
+            world.run_for(600 * MS);
+            world.go_on(A);
+        });
+        mended(world);
+    });
+}
+
+#[test]
+fn a6_a_writer_that_hangs_gives_its_pools_by_wire() {
+    scenario(stays, |world| {
+        whole(world);
+        world.wedged[A] = true;
+        taken_over(world, B);
+        demand(world, world.stats.watchdogs == 0, "a was reset");
+        mended(world);
+    });
+}
+
+#[test]
+fn a8_a_clean_reboot_gives_first() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        let takeovers = world.stats.takeovers;
+        world.ask(A, Request::Shutdown);
+        let off = world.run_till(30 * SEC, |world| !world.nodes[A].powered);
+        demand(world, off, "a does not shut down");
+        taken_over(world, B);
+        demand(
+            world,
+            world.stats.takeovers == takeovers,
+            "what was given had to be fenced",
+        );
+        mended(world);
+    });
+}
+
+#[test]
+fn a10_without_a_power_control_other_rungs_confirm() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        world.bmc = [false; 2];
+        world.pause(A);
+        taken_over(world, B);
+        mended(world);
+    });
+}
+
+#[test]
+fn a11_both_at_once_come_back() {
+    for apart in [0, 1, 300, 3_000] {
+        scenario(Setup::fine, |world| {
+            whole(world);
+            world.power_cut(A);
+            world.run_for(apart * MS);
+            world.power_cut(B);
+            world.run_for(SEC);
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn a13_a_taker_that_dies_within_a_minute_is_replaced() {
+    for later in [1, 5, 20, 40, 60] {
+        scenario(Setup::fine, |world| {
+            whole(world);
+            world.power_cut(A);
+            taken_over(world, B);
+            world.power_on(A);
+            world.run_for(later * SEC);
+            world.power_cut(B);
+            // Whatever point of its return a has reached: what both hold is served again.
+            taken_over(world, A);
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn a14_a_controller_that_crashes_again_and_again_disturbs_its_partner_once_each_time() {
+    scenario(stays, |world| {
+        whole(world);
+        let since = world.now;
+        for _ in 0..8 {
+            world.reset(A);
+            let span = world.rng.range(SEC, 8 * SEC);
+            world.run_for(span);
+        }
+        taken_over(world, B);
+        demand(
+            world,
+            world.answered_since(1, since + 20 * SEC),
+            "b's own pool waits",
+        );
+        mended(world);
+    });
+}
+
+// B: the interconnect.
+
+#[test]
+fn b1_one_leg_is_an_alarm_and_nothing_else() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        undisturbed(world, 20 * SEC, |world| {
+            world.tell(A, Event::Legs(vec![true, false]));
+        });
+        demand(world, alarm(world, A, "leg_down"), "no alarm");
+        world.tell(A, Event::Legs(vec![true, true]));
+        demand(world, !alarm(world, A, "leg_down"), "the alarm stands");
+    });
+}
+
+/// Both legs dead, the interface down, or one way: the controllers see each other on the disks and go on.
+fn wire_trouble(cut: [bool; 2]) {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        undisturbed(world, 30 * SEC, |world| {
+            for (link, cut) in world.links.iter_mut().zip(cut) {
+                link.cut = cut;
+            }
+        });
+        let locked = !world.nodes[A].keeper.acknowledging(world.nodes[A].incarnation);
+        demand(world, locked, "the configuration is not locked");
+        demand(world, alarm(world, A, "wire_silent"), "no alarm");
+        undisturbed(world, 5 * SEC, |world| wire(world, true));
+        mended(world);
+    });
+}
+
+#[test]
+fn b2_both_legs_dead_lock_the_configuration() {
+    wire_trouble([true, true]);
+}
+
+#[test]
+fn b3_one_way_is_as_good_as_none() {
+    wire_trouble([true, false]);
+    wire_trouble([false, true]);
+}
+
+#[test]
+fn b4_loss_is_no_death() {
+    for loss in [10_000, 100_000, 300_000, 500_000] {
+        scenario(Setup::fine, |world| {
+            whole(world);
+            undisturbed(world, 60 * SEC, |world| {
+                world.links.iter_mut().for_each(|link| link.loss = loss);
+            });
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn b5_a_delay_of_a_second_is_no_death() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        undisturbed(world, 60 * SEC, |world| {
+            world.links.iter_mut().for_each(|link| link.delay = SEC);
+        });
+        mended(world);
+    });
+}
+
+#[test]
+fn b6_a_wire_that_flaps_moves_nothing() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        undisturbed(world, SEC, |world| {
+            for _ in 0..40 {
+                wire(world, false);
+                world.run_for(3 * SEC);
+                wire(world, true);
+                world.run_for(3 * SEC);
+            }
+        });
+        demand(
+            world,
+            alarm(world, A, "wire_flapping") && alarm(world, B, "wire_flapping"),
+            "no alarm",
+        );
+        mended(world);
+    });
+}
+
+#[test]
+fn b8_a_hole_for_large_packets_acknowledges_no_change_and_stops_nobody() {
+    scenario(busy, |world| {
+        whole(world);
+        world.filtered = true;
+        world.run_for(SEC);
+        let changes = world.stats.changes;
+        undisturbed(world, 20 * SEC, |_| ());
+        demand(
+            world,
+            world.stats.changes == changes,
+            "a change was acknowledged that one controller holds",
+        );
+        mended(world);
+    });
+}
+
+#[test]
+fn b9_an_interface_that_is_down_is_both_legs() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        undisturbed(world, 20 * SEC, |world| {
+            world.tell(A, Event::Legs(vec![false, false]));
+            wire(world, false);
+        });
+        demand(
+            world,
+            alarm(world, A, "leg_down") && alarm(world, B, "wire_silent"),
+            "no alarm",
+        );
+        world.tell(A, Event::Legs(vec![true, true]));
+        mended(world);
+    });
+}
+
+#[test]
+fn b10_with_the_stream_filtered_nobody_joins_behind() {
+    scenario(busy, |world| {
+        whole(world);
+        world.power_cut(B);
+        taken_over(world, A);
+        open_alone(world, A);
+        world.run_for(5 * SEC);
+        world.filtered = true;
+        world.power_on(B);
+        world.run_for(40 * SEC);
+        demand(
+            world,
+            !world.record().members.both(),
+            "b has joined without a's log",
+        );
+        demand(world, world.serves(A, 0) && world.serves(A, 1), "a has stopped");
+        mended(world);
+    });
+}
+
+// C: the quorum area.
+
+#[test]
+fn c1_one_quorum_disk_is_an_alarm_and_two_decide() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        undisturbed(world, 20 * SEC, |world| world.quorum[1].path = [false; 2]);
+        demand(world, alarm(world, A, "quorum_disk"), "no alarm");
+        world.power_cut(A);
+        taken_over(world, B);
+        mended(world);
+    });
+}
+
+#[test]
+fn c3_a_slow_quorum_disk_is_no_death() {
+    for slow in [5, 20, 60] {
+        scenario(Setup::fine, |world| {
+            whole(world);
+            undisturbed(world, 60 * SEC, |world| world.quorum[0].slow = slow * SEC);
+            mended(world);
+        });
+        // On a majority the wire still says who lives.
+        scenario(stays, |world| {
+            whole(world);
+            let takeovers = world.stats.takeovers;
+            world.quorum[0].slow = slow * SEC;
+            world.quorum[1].slow = slow * SEC;
+            world.run_for(60 * SEC);
+            demand(
+                world,
+                world.stats.takeovers == takeovers && world.stats.watchdogs == 0,
+                "slow disks killed somebody",
+            );
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn c4_blocks_of_the_past_are_no_votes() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        let mut old = Vec::new();
+        for writer in ControllerId::ALL {
+            for block in crate::quorum::BLOCKS {
+                old.push((writer, block, world.quorum[2].bytes(writer, block).to_vec()));
+            }
+        }
+        world.power_cut(A);
+        taken_over(world, B);
+        // A disk that was restored from a copy shows what was true before.
+        for (writer, block, bytes) in old {
+            world.quorum[2].bytes(writer, block).copy_from_slice(&bytes);
+        }
+        world.run_for(5 * SEC);
+        world.power_on(A);
+        mended(world);
+    });
+}
+
+#[test]
+fn c5_a_wiped_quorum_disk_is_written_again() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        undisturbed(world, 10 * SEC, |world| world.quorum[0].wipe());
+        world.power_cut(A);
+        taken_over(world, B);
+        mended(world);
+    });
+}
+
+#[test]
+fn c7_half_a_minute_of_error_recovery_is_no_death() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        undisturbed(world, 40 * SEC, |world| {
+            world.quorum[0].stuck_until = world.now + 30 * SEC;
+        });
+        mended(world);
+    });
+}
+
+#[test]
+fn c9_saturation_is_no_death() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        undisturbed(world, 180 * SEC, |world| {
+            world.setup.lateness = 100 * MS;
+            world.setup.leg_slowness = 500 * MS;
+            world.quorum.iter_mut().for_each(|disk| disk.slow = 300 * MS);
+        });
+        mended(world);
+    });
+}
+
+#[test]
+fn c10_quorum_disks_that_refuse_writes_stop_nobody_while_the_wire_lives() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        undisturbed(world, 20 * SEC, |world| world.quorum[0].read_only = true);
+        world.quorum.iter_mut().for_each(|disk| disk.read_only = true);
+        world.run_for(30 * SEC);
+        demand(
+            world,
+            world.stats.stops == 0 && world.stats.watchdogs == 0,
+            "somebody stopped",
+        );
+        demand(world, alarm(world, A, "shelf_lost"), "no alarm");
+        mended(world);
+    });
+}
+
+// D: fencing.
+
+#[test]
+fn d3_a_leg_that_was_replaced_meanwhile_is_no_source() {
+    let two = || {
+        let mut setup = reservations_only();
+        setup.pools[0].legs = 3;
+        setup
+    };
+    scenario(two, |world| {
+        whole(world);
+        let at = world.disks.iter().position(|disk| disk.of == (0, 1)).unwrap_or(0);
+        world.disks[at].path[A] = false;
+        let dropped = world.run_till(60 * SEC, |world| {
+            world
+                .disks
+                .iter()
+                .any(|disk| disk.of.0 == 0 && disk.label.failed.contains(&1))
+        });
+        demand(world, dropped, "a does not go on without the leg");
+        world.disks[at] = DataDisk::new((0, 1), BLOCKS);
+        world.pause(A);
+        taken_over(world, B);
+        mended(world);
+    });
+}
+
+#[test]
+fn d4_both_take_over_at_once_and_one_does() {
+    for apart in [0, 1, 5, 50, 500] {
+        scenario(reservations_only, |world| {
+            whole(world);
+            wire(world, false);
+            world.ask(A, Request::Takeover);
+            world.run_for(apart * MS);
+            world.ask(B, Request::Takeover);
+            let since = world.now;
+            let served = world.run_till(60 * SEC, |world| {
+                [A, B]
+                    .into_iter()
+                    .any(|c| (0..2).all(|pool| world.serves(c, pool) && world.answered_since(pool, since)))
+            });
+            demand(world, served, "neither takes over");
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn d6_a_disk_without_reservations_is_not_taken_by_them() {
+    scenario(reservations_only, |world| {
+        whole(world);
+        let at = world.disks.iter().position(|disk| disk.of == (0, 1)).unwrap_or(0);
+        world.disks[at].reservations = false;
+        world.blind = [true; 2];
+        world.pause(A);
+        world.run_for(60 * SEC);
+        demand(world, !world.serves(B, 0), "a leg that nothing fences was taken");
+        demand(world, world.serves(B, 1), "b lost its own pool");
+    });
+}
+
+#[test]
+fn d7_a_conflict_in_mid_write_stops_the_old_owner() {
+    scenario(reservations_only, |world| {
+        world.setup.leg_slowness = 500 * MS;
+        whole(world);
+        world.pause(A);
+        taken_over(world, B);
+        let stops = world.stats.stops;
+        world.resume(A);
+        let stopped = world.run_till(10 * SEC, |world| world.stats.stops > stops);
+        demand(world, stopped, "a goes on after its writes were refused");
+        mended(world);
+    });
+}
+
+#[test]
+fn d8_a_disk_out_of_resources_delays_the_takeover_until_it_has_some() {
+    scenario(reservations_only, |world| {
+        whole(world);
+        for disk in world.disks.iter_mut().filter(|disk| disk.of.0 == 0) {
+            disk.full = true;
+        }
+        world.pause(A);
+        world.run_for(30 * SEC);
+        demand(world, !world.serves(B, 0), "pool 0 was taken without a fence");
+        world.disks.iter_mut().for_each(|disk| disk.full = false);
+        taken_over(world, B);
+        mended(world);
+    });
+}
+
+#[test]
+fn d9_a_fencer_whose_daemon_dies_at_any_step_takes_over_all_the_same() {
+    for delay in (0..20).map(|step| 1_400 + step * 20) {
+        scenario(reservations_only, |world| {
+            whole(world);
+            world.pause(A);
+            world.run_for(delay * MS);
+            world.crash(B, Some(100 * MS));
+            taken_over(world, B);
+            mended(world);
+        });
+    }
+}
+
+// E: pools.
+
+#[test]
+fn e1_a_suspended_pool_is_nobodys_reason_to_take_it() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        let records = world.invariants.records();
+        for disk in world.disks.iter_mut().filter(|disk| disk.of.0 == 0) {
+            disk.stuck_until = world.now + 40 * SEC;
+        }
+        world.run_for(45 * SEC);
+        demand(
+            world,
+            world.invariants.records() == records && world.stats.stops == 0,
+            "a stuck pool was taken from the living",
+        );
+        whole(world);
+    });
+}
+
+#[test]
+fn e2_a_degraded_pool_is_taken_with_what_it_has() {
+    scenario(reservations_only, |world| {
+        whole(world);
+        let at = world.disks.iter().position(|disk| disk.of == (0, 1)).unwrap_or(0);
+        world.disks[at].path = [false; 2];
+        let dropped = world.run_till(60 * SEC, |world| {
+            world
+                .disks
+                .iter()
+                .any(|disk| disk.of.0 == 0 && disk.label.failed.contains(&1))
+        });
+        demand(world, dropped, "a does not go on without the leg");
+        world.pause(A);
+        taken_over(world, B);
+        mended(world);
+    });
+}
+
+#[test]
+fn e3_a_busy_export_is_given_up_and_served_on() {
+    scenario(stays, |world| {
+        whole(world);
+        let at = world.disks.iter().position(|disk| disk.of == (0, 0)).unwrap_or(0);
+        world.disks[at].stuck_until = world.now + 8 * SEC;
+        world.run_for(SEC);
+        world.ask(A, Request::Switchover(pool_id(0)));
+        let resumed = world.run_till(20 * SEC, |world| state(world, A, 0) == "resuming");
+        demand(world, resumed, "the move is not given up");
+        let since = world.now;
+        let served = world.run_till(20 * SEC, |world| {
+            world.serves(A, 0) && world.answered_since(0, since)
+        });
+        demand(world, served, "a does not go on");
+        mended(world);
+    });
+}
+
+// H: the configuration.
+
+#[test]
+fn h1_a_change_during_a_takeover_is_there_or_was_not_acknowledged() {
+    for delay in (0..10).map(|step| step * 50) {
+        scenario(busy, |world| {
+            whole(world);
+            world.run_for(delay * MS);
+            world.power_cut(A);
+            taken_over(world, B);
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn h2_a_lone_boot_with_an_older_log_serves_nothing() {
+    scenario(busy, |world| {
+        whole(world);
+        world.power_cut(B);
+        taken_over(world, A);
+        open_alone(world, A);
+        world.run_for(5 * SEC);
+        world.power_cut(A);
+        world.power_on(B);
+        world.run_for(60 * SEC);
+        demand(
+            world,
+            !world.serves(B, 0) && !world.serves(B, 1),
+            "b serves without a's changes",
+        );
+        mended(world);
+    });
+}
+
+#[test]
+fn h3_a_lone_boot_with_the_newer_log_serves() {
+    scenario(busy, |world| {
+        whole(world);
+        world.power_cut(B);
+        taken_over(world, A);
+        open_alone(world, A);
+        world.run_for(5 * SEC);
+        world.power_cut(A);
+        world.run_for(SEC);
+        world.power_on(A);
+        taken_over(world, A);
+        mended(world);
+    });
+}
+
+#[test]
+fn h4_two_who_were_alone_in_turn_meet_with_one_log() {
+    scenario(busy, |world| {
+        whole(world);
+        // a alone, then b alone (both sealed: nothing is changed), then both.
+        world.power_cut(B);
+        taken_over(world, A);
+        world.power_cut(A);
+        world.power_on(B);
+        let served = alone(world, B);
+        world.power_on(A);
+        world.run_for(SEC);
+        demand(
+            world,
+            served || world.invariants.acknowledged().len() > 1,
+            "neither served",
+        );
+        mended(world);
+    });
+}
+
+#[test]
+fn h8_the_configuration_unlocks_after_the_heal() {
+    scenario(busy, |world| {
+        whole(world);
+        wire(world, false);
+        world.run_for(10 * SEC);
+        let changes = world.stats.changes;
+        world.run_for(10 * SEC);
+        demand(
+            world,
+            world.stats.changes == changes,
+            "a change was taken while locked",
+        );
+        wire(world, true);
+        let unlocked = world.run_till(10 * SEC, |world| world.stats.changes > changes);
+        demand(world, unlocked, "it stays locked");
+        mended(world);
+    });
+}
+
+#[test]
+fn h9_a_death_in_mid_replication_loses_nothing_that_was_acknowledged() {
+    for victim in [A, B] {
+        for delay in 0..6 {
+            scenario(busy, |world| {
+                whole(world);
+                world.links.iter_mut().for_each(|link| link.delay = 40 * MS);
+                let changes = world.stats.changes;
+                world.run_till(5 * SEC, |world| world.stats.changes > changes);
+                world.run_for(delay * 15 * MS);
+                world.power_cut(victim);
+                taken_over(world, 1 - victim);
+                mended(world);
+            });
+        }
+    }
+}
+
+#[test]
+fn h10_messages_that_are_lost_doubled_and_overtaken_change_nothing() {
+    scenario(busy, |world| {
+        whole(world);
+        world.misrouted = 300_000;
+        let changes = world.stats.changes;
+        undisturbed(world, 30 * SEC, |_| ());
+        demand(
+            world,
+            world.stats.changes > changes,
+            "nothing is acknowledged any more",
+        );
+        world.power_cut(A);
+        taken_over(world, B);
+        world.power_on(A);
+        world.run_for(30 * SEC);
+        mended(world);
+    });
+}
+
+// I: planned moves.
+
+#[test]
+fn i2_a_move_that_is_aborted_before_the_point_of_no_return_never_was() {
+    for delay in (0..12).map(|step| step * 3) {
+        scenario(stays, |world| {
+            whole(world);
+            let records = world.invariants.records();
+            world.ask(A, Request::Switchover(pool_id(0)));
+            world.run_for(delay * MS);
+            world.ask(A, Request::Abort(pool_id(0)));
+            let aborted = world.answers.last() == Some(&(A, true));
+            let (wanted, since) = (if aborted { A } else { B }, world.now);
+            let served = world.run_till(20 * SEC, |world| {
+                world.serves(wanted, 0) && world.answered_since(0, since)
+            });
+            demand(world, served, "the pool is not where the answer says");
+            demand(
+                world,
+                world.invariants.records() == records,
+                "a move that was given up cost a record",
+            );
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn i3_pools_go_home_by_themselves_and_not_for_ever() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        let mut homes = 0;
+        for _ in 0..4 {
+            world.power_cut(A);
+            taken_over(world, B);
+            world.power_on(A);
+            homes += u64::from(world.run_till(60 * SEC, |world| world.serves(A, 0)));
+        }
+        demand(world, homes >= 2, "a pool does not go home");
+        demand(world, homes < 4, "a pool goes to and fro without end");
+        mended(world);
+    });
+}
+
+#[test]
+fn i4_a_move_that_cannot_be_is_refused_with_its_reason() {
+    scenario(stays, |world| {
+        whole(world);
+        refused(world, A, Request::Abort(pool_id(0)));
+        refused(world, A, Request::OpenAlone);
+        let epoch = world.record().epoch;
+        refused(world, A, Request::Override(epoch));
+        wire(world, false);
+        world.run_for(5 * SEC);
+        refused(world, A, Request::Switchover(pool_id(0)));
+        wire(world, true);
+        world.power_cut(B);
+        taken_over(world, A);
+        refused(world, A, Request::Switchover(pool_id(0)));
+        refused(world, A, Request::Takeover);
+        mended(world);
+    });
+}
+
+#[test]
+fn i5_an_upgrade_of_one_after_the_other_takes_nothing_from_the_living() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        let takeovers = world.stats.takeovers;
+        for c in [A, B, A, B] {
+            world.ask(c, Request::Shutdown);
+            let off = world.run_till(30 * SEC, |world| !world.nodes[c].powered);
+            demand(world, off, "it does not shut down");
+            taken_over(world, 1 - c);
+            // Not while its power is still being cut.
+            world.run_for(2 * SEC);
+            world.power_on(c);
+            let back = world.run_till(60 * SEC, |world| world.record().members.both() && world.member(c));
+            demand(world, back, "it does not come back");
+            world.run_for(SEC);
+        }
+        demand(
+            world,
+            world.stats.takeovers == takeovers && world.stats.watchdogs == 0,
+            "an upgrade became a takeover",
+        );
+        mended(world);
+    });
+}
+
+#[test]
+fn i6_a_thousand_switchovers_cost_no_record() {
+    scenario(stays, |world| {
+        whole(world);
+        let records = world.invariants.records();
+        let mut from = A;
+        for _ in 0..250 {
+            world.ask(from, Request::Switchover(pool_id(0)));
+            let moved = world.run_till(20 * SEC, |world| {
+                state(world, 1 - from, 0) == "serving" && state(world, from, 0) == "partner"
+            });
+            demand(world, moved, "the pool did not move");
+            from = 1 - from;
+        }
+        demand(
+            world,
+            world.invariants.records() == records && world.stats.stops == 0,
+            "a move cost a record or a controller",
+        );
+        mended(world);
+    });
+}
