@@ -151,10 +151,11 @@ pub const ALL: &[Named] = &[
     ),
     world!(
         "consensus-3",
-        "3 disks, 2 + 1 proposals, every order of writes and reads",
+        "3 disks, 1 + 1 proposals, every order of writes and reads",
         CONSENSUS,
         Built::Consensus(Bound {
             disks: 3,
+            proposals: [1, 1],
             deaths: [0, 0],
             ..CALM
         })
@@ -297,6 +298,16 @@ pub const ALL: &[Named] = &[
         )
     ),
     world!(
+        large "consensus-3-outbid",
+        "3 disks, 2 + 1 proposals, every order of writes and reads",
+        CONSENSUS,
+        Built::Consensus(Bound {
+            disks: 3,
+            deaths: [0, 0],
+            ..CALM
+        })
+    ),
+    world!(
         large "consensus-3-wipe",
         "3 disks, 2 + 1 proposals, one disk loses everything",
         CONSENSUS,
@@ -332,9 +343,11 @@ pub const ALL: &[Named] = &[
         ARRAY_AT_REST,
         Built::Array(Setup { fine: false, ..EVERYTHING }, 3)
     ),
+    // Open since it was found; it is here to be mended, and goes to the ordinary worlds then.
     world!(
         large "torn-slots",
-        "as reservations, and slots tear, too",
+        "as reservations, and slots tear, too. OPEN, does not hold: where nothing but reservations can fence, nobody takes \
+         over from one that fell with its slots torn, because what is unreadable never counts as still",
         ARRAY,
         Built::Array(Setup { torn_slots: true, ..TAKEOVER }, 1)
     ),
