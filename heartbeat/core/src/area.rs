@@ -150,6 +150,14 @@ pub enum Unread {
     Content,
 }
 
+impl Unread {
+    /// It was read, and is a write of its writer that tore or rotted; it stays so until it is written again.
+    #[must_use]
+    pub const fn is_damage(self) -> bool {
+        matches!(self, Self::Checksum | Self::Content)
+    }
+}
+
 /// One controller's part of one quorum disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Area {

@@ -8,6 +8,9 @@
 //! slower (`Timing::disk_limit_for`). Both signs are watched at the same time, so detection takes the longer of the
 //! two limits and never their sum.
 //!
+//! A slot that is read and found torn is no news either: whoever lives writes it again within d. It is as still as an
+//! unchanged one from the moment at which it was first found so, and the tearing itself counts as a last sign of life.
+//!
 //! It must never take an unread slot for an unchanged one.
 
 use crate::area::{Slot, Unread};
@@ -158,7 +161,9 @@ pub(crate) struct SlotWatch {
     since: Instant,
     /// When a change was seen: a sign of life.
     pub(crate) changed: Option<Instant>,
-    /// When the last good read was issued.
+    /// When it was first found torn after it had been good: whatever tore it may have been alive then.
+    torn: Option<Instant>,
+    /// When the last read was issued that showed what stands there.
     pub(crate) read: Option<Instant>,
     /// Why the last read was not good.
     pub(crate) problem: Option<Unread>,
@@ -170,7 +175,15 @@ impl SlotWatch {
         let slot = match slot {
             Ok(slot) => slot,
             Err(why) => {
-                self.problem = Some(why);
+                let before = self.problem.replace(why);
+                if !(why.is_damage() && self.seen.is_some()) {
+                    return false;
+                }
+                if !before.is_some_and(Unread::is_damage) {
+                    self.since = now;
+                    self.torn = Some(now);
+                }
+                self.read = self.read.max(Some(issued));
                 return false;
             }
         };
@@ -194,18 +207,29 @@ impl SlotWatch {
             seen,
             since,
             changed,
+            torn,
             read,
             problem: _,
         } = self;
         if let Some((_, sequence)) = seen {
             visit(crate::Number::PartnerSlot, sequence);
         }
-        for at in [Some(since), changed.as_mut(), read.as_mut()]
+        for at in [Some(since), changed.as_mut(), torn.as_mut(), read.as_mut()]
             .into_iter()
             .flatten()
         {
             visit(crate::Number::Instant, at.number());
         }
+    }
+
+    /// The last moment at which its writer may have lived, by what was seen here.
+    pub(crate) fn last(&self) -> Option<Instant> {
+        self.changed.max(self.torn)
+    }
+
+    /// The last read showed what stands there: a slot, or one that tore.
+    pub(crate) fn shown(&self) -> bool {
+        self.problem.is_none_or(Unread::is_damage) && self.seen.is_some()
     }
 
     fn alive(&self, now: Instant, limit: Duration) -> bool {
@@ -333,6 +357,36 @@ mod tests {
         );
         let one_blank = |disk, _| if disk == 0 { Err(Unread::Blank) } else { Ok(7) };
         assert_eq!(watched(3_000, one_blank).1, DiskSight::Still);
+    }
+
+    #[test]
+    fn a_slot_that_tore_with_its_writer_is_still_after_the_limit_and_one_that_is_written_again_is_not() {
+        // Good until 1 s, torn on every disk from then on.
+        let torn = |until| {
+            watched(
+                until,
+                |_, ms| if ms < 1_000 { Ok(ms) } else { Err(Unread::Checksum) },
+            )
+        };
+        assert_eq!(
+            torn(2_000).1,
+            DiskSight::Alive,
+            "the last change is not old enough"
+        );
+        assert_eq!(torn(2_250).1, DiskSight::Unknown);
+        let (disks, sight) = torn(2_500);
+        assert_eq!(sight, DiskSight::Still, "1.5 s after it was first found torn");
+        assert_eq!(disks[0].last(), Some(at(1_000)), "the tearing may have been life");
+        let again = |_, ms| {
+            if ms == 1_000 {
+                Err(Unread::Checksum)
+            } else {
+                Ok(ms)
+            }
+        };
+        assert_eq!(watched(2_500, again).1, DiskSight::Alive);
+        let no_path = |_, ms| if ms < 1_000 { Ok(ms) } else { Err(Unread::Io) };
+        assert_eq!(watched(4_000, no_path).1, DiskSight::Unreadable);
     }
 
     #[test]

@@ -488,7 +488,7 @@ impl Core {
 
     /// The partner's last sign of life that its lease or its watchdog may count from.
     pub(crate) fn partner_last(&self) -> Instant {
-        let changed = self.disks.iter().filter_map(|disk| disk.watch.changed).max();
+        let changed = self.disks.iter().filter_map(|disk| disk.watch.last()).max();
         changed
             .unwrap_or(self.started)
             .max(self.partner.echo_given)
@@ -767,8 +767,10 @@ impl Core {
         let changed = disk
             .watch
             .see(now, issued, area.slot.as_ref().map_err(|why| *why));
-        if let Ok(slot) = &area.slot {
+        if disk.watch.shown() {
             disk.slot_read = disk.slot_read.max(id.0);
+        }
+        if let Ok(slot) = &area.slot {
             let advert = slot.advert;
             if let Ok(letter) = area.letter {
                 self.disks[at].letter = letter;
@@ -859,6 +861,7 @@ impl Core {
             let serving = matches!(slot.advert.role, Role::Serving | Role::Releasing | Role::Dying);
             serving && slot.advert.incarnation == self.params.incarnation
         });
+        // It may have offered itself by wire whatever its slot says; without a slot it has not (`role`).
         self.waited = slots
             .clone()
             .map(|slot| slot.advert)

@@ -5,6 +5,7 @@ use crate::quorum::BLOCKS;
 use crate::setup::Setup;
 use crate::world::{A, B, MS, SEC, World};
 use pollux_api::id::ControllerId;
+use pollux_heartbeat_core::effect::BlockId;
 use pollux_heartbeat_core::record::Ballot;
 
 /// A controller has taken part in a ballot above the decided record on so many disks.
@@ -193,4 +194,18 @@ fn a_sign_of_life_in_the_reading_that_promises_stops_the_vote() {
             mended(world);
         });
     }
+}
+
+#[test]
+fn k11_slots_that_tear_with_the_power_hide_no_death() {
+    scenario(Setup::fine, |world| {
+        world.bmc = [false; 2];
+        whole(world);
+        world.power_cut(A);
+        for disk in 0..world.quorum.len() {
+            world.quorum[disk].flip(ControllerId::ALL[A], BlockId::Slot, &mut world.rng);
+        }
+        taken_over(world, B);
+        mended(world);
+    });
 }
