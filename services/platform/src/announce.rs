@@ -7,7 +7,7 @@
 //! Formats: RFC 826 and RFC 5227 §3 (ARP announcement), RFC 4861 §4.4 and §7.2.6 (neighbour advertisement with the
 //! override flag to all nodes).
 
-use crate::netlink::Link;
+use crate::{checksum, netlink::Link};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -126,14 +126,9 @@ fn advertisement_frame(mac: [u8; 6], address: Ipv6Addr) -> [u8; 86] {
     frame[78..80].copy_from_slice(&[2, 1]);
     frame[80..86].copy_from_slice(&mac);
     // Pseudo header: both addresses, length, next header (RFC 8200 §8.1).
-    let mut sum = u32::from(LENGTH) + u32::from(NEXT_HEADER_ICMPV6);
-    for pair in frame[22..86].chunks_exact(2) {
-        sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    frame[56..58].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    let pseudo = [0, LENGTH as u8, 0, NEXT_HEADER_ICMPV6];
+    let sum = checksum::internet(&[&pseudo, &frame[22..86]]);
+    frame[56..58].copy_from_slice(&sum.to_be_bytes());
     frame
 }
 
@@ -163,16 +158,10 @@ mod tests {
     #[test]
     fn advertisement_sums_to_all_ones_with_its_pseudo_header() {
         let frame = advertisement_frame(MAC, "fd00::50".parse().unwrap());
-        let mut sum = 32 + 58;
-        for pair in frame[22..].chunks_exact(2) {
-            sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
-        }
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
         assert_eq!(
-            sum, 0xffff,
-            "RFC 1071: the receiver's sum over everything is all ones"
+            checksum::internet(&[&[0, 32, 0, 58], &frame[22..]]),
+            0,
+            "RFC 1071: what the receiver finds over everything"
         );
     }
 }

@@ -4,6 +4,7 @@
 //! message or a file of the kernel, and a sentence on why it is sound. Nothing here decides anything.
 
 pub mod announce;
+mod checksum;
 pub mod clock;
 pub mod file;
 pub mod keys;

@@ -6,6 +6,7 @@
 //! (RFC 9293 §3.10.7.4), that answer finds no connection here, and the system's reset has just the sequence number
 //! that the host believes (§3.10.7.1). Nothing is guessed and nothing but that one connection can be hit.
 
+use crate::checksum;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -94,24 +95,22 @@ fn segment(from: SocketAddr, to: SocketAddr) -> [u8; TCP] {
     // Sequence and acknowledgement 0: outside any window but by a chance of 1 in 2^16, and then harmless: it is empty.
     segment[12] = (TCP as u8 / 4) << 4;
     segment[13] = ACK;
-    let mut sum = u32::from(PROTOCOL_TCP) + TCP as u32;
-    let mut add = |bytes: &[u8]| {
-        for pair in bytes.chunks_exact(2) {
-            sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
-        }
-    };
+    let sum = checksum::internet(&[&pseudo(from, to), &segment]);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    segment
+}
+
+/// What the checksum covers besides the segment (RFC 9293 §3.1).
+fn pseudo(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(36);
     for end in [from.ip(), to.ip()] {
         match end {
-            IpAddr::V4(v4) => add(&v4.octets()),
-            IpAddr::V6(v6) => add(&v6.octets()),
+            IpAddr::V4(v4) => bytes.extend(v4.octets()),
+            IpAddr::V6(v6) => bytes.extend(v6.octets()),
         }
     }
-    add(&segment);
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    segment[16..18].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-    segment
+    bytes.extend([0, PROTOCOL_TCP, 0, TCP as u8]);
+    bytes
 }
 
 #[cfg(test)]
@@ -128,24 +127,12 @@ mod tests {
             let bytes = segment(from, to);
             assert_eq!(bytes[..2], 3260_u16.to_be_bytes());
             assert_eq!((bytes[12], bytes[13]), (0x50, 0x10));
-            // RFC 1071: with the pseudo header, the sum over everything is all ones.
-            let mut all: Vec<u8> = Vec::new();
-            for end in [from.ip(), to.ip()] {
-                match end {
-                    IpAddr::V4(v4) => all.extend(v4.octets()),
-                    IpAddr::V6(v6) => all.extend(v6.octets()),
-                }
-            }
-            all.extend([0, 6, 0, 20]);
-            all.extend(bytes);
-            let mut sum: u32 = all
-                .chunks_exact(2)
-                .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-                .sum();
-            while sum > 0xffff {
-                sum = (sum & 0xffff) + (sum >> 16);
-            }
-            assert_eq!(sum, 0xffff, "{from} -> {to}");
+            // RFC 1071: what the receiver finds over everything.
+            assert_eq!(
+                checksum::internet(&[&pseudo(from, to), &bytes]),
+                0,
+                "{from} -> {to}"
+            );
         }
     }
 
