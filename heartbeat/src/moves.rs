@@ -316,6 +316,15 @@ impl Hands {
     }
 
     async fn release(&self, task: Task) -> Result<(), String> {
+        // What is below a suspended pool cannot end, and it cannot be closed either: no host waits for that.
+        let status = self.array.pools(DRAIN).await.map_err(words)?;
+        if status
+            .imported
+            .iter()
+            .any(|pool| pool.pool == task.pool && pool.health.suspended)
+        {
+            return Err("no leg in sync can be written from here: it cannot be drained".into());
+        }
         self.remember(task, Role::Moving);
         let reachable = *self.partner.borrow();
         self.array

@@ -213,7 +213,10 @@ impl Mirror {
                 _ => None,
             },
         });
-        PoolHealth { legs: legs.collect() }
+        PoolHealth {
+            legs: legs.collect(),
+            suspended: *self.condition.borrow() == Condition::Suspended,
+        }
     }
 
     /// Regions that have not been made equal since the import.

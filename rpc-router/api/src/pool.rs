@@ -139,6 +139,8 @@ pub struct Resync {
 pub struct PoolHealth {
     /// One line per member disk.
     pub legs: Vec<Leg>,
+    /// No leg in sync can be written now: commands wait.
+    pub suspended: bool,
 }
 
 /// One member disk of a pool.
