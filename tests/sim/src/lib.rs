@@ -6,16 +6,20 @@
 //! what really happened on disks, wires and towards the hosts, and a play that breaks one is repeated with its script.
 //!
 //! It must never use real time, threads, or anything whose order depends on the machine: the same seed is the same play.
+//! Only the runner of the mutants (`mutants`), which plays nothing itself, waits for programs and measures time.
 
 mod coverage;
 mod invariant;
 mod keeper;
+mod mutants;
 mod play;
 mod quorum;
 mod rng;
 mod setup;
 mod shelf;
+mod shrink;
 mod stats;
+mod stepper;
 mod swarm;
 mod truth;
 mod world;
@@ -25,4 +29,7 @@ mod breakage;
 #[cfg(test)]
 mod scenario;
 
-pub use play::{Failure, Total, replay, run};
+pub use mutants::{Wanted as WantedMutants, run as run_mutants};
+pub use play::{Failure, Total, only, replay, run, shrink};
+pub use shrink::{Mask, Small};
+pub use stepper::step;

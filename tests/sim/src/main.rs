@@ -1,4 +1,4 @@
-//! Plays seeds and says what they saw. Exit code 0: every invariant held; 1: one was broken; 2: bad usage.
+//! Plays seeds and says what they saw. Exit code 0: every invariant held, or every mutant was caught; 1: not so; 2: bad usage.
 
 use clap::Parser;
 use std::io::Write;
@@ -20,6 +20,24 @@ struct Options {
     /// Print every event and effect of both sides.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Play the seed at the pace of commands from the standard input: n [COUNT], c [WORD], b [KIND], s, r COUNT, q.
+    #[arg(long, requires = "seed", conflicts_with = "trace")]
+    step: bool,
+    /// Play the seed with these of its faults alone, such as `3,7/4` (numbers, and what their time is divided by).
+    #[arg(long, requires = "seed", conflicts_with = "trace")]
+    mask: Option<pollux_sim::Mask>,
+    /// Take one sentence away from the cores after the other, and see that each is missed: `MUTANTS.md`.
+    #[arg(long, conflicts_with_all = ["seed", "keep_going"])]
+    mutants: bool,
+    /// Only mutants whose names contain this; may be repeated.
+    #[arg(long, requires = "mutants", value_name = "NAME")]
+    only: Vec<String>,
+    /// List the mutants and do nothing.
+    #[arg(long, requires = "mutants")]
+    list: bool,
+    /// Write `MUTANTS.md`.
+    #[arg(long, requires = "mutants")]
+    write: bool,
     /// Go on after a failure and list every seed that fails, one line each.
     #[arg(long, conflicts_with = "seed")]
     keep_going: bool,
@@ -30,11 +48,26 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let mut out = std::io::stdout().lock();
+    let mut out = std::io::stdout();
     // Whoever reads may stop reading; the exit code still counts.
     let mut say = |line: String| {
         let _ = writeln!(out, "{line}");
     };
+    if options.mutants {
+        let wanted = pollux_sim::WantedMutants {
+            only: options.only,
+            list: options.list,
+            write: options.write,
+        };
+        return match pollux_sim::run_mutants(&wanted, &mut say) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(problem) => {
+                eprintln!("mutants: {problem}");
+                ExitCode::from(2)
+            }
+        };
+    }
     if let Some(seed) = options.seed.filter(|_| options.trace) {
         let (script, failure) = pollux_sim::replay(seed);
         script.into_iter().for_each(&mut say);
@@ -43,6 +76,22 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         };
         say(failure.to_string());
+        return ExitCode::FAILURE;
+    }
+    if let Some(seed) = options.seed.filter(|_| options.step) {
+        let input = std::io::BufReader::new(std::io::stdin());
+        pollux_sim::step(seed, options.mask.as_ref(), input, |line| {
+            let _ = writeln!(std::io::stdout(), "{line}");
+        });
+        return ExitCode::SUCCESS;
+    }
+    if let Some((seed, mask)) = options.seed.zip(options.mask) {
+        let Some(small) = pollux_sim::only(seed, &mask) else {
+            say(format!("seed {seed} with faults {mask}: every invariant held"));
+            return ExitCode::SUCCESS;
+        };
+        say(small.failure.to_string());
+        say(small.to_string());
         return ExitCode::FAILURE;
     }
     let (from, seeds) = options
@@ -55,6 +104,9 @@ fn main() -> ExitCode {
             failed += 1;
             if !options.keep_going {
                 say(failure.to_string());
+                if let Some(small) = pollux_sim::shrink(seed) {
+                    say(small.to_string());
+                }
                 break;
             }
             let text = failure.to_string();

@@ -1,9 +1,11 @@
 //! One seed from beginning to end: faults, heal, convergence, and a last fall.
 
+use crate::rng::Rng;
 use crate::setup::Setup;
+use crate::shrink::{Mask, Small, Storm, smallest};
 use crate::stats::Stats;
 use crate::swarm::Kind;
-use crate::world::{A, B, BLOCKS, Happening, MS, SEC, Violation, World, nanos};
+use crate::world::{A, B, BLOCKS, Happening, MS, Onlooker, SEC, Violation, World, nanos};
 use pollux_heartbeat_core::timing::watchdog_gone_after;
 use std::collections::VecDeque;
 use std::fmt;
@@ -25,6 +27,14 @@ impl Failure {
     #[must_use]
     pub fn invariant(&self) -> &'static str {
         self.violation.invariant
+    }
+}
+
+impl Failure {
+    /// What was broken, in one line.
+    #[must_use]
+    pub fn last_line(&self) -> String {
+        self.to_string().lines().last().unwrap_or_default().to_owned()
     }
 }
 
@@ -102,10 +112,57 @@ fn failure(seed: u64, world: World) -> Failure {
     }
 }
 
+/// Plays a failing seed with fewer and fewer faults; none if it does not fail.
+#[must_use]
+pub fn shrink(seed: u64) -> Option<Small> {
+    let whole = play(seed, None);
+    let broken = whole.violation.as_ref()?.invariant;
+    let before = &whole.storm.before;
+    let same = |world: &World| world.violation.as_ref().is_some_and(|v| v.invariant == broken);
+    let mask = smallest(before.len(), |mask| {
+        same(&masked(seed, Some((before.clone(), mask.clone()))))
+    });
+    only(seed, &mask)
+}
+
+/// Plays a seed with these faults alone; none if every invariant held.
+#[must_use]
+pub fn only(seed: u64, mask: &Mask) -> Option<Small> {
+    let before = play(seed, None).storm.before;
+    let of = before.len();
+    let world = play_with(seed, Some(LAST), Some((before, mask.clone())), None);
+    world.violation.as_ref()?;
+    Some(Small {
+        mask: mask.clone(),
+        faults: world.storm.lines.values().cloned().collect(),
+        of,
+        failure: failure(seed, world),
+    })
+}
+
+/// A play with some of its faults.
+pub(crate) fn masked(seed: u64, faults: Option<(Vec<Rng>, Mask)>) -> World {
+    play_with(seed, None, faults, None)
+}
+
 fn play(seed: u64, script: Option<usize>) -> World {
+    play_with(seed, script, None, None)
+}
+
+/// A play with some of its faults, or all; somebody may look on.
+pub(crate) fn play_with(
+    seed: u64,
+    script: Option<usize>,
+    faults: Option<(Vec<Rng>, Mask)>,
+    onlooker: Option<Onlooker>,
+) -> World {
     let setup = Setup::swarm(seed);
     let length = setup.length;
     let mut world = World::new(seed, setup);
+    if let Some((before, mask)) = faults {
+        world.storm = Storm::planned(before, mask);
+    }
+    world.onlooker = onlooker;
     if let Some(limit) = script {
         world.script = Some(VecDeque::new());
         world.script_limit = limit;

@@ -82,6 +82,9 @@ impl World {
         if self.healed {
             return;
         }
+        let Some(number) = self.storm.next(&mut self.rng) else {
+            return;
+        };
         let span = self.rng.range(0, self.setup.fault_idle);
         self.after(span, Happening::Fault);
         let kind = self.setup.faults[self.rng.index(self.setup.faults.len())];
@@ -91,7 +94,16 @@ impl World {
         let span = self.rng.range(5 * MS, longest);
         let disk = self.rng.index(self.quorum.len());
         let data = self.rng.index(self.disks.len());
-        self.say(|| format!("FAULT {kind:?} on {c}, {} ms", span / MS));
+        let Some(halves) = self.storm.halves(number) else {
+            return;
+        };
+        let span = span >> halves;
+        let line = format!("FAULT {kind:?} on {c}, {} ms", span / MS);
+        self.say(|| line.clone());
+        let at = self.now as f64 / 1e9;
+        self.storm
+            .lines
+            .insert(number, format!("{number} at {at:.3} s: {line}"));
         self.stats.faults += 1;
         match kind {
             Kind::WireDead => {

@@ -6,6 +6,7 @@ mod configuration;
 mod fencing;
 mod matrix;
 mod quorum;
+mod strangers;
 mod takeover;
 
 use crate::play::{converge, kept};

@@ -437,6 +437,9 @@ pub(crate) struct Breakage {
     pub(crate) lone_acknowledgement: bool,
 }
 
+/// Is shown what happens next. False: it has seen enough.
+pub(crate) type Onlooker = Box<dyn FnMut(&mut World, &Happening) -> bool>;
+
 /// The stage.
 pub(crate) struct World {
     pub(crate) now: u64,
@@ -457,6 +460,10 @@ pub(crate) struct World {
     pub(crate) script: Option<VecDeque<String>>,
     pub(crate) script_limit: usize,
     pub(crate) healed: bool,
+    /// The faults so far, and which of them are left out.
+    pub(crate) storm: crate::shrink::Storm,
+    /// Looks on before anything happens, and may end the play.
+    pub(crate) onlooker: Option<Onlooker>,
     /// And it has become whole.
     pub(crate) settled: bool,
     /// The next decision of this controller is followed by a stall of so long before its deeds.
@@ -570,6 +577,8 @@ impl World {
             script: None,
             script_limit: usize::MAX,
             healed: false,
+            storm: crate::shrink::Storm::default(),
+            onlooker: None,
             settled: false,
             stall_next: None,
             wedged: [false; 2],
@@ -628,6 +637,14 @@ impl World {
             return false;
         };
         self.now = next.at;
+        if let Some(mut onlooker) = self.onlooker.take() {
+            let go_on = onlooker(self, &next.what);
+            self.onlooker = Some(onlooker);
+            if !go_on {
+                self.queue.clear();
+                return false;
+            }
+        }
         self.stats.events += 1;
         match next.what.needs() {
             Some(c) if self.nodes[c].paused => self.nodes[c].deferred.push(next.what),

@@ -1,0 +1,720 @@
+//! The mutants: which sentence of the cores is taken away, and what should notice.
+//!
+//! A find text stands exactly once in its file; a test and the runner hold the list to that, so that an entry that has
+//! gone stale is named instead of passing in silence.
+
+use super::{By, Mutant};
+
+const ARBITER: &str = "heartbeat/core/src/arbiter.rs";
+const DETECT: &str = "heartbeat/core/src/detect.rs";
+const LAYOUT: &str = "heartbeat/core/src/layout.rs";
+const MACHINE: &str = "heartbeat/core/src/machine.rs";
+const MEMBER: &str = "heartbeat/core/src/member.rs";
+const POOLS: &str = "heartbeat/core/src/pools.rs";
+const RECORD: &str = "heartbeat/core/src/record.rs";
+const TABLE: &str = "heartbeat/core/src/table.rs";
+const TIMING: &str = "heartbeat/core/src/timing.rs";
+
+/// Every mutant, by subject.
+pub(crate) const MUTANTS: &[Mutant] = &[
+    // ---- arbitration ----------------------------------------------------------------------------------------
+    Mutant {
+        name: "promise-of-one-disk",
+        file: ARBITER,
+        edits: &[(
+            "if run.counted.len() < self.majority {",
+            "if run.phase == Phase::Two && run.counted.len() < self.majority {",
+        )],
+        removes: "a vote needs the promises of a majority",
+        by: By::Scenario("quorum::k02"),
+    },
+    Mutant {
+        name: "vote-of-one-disk",
+        file: ARBITER,
+        edits: &[(
+            "if run.counted.len() < self.majority {",
+            "if run.phase == Phase::One && run.counted.len() < self.majority {",
+        )],
+        removes: "a record is decided by the votes of a majority",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "half-is-a-majority",
+        file: ARBITER,
+        edits: &[("majority: disks / 2 + 1,", "majority: disks / 2,")],
+        removes: "a majority is more than half of the quorum disks",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "own-wish-before-a-standing-vote",
+        file: ARBITER,
+        edits: &[(
+            ".map(|(_, value)| value)\n            .or(wish)",
+            ".map(|(_, value)| value)\n            .filter(|_| wish.is_none())\n            .or(wish)",
+        )],
+        removes: "the value of the highest vote that was met is proposed, not the own wish",
+        by: By::Scenario("quorum::k"),
+    },
+    Mutant {
+        name: "higher-ballot-ignored",
+        file: ARBITER,
+        edits: &[(
+            "if other.mbal > self.own.mbal {\n                self.run = None;",
+            "if false {\n                self.run = None;",
+        )],
+        removes: "a disk that shows a higher ballot of the other does not count",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "later-instance-ignored",
+        file: ARBITER,
+        edits: &[(
+            "if other.instance > self.own.instance {\n            return self.learn(other.decided);",
+            "if false {\n            return self.learn(other.decided);",
+        )],
+        removes: "a ballot of a later instance ends the own one and tells its result (K2)",
+        by: By::Scenario("quorum::k02"),
+    },
+    Mutant {
+        name: "read-before-own-write-counts",
+        file: MACHINE,
+        edits: &[(
+            "disk.block(BlockId::Vote1).durable == version && disk.vote_stamp.is_some_and(|s| id.0 >= s);",
+            "disk.block(BlockId::Vote1).durable == version && disk.vote_stamp.is_some();",
+        )],
+        removes: "a disk counts only by a reading that was issued after the own ballot was durable on it (K11)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "read-without-own-write-counts",
+        file: MACHINE,
+        edits: &[(
+            "disk.block(BlockId::Vote1).durable == version && disk.vote_stamp.is_some_and(|s| id.0 >= s);",
+            "disk.block(BlockId::Vote1).durable <= version;",
+        )],
+        removes: "the own ballot is durable on a disk before the other's is read there (K11)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "unread-ballot-is-an-empty-one",
+        file: MACHINE,
+        edits: &[(
+            "let Ok(vote) = area.vote else { return };\n        disk.vote",
+            "let vote = area.vote.unwrap_or(Vote::after(*self.arbiter.decided()));\n        disk.vote",
+        )],
+        removes: "a damaged, blank or unreadable ballot block is no promise (K11)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "ballot-copies-together",
+        file: MACHINE,
+        edits: &[
+            (
+                "BlockId::Vote0 => second.flight.is_none(),",
+                "BlockId::Vote0 => second.flight.is_none() || true,",
+            ),
+            (
+                "BlockId::Vote1 => first.flight.is_none() && first.durable == version,",
+                "BlockId::Vote1 => first.flight.is_none() || true,",
+            ),
+        ],
+        removes: "the two copies of a ballot are never on their way together (K11)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "write-over-a-write",
+        file: MACHINE,
+        edits: &[(
+            "if writer.flight.is_some() || writer.durable == version || !in_turn {",
+            "if writer.durable == version || !in_turn {",
+        )],
+        removes: "no block is written again while a write to it is outstanding",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "oldest-own-ballot-after-a-restart",
+        file: MACHINE,
+        edits: &[(
+            ".filter_map(|area| area.vote.ok())\n            .max_by_key(Vote::age)",
+            ".filter_map(|area| area.vote.ok())\n            .min_by_key(Vote::age)",
+        )],
+        removes: "after a restart the latest own ballot of a majority counts (K7)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "own-vote-forgotten-by-a-restart",
+        file: MACHINE,
+        edits: &[(
+            "self.arbiter = Arbiter::new(self.me(), self.disks.len(), vote);",
+            "self.arbiter = Arbiter::new(self.me(), self.disks.len(), Vote::after(vote.decided));",
+        )],
+        removes: "what was voted before a restart stays voted",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "no-second-look-before-the-vote",
+        file: MEMBER,
+        edits: &[(
+            "// The reading that completes the majority may itself be the sign of life.\n        self.sights(now);",
+            "",
+        )],
+        removes: "S5 is checked again when a majority has promised, with the reading that completed it",
+        by: By::Scenario("quorum::a_sign_of_life"),
+    },
+    Mutant {
+        name: "vote-withdrawn",
+        file: MEMBER,
+        edits: &[("let finish = self.arbiter.voted() || ", "let finish = ")],
+        removes: "a vote that was cast is finished whatever happens to its reason (K18)",
+        by: By::Scenario("quorum::k18"),
+    },
+    Mutant {
+        name: "foreign-vote-not-finished",
+        file: MEMBER,
+        edits: &[(
+            "(want.is_none() && self.partner_dead() && self.partner_voted());",
+            "false;",
+        )],
+        removes: "a vote of the dead is finished before the highest epoch is known (K9)",
+        by: By::Seeds,
+    },
+    // ---- detection ------------------------------------------------------------------------------------------
+    Mutant {
+        name: "silence-alone-is-death",
+        file: TABLE,
+        edits: &[(
+            "=> Partner::LockAndGoOn,\n        (",
+            "=> Partner::TakeOver,\n        (",
+        )],
+        removes: "whoever is silent on the wire and moves on the disks lives (S5, B7)",
+        by: By::Scenario("takeover::b7"),
+    },
+    Mutant {
+        name: "stillness-alone-is-death",
+        file: TABLE,
+        edits: &[(
+            "    match (power, wire, disk, role, pools) {",
+            "    if wire == N::Alive && disk == D::Still {\n        return Partner::TakeOver;\n    }\n    match (power, wire, disk, role, pools) {",
+        )],
+        removes: "whoever answers on the wire lives, though its slot stands still",
+        by: By::Scenario("takeover::c8"),
+    },
+    Mutant {
+        name: "unreadable-is-death",
+        file: TABLE,
+        edits: &[(
+            "=> Partner::TakeNothing,\n        (",
+            "=> Partner::TakeOver,\n        (",
+        )],
+        removes: "whoever cannot read a majority of the slots takes nothing",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "unread-slot-is-a-still-one",
+        file: DETECT,
+        edits: &[(
+            "if !(why.is_damage() && self.seen.is_some()) {",
+            "if self.seen.is_none() {",
+        )],
+        removes: "a slot that could not be read is not an unchanged one",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "still-on-one-disk",
+        file: DETECT,
+        edits: &[(
+            "if still >= majority {\n        DiskSight::Still",
+            "if still > 0 {\n        DiskSight::Still",
+        )],
+        removes: "stillness is judged on a majority of the disks",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "disk-limit-of-one-period",
+        file: TIMING,
+        edits: &[("self.disk_limit.max(theirs)", "self.slot_period.min(theirs)")],
+        removes: "Td: a slot is still after three periods and a tolerated stall, not after one period",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "any-echo-is-an-answer",
+        file: MACHINE,
+        edits: &[(
+            "if !datagram.echo.is_some_and(|nonce| self.wire.echo(now, nonce)) {",
+            "self.wire.echoed = Some(now);\n        if datagram.echo.is_some_and(|nonce| self.wire.echo(now, nonce)) && false {",
+        )],
+        removes: "only my recent nonce proves that the wire lives: not a replay, not a one-way link",
+        by: By::Seeds,
+    },
+    // ---- lease and watchdog ---------------------------------------------------------------------------------
+    Mutant {
+        name: "lease-dated-at-completion",
+        file: MACHINE,
+        edits: &[(
+            "disk.slot_submitted = disk.slot_submitted.max(Some(submitted));",
+            "disk.slot_submitted = disk.slot_submitted.max(Some(now));",
+        )],
+        removes: "the lease counts from the submission of the slot write (K8)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "lease-of-twice-its-length",
+        file: MACHINE,
+        edits: &[(
+            ".map_or(Instant::ZERO, |basis| basis + timing.lease);",
+            ".map_or(Instant::ZERO, |basis| basis + timing.lease * 2);",
+        )],
+        removes: "a lease lasts g, which is less than the taker waits (S7)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "lease-without-a-look-at-the-ballots",
+        file: MACHINE,
+        edits: &[(
+            "if stamp > read {\n                break;",
+            "if stamp > read && false {\n                break;",
+        )],
+        removes: "a slot write extends the lease only when the partner's ballots were read after it",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "lease-against-a-standing-vote",
+        file: MACHINE,
+        edits: &[("if !opposed {", "if !opposed || true {")],
+        removes: "a slot write extends no lease while a vote without its writer stands",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "the-excluded-is-echoed",
+        file: MACHINE,
+        edits: &[(
+            "!excluded_by_vote && !excluded\n",
+            "!excluded_by_vote || !excluded || true\n",
+        )],
+        removes: "whoever is voted out or fenced gets no echo, from which its lease would count",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "no-wait-for-the-old-lease",
+        file: POOLS,
+        edits: &[(
+            "matches!(evidence, Evidence::Reserved { .. } | Evidence::Waited { .. });",
+            "matches!(evidence, Evidence::Waited { .. });",
+        )],
+        removes: "after a fence by reservations the old owner's lease has to run out before hosts are answered (K4)",
+        by: By::Scenario("fencing::k04"),
+    },
+    Mutant {
+        name: "old-lease-shorter-than-it-is",
+        file: TIMING,
+        edits: &[(
+            "    stretched(figures.lease) + SLACK\n",
+            "    stretched(figures.lease) / 10\n",
+        )],
+        removes: "the taker waits for 1.05 g + 0.2 s after the last sign of life",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "old-lease-without-echoes",
+        file: MACHINE,
+        edits: &[("            .max(self.partner.echo_given)\n", "")],
+        removes: "the old owner's lease may count from an echo that it was given",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "watchdog-waited-for-once",
+        file: TIMING,
+        edits: &[(
+            "    stretched(figures.lease + figures.watchdog * 2) + SLACK\n",
+            "    figures.lease + figures.watchdog\n",
+        )],
+        removes: "g + 2 w: a watchdog that was petted late fires later (K8)",
+        by: By::Scenario("fencing::k08"),
+    },
+    Mutant {
+        name: "pet-without-a-lease",
+        file: MACHINE,
+        edits: &[("self.pet(now, fresh);", "self.pet(now, fresh || true);")],
+        removes: "the watchdog is petted only under a fresh lease",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "waiting-for-a-watchdog-that-is-not-armed",
+        file: MEMBER,
+        edits: &[("let provable = advert.watchdog && ", "let provable = ")],
+        removes: "waiting proves something only if the victim's watchdog was armed",
+        by: By::Scenario("fencing::no_rung"),
+    },
+    // ---- fencing --------------------------------------------------------------------------------------------
+    Mutant {
+        name: "failed-fence-counts",
+        file: POOLS,
+        edits: &[(
+            "*outcome = Some(result.is_ok());",
+            "*outcome = Some(result.is_ok() || true);",
+        )],
+        removes: "reservations count only when they were confirmed on every leg (K6)",
+        by: By::Scenario("fencing::k06"),
+    },
+    Mutant {
+        name: "fence-of-another-key-counts",
+        file: POOLS,
+        edits: &[(
+            "if *key != done {\n            return;",
+            "if *key != done && false {\n            return;",
+        )],
+        removes: "the answer to an earlier fence proves nothing for the present key (K12)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "fence-not-called-back",
+        file: POOLS,
+        edits: &[(
+            "} => Some(key.generation),\n            _ => None,",
+            "} if key.generation.get() == 0 => Some(key.generation),\n            _ => None,",
+        )],
+        removes: "a fence that is given up is called back, so that it registers nothing later (K12)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "power-evidence-before-the-choice",
+        file: MEMBER,
+        edits: &[(
+            "who >= fence.victim && asked >= fence.since)",
+            "who >= fence.victim)",
+        )],
+        removes: "off counts as evidence only to a question that was asked after the choice",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "power-evidence-for-any-incarnation",
+        file: MACHINE,
+        edits: &[(
+            "if state == Power::Off && asked >= self.partner.known_since {",
+            "if state == Power::Off {",
+        )],
+        removes: "off is proof for the incarnation that was known when the question was asked",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "the-same-incarnation-has-rebooted",
+        file: MEMBER,
+        edits: &[(
+            "        self.fence\n            .is_some_and(|fence| self.partner.incarnation > fence.victim)\n",
+            "        self.fence\n            .is_some_and(|fence| self.partner.incarnation >= fence.victim)\n",
+        )],
+        removes: "only a later incarnation proves that the victim has ended",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "nobody-to-fence",
+        file: MEMBER,
+        edits: &[(
+            "recorded.max(claimed).max(said).unwrap_or(Incarnation::new(0))",
+            "recorded.max(claimed).max(said).filter(|_| false).unwrap_or(Incarnation::new(0))",
+        )],
+        removes: "the last incarnation that may have been a member is fenced",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "exclusion-renewed-in-silence",
+        file: POOLS,
+        edits: &[(
+            "if self.renew.contains_key(&id) {",
+            "if self.renew.contains_key(&id) && false {",
+        )],
+        removes: "exclusion that was lost is taken again only under a later epoch (S6)",
+        by: By::Scenario("fencing::exclusion_lost"),
+    },
+    Mutant {
+        name: "a-stop-forgets-the-exclusion",
+        file: POOLS,
+        edits: &[
+            (
+                "let epoch = self.imported(id).map_or(known, |key| key.epoch.max(known));\n        self.renew.insert(id, epoch);",
+                "",
+            ),
+            ("let known = self.record().epoch;", ""),
+        ],
+        removes: "keys that are left behind by a stop count as lost",
+        by: By::Seeds,
+    },
+    // ---- epochs and membership ------------------------------------------------------------------------------
+    Mutant {
+        name: "superseded-and-serving",
+        file: MACHINE,
+        edits: &[(
+            "let epoch = if self.was_member && !member {",
+            "let epoch = if self.was_member && !member && false {",
+        )],
+        removes: "whoever learns of a higher epoch without itself stops",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "any-incarnation-is-a-member",
+        file: RECORD,
+        edits: &[(
+            "self.members.has(controller, incarnation)",
+            "self.members.has(controller, incarnation) || self.members.get(controller).is_some()",
+        )],
+        removes: "a record admits an incarnation, not a controller (K14)",
+        by: By::Scenario("takeover::k14"),
+    },
+    Mutant {
+        name: "a-reboot-changes-nothing",
+        file: MEMBER,
+        edits: &[(
+            "let rebooted = self.partner.incarnation > theirs;",
+            "let rebooted = self.partner.incarnation > theirs && false;",
+        )],
+        removes: "a partner that has rebooted inside Td is sealed out and joined anew (K14)",
+        by: By::Scenario("takeover::k14"),
+    },
+    Mutant {
+        name: "alone-without-the-base",
+        file: MEMBER,
+        edits: &[(
+            "if config.diverged || self.contains(record.base) != Some(true) {",
+            "if config.diverged {",
+        )],
+        removes: "nobody goes on from a log that lacks what the record stands on (S3)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "an-open-survivor-is-followed",
+        file: MEMBER,
+        edits: &[(
+            "(false, true, Mode::Open) if self.wishes.override_of == Some(record.epoch) => {",
+            "(false, true, Mode::Open) if self.wishes.override_of != Some(record.epoch) => {",
+        )],
+        removes: "after {y} open only an operator's override lets x go on",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "an-unsealed-survivor",
+        file: MEMBER,
+        edits: &[(
+            "        let sealed = Want {\n            members: alone,\n            mode: Mode::Sealed,",
+            "        let sealed = Want {\n            members: alone,\n            mode: Mode::Open,",
+        )],
+        removes: "a survivor is sealed, so that its identical, repaired partner may go on after it (K9)",
+        by: By::Scenario("configuration::k09"),
+    },
+    Mutant {
+        name: "base-of-the-last-record",
+        file: MEMBER,
+        edits: &[(
+            "            mode: Mode::Sealed,\n            base: From::Acknowledged,\n        };",
+            "            mode: Mode::Sealed,\n            base: From::Record,\n        };",
+        )],
+        removes: "a sealed record stands on everything that was acknowledged",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "join-before-catch-up",
+        file: MEMBER,
+        edits: &[("if self.join_wanted() && equal {", "if self.join_wanted() {")],
+        removes: "a joiner's log is equal before it becomes a member (K3)",
+        by: By::Scenario("configuration::k03"),
+    },
+    Mutant {
+        name: "proposal-without-a-freeze",
+        file: MEMBER,
+        edits: &[
+            (
+                "let done = self.freeze.is_some_and(|freeze| freeze.done.is_some());",
+                "let done = true;",
+            ),
+            (
+                "            .filter(|freeze| freeze.epoch == self.record().epoch.next())\n            .and_then(|f| f.done);",
+                "            .filter(|freeze| freeze.epoch == self.record().epoch.next())\n            .and(self.config);",
+            ),
+            ("            self.emit(Effect::ConfigFreeze { epoch });\n", ""),
+        ],
+        removes: "from before phase 1 until the decision nothing is appended or acknowledged (K7, K13)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "two-lone-boots-without-consent",
+        file: MEMBER,
+        edits: &[(
+            "&& self.mail().is_some_and(|letter| letter.consent);",
+            "&& self.mail().is_none_or(|letter| letter.consent || true);",
+        )],
+        removes: "of two that have booted one goes on only with the other's consent (K16)",
+        by: By::Scenario("configuration::k16"),
+    },
+    Mutant {
+        name: "nobody-consents",
+        file: MEMBER,
+        edits: &[(
+            "            && self.partner_preferred() == Some(true)\n",
+            "            && self.partner_preferred() == Some(true) && false\n",
+        )],
+        removes: "two that have booted with the wire down agree through the mailbox (K16)",
+        by: By::Scenario("configuration::k16"),
+    },
+    // ---- claims ---------------------------------------------------------------------------------------------
+    Mutant {
+        name: "claim-not-read-back",
+        file: POOLS,
+        edits: &[("let moved = !expected && ", "let moved = false && !expected && ")],
+        removes: "of two that claim a pool at once at least one sees the other and yields (K5)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "take-before-the-claim-is-durable",
+        file: POOLS,
+        edits: &[(
+            "if !self.claims_durable(version) {\n                    return false;\n                }\n                self.emit(Effect::Note(Note::Claimed {",
+            "self.emit(Effect::Note(Note::Claimed {",
+        )],
+        removes: "a claim is durable on a majority before anything is taken by it",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "given-on-a-minority",
+        file: POOLS,
+        edits: &[("if count >= self.majority() {", "if count > 0 {")],
+        removes: "a pool is given when a majority says so (K5)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "a-gift-taken-back",
+        file: POOLS,
+        edits: &[(
+            "ClaimState::Given | ClaimState::Declined if claim.incarnation == me => Basis::No,",
+            "ClaimState::Given | ClaimState::Declined if claim.incarnation == me => Basis::Take(Kind::Own),",
+        )],
+        removes: "the giver resumes only on the receiver's word, or under an epoch without it (K5)",
+        by: By::Scenario("fencing::k05"),
+    },
+    Mutant {
+        name: "held-by-the-living-and-taken",
+        file: POOLS,
+        edits: &[(
+            "            ClaimState::Held => Basis::No,\n",
+            "            ClaimState::Held => free,\n",
+        )],
+        removes: "what a living member holds is not taken (S5)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "claims-of-an-ended-incarnation",
+        file: POOLS,
+        edits: &[(
+            "        if claim.incarnation != theirs {\n",
+            "        if claim.incarnation != theirs && false {\n",
+        )],
+        removes: "a claim of an incarnation that has ended binds nobody",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "claims-of-an-earlier-epoch",
+        file: POOLS,
+        edits: &[(
+            "        if !self.claims_known() {\n            return Basis::No;",
+            "        if !self.claims_known() && false {\n            return Basis::No;",
+        )],
+        removes: "the partner's claims are read after the record was learnt",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "key-of-an-earlier-epoch",
+        file: POOLS,
+        edits: &[(
+            "if key.epoch != epoch || matches!(self.basis(id), Basis::No) =>",
+            "if matches!(self.basis(id), Basis::No) =>",
+        )],
+        removes: "a taking that began under an earlier epoch is begun again",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "generation-stands-still",
+        file: POOLS,
+        edits: &[(
+            "mine.max(theirs).unwrap_or_default().next()",
+            "mine.max(theirs).unwrap_or(Generation::default().next())",
+        )],
+        removes: "each change of hands has a generation of its own",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "adopted-whatever-is-claimed",
+        file: POOLS,
+        edits: &[(
+            "claim.is_some_and(|c| c.generation == key.generation && c.epoch == key.epoch);",
+            "claim.is_some();",
+        )],
+        removes: "a restarted daemon adopts an import only by the claim of that import",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "adopted-before-the-old-lease-is-out",
+        file: POOLS,
+        edits: &[(
+            "claim.is_some_and(|claim| claim.serving) || self.partner_member().is_some();",
+            "claim.is_some();",
+        )],
+        removes: "what was never published is adopted with the wait for the old owner's lease",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "taken-under-a-standing-vote",
+        file: POOLS,
+        edits: &[(
+            "if self.arbiter.voted() || !self.ballots_known() {",
+            "if !self.ballots_known() && false {",
+        )],
+        removes: "nothing is taken before the ballots are known, or under a vote that is not finished",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "the-sick-one-stays",
+        file: POOLS,
+        edits: &[(
+            "pool.asked_since.is_some_and(|since| now.since(since) >= limit);",
+            "pool.asked_since.is_some_and(|since| now.since(since) >= limit * 1_000);",
+        )],
+        removes: "whoever neither serves a pool nor gives it is stopped (K15)",
+        by: By::Scenario("takeover::k15"),
+    },
+    // ---- blocks of the quorum area --------------------------------------------------------------------------
+    Mutant {
+        name: "checksum-unchecked",
+        file: LAYOUT,
+        edits: &[("if crc != u32_at(AT_CRC) || rest", "if crc == 0 && rest")],
+        removes: "a torn or flipped block is unread",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "place-unchecked",
+        file: LAYOUT,
+        edits: &[(
+            "if here != (number, place.disk.get(), writer) {",
+            "if here != (number, place.disk.get(), writer) && false {",
+        )],
+        removes: "a block of another place is unread",
+        by: By::Scenario("strangers::"),
+    },
+    Mutant {
+        name: "array-unchecked",
+        file: LAYOUT,
+        edits: &[(
+            "if block[AT_ARRAY..AT_ARRAY + 16] != *place.array.as_bytes() {",
+            "if block[AT_ARRAY..AT_ARRAY + 16] != *place.array.as_bytes() && number > 99 {",
+        )],
+        removes: "a block of another array is unread",
+        by: By::Scenario("strangers::"),
+    },
+    Mutant {
+        name: "set-unchecked",
+        file: LAYOUT,
+        edits: &[(
+            "if set != place.set.get() {",
+            "if set != place.set.get() && number > 99 {",
+        )],
+        removes: "a block of another set of quorum disks is unread",
+        by: By::Scenario("strangers::"),
+    },
+];
