@@ -217,6 +217,11 @@ impl<'a> Envelope<'a> {
     /// # Errors
     /// `parse_error` or `invalid_request`.
     pub fn parse(message: &'a [u8]) -> Result<Self, RpcError> {
+        // serde would read an array as the members in the order in which they stand above.
+        if message.trim_ascii_start().first() == Some(&b'[') {
+            let what = "an array where a message should be";
+            return Err(RpcError::new(Code::InvalidRequest, "message", what).remedy("one JSON-RPC object"));
+        }
         serde_json::from_slice(message).map_err(|error| {
             let code = if error.is_data() {
                 Code::InvalidRequest
@@ -396,6 +401,14 @@ mod tests {
         .into();
         for step in 1..stream.len() {
             assert_eq!(cut(stream, step), expected, "in steps of {step}");
+        }
+    }
+
+    #[test]
+    fn an_array_is_no_envelope() {
+        for message in [r#"["2.0",1,"router.status"]"#, " [null]", "["] {
+            let refusal = Envelope::parse(message.as_bytes()).expect_err("no object");
+            assert!(refusal.to_string().contains("an array"), "{message}: {refusal}");
         }
     }
 
