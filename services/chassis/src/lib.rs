@@ -29,7 +29,7 @@ mod control;
 mod enclosure;
 mod journal;
 mod keeper;
-mod lines;
+pub mod lines;
 pub mod network;
 mod options;
 mod panel;

@@ -5,16 +5,16 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 use std::{future::Future, sync::Arc};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
+    net::UnixListener,
 };
 
 /// Longest request. The largest real one has a few hundred bytes.
-const LONGEST: u64 = 64 << 10;
+pub const LONGEST: u64 = 64 << 10;
 
 /// What becomes of a request.
 #[derive(Debug)]
-pub(crate) enum Reply {
+pub enum Reply {
     /// It is answered.
     Answer(Result<Value, RpcError>),
     /// It is never answered: whoever is asked cannot be reached.
@@ -22,7 +22,7 @@ pub(crate) enum Reply {
 }
 
 /// Does what is asked.
-pub(crate) trait Handler: Send + Sync + 'static {
+pub trait Handler: Send + Sync + 'static {
     /// One request. It is carried through even if the caller goes away.
     fn call(&self, method: &str, params: Value) -> impl Future<Output = Reply> + Send;
 
@@ -66,8 +66,9 @@ struct Response<'a> {
     error: Option<RpcError>,
 }
 
-async fn converse(stream: UnixStream, handler: Arc<impl Handler>) {
-    let (read, mut write) = stream.into_split();
+/// Answers one connection until it ends.
+pub async fn converse<S: AsyncRead + AsyncWrite>(stream: S, handler: Arc<impl Handler>) {
+    let (read, mut write) = tokio::io::split(stream);
     let mut read = BufReader::new(read);
     let mut line = Vec::new();
     loop {
@@ -115,10 +116,17 @@ async fn converse(stream: UnixStream, handler: Arc<impl Handler>) {
 }
 
 fn parse(line: &[u8]) -> Result<Request<'_>, RpcError> {
-    let wrong = |code, error: serde_json::Error| {
-        RpcError::new(code, "request", error.to_string())
+    let wrong = |code, error: String| {
+        RpcError::new(code, "request", error)
             .remedy(r#"one line: {"jsonrpc":"2.0","id":1,"method":"...","params":{...}}"#)
     };
+    // serde would read an array as the members in the order of `Request`.
+    if line.trim_ascii_start().first() == Some(&b'[') {
+        return Err(wrong(
+            Code::InvalidRequest,
+            "an array where a request should be".into(),
+        ));
+    }
     let request: Request<'_> = serde_json::from_slice(line).map_err(|error| {
         wrong(
             if error.is_data() {
@@ -126,7 +134,7 @@ fn parse(line: &[u8]) -> Result<Request<'_>, RpcError> {
             } else {
                 Code::Parse
             },
-            error,
+            error.to_string(),
         )
     })?;
     match request.jsonrpc.as_deref() {
@@ -140,7 +148,7 @@ fn parse(line: &[u8]) -> Result<Request<'_>, RpcError> {
 }
 
 /// Reads the parameters of `method`.
-pub(crate) fn params<T: DeserializeOwned>(method: &str, params: Value) -> Result<T, RpcError> {
+pub fn params<T: DeserializeOwned>(method: &str, params: Value) -> Result<T, RpcError> {
     // A method whose parameters all have defaults may be called without any.
     let params = if params.is_null() {
         Value::Object(serde_json::Map::new())
@@ -152,19 +160,20 @@ pub(crate) fn params<T: DeserializeOwned>(method: &str, params: Value) -> Result
 }
 
 /// The answer to a method that does not exist.
-pub(crate) fn unknown(method: &str, known: &[&str]) -> RpcError {
+pub fn unknown(method: &str, known: &[&str]) -> RpcError {
     RpcError::new(Code::MethodNotFound, method, "no such method")
         .remedy(format!("there are {}", known.join(", ")))
 }
 
 /// Makes a value of a result.
-pub(crate) fn answer<T: Serialize>(outcome: Result<T, RpcError>) -> Reply {
+pub fn answer<T: Serialize>(outcome: Result<T, RpcError>) -> Reply {
     Reply::Answer(outcome.map(|value| serde_json::to_value(value).expect("a result is plain data")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::net::UnixStream;
 
     struct Echo;
 
@@ -199,7 +208,8 @@ mod tests {
             ),
             (r#"{"jsonrpc":"1.0","id":1,"method":"echo"}"#, "is not"),
             (r#"{"id":1}"#, "missing field `method`"),
-            ("[", "parse_error"),
+            ("{", "parse_error"),
+            (r#"["2.0",1,"echo",7]"#, "an array where"),
             ("\u{fffd}", "parse_error"),
         ] {
             // A request that is never answered and one without an id must not disturb the order.
