@@ -24,6 +24,8 @@ use uuid::Uuid;
 pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
 /// Frames that wait for the writer before a sender waits.
 pub(crate) const SEND_QUEUE: usize = 256;
+/// Longest payload of a frame of the log-in, bytes: hellos of later versions may be longer than ours.
+pub(crate) const OPENING_MAX: u32 = 4096;
 
 /// A session at an endpoint. Cheap to clone; the connection closes with the last clone.
 ///
@@ -408,7 +410,7 @@ where
     write_frame(write, &Header::new(Opcode::Hello, 0).covering(&mine), &mine)
         .await
         .map_err(lost)?;
-    let (header, theirs) = read_frame(read).await.map_err(lost)?;
+    let (header, theirs) = read_opening(read).await.map_err(lost)?;
     if header.status != Status::Ok {
         return Err(refused(&header));
     }
@@ -436,7 +438,7 @@ where
     };
     let header = Header::new(Opcode::Auth, 0).covering(&proof_of_mine);
     write_frame(write, &header, &proof_of_mine).await.map_err(lost)?;
-    let (header, _) = read_frame(read).await.map_err(lost)?;
+    let (header, _) = read_opening(read).await.map_err(lost)?;
     if header.opcode != Opcode::Auth || header.status != Status::Ok {
         return Err(refused(&header));
     }
@@ -476,10 +478,23 @@ pub(crate) enum ReadError {
 }
 
 /// Reads one frame; the payload's length was bounded by the header's decoder.
+/// A frame of the log-in. Who sends it is not known yet, so it does not get memory for a transfer of data.
+pub(crate) async fn read_opening<R: AsyncRead + Unpin>(read: &mut R) -> Result<(Header, Bytes), ReadError> {
+    read_bounded(read, OPENING_MAX).await
+}
+
 pub(crate) async fn read_frame<R: AsyncRead + Unpin>(read: &mut R) -> Result<(Header, Bytes), ReadError> {
+    read_bounded(read, MAX_PAYLOAD).await
+}
+
+async fn read_bounded<R: AsyncRead + Unpin>(read: &mut R, limit: u32) -> Result<(Header, Bytes), ReadError> {
     let mut header = [0; HEADER_BYTES];
     read.read_exact(&mut header).await?;
     let header = Header::decode(&header)?;
+    if header.payload_len > limit {
+        let length = header.payload_len;
+        return Err(FrameError::TooLong { length, limit }.into());
+    }
     let payload = read_payload(read, header.payload_len).await?;
     header.check_payload(&payload)?;
     Ok((header, payload))

@@ -204,10 +204,12 @@ pub enum FrameError {
         computed: u32,
     },
     /// The payload is longer than the protocol permits.
-    #[error("payload of {length} bytes (at most {MAX_PAYLOAD})")]
+    #[error("payload of {length} bytes (at most {limit})")]
     TooLong {
         /// As announced.
         length: u32,
+        /// What is permitted at this point of the session.
+        limit: u32,
     },
     /// An opcode, status or flag that this version does not know.
     #[error("unknown {field} {value:#x}")]
@@ -334,6 +336,7 @@ impl Header {
         if header.payload_len > MAX_PAYLOAD {
             return Err(FrameError::TooLong {
                 length: header.payload_len,
+                limit: MAX_PAYLOAD,
             });
         }
         Ok(header)

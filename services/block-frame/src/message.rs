@@ -208,7 +208,8 @@ impl Request {
         Request { volume, operation }
     }
 
-    pub(crate) fn into_frame(self, tag: u64) -> (Header, Bytes) {
+    /// As a frame: header and payload.
+    pub fn into_frame(self, tag: u64) -> (Header, Bytes) {
         let mut header = Header::new(self.operation.opcode(), tag);
         header.volume = *self.volume.as_bytes();
         let mut payload = Bytes::new();
@@ -447,7 +448,8 @@ impl Reply {
         Reply::data(out.into())
     }
 
-    pub(crate) fn into_frame(self, opcode: Opcode, tag: u64) -> (Header, Bytes) {
+    /// As a frame that answers the request of this opcode and tag.
+    pub fn into_frame(self, opcode: Opcode, tag: u64) -> (Header, Bytes) {
         let mut header = Header::new(opcode, tag);
         header.flags = Flags::REPLY;
         let (mut status, mut payload) = (self.status, self.payload);
@@ -461,7 +463,8 @@ impl Reply {
         (header.covering(&payload), payload)
     }
 
-    pub(crate) fn from_frame(header: &Header, payload: Bytes) -> Self {
+    /// The reply in a frame whose checksums have been verified.
+    pub fn from_frame(header: &Header, payload: Bytes) -> Self {
         Reply {
             status: header.status,
             detail: header.arg,

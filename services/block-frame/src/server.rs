@@ -7,7 +7,9 @@
 //!           commands in flight run out (a handler may cut them short in `ended`) -> identity is free
 //! ```
 
-use crate::client::{BUFFER_BYTES, ReadError, SEND_QUEUE, read_frame, write_frame, write_frames};
+use crate::client::{
+    BUFFER_BYTES, ReadError, SEND_QUEUE, read_frame, read_opening, write_frame, write_frames,
+};
 use crate::frame::{FrameError, Header, MAX_PAYLOAD, Opcode, Status};
 use crate::hello::{AuthKey, Hello, PROTOCOL_VERSION, Port, Purpose, Welcome, proof_matches};
 use crate::message::{Reply, Request};
@@ -230,7 +232,7 @@ impl<H: Handler> Server<H> {
         W: AsyncWrite + Unpin,
     {
         let malformed = |opcode, what| FrameError::Malformed { opcode, what };
-        let (header, theirs) = read_frame(read).await?;
+        let (header, theirs) = read_opening(read).await?;
         if header.opcode != Opcode::Hello {
             return Err(malformed(header.opcode, "a session begins with a hello").into());
         }
@@ -263,7 +265,7 @@ impl<H: Handler> Server<H> {
         let (header, payload) = Reply::data(mine.into()).into_frame(Opcode::Hello, 0);
         write_frame(write, &header, &payload).await?;
 
-        let (header, proof) = read_frame(read).await?;
+        let (header, proof) = read_opening(read).await?;
         if header.opcode != Opcode::Auth {
             return Err(malformed(header.opcode, "a proof is due").into());
         }

@@ -1,7 +1,7 @@
 //! Round trips, damage, and sessions over real sockets.
 
 use super::*;
-use crate::client::{ReadError, read_frame};
+use crate::client::{OPENING_MAX, ReadError, read_frame, read_opening};
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -153,6 +153,7 @@ fn too_long_is_refused_before_it_is_allocated() {
     assert_eq!(
         Header::decode(&header.encode()),
         Err(FrameError::TooLong {
+            limit: MAX_PAYLOAD,
             length: MAX_PAYLOAD + 1
         })
     );
@@ -434,6 +435,27 @@ async fn refusals_name_their_reason() {
     );
     let missing = Client::connect_unix(&bench.dir.path().join("none"), &hello(), None, LONG).await;
     assert!(matches!(missing, Err(Error::Connect { .. })));
+}
+
+#[tokio::test]
+async fn who_has_not_logged_in_gets_no_memory_for_data() {
+    let mut header = Header::new(Opcode::Hello, 0);
+    header.payload_len = OPENING_MAX + 1;
+    let refused = read_opening(&mut &header.encode()[..]).await;
+    let too_long = FrameError::TooLong {
+        length: OPENING_MAX + 1,
+        limit: OPENING_MAX,
+    };
+    assert!(
+        matches!(&refused, Err(ReadError::Frame(why)) if *why == too_long),
+        "{refused:?}"
+    );
+    header.payload_len = OPENING_MAX;
+    let cut = read_opening(&mut &header.encode()[..]).await;
+    assert!(
+        matches!(cut, Err(ReadError::Io(_))),
+        "its payload is waited for: {cut:?}"
+    );
 }
 
 #[tokio::test]
