@@ -39,10 +39,14 @@ pub fn push(out: &mut Vec<u8>, key: &str, value: &str) {
 /// A number in decimal or, after `0x`, hexadecimal.
 #[must_use]
 pub fn number(text: &str) -> Option<u32> {
-    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(hex) => u32::from_str_radix(hex, 16).ok(),
-        None if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
-        None => None,
+    let (digits, base) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => (hex, 16),
+        None => (text, 10),
+    };
+    // The library also takes a sign, which no number on this wire has.
+    match digits.starts_with('+') {
+        true => None,
+        false => u32::from_str_radix(digits, base).ok(),
     }
 }
 
@@ -70,8 +74,9 @@ mod tests {
     #[test]
     fn numbers_of_both_bases() {
         assert_eq!((number("65536"), number("0x10000")), (Some(65536), Some(65536)));
+        assert_eq!((number("+1"), number("0x+1"), number("-1")), (None, None, None));
         assert_eq!(
-            (number("+1"), number(""), number("99999999999")),
+            (number(""), number("0x"), number("99999999999")),
             (None, None, None)
         );
     }
