@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod fuzz;
 pub mod licence;
 pub mod report;
 pub mod run;

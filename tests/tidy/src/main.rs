@@ -1,4 +1,5 @@
-//! `cargo verify`, `cargo demo`, `cargo sim`, `cargo model`, `cargo fix-all`: see the library.
+//! `cargo verify`, `cargo demo`, `cargo sim`, `cargo model`, `cargo fuzz-smoke`, `cargo fuzz-long`,
+//! `cargo fix-all`: see the library.
 
 #![forbid(unsafe_code)]
 
@@ -45,6 +46,16 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Look for inputs that break a decoder, a second or two on every target.
+    FuzzSmoke,
+    /// Look for inputs that break one decoder, for long.
+    FuzzLong {
+        /// Name of the target: `cargo run -p pollux-fuzz -- list`.
+        target: String,
+        /// How long.
+        #[arg(default_value_t = 600)]
+        seconds: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -79,5 +90,7 @@ fn main() -> ExitCode {
         Command::Demo { arguments } => Runner::new(repository, false).demo(&arguments),
         Command::Sim { arguments } => Runner::new(repository, false).fast("pollux-sim", &arguments),
         Command::Model { arguments } => Runner::new(repository, false).fast("pollux-model", &arguments),
+        Command::FuzzSmoke => Runner::new(repository, false).fuzz_smoke(),
+        Command::FuzzLong { target, seconds } => Runner::new(repository, false).fuzz_long(&target, seconds),
     }
 }

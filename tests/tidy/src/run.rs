@@ -3,6 +3,7 @@
 //! A step that fails does not keep the next from running: one run names everything that is wrong. What could not
 //! run is SKIPPED with the reason and is counted; nothing is left out in silence.
 
+use crate::fuzz::{Found, Fuzzer};
 use crate::report::Report;
 use crate::{Repository, check};
 use std::fs::File;
@@ -218,6 +219,24 @@ impl Runner {
         self.step("exhaustive search", |runner| {
             outcome(runner.built_for_speed("pollux-model", &[]))
         });
+        self.step("fuzzing", |runner| smoke(&runner.repository));
+        self.summary()
+    }
+
+    /// A second or two of search on every target.
+    pub fn fuzz_smoke(mut self) -> ExitCode {
+        self.step("fuzzing", |runner| smoke(&runner.repository));
+        self.summary()
+    }
+
+    /// A long search on one target.
+    pub fn fuzz_long(mut self, target: &str, seconds: u64) -> ExitCode {
+        self.step("fuzzing", |runner| {
+            match Fuzzer::build(&runner.repository).and_then(|fuzzer| fuzzer.long(target, seconds)) {
+                Ok(()) => Outcome::Passed(String::new()),
+                Err(found) => Outcome::Failed(found.to_string()),
+            }
+        });
         self.summary()
     }
 
@@ -348,6 +367,17 @@ impl Runner {
         } else {
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The search that coverage guides; where that cannot be built, the blind one of the tests has to do, which is said.
+fn smoke(repository: &Repository) -> Outcome {
+    match Fuzzer::build(repository).and_then(|fuzzer| fuzzer.smoke()) {
+        Ok(text) => Outcome::Passed(text),
+        Err(Found::NoCompiler(why)) => Outcome::Skipped(format!(
+            "{why}: `apt install g++`; corpora were replayed and mutated without coverage by the tests"
+        )),
+        Err(found) => Outcome::Failed(found.to_string()),
     }
 }
 
