@@ -49,7 +49,7 @@ targets! {
     "iscsi-stream": iscsi::stream, iscsi::streams, 2 * KIB, 2 * MIB;
     "json-payloads": messages::payloads, messages::payload_seeds, 4 * KIB, MIB;
     "pool-intents": disks::intents, disks::intent_seeds, 4200, MIB;
-    "pool-label": disks::label, disks::labels, 4 * KIB, MIB;
+    "pool-label": disks::label, disks::labels, 12 * KIB, MIB;
     "quorum-area": heartbeat::area, heartbeat::areas, 4 * KIB, 256 * KIB;
     "router-bus": messages::bus, messages::buses, 4 * KIB, 8 * MIB;
     "scsi-command": scsi::commands, scsi::command_seeds, 8 * KIB, 4 * MIB;
