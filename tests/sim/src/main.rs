@@ -21,10 +21,10 @@ struct Options {
     #[arg(long, requires = "seed")]
     trace: bool,
     /// Play the seed at the pace of commands from the standard input: n [COUNT], c [WORD], b [KIND], s, r COUNT, q.
-    #[arg(long, requires = "seed", conflicts_with = "trace")]
+    #[arg(long, requires = "seed", conflicts_with_all = ["trace", "seeds", "from"])]
     step: bool,
     /// Play the seed with these of its faults alone, such as `3,7/4` (numbers, and what their time is divided by).
-    #[arg(long, requires = "seed", conflicts_with = "trace")]
+    #[arg(long, requires = "seed", conflicts_with_all = ["trace", "seeds", "from"])]
     mask: Option<pollux_sim::Mask>,
     /// Take one sentence away from the cores after the other, and see that each is missed: `MUTANTS.md`.
     #[arg(long, conflicts_with_all = ["seed", "keep_going"])]

@@ -41,6 +41,14 @@ fn a_mask_that_is_none_is_named() {
 }
 
 #[test]
+fn a_mask_belongs_to_one_seed() {
+    let output = sim(&["--seeds", "2", "--mask", "3"], "");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--seeds"), "{said}");
+}
+
+#[test]
 fn a_mutant_of_no_name_is_no_success() {
     let output = sim(&["--mutants", "--only", "no such mutant"], "");
     let said = String::from_utf8_lossy(&output.stderr);
