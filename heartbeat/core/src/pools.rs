@@ -1333,7 +1333,6 @@ impl Core {
         let reachable = self.partner_member().is_some() && self.wire_sight.0 == WireSight::Alive;
         let top = self.top_claim(id);
         let (member, theirs) = (self.member(), self.partner_member());
-        let leaving = self.leaving;
         let Some(pool) = self.pools.get_mut(&id) else {
             return;
         };
@@ -1350,9 +1349,6 @@ impl Core {
                 }
             }
             (State::Idle, true, _) => alua::Role::Nobody,
-            // Who has lost the shelf cannot read that its gift was taken; nobody but the partner can have it, and only
-            // the partner's owner answers what is forwarded.
-            (State::Given { .. }, true, _) if leaving => alua::Role::Partner,
             (_, true, _) => alua::Role::Moving,
         };
         let (epoch, generation) = top.map_or((Epoch::new(0), Generation::new(0)), |(_, c)| {
