@@ -186,6 +186,8 @@ pub(crate) struct PartnerView {
     pub(crate) advert: Option<Advert>,
     /// The last letter of that incarnation, from wire or mailbox.
     pub(crate) letter: Letter,
+    /// What that incarnation serves, as it told by wire while the disks that show it were out of reach here.
+    pub(crate) holdings: BTreeMap<PoolId, (Epoch, Generation)>,
     /// The nonce to echo, with the incarnation that sent it. Each is echoed once.
     nonce: Option<(u64, Incarnation)>,
     /// When it was last given an echo: its lease may count from before that.
@@ -608,6 +610,12 @@ impl Core {
         self.briefed |= datagram.record.is_some();
         self.partner.advert = Some(datagram.advert);
         self.partner.letter = datagram.letter;
+        for (pool, epoch, generation) in datagram.holdings {
+            if self.pools.contains_key(&pool) {
+                let held = self.partner.holdings.entry(pool).or_default();
+                *held = (*held).max((epoch, generation));
+            }
+        }
     }
 
     /// An incarnation of the partner was seen.
@@ -617,6 +625,7 @@ impl Core {
             self.partner.known_since = now;
             self.partner.advert = None;
             self.partner.letter = Letter::default();
+            self.partner.holdings.clear();
         }
     }
 
@@ -650,6 +659,7 @@ impl Core {
                 advert: self.advert(now),
                 record,
                 letter: self.letter.clone(),
+                holdings: self.holdings(sequence),
             };
             self.emit(Effect::Send(datagram));
         }

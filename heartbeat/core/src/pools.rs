@@ -26,6 +26,7 @@ use crate::event::PoolStep;
 use crate::machine::Core;
 use crate::table::{KeySight, ShelfSight};
 use crate::time::Instant;
+use crate::wire::HOLDINGS_MAX;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -237,13 +238,23 @@ fn order(claim: &Claim) -> (Epoch, Generation, ClaimState) {
 }
 
 impl Core {
-    /// The partner's claim on a pool: the latest of what any disk shows, and on how many disks it stands.
+    /// The partner's claim on a pool: the latest of what any disk shows or the partner has told, and on how many disks it
+    /// stands.
     pub(crate) fn partner_claim(&self, pool: PoolId) -> Option<(Claim, usize)> {
         let shown = self
             .disks
             .iter()
             .filter_map(|disk| disk.claims.as_ref()?.0.pools.get(&pool));
-        let latest = *shown.clone().max_by_key(|claim| order(claim))?;
+        let told = self.partner.holdings.get(&pool).map(|(epoch, generation)| Claim {
+            epoch: *epoch,
+            generation: *generation,
+            state: ClaimState::Held,
+            incarnation: self.partner.incarnation,
+            serving: true,
+            placed: false,
+        });
+        // Of two that are equal the disks' counts: it is whole.
+        let latest = told.into_iter().chain(shown.clone().copied()).max_by_key(order)?;
         Some((
             latest,
             shown.filter(|claim| order(claim) == order(&latest)).count(),
@@ -1314,6 +1325,24 @@ impl Core {
             _ => None,
         });
         given.take(LETTER_MAX).collect()
+    }
+
+    /// What is served here, for a partner that cannot read it on the disks. Which ones, if there are too many for one
+    /// datagram, goes by its number.
+    pub(crate) fn holdings(&self, sequence: u64) -> Vec<(PoolId, Epoch, Generation)> {
+        let blind = self.partner.advert.is_some_and(|advert| !advert.shelf);
+        if !blind || self.partner_member() != Some(self.partner.incarnation) {
+            return Vec::new();
+        }
+        // Published under a claim that is durable: it is said nowhere before the disks say it.
+        let serving = self.pools.iter().filter_map(|(id, pool)| match pool.state {
+            State::Serving { key } => Some((*id, key.epoch, key.generation)),
+            _ => None,
+        });
+        let serving: Vec<_> = serving.collect();
+        let turns = serving.len().div_ceil(HOLDINGS_MAX).max(1) as u64;
+        let first = (sequence % turns) as usize * HOLDINGS_MAX;
+        serving.into_iter().skip(first).take(HOLDINGS_MAX).collect()
     }
 
     /// Everything that could be given has been taken over by a claim, or nobody is there to take it. Who stops sooner

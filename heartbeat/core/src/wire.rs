@@ -2,18 +2,20 @@
 //!
 //! ```text
 //! u64 magic and version · [16] array id · u8 sender · u64 sequence · u64 nonce · echo (flag, u64) ·
-//! advert · record (flag, record) · letter
+//! advert · record (flag, record) · letter · holdings (count, [16] pool · u64 epoch · u64 generation each)
 //! ```
 
-use crate::area::{Advert, Letter};
+use crate::area::{Advert, LETTER_MAX, Letter};
 use crate::codec::{Malformed, Parsed, Reader, Writer};
 use crate::record::Record;
 use alloc::vec::Vec;
 use core::fmt;
-use pollux_api::id::{ArrayId, ControllerId};
+use pollux_api::id::{ArrayId, ControllerId, Epoch, Generation, PoolId};
 
-/// No body is longer: with tag and headers it fits a frame of 1500 bytes.
-pub const BODY_MAX: usize = 1024;
+/// No body is longer, in bytes: with its tag (32), UDP (8) and IPv6 (40) it fits a frame of 1500.
+pub const BODY_MAX: usize = 1408;
+/// Holdings that one datagram tells at most. Where there are more, the next ones tell the rest, in turn.
+pub const HOLDINGS_MAX: usize = LETTER_MAX;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"PLXBEAT1");
 
@@ -32,6 +34,9 @@ pub struct Datagram {
     pub record: Option<Record>,
     /// Wishes.
     pub letter: Letter,
+    /// Pools that the sender serves, and under which claim: told to a partner that has lost the shelf and cannot read
+    /// the claims, because who forwards must name the claim under which the owner serves.
+    pub holdings: Vec<(PoolId, Epoch, Generation)>,
 }
 
 /// Why a body is not one of this array's partner.
@@ -75,6 +80,12 @@ impl Datagram {
         body.advert(&self.advert);
         body.option_record(self.record.as_ref());
         body.letter(&self.letter);
+        body.count(self.holdings.len());
+        for (pool, epoch, generation) in &self.holdings {
+            body.pool(*pool);
+            body.u64(epoch.get());
+            body.u64(generation.get());
+        }
         body.0
     }
 
@@ -114,13 +125,19 @@ impl Datagram {
         };
         let advert = bytes.advert()?;
         let record = bytes.option_record()?;
+        let letter = bytes.letter()?;
+        let mut holdings = Vec::new();
+        for _ in 0..bytes.count(HOLDINGS_MAX)? {
+            holdings.push((bytes.pool()?, bytes.epoch()?, bytes.generation()?));
+        }
         Ok(Self {
             sequence,
             nonce,
             echo,
             advert,
             record,
-            letter: bytes.letter()?,
+            letter,
+            holdings,
         })
     }
 }
@@ -128,9 +145,7 @@ impl Datagram {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::area::LETTER_MAX;
     use crate::layout::tests::strategy;
-    use pollux_api::id::{Generation, PoolId};
     use proptest::prelude::*;
 
     const ARRAY: ArrayId = ArrayId::from_bytes([7; 16]);
@@ -139,10 +154,15 @@ mod tests {
         fn datagram()(
             sequence in any::<u64>(), nonce in any::<u64>(), echo in any::<Option<u64>>(),
             advert in strategy::advert(), record in proptest::option::of(strategy::record()),
-            letter in strategy::letter(),
+            letter in strategy::letter(), holdings in proptest::collection::vec(holding(), 0..=HOLDINGS_MAX),
         ) -> Datagram {
-            Datagram { sequence, nonce, echo, advert, record, letter }
+            Datagram { sequence, nonce, echo, advert, record, letter, holdings }
         }
+    }
+
+    fn holding() -> impl Strategy<Value = (PoolId, Epoch, Generation)> {
+        (strategy::pool(), any::<u64>(), any::<u64>())
+            .prop_map(|(pool, epoch, generation)| (pool, Epoch::new(epoch), Generation::new(generation)))
     }
 
     proptest! {
@@ -181,6 +201,7 @@ mod tests {
             advert: Advert::default(),
             record: None,
             letter: Letter::default(),
+            holdings: Vec::new(),
         }
     }
 
@@ -190,6 +211,7 @@ mod tests {
         full.record = Some(Record::genesis(Generation::new(1)));
         full.letter.asks = alloc::vec![PoolId::from_bytes([1; 16]); LETTER_MAX];
         full.letter.gifts = alloc::vec![(PoolId::from_bytes([1; 16]), Generation::new(1)); LETTER_MAX];
+        full.holdings = alloc::vec![(PoolId::from_bytes([1; 16]), Epoch::new(1), Generation::new(1)); HOLDINGS_MAX];
         let length = full.encode(ARRAY, ControllerId::A).len();
         assert!(length <= BODY_MAX, "{length} bytes");
     }

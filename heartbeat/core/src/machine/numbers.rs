@@ -151,6 +151,7 @@ impl Core {
             known_since,
             advert: _,
             letter: _,
+            holdings: _,
             nonce,
             echo_given,
             power: _,

@@ -45,6 +45,7 @@ pub(super) fn datagrams() -> Vec<Vec<u8>> {
     full.advert = advert();
     full.record = Some(record());
     full.letter = letter();
+    full.holdings = vec![(PoolId::from_bytes([2; 16]), Epoch::new(4), Generation::new(3))];
     [quiet(), full]
         .iter()
         .map(|datagram| [vec![0], datagram.encode(ARRAY, ControllerId::B)].concat())
@@ -177,6 +178,7 @@ fn quiet() -> Datagram {
         advert: Advert::default(),
         record: None,
         letter: Letter::default(),
+        holdings: vec![],
     }
 }
 

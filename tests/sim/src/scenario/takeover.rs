@@ -2,7 +2,7 @@
 
 use super::{alone, demand, mended, scenario, taken_over, whole, wire};
 use crate::setup::Setup;
-use crate::world::{A, B, MS, SEC, pool_id};
+use crate::world::{A, B, MS, SEC, World, pool_id};
 use pollux_heartbeat_core::event::Request;
 
 #[test]
@@ -99,10 +99,26 @@ fn b7_wire_dead_and_later_a_hang() {
 
 #[test]
 fn c8_shelf_lost_by_one_controller_with_a_living_wire_gives_its_pools() {
-    scenario(Setup::fine, |world| {
+    let volatile = || Setup {
+        aptpl: false,
+        ..Setup::fine()
+    };
+    scenario(volatile, |world| {
         whole(world);
         world.shelf_path(A, false);
         taken_over(world, B);
+        let agreed = world.run_till(10 * SEC, |world| (0..2).all(|pool| world.one_story(pool).is_ok()));
+        demand(world, agreed, "the port groups tell two stories");
+        // Taken anew under a claim that only the wire can tell: what is forwarded goes under that one.
+        let claims = |world: &World| [0, 1].map(|pool| world.claim(B, pool));
+        let before = claims(world);
+        world.shelf_fails();
+        world.run_for(SEC);
+        world.shelf_returns();
+        let agreed = world.run_till(30 * SEC, |world| {
+            (0..2).all(|pool| claims(world)[pool] > before[pool] && world.one_story(pool).is_ok())
+        });
+        demand(world, agreed, "the port groups tell two stories of pools that were taken again");
         mended(world);
     });
 }

@@ -217,7 +217,18 @@ impl World {
                 self.post(c, message);
             }
             Effect::Answer { result, .. } => self.answers.push((c, result.is_ok())),
-            Effect::Note(_) | Effect::Route { .. } => {}
+            Effect::Route {
+                pool,
+                epoch,
+                generation,
+                role,
+                partner_reachable: _,
+            } => {
+                if let Some(at) = (0..self.setup.pools.len()).find(|at| pool_id(*at) == pool) {
+                    self.nodes[c].routes[at] = Some((role, epoch, generation));
+                }
+            }
+            Effect::Note(_) => {}
         }
     }
 

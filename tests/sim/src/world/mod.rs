@@ -27,6 +27,7 @@ use crate::setup::Setup;
 use crate::shelf::{DataDisk, Status, rank};
 use crate::stats::Stats;
 use crate::truth::{Answer, Fact, Hand};
+use pollux_api::alua;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId};
 use pollux_api::pool::ReservationKey;
 use pollux_heartbeat_core::area::{Content, Role};
@@ -395,7 +396,12 @@ pub(crate) struct Node {
     /// The last datagram that came, for the forger.
     heard: Option<Box<Datagram>>,
     pub(crate) role: Role,
+    /// What its port group was last told of each pool, in this life of the daemon.
+    routes: Vec<Option<Story>>,
 }
+
+/// What a controller's port group is to say of a pool: its role, and the claim under which the owner serves.
+type Story = (alua::Role, Epoch, Generation);
 
 /// The wire in one direction.
 #[derive(Clone, Copy, Debug, Default)]
@@ -547,6 +553,7 @@ impl World {
             catch_up: false,
             heard: None,
             role: Role::Starting,
+            routes: vec![None; setup.pools.len()],
         });
         let streams = (0..setup.pools.len() * BLOCKS)
             .map(|at| Stream {
@@ -1007,6 +1014,7 @@ impl World {
             if !self.answered_since(pool, since) {
                 return Err(format!("hosts of pool {pool} wait"));
             }
+            self.one_story(pool)?;
         }
         if self.nodes[A].keeper.log != self.nodes[B].keeper.log {
             return Err("the configurations differ".to_owned());
@@ -1015,6 +1023,31 @@ impl World {
             return Err("the configuration is locked".to_owned());
         }
         Ok(())
+    }
+
+    /// The claim that a controller's port group was last told of a pool.
+    #[cfg(test)]
+    pub(crate) fn claim(&self, c: usize, pool: usize) -> Option<(Epoch, Generation)> {
+        self.nodes[c].routes[pool].map(|(_, epoch, generation)| (epoch, generation))
+    }
+
+    /// The port groups of both controllers tell hosts the same of a pool, and who does not serve it forwards to who
+    /// does, under the claim that its owner serves by (I4).
+    pub(crate) fn one_story(&self, pool: usize) -> Result<(), String> {
+        let [a, b] = [A, B].map(|c| self.nodes[c].routes[pool]);
+        let agree = match (a, b) {
+            (Some((alua::Role::Owner, ..)), Some((alua::Role::Partner, ..)))
+            | (Some((alua::Role::Partner, ..)), Some((alua::Role::Owner, ..))) => {
+                a.map(|(_, epoch, generation)| (epoch, generation))
+                    == b.map(|(_, epoch, generation)| (epoch, generation))
+            }
+            _ => false,
+        };
+        if agree {
+            Ok(())
+        } else {
+            Err(format!("the port groups of pool {pool} differ: a says {a:?}, b says {b:?}"))
+        }
     }
 
     /// Writes down a fact and asks every invariant: for breakages.

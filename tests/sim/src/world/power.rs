@@ -197,6 +197,7 @@ impl World {
         self.nodes[c].life += 1;
         self.nodes[c].nonces.clear();
         self.nodes[c].slots.fill(None);
+        self.nodes[c].routes.fill(None);
         let life = self.nodes[c].life;
         self.say(|| format!("{} heartbeat daemon starts", id(c)));
         self.tell(c, Event::Tick);
