@@ -58,6 +58,7 @@ const AT_LENGTH: usize = 40;
 const AT_CRC: usize = 44;
 const AT_CONTENT: usize = 64;
 const NOBODY: u8 = 255;
+const ZEROS: Block = [0; BLOCK_BYTES];
 
 /// A claim: pool 16, epoch 8, generation 8, incarnation 8, state 1, serving 1, placed 1.
 const CLAIM_BYTES: usize = 43;
@@ -218,7 +219,7 @@ fn content<'a>(
 ) -> Result<&'a [u8], Unread> {
     let at = number as usize * BLOCK_BYTES;
     let block = area.get(at..at + BLOCK_BYTES).ok_or(Unread::Io)?;
-    if block.iter().all(|byte| *byte == 0) {
+    if *block == ZEROS {
         return Err(Unread::Blank);
     }
     let u16_at = |at: usize| u16::from_le_bytes([block[at], block[at + 1]]);
@@ -238,7 +239,7 @@ fn content<'a>(
     let crc = crc32c::crc32c(&used[..AT_CRC]);
     let crc = crc32c::crc32c_append(crc, &[0; 4]);
     let crc = crc32c::crc32c_append(crc, &used[AT_CRC + 4..]);
-    if crc != u32_at(AT_CRC) || rest.iter().any(|byte| *byte != 0) {
+    if crc != u32_at(AT_CRC) || *rest != ZEROS[..rest.len()] {
         return Err(Unread::Checksum);
     }
     if block[AT_ARRAY..AT_ARRAY + 16] != *place.array.as_bytes() {

@@ -211,7 +211,8 @@ mod tests {
         full.record = Some(Record::genesis(Generation::new(1)));
         full.letter.asks = alloc::vec![PoolId::from_bytes([1; 16]); LETTER_MAX];
         full.letter.gifts = alloc::vec![(PoolId::from_bytes([1; 16]), Generation::new(1)); LETTER_MAX];
-        full.holdings = alloc::vec![(PoolId::from_bytes([1; 16]), Epoch::new(1), Generation::new(1)); HOLDINGS_MAX];
+        full.holdings =
+            alloc::vec![(PoolId::from_bytes([1; 16]), Epoch::new(1), Generation::new(1)); HOLDINGS_MAX];
         let length = full.encode(ARRAY, ControllerId::A).len();
         assert!(length <= BODY_MAX, "{length} bytes");
     }

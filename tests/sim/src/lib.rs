@@ -5,12 +5,14 @@
 //! controller falls for good, and the other has to serve everything. At every instant each invariant (`invariant`) sees
 //! what really happened on disks, wires and towards the hosts, and a play that breaks one is repeated with its script.
 //!
-//! It must never use real time, threads, or anything whose order depends on the machine: the same seed is the same play.
-//! Only the runner of the mutants (`mutants`), which plays nothing itself, waits for programs and measures time.
+//! A play must never use real time, threads, or anything whose order depends on the machine: the same seed is the same
+//! play. `many` spreads whole plays over the processors; the runner of the mutants (`mutants`), which plays nothing
+//! itself, waits for programs and measures time.
 
 mod coverage;
 mod invariant;
 mod keeper;
+mod many;
 mod mutants;
 mod play;
 mod quorum;
@@ -29,6 +31,7 @@ mod breakage;
 #[cfg(test)]
 mod scenario;
 
+pub use many::{Played, run_all};
 pub use mutants::{Wanted as WantedMutants, run as run_mutants};
 pub use play::{Failure, Total, only, replay, run, shrink};
 pub use shrink::{Mask, Small};

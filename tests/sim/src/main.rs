@@ -97,28 +97,31 @@ fn main() -> ExitCode {
     let (from, seeds) = options
         .seed
         .map_or((options.from, options.seeds), |seed| (seed, 1));
-    let mut total = pollux_sim::Total::default();
-    let mut failed = 0_u64;
-    for seed in from..from.saturating_add(seeds) {
-        if let Err(failure) = pollux_sim::run(seed, &mut total) {
-            failed += 1;
-            if !options.keep_going {
-                say(failure.to_string());
-                if let Some(small) = pollux_sim::shrink(seed) {
-                    say(small.to_string());
-                }
-                break;
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let began = std::time::Instant::now();
+    let played = pollux_sim::run_all(from..from.saturating_add(seeds), threads, options.keep_going);
+    let seconds = began.elapsed().as_secs_f64();
+    for failure in &played.failures {
+        if options.keep_going {
+            say(failure.last_line());
+        } else {
+            say(failure.to_string());
+            if let Some(small) = pollux_sim::shrink(failure.seed) {
+                say(small.to_string());
             }
-            let text = failure.to_string();
-            say(text.lines().last().unwrap_or_default().to_owned());
         }
     }
-    say(total.to_string());
+    say(played.total.to_string());
+    say(format!(
+        "{seconds:.1} s on {threads} threads: {:.0} events and {:.0} visits of cells of state and event a second",
+        played.total.events() as f64 / seconds,
+        played.total.cells() as f64 / seconds
+    ));
     if options.coverage {
-        say(total.coverage());
+        say(played.total.coverage());
     }
-    if failed > 0 {
-        say(format!("{failed} seeds failed"));
+    if !played.failures.is_empty() {
+        say(format!("{} seeds failed", played.failures.len()));
         return ExitCode::FAILURE;
     }
     say("every invariant held".to_owned());

@@ -58,6 +58,23 @@ impl fmt::Display for Failure {
 pub struct Total(Stats);
 
 impl Total {
+    /// What others have seen as well.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.0.add(&other.0);
+    }
+
+    /// Events that were played.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.0.events
+    }
+
+    /// Visits of cells of state and event: events that a core took.
+    #[must_use]
+    pub fn cells(&self) -> u64 {
+        self.0.handled
+    }
+
     /// Which cells of state and event were visited, and why the others were not.
     #[must_use]
     pub fn coverage(&self) -> String {

@@ -118,7 +118,11 @@ fn c8_shelf_lost_by_one_controller_with_a_living_wire_gives_its_pools() {
         let agreed = world.run_till(30 * SEC, |world| {
             (0..2).all(|pool| claims(world)[pool] > before[pool] && world.one_story(pool).is_ok())
         });
-        demand(world, agreed, "the port groups tell two stories of pools that were taken again");
+        demand(
+            world,
+            agreed,
+            "the port groups tell two stories of pools that were taken again",
+        );
         mended(world);
     });
 }

@@ -233,7 +233,8 @@ impl Happening {
 struct Scheduled {
     at: u64,
     order: u64,
-    what: Happening,
+    /// Boxed: the queue moves what it sorts, and a block that was read is large.
+    what: Box<Happening>,
 }
 
 impl PartialEq for Scheduled {
@@ -629,7 +630,7 @@ impl World {
         self.queue.push(Reverse(Scheduled {
             at: at.max(self.now),
             order: self.order,
-            what,
+            what: Box::new(what),
         }));
     }
 
@@ -654,8 +655,8 @@ impl World {
         }
         self.stats.events += 1;
         match next.what.needs() {
-            Some(c) if self.nodes[c].paused => self.nodes[c].deferred.push(next.what),
-            _ => self.happen(next.what),
+            Some(c) if self.nodes[c].paused => self.nodes[c].deferred.push(*next.what),
+            _ => self.happen(*next.what),
         }
         self.judge();
         self.violation.is_none()
@@ -1046,7 +1047,9 @@ impl World {
         if agree {
             Ok(())
         } else {
-            Err(format!("the port groups of pool {pool} differ: a says {a:?}, b says {b:?}"))
+            Err(format!(
+                "the port groups of pool {pool} differ: a says {a:?}, b says {b:?}"
+            ))
         }
     }
 
