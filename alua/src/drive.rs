@@ -1,6 +1,6 @@
 //! Bringing a target to what is wanted.
 
-use crate::core::{Groups, Stale};
+use pollux_alua_core::{Groups, Stale};
 use pollux_api::alua::{Done, Group, Set};
 use pollux_api::error::RpcError;
 use pollux_api::id::{ControllerId, PoolId};

@@ -11,13 +11,12 @@
 //! ```
 //!
 //! Invariants: an older claim never replaces a newer one; for one claim the two controllers never both call
-//! themselves optimized ([`core::plan`] takes the role, of which there is one owner); what was last asked survives a
+//! themselves optimized ([`pollux_alua_core::plan`] takes the role, of which there is one owner); what was last asked survives a
 //! crash of this daemon, and is driven again into a target that has lost it.
 //!
 //! It must never decide a role by itself, and never end a hold that heartbeat has asked for.
 
 #![forbid(unsafe_code)]
 
-pub mod core;
 pub mod drive;
 pub mod service;

@@ -5,15 +5,14 @@
 //!
 //! | part | what it is |
 //! |---|---|
-//! | [`core`] | decisions: plans, the log, sessions, epochs, freeze, catch-up. Pure. |
+//! | `core` | decisions, in a crate of their own: plans, the log, sessions, epochs, freeze, catch-up. Pure. |
 //! | [`store`] | one SQLite database: log and tables in one transaction, commits in groups |
 //! | [`service`] | the methods at the router; carries effects out |
 //!
-//! Invariants stand in [`core::keeper`]. The daemon must never: acknowledge what is not durable where it must be;
+//! Invariants stand in [`pollux_config_core::keeper`]. The daemon must never: acknowledge what is not durable where it must be;
 //! open another keeper's database; decide who is a member (heartbeat does); keep a takeover waiting.
 
 #![forbid(unsafe_code)]
 
-pub mod core;
 pub mod service;
 pub mod store;

@@ -6,8 +6,6 @@
 //!
 //! Never: an answer to a change that the core has not given; a second owner of the keeper.
 
-use crate::core::keeper::{Answer, Effect, Event, Keeper, Refusal, Request};
-use crate::core::plan::{Site, find};
 use crate::store::{Opened, Report, Store, StoreError, Writer};
 use pollux_api::config::{
     self, Append, AsideEntry, Change, Changed, Fetch, Freeze, Get, Kind, List, Listing, Locked, LogEntry,
@@ -17,6 +15,8 @@ use pollux_api::error::{Code, RpcError};
 use pollux_api::id::ControllerId;
 use pollux_api::rank::CONFIG_KEEPER;
 use pollux_api::{heartbeat, rank};
+use pollux_config_core::keeper::{Answer, Effect, Event, Keeper, Refusal, Request};
+use pollux_config_core::plan::{Site, find};
 use pollux_platform::signal::Shutdown;
 use pollux_runtime::config::Paths;
 use pollux_runtime::{Client, ControllerConfig, Ctx, Repeat, Service};
@@ -222,7 +222,7 @@ impl Actor {
         for effect in self.keeper.handle(event) {
             match effect {
                 Effect::Store { serial, job } => {
-                    if let crate::core::keeper::Job::Mend { aside, .. } = &job {
+                    if let pollux_config_core::keeper::Job::Mend { aside, .. } = &job {
                         self.aside.0 += aside.len() as u64;
                         self.aside.1 |= aside.iter().any(|(_, acknowledged)| *acknowledged);
                         if !aside.is_empty() {

@@ -17,11 +17,11 @@
 //! Never: report a job as stored before its commit returned; go on after a failed write (what the kernel did with
 //! the pages is not known); touch a database of another array or of a newer version.
 
-use crate::core::keeper::{Job, Loaded};
-use crate::core::log::encode_rows;
 use pollux_api::action::ActionId;
 use pollux_api::config::{AsideEntry, Hex, LogEntry, LogHash, Resource, RowOp, Tables, Verified};
 use pollux_api::id::{ArrayId, Epoch};
+use pollux_config_core::keeper::{Job, Loaded};
+use pollux_config_core::log::encode_rows;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
@@ -382,7 +382,7 @@ impl Store {
             .collect();
         let (mut length, mut last) = (0, LogHash::default());
         for entry in &entries {
-            if let Err(problem) = crate::core::log::follows(length, last, entry) {
+            if let Err(problem) = pollux_config_core::log::follows(length, last, entry) {
                 problems.push(problem);
             }
             (length, last) = (entry.index, entry.hash);

@@ -5,8 +5,8 @@
 use pollux_api::action::ActionId;
 use pollux_api::config::{Change, Changed, EpochRecord, Hex, LogHash, Op, SetEpoch};
 use pollux_api::id::{ArrayId, ControllerId, Epoch, Incarnation};
-use pollux_config_keeper::core::keeper::{Answer, Effect, Event, Job, Keeper};
-use pollux_config_keeper::core::plan::Site;
+use pollux_config_core::keeper::{Answer, Effect, Event, Job, Keeper};
+use pollux_config_core::plan::Site;
 use pollux_config_keeper::store::{Opened, Report, Store, StoreError, Writer};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 const SHARED: &[(&str, u8)] = &[
     ("rpc-router/api", 0),
     ("heartbeat/core", 1),
+    ("config-keeper/core", 1),
+    ("alua/core", 1),
     ("services/platform", 2),
     ("services/block-frame", 2),
     ("services/runtime", 3),
@@ -15,9 +17,21 @@ const SHARED: &[(&str, u8)] = &[
 const DAEMON: u8 = 4;
 const TEST: u8 = 5;
 /// Folders of crates without I/O.
-const CORES: &[&str] = &["rpc-router/api", "heartbeat/core"];
+const CORES: &[&str] = &[
+    "rpc-router/api",
+    "heartbeat/core",
+    "config-keeper/core",
+    "alua/core",
+];
 /// What a core may use: nothing in here knows a clock, a socket, a file or a thread.
-const PURE: &[&str] = &["pollux-api", "serde", "crc32c", "blake3", "bitflags"];
+const PURE: &[&str] = &[
+    "pollux-api",
+    "serde",
+    "serde_json",
+    "crc32c",
+    "blake3",
+    "bitflags",
+];
 /// The one daemon that the tests of others may use: it plays their disks.
 const SHELF: &str = "pollux-chassis";
 
@@ -48,7 +62,9 @@ pub fn direction(repository: &Repository) -> Vec<Finding> {
             };
             let below = layer(&to);
             let test = own == TEST || dependency.kind.as_deref() == Some("dev") && dependency.name == SHELF;
-            let foreign_core = to == "heartbeat/core" && own != TEST && folder != "heartbeat";
+            let foreign_core = to
+                .strip_suffix("/core")
+                .is_some_and(|daemon| own != TEST && folder != daemon);
             if below >= own && !test || below == TEST && own != TEST || foreign_core {
                 let what = format!("{} depends on {} ({to})", package.name, dependency.name);
                 findings.push(Finding::new(

@@ -4,9 +4,9 @@ use crate::script::Script;
 use pollux_api::action::ActionId;
 use pollux_api::config::{Change, FORMAT, Hex, Kind, LogEntry, RowOp, Tables};
 use pollux_api::id::{ControllerId, DiskIndex, Epoch};
-use pollux_config_keeper::core::keeper::{Keeper, Loaded};
-use pollux_config_keeper::core::log;
-use pollux_config_keeper::core::plan::{Site, find, plan};
+use pollux_config_core::keeper::{Keeper, Loaded};
+use pollux_config_core::log;
+use pollux_config_core::plan::{Site, find, plan};
 use pollux_runtime::ControllerConfig;
 use std::collections::BTreeSet;
 

@@ -28,8 +28,15 @@
 //!
 //! Never: a clock, randomness, I/O; an answer before the condition that it claims.
 
-use super::log::{self, follows, request_digest};
-use super::plan::{Site, plan};
+use crate::log::{self, follows, request_digest};
+use crate::plan::{Site, plan};
+use alloc::borrow::ToOwned;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::hash::{Hash, Hasher};
 use pollux_api::action::ActionId;
 use pollux_api::config::{
     Append, AppendReply, CaughtUp, Change, Changed, Diverged, EpochRecord, FORMAT, Fetch, Fetched, Freeze,
@@ -37,8 +44,6 @@ use pollux_api::config::{
 };
 use pollux_api::error::Problem;
 use pollux_api::id::{ControllerId, DiskIndex, Epoch, Incarnation};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::hash::{Hash, Hasher};
 
 /// Most entries in one message or in one piece of history.
 pub const BATCH_ENTRIES: u64 = 256;
@@ -436,7 +441,7 @@ impl Keeper {
             Event::Tick => self.tick(),
         }
         self.pump();
-        std::mem::take(&mut self.effects.0)
+        core::mem::take(&mut self.effects.0)
     }
 
     // What others may look at.
@@ -894,7 +899,7 @@ impl Keeper {
 
     /// Whoever waits is told that nobody knows.
     fn doubt(&mut self) {
-        for waiter in std::mem::take(&mut self.waiters).into_values().flatten() {
+        for waiter in core::mem::take(&mut self.waiters).into_values().flatten() {
             self.refuse(waiter.request, Refusal::InDoubt);
         }
     }
@@ -1319,7 +1324,7 @@ impl Keeper {
         catching.asked = true;
         // Points from the end backwards, further apart each time, down to the empty log.
         let steps =
-            std::iter::successors(Some(1_u64), |step| step.checked_mul(2)).scan(length, |at, step| {
+            core::iter::successors(Some(1_u64), |step| step.checked_mul(2)).scan(length, |at, step| {
                 let here = *at;
                 *at = at.saturating_sub(step);
                 Some(here)
@@ -1436,7 +1441,7 @@ impl Keeper {
 
     /// Cuts the log after `keep`.
     fn cut(&mut self, keep: u64) {
-        let entries = std::mem::take(&mut self.log);
+        let entries = core::mem::take(&mut self.log);
         let acknowledged = self.acknowledged.min(keep);
         self.weights.clear();
         self.actions.clear();
@@ -1488,7 +1493,7 @@ impl Keeper {
         }
         self.acknowledge();
         if self.jobs.is_empty() && self.length() == self.durable {
-            for request in std::mem::take(&mut self.draining) {
+            for request in core::mem::take(&mut self.draining) {
                 self.answer(request, Ok(Answer::Done));
             }
         }
@@ -1563,13 +1568,13 @@ impl Keeper {
         self.broken = Some(what.clone());
         self.role = Role::Idle;
         self.doubt();
-        let jobs = std::mem::take(&mut self.jobs);
+        let jobs = core::mem::take(&mut self.jobs);
         for then in jobs.into_iter().flat_map(|job| job.then) {
             if let Then::ReplySync { request, .. } | Then::ReplyAppend { request, .. } = then {
                 self.refuse(request, Refusal::Storage(what.clone()));
             }
         }
-        for request in std::mem::take(&mut self.draining) {
+        for request in core::mem::take(&mut self.draining) {
             self.refuse(request, Refusal::Storage(what.clone()));
         }
         if let Some(catching) = self.catching.take() {
@@ -1632,7 +1637,7 @@ impl Keeper {
         };
         self.show(upto);
         let later = self.waiters.split_off(&(self.acknowledged + 1));
-        for (index, waiters) in std::mem::replace(&mut self.waiters, later) {
+        for (index, waiters) in core::mem::replace(&mut self.waiters, later) {
             for waiter in waiters {
                 let answer = self.changed(index, waiter.rows);
                 self.answer(waiter.request, Ok(answer));

@@ -3,7 +3,7 @@
 //! in every history that serves later.
 
 use super::*;
-use crate::core::plan::find;
+use crate::plan::find;
 use pollux_api::config::{Class, Hex, Kind, Op, Redundancy};
 use pollux_api::id::DiskIndex;
 use std::collections::BTreeSet;

@@ -4,6 +4,8 @@
 //! 0 (empty)  <-  entry 1  <-  entry 2  <-  ...      hash(n) covers entry n and hash(n-1)
 //! ```
 
+use alloc::format;
+use alloc::string::String;
 use pollux_api::config::{FORMAT, LogEntry, LogHash, RowOp};
 
 /// Hash of an entry, from everything in it but the hash itself, and how many bytes its rows take.

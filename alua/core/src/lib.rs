@@ -11,10 +11,20 @@
 //!
 //! A move drains first: what is below must have ended before the pool may go.
 
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
 use pollux_api::alua::{Group, Role, Set};
 use pollux_api::id::{ControllerId, Epoch, Generation, PoolId};
 use pollux_api::target::{Access, Backing, Flip, PoolPaths};
-use std::collections::BTreeMap;
 
 /// What the target has to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,17 +71,26 @@ pub fn plan(own: ControllerId, set: &Set, patient: bool) -> Plan {
 }
 
 /// Asked under an older claim than one that was followed already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "claim (epoch {}, generation {}) is older than (epoch {}, generation {}), which stands",
-    asked.0, asked.1, stands.0, stands.1
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stale {
     /// What was asked under.
     pub asked: (Epoch, Generation),
     /// What stands.
     pub stands: (Epoch, Generation),
 }
+
+impl fmt::Display for Stale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ((epoch, generation), (epoch_stands, generation_stands)) = (self.asked, self.stands);
+        write!(
+            f,
+            "claim (epoch {epoch}, generation {generation}) is older than (epoch {epoch_stands}, generation \
+             {generation_stands}), which stands"
+        )
+    }
+}
+
+impl core::error::Error for Stale {}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pool {
@@ -232,6 +251,8 @@ impl Groups {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
+    use alloc::vec;
     use proptest::prelude::*;
 
     const POOL: PoolId = PoolId::from_bytes([7; 16]);

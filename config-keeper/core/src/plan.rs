@@ -7,6 +7,12 @@
 //!
 //! Never here: a rule that depends on anything but the tables, the request and the [`Site`].
 
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
 use core::net::IpAddr;
 use pollux_api::action::ActionId;
 use pollux_api::config::{
@@ -15,7 +21,6 @@ use pollux_api::config::{
 };
 use pollux_api::error::Problem;
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
-use std::collections::BTreeSet;
 
 /// Most legs of a mirror.
 const LEGS_MAX: usize = 4;
