@@ -6,7 +6,7 @@
 
 use crate::{
     journal::{Journal, Now},
-    keeper::Ask,
+    keeper::{Ask, Asked},
     moves::{Job, Order},
     quorum,
     view::{self, Surroundings},
@@ -104,7 +104,7 @@ pub struct Driver {
     /// To the pools and to the rest of the daemon.
     pub orders: mpsc::UnboundedSender<Handover>,
     /// To the config keeper.
-    pub asks: mpsc::UnboundedSender<Ask>,
+    pub asks: mpsc::UnboundedSender<Asked>,
     /// To the power control and the watchdog.
     pub bmc: mpsc::UnboundedSender<Bmc>,
     /// Pets, each with the instant at which it was due.
@@ -360,15 +360,15 @@ impl Driver {
                 })));
             }
             Effect::ConfigEpoch { record, lock } => {
-                drop(
-                    self.asks
-                        .send(Ask::Epoch(record, lock, self.journal.decided(record.epoch))),
-                );
+                drop(self.asks.send(Asked {
+                    ask: Ask::Epoch(record, lock),
+                    action: self.journal.decided(record.epoch),
+                }));
             }
-            Effect::ConfigFreeze { epoch } => drop(self.asks.send(Ask::Freeze(epoch))),
-            Effect::ConfigUnfreeze { epoch } => drop(self.asks.send(Ask::Unfreeze(epoch))),
-            Effect::ConfigProbe { base } => drop(self.asks.send(Ask::Probe(base))),
-            Effect::ConfigCatchUp => drop(self.asks.send(Ask::CatchUp)),
+            Effect::ConfigFreeze { epoch } => drop(self.asks.send(Ask::Freeze(epoch).into())),
+            Effect::ConfigUnfreeze { epoch } => drop(self.asks.send(Ask::Unfreeze(epoch).into())),
+            Effect::ConfigProbe { base } => drop(self.asks.send(Ask::Probe(base).into())),
+            Effect::ConfigCatchUp => drop(self.asks.send(Ask::CatchUp.into())),
             Effect::Answer { id, result } => self.answer(id, result),
             Effect::Note(note) => self.note(&note),
         }

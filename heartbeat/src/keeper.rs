@@ -1,20 +1,22 @@
 //! The config keeper's end of heartbeat: epochs, freezes and catching up, in the order in which the core asked.
 //!
 //! The keeper may be away for a moment (it restarts). What the core asked last is told again until it is known to be
-//! there; where the log stands is looked at all the while and told to the core when it changes.
+//! there; where the log stands is looked at all the while and told to the core when it changes. What is told when is
+//! decided in [`pollux_heartbeat_core::liaison`]; here are the calls.
 
 use crate::{array::Array, incarnation};
 use pollux_api::action::ActionId;
 use pollux_api::config::{self, Hex};
-use pollux_api::id::{Epoch, Hash32, LogLength};
+use pollux_api::id::{Hash32, LogLength};
+pub use pollux_heartbeat_core::liaison::Ask;
 use pollux_heartbeat_core::{
     Event,
-    effect::Lock,
     event::ConfigStatus,
-    record::{Base, Mode, Record},
+    liaison::{Call, Liaison, Seen, epoch_record, lock_words},
+    record::Base,
 };
 use pollux_runtime::Ctx;
-use std::{path::PathBuf, time::Duration};
+use std::{path::Path, path::PathBuf, time::Duration};
 use tokio::sync::mpsc;
 
 /// Bound of a short call.
@@ -24,21 +26,19 @@ const CATCH_UP: Duration = Duration::from_secs(20);
 /// How often the keeper's status is looked at when nothing else happens.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// What the core asks of the keeper.
+/// What the core asks of the keeper, under the action of the incident that brought it, if there is one.
 #[derive(Debug)]
-pub enum Ask {
-    /// This is the highest record; under the action of the incident that brought it, if there is one.
-    Epoch(Record, Option<Lock>, Option<ActionId>),
-    /// Freeze the log for this epoch.
-    Freeze(Epoch),
-    /// The freeze for this epoch is over without a record.
-    Unfreeze(Epoch),
-    /// Does the log contain this point?
-    Probe(Base),
-    /// Become equal to the partner.
-    CatchUp,
-    /// The keeper said that something changed.
-    Look,
+pub struct Asked {
+    /// What.
+    pub ask: Ask,
+    /// Under which action.
+    pub action: Option<ActionId>,
+}
+
+impl From<Ask> for Asked {
+    fn from(ask: Ask) -> Self {
+        Self { ask, action: None }
+    }
 }
 
 /// Serves the core until it is gone.
@@ -47,139 +47,90 @@ pub enum Ask {
 pub async fn serve(
     array: Array,
     run: PathBuf,
-    mut asks: mpsc::UnboundedReceiver<Ask>,
+    mut asks: mpsc::UnboundedReceiver<Asked>,
     events: mpsc::UnboundedSender<Event>,
 ) {
-    let mut wanted: Option<config::SetEpoch> = None;
-    // The epoch for which the log has to be frozen. A keeper that restarts knows of no freeze, and must not be told the
-    // record before it is frozen again: between the two it would acknowledge changes that the epoch being decided
-    // lacks (K13).
-    let mut frozen_for: Option<Epoch> = None;
-    // A freeze that has to end and is not known to have ended.
-    let mut thawing: Option<Epoch> = None;
-    let mut told: Option<ConfigStatus> = None;
+    let mut liaison = Liaison::default();
     let mut catching_up: Option<tokio::task::JoinHandle<()>> = None;
     loop {
-        let ask = match tokio::time::timeout(LOOK, asks.recv()).await {
-            Ok(Some(ask)) => ask,
+        let Asked { ask, action } = match tokio::time::timeout(LOOK, asks.recv()).await {
+            Ok(Some(asked)) => asked,
             Ok(None) => return,
-            Err(_) => Ask::Look,
+            Err(_) => Ask::Look.into(),
         };
-        match ask {
-            Ask::Epoch(record, lock, action) => {
-                let next = config::SetEpoch {
-                    record: to_record(&record),
-                    lock: lock.map(lock_words),
-                    incarnation: incarnation::running(&run).ok().flatten(),
-                };
-                if frozen_for.is_some_and(|epoch| record.epoch >= epoch) {
-                    frozen_for = None;
-                }
-                if thawing.is_some_and(|epoch| record.epoch >= epoch) {
-                    thawing = None;
-                }
-                tell_epoch(&array, &next, action).await;
-                wanted = Some(next);
-            }
-            Ask::Freeze(epoch) => {
-                frozen_for = Some(epoch);
-                thawing = None;
-                if let Some(status) = freeze(&array, epoch).await {
-                    drop(events.send(Event::ConfigFrozen {
-                        epoch,
-                        status: to_status(&status),
-                    }));
-                }
-            }
-            Ask::Unfreeze(epoch) => {
-                frozen_for = None;
-                thawing = thaw(&array, epoch).await;
-            }
-            Ask::Probe(base) => match contains(&array, base).await {
-                Ok(contained) => drop(events.send(Event::ConfigProbed { base, contained })),
-                Err(error) => tracing::debug!(%error, "the log cannot be probed now"),
-            },
-            Ask::CatchUp => {
-                if catching_up
-                    .as_ref()
-                    .is_none_or(tokio::task::JoinHandle::is_finished)
-                {
-                    catching_up = Some(tokio::spawn(catch_up(array.clone(), events.clone())));
-                }
-            }
-            Ask::Look => match array.config::<_, config::Status>(config::STATUS, &(), CALL).await {
-                Ok(status) => {
-                    if let Some(epoch) = thawing {
-                        thawing = match status.frozen {
-                            Some(frozen) if frozen == epoch => thaw(&array, epoch).await,
-                            _ => None,
-                        };
-                    }
-                    // A keeper that restarted has neither freeze nor epoch: it is told again, the freeze first.
-                    if let Some(epoch) = frozen_for.filter(|_| status.frozen.is_none())
-                        && freeze(&array, epoch).await.is_none()
+        let mut call = Some(liaison.ask(ask));
+        while let Some(present) = call.take() {
+            match &present {
+                Call::Probe(base) => match contains(&array, *base).await {
+                    Ok(contained) => drop(events.send(Event::ConfigProbed {
+                        base: *base,
+                        contained,
+                    })),
+                    Err(error) => tracing::debug!(%error, "the log cannot be probed now"),
+                },
+                Call::CatchUp => {
+                    if catching_up
+                        .as_ref()
+                        .is_none_or(tokio::task::JoinHandle::is_finished)
                     {
-                        continue;
-                    }
-                    if let Some(wanted) = &wanted
-                        && status.epoch.as_ref() != Some(&wanted.record)
-                    {
-                        tell_epoch(&array, wanted, None).await;
-                    }
-                    let seen = to_status(&status);
-                    if told.replace(seen) != Some(seen) {
-                        drop(events.send(Event::Config(seen)));
+                        catching_up = Some(tokio::spawn(catch_up(array.clone(), events.clone())));
                     }
                 }
-                Err(error) => tracing::debug!(%error, "the config keeper does not answer now"),
-            },
+                Call::SetEpoch(..) | Call::Freeze(_) | Call::Unfreeze(_) | Call::Status => {
+                    let answer = carry_out(&array, &run, &present, action).await;
+                    let next = liaison.answered(&present, answer);
+                    if let Some(event) = next.event {
+                        drop(events.send(event));
+                    }
+                    call = next.call;
+                }
+            }
         }
     }
 }
 
-async fn tell_epoch(array: &Array, wanted: &config::SetEpoch, action: Option<ActionId>) {
-    let ctx = action.map_or_else(|| Ctx::new(CALL), |action| Ctx::of(action, CALL));
-    if let Err(error) = array
-        .config_under::<_, config::Status>(config::SET_EPOCH, wanted, &ctx)
-        .await
-    {
-        tracing::warn!(epoch = %wanted.record.epoch, %error, "the config keeper did not take the epoch yet");
-    }
-}
-
-/// None: it is not known to be frozen.
-async fn freeze(array: &Array, epoch: Epoch) -> Option<config::Status> {
-    let request = config::Freeze {
-        epoch,
-        reason: format!("epoch {epoch} is being decided"),
+/// A call that is answered by a status; none: refused, failed, or no answer in time.
+async fn carry_out(array: &Array, run: &Path, call: &Call, action: Option<ActionId>) -> Option<Seen> {
+    let answer: Result<config::Status, _> = match call {
+        Call::SetEpoch(record, lock) => {
+            let set = config::SetEpoch {
+                record: epoch_record(record),
+                lock: lock.map(lock_words),
+                incarnation: incarnation::running(run).ok().flatten(),
+            };
+            let ctx = action.map_or_else(|| Ctx::new(CALL), |action| Ctx::of(action, CALL));
+            array.config_under(config::SET_EPOCH, &set, &ctx).await
+        }
+        Call::Freeze(epoch) => {
+            let freeze = config::Freeze {
+                epoch: *epoch,
+                reason: format!("epoch {epoch} is being decided"),
+            };
+            array.config(config::FREEZE, &freeze, CALL).await
+        }
+        Call::Unfreeze(epoch) => {
+            let unfreeze = config::Unfreeze { epoch: *epoch };
+            array.config(config::UNFREEZE, &unfreeze, CALL).await
+        }
+        Call::Status | Call::Probe(_) | Call::CatchUp => array.config(config::STATUS, &(), CALL).await,
     };
-    match array
-        .config::<_, config::Status>(config::FREEZE, &request, CALL)
-        .await
-    {
-        Ok(status) if status.frozen == Some(epoch) => Some(status),
+    match answer {
         Ok(status) => {
-            tracing::warn!(%epoch, frozen = ?status.frozen, "the log did not freeze for this epoch");
-            None
+            let seen = to_seen(&status);
+            match call {
+                Call::Freeze(epoch) if seen.frozen != Some(*epoch) => {
+                    tracing::warn!(%epoch, frozen = ?seen.frozen, "the log did not freeze for this epoch");
+                }
+                _ => {}
+            }
+            Some(seen)
         }
         Err(error) => {
-            tracing::warn!(%epoch, %error, "the log cannot be frozen now");
+            match call {
+                Call::Status => tracing::debug!(%error, "the config keeper does not answer now"),
+                _ => tracing::warn!(?call, %error, "the config keeper did not do it yet; it is told again"),
+            }
             None
-        }
-    }
-}
-
-/// What is still to be ended: nothing, if the keeper has confirmed it.
-async fn thaw(array: &Array, epoch: Epoch) -> Option<Epoch> {
-    match array
-        .config::<_, config::Status>(config::UNFREEZE, &config::Unfreeze { epoch }, CALL)
-        .await
-    {
-        Ok(status) if status.frozen != Some(epoch) => None,
-        Ok(_) => Some(epoch),
-        Err(error) => {
-            tracing::warn!(%epoch, %error, "the log cannot be unfrozen now; tried again");
-            Some(epoch)
         }
     }
 }
@@ -218,17 +169,11 @@ async fn contains(array: &Array, base: Base) -> Result<bool, pollux_api::error::
         .is_some_and(|entry| entry.index == length && entry.hash.0 == *base.hash.as_bytes()))
 }
 
-fn to_record(record: &Record) -> config::EpochRecord {
-    let member = |c| record.members.get(c).map(|incarnation| (c, incarnation));
-    config::EpochRecord {
-        epoch: record.epoch,
-        members: pollux_api::id::ControllerId::ALL
-            .into_iter()
-            .filter_map(member)
-            .collect(),
-        open: record.mode == Mode::Open,
-        base_length: record.base.length.get(),
-        base_hash: Hex(*record.base.hash.as_bytes()),
+fn to_seen(status: &config::Status) -> Seen {
+    Seen {
+        status: to_status(status),
+        epoch: status.epoch.as_ref().map(|record| record.epoch),
+        frozen: status.frozen,
     }
 }
 
@@ -243,17 +188,5 @@ fn to_status(status: &config::Status) -> ConfigStatus {
         acknowledging: status.acknowledging,
         in_sync: status.in_sync_as_of == Some(status.length),
         diverged: status.diverged.is_some(),
-    }
-}
-
-fn lock_words(lock: Lock) -> String {
-    match lock {
-        Lock::PartnerUnreachable => {
-            "the partner lives on the disks but does not answer on the wire: a change cannot be made durable on both".to_owned()
-        }
-        Lock::PartnerUnknown => "the partner is a member and nothing is known of it yet".to_owned(),
-        Lock::QuorumUnreadable => {
-            "the partner is silent and too few quorum disks can be read to know whether it lives".to_owned()
-        }
     }
 }

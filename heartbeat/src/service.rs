@@ -1,6 +1,10 @@
 //! What people and the services below tell and ask heartbeat, through the router.
 
-use crate::{driver::Input, keeper::Ask, timeline::Timeline};
+use crate::{
+    driver::Input,
+    keeper::{Ask, Asked},
+    timeline::Timeline,
+};
 use pollux_api::{
     error::{Code, RpcError},
     heartbeat::{self as api, Accepted, Giveback, OpenAlone, Switchover, Takeover, TimelineQuery},
@@ -26,7 +30,7 @@ pub struct Doors {
     /// Events for the core.
     pub events: mpsc::UnboundedSender<Event>,
     /// To the config keeper's end.
-    pub asks: mpsc::UnboundedSender<Ask>,
+    pub asks: mpsc::UnboundedSender<Asked>,
     /// Incidents.
     pub timeline: Arc<Mutex<Timeline>>,
 }
@@ -153,6 +157,6 @@ pub fn build(doors: &Doors) -> Builder {
         })
         .on(api::CONFIG_STATUS, move |_, _: serde_json::Value| {
             let asks = config_status.asks.clone();
-            async move { drop(asks.send(Ask::Look)) }
+            async move { drop(asks.send(Ask::Look.into())) }
         })
 }

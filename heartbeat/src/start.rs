@@ -5,7 +5,7 @@ use crate::{
     driver::{self, DiskQueue, Driver, FIRST_SET, Handover, Inlets, Input, Outcomes},
     incarnation::{self, IncarnationError},
     journal::Journal,
-    keeper::{self, Ask},
+    keeper::{self, Ask, Asked},
     moves::Moves,
     power::{self, Rungs},
     quorum,
@@ -254,7 +254,7 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
 
 struct Outlets {
     handover_sink: mpsc::UnboundedSender<Handover>,
-    ask_sink: mpsc::UnboundedSender<Ask>,
+    ask_sink: mpsc::UnboundedSender<Asked>,
     bmc_sink: mpsc::UnboundedSender<driver::Bmc>,
     pets: watch::Sender<u64>,
     tables: watch::Receiver<Arc<pollux_api::config::Tables>>,
@@ -530,7 +530,7 @@ async fn distribute(
     mut moves: Moves,
     array: Array,
     client: Client,
-    asks: mpsc::UnboundedSender<Ask>,
+    asks: mpsc::UnboundedSender<Asked>,
     events: mpsc::UnboundedSender<Event>,
     bmc: PathBuf,
 ) {
@@ -541,7 +541,7 @@ async fn distribute(
                 tracing::info!(service = name, "registered");
                 match name.as_str() {
                     pollux_api::pool::SERVICE => drop(tokio::spawn(imports(array.clone(), events.clone()))),
-                    pollux_api::config::SERVICE => drop(asks.send(Ask::Look)),
+                    pollux_api::config::SERVICE => drop(asks.send(Ask::Look.into())),
                     pollux_api::alua::SERVICE | pollux_api::target::SERVICE | pollux_api::address::SERVICE => {
                         moves.tell_again();
                     }

@@ -29,6 +29,7 @@ pub mod detect;
 pub mod effect;
 pub mod event;
 pub mod layout;
+pub mod liaison;
 mod machine;
 mod member;
 mod pools;

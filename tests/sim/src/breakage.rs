@@ -66,7 +66,11 @@ fn quorum_disks_that_forget_break_s2() {
 
 #[test]
 fn a_change_that_only_the_sequencer_holds_breaks_s3() {
-    must_break(&["S3"], Setup::fine, |world| {
+    let busy = || Setup {
+        change_idle: SEC / 4,
+        ..Setup::fine()
+    };
+    must_break(&["S3"], busy, |world| {
         whole(world);
         world.breakage.lone_acknowledgement = true;
         world.links.iter_mut().for_each(|link| link.cut = true);

@@ -1,326 +1,237 @@
-//! A config keeper, reduced to its promises: one log, one sequencer, acknowledged when both hold it or when the record
-//! says "alone and open". Durable at once; what crosses the wire may be late or lost.
+//! A config keeper: the shipped core, and around it what the daemon has: a database that keeps whole transactions in
+//! their order, calls that wait for an answer, and calls of the partner's keeper.
 
-use pollux_api::id::{ControllerId, Epoch, Hash32, LogLength};
-use pollux_heartbeat_core::effect::Lock;
+use pollux_api::action::ActionId;
+use pollux_api::config::{Append, AppendReply, Change, Fetch, Fetched, Hex, LogEntry, Op, Sync, SyncReply};
+use pollux_api::id::{ControllerId, Epoch, Hash32, Incarnation, LogLength};
+use pollux_config_core::keeper::{Job, Keeper as Core, Loaded, Request};
+use pollux_config_core::plan::Site;
 use pollux_heartbeat_core::event::ConfigStatus;
-use pollux_heartbeat_core::record::{Base, Mode, Record};
+use pollux_heartbeat_core::liaison::Seen;
+use pollux_heartbeat_core::record::Base;
+use std::collections::{BTreeMap, VecDeque};
 
-/// Hash of a history: every entry matters, and so does its place.
-fn chain(log: &[u64]) -> Hash32 {
-    if log.is_empty() {
-        return Hash32::ZERO;
-    }
-    let mut lanes = [1_u64, 2, 3, 4];
-    for entry in log {
-        for (at, lane) in lanes.iter_mut().enumerate() {
-            *lane = (*lane ^ entry)
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15 + 2 * at as u64)
-                .rotate_left(29);
-        }
-    }
-    let mut bytes = [0; 32];
-    for (lane, eight) in lanes.iter().zip(bytes.chunks_exact_mut(8)) {
-        eight.copy_from_slice(&lane.to_le_bytes());
-    }
-    Hash32::from_bytes(bytes)
+/// What one keeper asks of the other.
+#[derive(Clone, Debug)]
+pub(crate) enum Question {
+    Sync(Sync),
+    Append(Append),
+    Fetch(Fetch),
 }
 
-/// The point at the end of a log.
-pub(crate) fn base_of(log: &[u64]) -> Base {
-    Base {
-        length: LogLength::new(log.len() as u64),
-        hash: chain(log),
-    }
+/// What the other one says.
+#[derive(Clone, Debug)]
+pub(crate) enum Reply {
+    Synced(Result<SyncReply, String>),
+    Appended(Result<AppendReply, String>),
+    Fetched(Fetched),
 }
 
-/// Between the two keepers.
+/// Between the two keepers. The number is the call's: an answer to another call is nobody's.
 #[derive(Clone, Debug)]
 pub(crate) enum Message {
-    /// From the sequencer: here is what follows `from`.
-    Append {
-        epoch: Epoch,
+    Question { number: u64, question: Question },
+    Reply { number: u64, reply: Reply },
+}
+
+/// A call of the partner's keeper that is not answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Called {
+    Sync {
         session: u64,
-        from: usize,
-        before: Hash32,
-        entries: Vec<u64>,
+        epoch: Epoch,
     },
-    /// From the follower: this is my durable log now.
-    Have { epoch: Epoch, session: u64, log: Base },
-    /// From the joiner: let me become equal.
-    Fetch { round: u64 },
-    /// From a keeper that is frozen: my whole log.
-    Log { round: u64, log: Vec<u64> },
+    Append {
+        session: u64,
+        epoch: Epoch,
+        last: Option<u64>,
+    },
+    Fetch,
+}
+
+/// Who waits for an answer of the core.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Waiting {
+    /// Heartbeat, with this call.
+    Heartbeat { number: u64 },
+    /// Heartbeat, with this wish to become equal.
+    CatchUp { number: u64 },
+    /// The partner's keeper, with this call.
+    Partner { number: u64 },
+    /// A person, for this change.
+    Person { entry: u64 },
 }
 
 /// One controller's keeper.
 #[derive(Clone, Debug)]
 pub(crate) struct Keeper {
     me: ControllerId,
-    /// Durable.
+    /// The database.
+    disk: Loaded,
+    /// Its log, by the numbers of the changes.
     pub(crate) log: Vec<u64>,
-    pub(crate) record: Option<Record>,
-    pub(crate) lock: Option<Lock>,
-    freezing: Option<Epoch>,
-    frozen: Option<Epoch>,
-    session: u64,
-    /// What this session acknowledged.
-    pub(crate) acknowledged: usize,
-    follower: Base,
-    /// The catch-up that is asked for: its answer must carry this number.
-    pub(crate) round: Option<u64>,
-    rounds: u64,
+    /// The daemon's core; none: it does not run.
+    pub(crate) core: Option<Core>,
+    /// Lives of the daemon: what belongs to an earlier one does not happen any more.
+    pub(crate) life: u32,
+    /// Transactions that are not durable yet, oldest first.
+    jobs: VecDeque<(u64, Job)>,
+    /// When the last of them will be.
+    pub(crate) busy_until: u64,
+    next: Request,
+    pub(crate) waiting: BTreeMap<Request, Waiting>,
+    pub(crate) called: BTreeMap<u64, Called>,
+    pub(crate) ticks: u32,
+}
+
+/// The action under which a change is asked for.
+pub(crate) fn action(entry: u64) -> ActionId {
+    let mut bytes = [0; 16];
+    bytes[8..].copy_from_slice(&entry.to_be_bytes());
+    ActionId::from_bytes(bytes)
+}
+
+fn entry_of(entry: &LogEntry) -> u64 {
+    entry.action_id.as_bytes()[8..]
+        .iter()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// A change that is right whatever was changed before.
+pub(crate) fn change(entry: u64) -> Change {
+    Change {
+        ops: vec![Op::CreateHost {
+            name: format!("h{entry}"),
+            iqns: vec![format!("iqn.2026-01.test:h{entry}")],
+        }],
+        expected_index: None,
+        dry_run: false,
+    }
+}
+
+fn base(length: u64, hash: Option<Hex<32>>) -> Base {
+    Base {
+        length: LogLength::new(length),
+        hash: Hash32::from_bytes(hash.unwrap_or_default().0),
+    }
 }
 
 impl Keeper {
     pub(crate) fn new(me: ControllerId) -> Self {
         Self {
             me,
+            disk: Loaded::default(),
             log: Vec::new(),
-            record: None,
-            lock: None,
-            freezing: None,
-            frozen: None,
-            session: 0,
-            acknowledged: 0,
-            follower: Base::default(),
-            round: None,
-            rounds: 0,
+            core: None,
+            life: 0,
+            jobs: VecDeque::new(),
+            busy_until: 0,
+            next: 0,
+            waiting: BTreeMap::new(),
+            called: BTreeMap::new(),
+            ticks: 0,
         }
     }
 
-    /// The controller starts: the log is all that is left.
-    pub(crate) fn boot(&mut self) {
-        let session = self.session;
-        *self = Self {
-            log: std::mem::take(&mut self.log),
-            session,
-            ..Self::new(self.me)
-        };
+    /// The daemon is gone. So many of the transactions that were on their way are in the database all the same.
+    pub(crate) fn die(&mut self, durable: usize) -> Vec<Waiting> {
+        for (_, job) in std::mem::take(&mut self.jobs).into_iter().take(durable) {
+            self.commit(job);
+        }
+        self.core = None;
+        self.life += 1;
+        self.busy_until = 0;
+        self.called.clear();
+        std::mem::take(&mut self.waiting).into_values().collect()
     }
 
-    fn sequencer(&self, incarnation: u64) -> Option<Record> {
-        let record = self.record?;
-        let lowest = if record.members.get(ControllerId::A).is_some() {
-            ControllerId::A
-        } else {
-            ControllerId::B
-        };
-        let mine = record
-            .members
-            .get(self.me)
-            .is_some_and(|i| i.get() == incarnation);
-        (lowest == self.me && mine && record.mode == Mode::Open).then_some(record)
+    /// Transactions that are on their way.
+    pub(crate) fn jobs(&self) -> usize {
+        self.jobs.len()
     }
 
-    /// This controller may append and acknowledge.
-    pub(crate) fn acknowledging(&self, incarnation: u64) -> bool {
-        self.sequencer(incarnation).is_some() && self.lock.is_none() && self.frozen.is_none()
+    /// The daemon starts over what the database holds.
+    pub(crate) fn start(&mut self) -> Result<(), String> {
+        let core = Core::load(self.me, None, Site::default(), self.disk.clone())?;
+        self.core = Some(core);
+        self.ticks = 0;
+        Ok(())
     }
 
-    pub(crate) fn status(&self, incarnation: u64) -> ConfigStatus {
-        let log = base_of(&self.log);
-        ConfigStatus {
-            log,
-            acknowledged: base_of(&self.log[..self.acknowledged.min(self.log.len())]),
-            acknowledging: self.sequencer(incarnation).is_some(),
-            in_sync: self.follower == log,
-            diverged: false,
+    /// A transaction is on its way.
+    pub(crate) fn store(&mut self, serial: u64, job: Job) {
+        self.jobs.push_back((serial, job));
+    }
+
+    /// The oldest one is durable.
+    pub(crate) fn stored(&mut self) -> Option<u64> {
+        let (serial, job) = self.jobs.pop_front()?;
+        self.commit(job);
+        Some(serial)
+    }
+
+    fn commit(&mut self, job: Job) {
+        match job {
+            Job::Append(entries) => self.disk.entries.extend(entries),
+            Job::Session { epoch, session } => {
+                (self.disk.session_epoch, self.disk.session) = (epoch, session)
+            }
+            Job::Mend { keep, entries, .. } => {
+                self.disk.entries.truncate(keep as usize);
+                self.disk.acknowledged = self.disk.acknowledged.min(keep);
+                self.disk.entries.extend(entries);
+            }
+        }
+        self.log = self.disk.entries.iter().map(entry_of).collect();
+    }
+
+    /// What is acknowledged is noted when the database has nothing else to do.
+    pub(crate) fn mark(&mut self) {
+        if let Some(core) = self.core.as_ref().filter(|_| self.jobs.is_empty()) {
+            self.disk.acknowledged = core.acknowledged().min(self.disk.entries.len() as u64);
         }
     }
 
-    /// A record is set: a session of its own begins with it.
-    pub(crate) fn epoch(&mut self, record: Record, lock: Option<Lock>) {
-        self.lock = lock;
-        if self.record.is_some_and(|known| known.epoch >= record.epoch) {
-            return;
-        }
-        self.record = Some(record);
-        self.session += 1;
-        self.follower = Base::default();
-        // What was fetched under an earlier record is not the log of a member.
-        self.round = None;
-        // What the record rests on was decided with it; what was acknowledged stays so.
-        self.acknowledged = self.acknowledged.max(record.base.length.get() as usize);
-        if self.frozen.is_some_and(|epoch| epoch <= record.epoch) {
-            self.frozen = None;
-        }
+    /// A ticket for a call.
+    pub(crate) fn ticket(&mut self, waiting: Waiting) -> Request {
+        self.next += 1;
+        self.waiting.insert(self.next, waiting);
+        self.next
     }
 
-    /// A freeze is asked for; it takes a while.
-    pub(crate) fn begin_freeze(&mut self, epoch: Epoch) {
-        self.freezing = Some(epoch);
+    /// It takes changes now.
+    pub(crate) fn acknowledging(&self) -> bool {
+        self.core
+            .as_ref()
+            .is_some_and(|core| core.locked().is_none() && core.acknowledging())
     }
 
-    /// The freeze is complete. False: it was given up meanwhile.
-    pub(crate) fn freeze(&mut self, epoch: Epoch) -> bool {
-        if self.freezing != Some(epoch) || self.record.is_some_and(|record| record.epoch >= epoch) {
-            return false;
-        }
-        self.frozen = Some(self.frozen.map_or(epoch, |old| old.max(epoch)));
-        true
-    }
-
-    pub(crate) fn unfreeze(&mut self, epoch: Epoch) {
-        if self.frozen == Some(epoch) {
-            self.frozen = None;
-        }
-        if self.freezing == Some(epoch) {
-            self.freezing = None;
-        }
-    }
-
-    pub(crate) fn contains(&self, base: Base) -> bool {
-        let length = base.length.get() as usize;
-        self.log.get(..length).is_some_and(|log| chain(log) == base.hash)
-    }
-
-    /// A change is asked for here. `Some`: taken (not yet acknowledged).
-    pub(crate) fn append(&mut self, incarnation: u64, entry: u64) -> bool {
-        let may = self.acknowledging(incarnation);
-        if may {
-            self.log.push(entry);
-        }
-        may
-    }
-
-    /// What the sequencer sends until the follower has everything.
-    pub(crate) fn push(&self, incarnation: u64) -> Option<Message> {
-        let record = self.sequencer(incarnation)?;
-        if !record.members.both() || !self.acknowledging(incarnation) || self.follower == base_of(&self.log) {
-            return None;
-        }
-        let from = if self.contains(self.follower) {
-            self.follower.length.get() as usize
-        } else {
-            0
-        };
-        Some(Message::Append {
-            epoch: record.epoch,
-            session: self.session,
-            from,
-            before: chain(&self.log[..from]),
-            entries: self.log[from..].to_vec(),
+    /// What it says to heartbeat; none: it does not run.
+    pub(crate) fn seen(&self) -> Option<Seen> {
+        let core = self.core.as_ref()?;
+        let at = |length| base(length, core.hash_at(length));
+        Some(Seen {
+            status: ConfigStatus {
+                log: at(core.durable()),
+                acknowledged: at(core.acknowledged()),
+                acknowledging: core.acknowledging(),
+                in_sync: core.in_sync() == Some(core.durable()),
+                diverged: core.diverged().is_some(),
+            },
+            epoch: core.epoch().map(|record| record.epoch),
+            frozen: core.frozen(),
         })
     }
 
-    /// Entries that are acknowledged now, and were not before.
-    pub(crate) fn settle(&mut self, incarnation: u64) -> Vec<u64> {
-        let Some(record) = self.sequencer(incarnation) else {
-            return Vec::new();
-        };
-        if !self.acknowledging(incarnation) {
-            return Vec::new();
-        }
-        let durable = if !record.members.both() {
-            self.log.len()
-        } else if self.contains(self.follower) {
-            self.follower.length.get() as usize
-        } else {
-            0
-        };
-        let from = self.acknowledged.min(durable);
-        self.acknowledged = self.acknowledged.max(durable);
-        self.log[from..durable].to_vec()
+    /// The durable log contains this point.
+    pub(crate) fn contains(&self, point: Base) -> Option<bool> {
+        let core = self.core.as_ref()?;
+        let length = point.length.get();
+        Some(length <= core.durable() && base(length, core.hash_at(length)) == point)
     }
 
-    /// The catch-up is asked for.
-    pub(crate) fn fetch(&mut self) -> Message {
-        self.rounds += 1;
-        self.round = Some(self.rounds);
-        Message::Fetch { round: self.rounds }
-    }
-
-    /// Takes a message; returns the answer.
-    pub(crate) fn receive(&mut self, incarnation: u64, message: Message) -> Option<Message> {
-        match message {
-            Message::Append {
-                epoch,
-                session,
-                from,
-                before,
-                entries,
-            } => {
-                let record = self.record?;
-                let mine = record
-                    .members
-                    .get(self.me)
-                    .is_some_and(|i| i.get() == incarnation);
-                if record.epoch != epoch || !mine || self.frozen.is_some() {
-                    return None;
-                }
-                let fits = self.log.get(..from).is_some_and(|log| chain(log) == before);
-                // Never cut what the record rests on.
-                if fits && from as u64 >= record.base.length.get().min(self.log.len() as u64) {
-                    let same =
-                        self.log.len() >= from + entries.len() && self.log[from..].starts_with(&entries);
-                    if !same {
-                        self.log.truncate(from);
-                        self.log.extend(entries);
-                    }
-                }
-                Some(Message::Have {
-                    epoch,
-                    session,
-                    log: base_of(&self.log),
-                })
-            }
-            Message::Have { epoch, session, log } => {
-                let present = self.record.is_some_and(|record| record.epoch == epoch);
-                if present && session == self.session && self.frozen.is_none() {
-                    self.follower = log;
-                }
-                None
-            }
-            Message::Fetch { round } => self.frozen.is_some().then(|| Message::Log {
-                round,
-                log: self.log.clone(),
-            }),
-            Message::Log { round, log } => {
-                // An answer to an earlier question may be older than the log that stands now.
-                if self.round == Some(round) {
-                    self.round = None;
-                    self.log = log;
-                    self.acknowledged = 0;
-                }
-                None
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use pollux_api::id::{Generation, Incarnation};
-    use pollux_heartbeat_core::record::Members;
-
-    /// K3: whoever has joined appends; what was fetched for the joining comes late and would cut that off.
-    #[test]
-    fn a_log_that_was_fetched_before_the_record_is_not_a_members_log() {
-        let mut keeper = Keeper::new(ControllerId::A);
-        keeper.log = vec![1, 2];
-        let Message::Fetch { round } = keeper.fetch() else {
-            unreachable!("a fetch is a fetch")
-        };
-        let first = Incarnation::new(1);
-        let members = Members::alone(ControllerId::A, first).with(ControllerId::B, first);
-        let joined = Record {
-            epoch: Epoch::new(2),
-            members,
-            mode: Mode::Open,
-            base: base_of(&[1, 2]),
-            ..Record::genesis(Generation::new(1))
-        };
-        keeper.epoch(joined, None);
-        assert!(keeper.append(1, 3));
-        keeper.receive(
-            1,
-            Message::Log {
-                round,
-                log: vec![1, 2],
-            },
-        );
-        assert_eq!(keeper.log, [1, 2, 3]);
+    /// The incarnation that heartbeat tells it.
+    pub(crate) fn incarnation(number: u64) -> Option<Incarnation> {
+        Some(Incarnation::new(number))
     }
 }

@@ -254,7 +254,7 @@ fn side(world: &World, c: usize) -> Vec<(String, String)> {
             format!(
                 "{} entries{}",
                 node.keeper.log.len(),
-                if node.keeper.acknowledging(node.incarnation) {
+                if node.keeper.acknowledging() {
                     ", numbers"
                 } else {
                     ""

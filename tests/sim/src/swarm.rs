@@ -18,6 +18,7 @@ pub(crate) enum Kind {
     Pause,
     LongPause,
     Crash,
+    KeeperCrash,
     QuorumStuck,
     QuorumPath,
     QuorumSlow,
@@ -32,7 +33,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::WireDead,
         Self::WireOneWay,
         Self::WireLossy,
@@ -43,6 +44,7 @@ impl Kind {
         Self::Pause,
         Self::LongPause,
         Self::Crash,
+        Self::KeeperCrash,
         Self::QuorumStuck,
         Self::QuorumPath,
         Self::QuorumSlow,
@@ -145,6 +147,10 @@ impl World {
                 let most = nanos(self.timing.wire_limit) / 2;
                 let restart = self.rng.range(MS, most);
                 self.crash(c, Some(restart));
+            }
+            Kind::KeeperCrash => {
+                let restart = self.rng.range(50 * MS, 2 * SEC);
+                self.crash_keeper(c, restart);
             }
             Kind::QuorumStuck => self.quorum[disk].stuck_until = self.now + span,
             Kind::QuorumPath => {

@@ -35,9 +35,14 @@ impl NoStaleConfiguration {
     pub(crate) fn observe(&mut self, world: &World, fact: &Fact) -> Result<(), String> {
         match *fact {
             Fact::Acknowledged { c, entry } => {
-                // Asked again, answered again.
+                // Asked again, answered again; or answered at last, when later ones were answered long ago: its place
+                // is where the log has it.
                 if !self.acknowledged.contains(&entry) {
-                    self.acknowledged.push(entry);
+                    let log = &world.nodes[c].keeper.log;
+                    let place = |wanted: &u64| log.iter().position(|entry| entry == wanted);
+                    let before = |known: &u64| place(known) < place(&entry) || place(&entry).is_none();
+                    let at = self.acknowledged.partition_point(before);
+                    self.acknowledged.insert(at, entry);
                 }
                 self.holds(world, c)
                     .map_err(|why| format!("{c} acknowledges change {entry}, but {why}"))

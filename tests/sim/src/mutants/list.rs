@@ -683,7 +683,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "checksum-unchecked",
         file: LAYOUT,
-        edits: &[("if crc != u32_at(AT_CRC) || rest", "if crc == 0 && rest")],
+        edits: &[("if crc != u32_at(AT_CRC) || *rest", "if crc == 0 && *rest")],
         removes: "a torn or flipped block is unread",
         by: By::Seeds,
     },

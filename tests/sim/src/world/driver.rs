@@ -197,25 +197,12 @@ impl World {
             Effect::StopAll { reason } => self.stop_all(c, reason),
             Effect::ConfigEpoch { record, lock } => {
                 self.fact(Fact::Published { c, record });
-                self.nodes[c].keeper.epoch(record, lock);
-                self.tell_config(c);
+                self.ask_keeper(c, Ask::Epoch(record, lock));
             }
-            Effect::ConfigFreeze { epoch } => {
-                self.nodes[c].keeper.begin_freeze(epoch);
-                let (life, boot) = (self.nodes[c].life, self.nodes[c].boot);
-                let span = self.span(100, 10_000);
-                self.after(span, Happening::Frozen { c, boot, life, epoch });
-            }
-            Effect::ConfigUnfreeze { epoch } => self.nodes[c].keeper.unfreeze(epoch),
-            Effect::ConfigProbe { base } => {
-                let contained = self.nodes[c].keeper.contains(base);
-                self.tell_later(c, Event::ConfigProbed { base, contained }, 100, 5_000);
-            }
-            Effect::ConfigCatchUp => {
-                self.nodes[c].catch_up = true;
-                let message = self.nodes[c].keeper.fetch();
-                self.post(c, message);
-            }
+            Effect::ConfigFreeze { epoch } => self.ask_keeper(c, Ask::Freeze(epoch)),
+            Effect::ConfigUnfreeze { epoch } => self.ask_keeper(c, Ask::Unfreeze(epoch)),
+            Effect::ConfigProbe { base } => self.ask_keeper(c, Ask::Probe(base)),
+            Effect::ConfigCatchUp => self.ask_keeper(c, Ask::CatchUp),
             Effect::Answer { result, .. } => self.answers.push((c, result.is_ok())),
             Effect::Route {
                 pool,

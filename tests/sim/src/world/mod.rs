@@ -20,7 +20,7 @@ mod pools;
 mod power;
 
 use crate::invariant::Invariants;
-use crate::keeper::{Keeper, Message, base_of};
+use crate::keeper::{Keeper, Message};
 use crate::quorum::QuorumDisk;
 use crate::rng::Rng;
 use crate::setup::Setup;
@@ -34,6 +34,7 @@ use pollux_heartbeat_core::area::{Content, Role};
 use pollux_heartbeat_core::effect::{BlockId, Evidence, ReadId, StopReason, WriteId};
 use pollux_heartbeat_core::event::{Import, PoolInfo, PoolStep, Power, Request, RequestId};
 use pollux_heartbeat_core::layout::{self, Block, Place};
+use pollux_heartbeat_core::liaison::{Ask, Call, Seen};
 use pollux_heartbeat_core::record::Record;
 use pollux_heartbeat_core::wire::Datagram;
 use pollux_heartbeat_core::{Core, Effect, Event, Instant, Params, Timing};
@@ -167,14 +168,31 @@ pub(crate) enum Happening {
     Patience { stream: usize, op: u64, attempt: u32 },
     /// A keeper's message arrives.
     Keeper { c: usize, boot: u32, message: Message },
-    /// A keeper's step: freeze done, or the next round of replication.
-    KeeperTick { c: usize, boot: u32 },
-    /// A freeze is complete.
-    Frozen {
+    /// A keeper's period has passed. `life` is one of its daemon.
+    KeeperTick { c: usize, life: u32 },
+    /// A keeper's daemon starts.
+    KeeperStarts { c: usize, boot: u32 },
+    /// The oldest transaction of a keeper is durable.
+    Stored { c: usize, life: u32 },
+    /// A keeper has waited for long enough for the other's answer.
+    PartnerSilent { c: usize, life: u32, number: u64 },
+    /// Heartbeat looks at its keeper.
+    Look { c: usize, life: u32 },
+    /// A keeper tells heartbeat that something has changed.
+    Moved { c: usize, boot: u32, life: u32 },
+    /// A call of heartbeat reaches its keeper.
+    KeeperCall {
         c: usize,
         boot: u32,
+        number: u64,
+        call: Call,
+    },
+    /// Its answer, or its end, reaches heartbeat.
+    KeeperSays {
+        c: usize,
         life: u32,
-        epoch: Epoch,
+        number: u64,
+        answer: Option<Seen>,
     },
     /// A person changes the configuration.
     Change,
@@ -209,7 +227,13 @@ impl Happening {
             | H::Command { c, .. }
             | H::Keeper { c, .. }
             | H::KeeperTick { c, .. }
-            | H::Frozen { c, .. } => Some(c),
+            | H::KeeperStarts { c, .. }
+            | H::Stored { c, .. }
+            | H::PartnerSilent { c, .. }
+            | H::Look { c, .. }
+            | H::Moved { c, .. }
+            | H::KeeperCall { c, .. }
+            | H::KeeperSays { c, .. } => Some(c),
             H::QuorumWrite { .. }
             | H::QuorumRead { .. }
             | H::Boot { .. }
@@ -393,7 +417,7 @@ pub(crate) struct Node {
     held: Vec<u64>,
     nonces: VecDeque<(u64, u64)>,
     slots: Vec<Option<(u64, u64)>>,
-    catch_up: bool,
+    desk: configuration::Desk,
     /// The last datagram that came, for the forger.
     heard: Option<Box<Datagram>>,
     pub(crate) role: Role,
@@ -492,6 +516,10 @@ pub(crate) struct World {
     ops: u64,
     values: u64,
     entries: u64,
+    /// Changes of which nobody knows whether they were made.
+    doubts: Vec<u64>,
+    /// Calls of keepers.
+    calls: u64,
     streams: Vec<Stream>,
     floors: Vec<[u64; BLOCKS]>,
     facts: Vec<Fact>,
@@ -551,7 +579,7 @@ impl World {
             held: Vec::new(),
             nonces: VecDeque::new(),
             slots: vec![None; setup.quorum_disks],
-            catch_up: false,
+            desk: configuration::Desk::default(),
             heard: None,
             role: Role::Starting,
             routes: vec![None; setup.pools.len()],
@@ -601,6 +629,8 @@ impl World {
             ops: 0,
             values: 0,
             entries: 0,
+            doubts: Vec::new(),
+            calls: 0,
             floors: vec![[0; BLOCKS]; setup.pools.len()],
             streams,
             facts: Vec::new(),
@@ -851,20 +881,28 @@ impl World {
             H::Command { c, boot, stream, op } => self.command(c, boot, stream, op),
             H::Patience { stream, op, attempt } => self.patience(stream, op, attempt),
             H::Keeper { c, boot, message } if self.boot_is(c, boot) => self.keeper(c, message),
-            H::KeeperTick { c, boot } if self.boot_is(c, boot) => {
-                self.push(c);
-                let span = self.span(100_000, 200_000);
-                self.after(span, H::KeeperTick { c, boot });
+            H::KeeperTick { c, life } if self.nodes[c].keeper.life == life => self.keeper_tick(c, life),
+            H::KeeperStarts { c, boot } if self.boot_is(c, boot) => self.start_keeper(c),
+            H::Stored { c, life } if self.nodes[c].keeper.life == life => self.stored(c),
+            H::PartnerSilent { c, life, number } if self.nodes[c].keeper.life == life => {
+                self.partner_says(c, number, None);
             }
-            H::Frozen { c, boot, life, epoch } if self.boot_is(c, boot) => {
-                if !self.nodes[c].keeper.freeze(epoch) {
-                    return;
-                }
-                let status = self.nodes[c].keeper.status(self.nodes[c].incarnation);
-                if self.nodes[c].life == life {
-                    self.tell(c, Event::ConfigFrozen { epoch, status });
-                }
+            H::Look { c, life } if self.nodes[c].life == life => self.look(c, life),
+            H::Moved { c, boot, life } if self.boot_is(c, boot) && self.nodes[c].life == life => {
+                self.ask_keeper(c, Ask::Look);
             }
+            H::KeeperCall {
+                c,
+                boot,
+                number,
+                call,
+            } if self.boot_is(c, boot) => self.keeper_call(c, number, call),
+            H::KeeperSays {
+                c,
+                life,
+                number,
+                answer,
+            } if self.nodes[c].life == life => self.keeper_says(c, number, answer),
             H::Change => self.change(),
             H::Resume { c, pause } if self.nodes[c].pauses == pause => self.resume(c),
             H::Home { c } => {
@@ -893,7 +931,13 @@ impl World {
             | H::LegRead { .. }
             | H::Keeper { .. }
             | H::KeeperTick { .. }
-            | H::Frozen { .. }
+            | H::KeeperStarts { .. }
+            | H::Stored { .. }
+            | H::PartnerSilent { .. }
+            | H::Look { .. }
+            | H::Moved { .. }
+            | H::KeeperCall { .. }
+            | H::KeeperSays { .. }
             | H::Resume { .. } => {}
         }
     }
@@ -1020,7 +1064,7 @@ impl World {
         if self.nodes[A].keeper.log != self.nodes[B].keeper.log {
             return Err("the configurations differ".to_owned());
         }
-        if !self.nodes[A].keeper.acknowledging(self.nodes[A].incarnation) {
+        if !self.nodes[A].keeper.acknowledging() {
             return Err("the configuration is locked".to_owned());
         }
         Ok(())

@@ -56,9 +56,9 @@ impl World {
         node.held.clear();
         node.nonces.clear();
         node.slots.fill(None);
-        node.catch_up = false;
         node.role = Role::Starting;
-        node.keeper.boot();
+        node.desk = super::configuration::Desk::default();
+        self.end_keeper(c);
     }
 
     /// The power goes.
@@ -146,7 +146,7 @@ impl World {
         node.life += 1;
         node.tick = u64::MAX;
         node.stalled.clear();
-        node.catch_up = false;
+        node.desk = super::configuration::Desk::default();
         let boot = node.boot;
         self.say(|| format!("{} heartbeat daemon DIES", id(c)));
         match restart {
@@ -165,7 +165,7 @@ impl World {
         let span = self.span(100, 50_000);
         self.after(span, Happening::Daemon { c, boot });
         let span = self.span(1_000, 50_000);
-        self.after(span, Happening::KeeperTick { c, boot });
+        self.after(span, Happening::KeeperStarts { c, boot });
         let span = self.timing.key_check.as_nanos() as u64;
         self.after(span, Happening::KeyCheck { c, boot });
     }
@@ -208,12 +208,8 @@ impl World {
                 home: id(spec.home),
             })
             .collect();
-        let config = self.nodes[c].keeper.status(self.nodes[c].incarnation);
-        for event in [
-            Event::Pools(pools),
-            Event::Config(config),
-            Event::Legs(vec![true; 2]),
-        ] {
+        self.open_desk(c);
+        for event in [Event::Pools(pools), Event::Legs(vec![true; 2])] {
             let span = self.span(100, 30_000);
             self.after(span, Happening::Tell { c, life, event });
         }
