@@ -118,8 +118,8 @@ async fn carry_out(array: &Array, run: &Path, call: &Call, action: Option<Action
         Ok(status) => {
             let seen = to_seen(&status);
             match call {
-                Call::Freeze(epoch) if seen.frozen != Some(*epoch) => {
-                    tracing::warn!(%epoch, frozen = ?seen.frozen, "the log did not freeze for this epoch");
+                Call::Freeze(epoch) if seen.status.frozen != Some(*epoch) => {
+                    tracing::warn!(%epoch, frozen = ?seen.status.frozen, "the log did not freeze for this epoch");
                 }
                 _ => {}
             }
@@ -173,7 +173,6 @@ fn to_seen(status: &config::Status) -> Seen {
     Seen {
         status: to_status(status),
         epoch: status.epoch.as_ref().map(|record| record.epoch),
-        frozen: status.frozen,
     }
 }
 
@@ -188,5 +187,6 @@ fn to_status(status: &config::Status) -> ConfigStatus {
         acknowledging: status.acknowledging,
         in_sync: status.in_sync_as_of == Some(status.length),
         diverged: status.diverged.is_some(),
+        frozen: status.frozen,
     }
 }

@@ -204,6 +204,8 @@ pub struct ConfigStatus {
     pub in_sync: bool,
     /// Two histories that cannot both be true: nothing may be based on this log until a person has looked.
     pub diverged: bool,
+    /// It stands still for this epoch.
+    pub frozen: Option<Epoch>,
 }
 
 /// What is remembered of the partner for messages and evidence.

@@ -62,8 +62,6 @@ pub struct Seen {
     pub status: ConfigStatus,
     /// The record that the keeper goes by.
     pub epoch: Option<Epoch>,
-    /// The epoch for which it stands still.
-    pub frozen: Option<Epoch>,
 }
 
 /// What follows an answer.
@@ -129,7 +127,7 @@ impl Liaison {
                 };
                 self.looking = Some(seen);
                 match self.thawing {
-                    Some(epoch) if seen.frozen == Some(epoch) => Next::call(Call::Unfreeze(epoch)),
+                    Some(epoch) if seen.status.frozen == Some(epoch) => Next::call(Call::Unfreeze(epoch)),
                     _ => {
                         self.thawing = None;
                         self.freeze_again()
@@ -137,7 +135,7 @@ impl Liaison {
                 }
             }
             Call::Unfreeze(epoch) => {
-                let over = answer.is_some_and(|seen| seen.frozen != Some(epoch));
+                let over = answer.is_some_and(|seen| seen.status.frozen != Some(epoch));
                 self.thawing = (!over).then_some(epoch);
                 if self.looking.is_some() {
                     self.freeze_again()
@@ -146,7 +144,7 @@ impl Liaison {
                 }
             }
             Call::Freeze(epoch) => {
-                let frozen = answer.filter(|seen| seen.frozen == Some(epoch));
+                let frozen = answer.filter(|seen| seen.status.frozen == Some(epoch));
                 match (frozen, self.looking) {
                     (Some(_), Some(_)) => self.tell_again(),
                     (Some(seen), None) => Next::event(Event::ConfigFrozen {
@@ -168,7 +166,7 @@ impl Liaison {
     }
 
     fn freeze_again(&mut self) -> Next {
-        let frozen = self.looking.and_then(|seen| seen.frozen);
+        let frozen = self.looking.and_then(|seen| seen.status.frozen);
         match self.frozen_for {
             Some(epoch) if frozen.is_none() => Next::call(Call::Freeze(epoch)),
             _ => self.tell_again(),
@@ -257,9 +255,11 @@ mod tests {
 
     fn seen(epoch: Option<u64>, frozen: Option<u64>) -> Option<Seen> {
         Some(Seen {
-            status: ConfigStatus::default(),
+            status: ConfigStatus {
+                frozen: frozen.map(Epoch::new),
+                ..ConfigStatus::default()
+            },
             epoch: epoch.map(Epoch::new),
-            frozen: frozen.map(Epoch::new),
         })
     }
 

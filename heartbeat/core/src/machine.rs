@@ -530,7 +530,7 @@ impl Core {
                     self.partner.off = Some((self.partner.incarnation, asked));
                 }
             }
-            Event::Config(status) => self.config = Some(status),
+            Event::Config(status) => self.configured(now, status),
             Event::ConfigFrozen { epoch, status } => {
                 self.config = Some(status);
                 if let Some(freeze) = self.freeze.as_mut().filter(|freeze| freeze.epoch == epoch) {
@@ -583,6 +583,22 @@ impl Core {
                 .entry(pool)
                 .or_insert_with(|| Pool::new(home, now))
                 .home = home;
+        }
+    }
+
+    // ---- the configuration ----------------------------------------------------------------------------------
+
+    /// Where the configuration stands. If it stands still and this daemon did not ask for that, an earlier one did, and
+    /// it is for this one to go on with it or to end it.
+    fn configured(&mut self, now: Instant, status: ConfigStatus) {
+        self.config = Some(status);
+        let forgotten = status.frozen.filter(|epoch| *epoch > self.record().epoch);
+        if let (None, Some(epoch)) = (self.freeze, forgotten) {
+            self.freeze = Some(Freeze {
+                epoch,
+                asked: now,
+                done: None,
+            });
         }
     }
 

@@ -206,6 +206,12 @@ impl Keeper {
             .is_some_and(|core| core.locked().is_none() && core.acknowledging())
     }
 
+    /// It stands still.
+    #[cfg(test)]
+    pub(crate) fn frozen(&self) -> bool {
+        self.core.as_ref().is_some_and(|core| core.frozen().is_some())
+    }
+
     /// What it says to heartbeat; none: it does not run.
     pub(crate) fn seen(&self) -> Option<Seen> {
         let core = self.core.as_ref()?;
@@ -217,9 +223,9 @@ impl Keeper {
                 acknowledging: core.acknowledging(),
                 in_sync: core.in_sync() == Some(core.durable()),
                 diverged: core.diverged().is_some(),
+                frozen: core.frozen(),
             },
             epoch: core.epoch().map(|record| record.epoch),
-            frozen: core.frozen(),
         })
     }
 

@@ -101,6 +101,23 @@ fn k13_an_acknowledgement_of_before_does_not_count_after() {
     }
 }
 
+/// Found by seed 10706: heartbeat had the configuration stand still, died, and its successor knew nothing of that.
+#[test]
+fn k13_a_freeze_outlives_the_heartbeat_that_asked_for_it_and_ends() {
+    for delay in 0..40 {
+        scenario(busy, |world| {
+            whole(world);
+            world.pause(B);
+            let freezes = world.run_till(60 * SEC, |world| world.nodes[A].keeper.frozen());
+            demand(world, freezes, "a does not begin to take over");
+            world.run_for(delay * 100_000);
+            world.crash(A, Some(5 * MS));
+            world.resume(B);
+            mended(world);
+        });
+    }
+}
+
 #[test]
 fn k16_both_boot_with_the_wire_down_and_the_better_one_serves() {
     scenario(busy, |world| {
