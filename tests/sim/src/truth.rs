@@ -72,8 +72,9 @@ pub(crate) enum Fact {
     Demanded { c: usize },
     /// A controller started: its earlier incarnation has ended.
     Booted { c: usize },
-    /// A change of the configuration was acknowledged to whoever asked for it.
-    Acknowledged { c: usize, entry: u64 },
+    /// A change of the configuration was acknowledged to whoever asked for it; `again`: out of what the log already had
+    /// as acknowledged.
+    Acknowledged { c: usize, entry: u64, again: bool },
 }
 
 /// How a pool came to whoever imported it.

@@ -14,13 +14,13 @@ impl NoStaleConfiguration {
         &self.acknowledged
     }
 
-    /// The acknowledged changes are in the log, in their order, and nothing was slipped in between them once they were
-    /// acknowledged: entry by entry the log begins with them.
-    fn holds(&self, world: &World, c: usize) -> Result<(), String> {
+    /// The first so many acknowledged changes are in the log, in their order, and nothing was slipped in between them
+    /// once they were acknowledged: entry by entry the log begins with them.
+    fn holds(&self, world: &World, c: usize, upto: usize) -> Result<(), String> {
         let log = &world.nodes[c].keeper.log;
         let mut entries = log.iter();
-        match self
-            .acknowledged
+        let wanted = &self.acknowledged[..upto];
+        match wanted
             .iter()
             .find(|wanted| !entries.any(|entry| entry == *wanted))
         {
@@ -32,23 +32,33 @@ impl NoStaleConfiguration {
         }
     }
 
+    /// Where a change stands among the acknowledged ones: asked again it is answered again, and what was in doubt is
+    /// answered at last when later ones were answered long ago. Its place is where the log has it.
+    fn place(&mut self, world: &World, c: usize, entry: u64) -> usize {
+        if let Some(at) = self.acknowledged.iter().position(|known| *known == entry) {
+            return at;
+        }
+        let log = &world.nodes[c].keeper.log;
+        let place = |wanted: &u64| log.iter().position(|entry| entry == wanted);
+        let here = place(&entry).unwrap_or(log.len());
+        let at = self
+            .acknowledged
+            .partition_point(|known| place(known).is_some_and(|known| known < here));
+        self.acknowledged.insert(at, entry);
+        at
+    }
+
     pub(crate) fn observe(&mut self, world: &World, fact: &Fact) -> Result<(), String> {
         match *fact {
-            Fact::Acknowledged { c, entry } => {
-                // Asked again, answered again; or answered at last, when later ones were answered long ago: its place
-                // is where the log has it.
-                if !self.acknowledged.contains(&entry) {
-                    let log = &world.nodes[c].keeper.log;
-                    let place = |wanted: &u64| log.iter().position(|entry| entry == wanted);
-                    let before = |known: &u64| place(known) < place(&entry) || place(&entry).is_none();
-                    let at = self.acknowledged.partition_point(before);
-                    self.acknowledged.insert(at, entry);
-                }
-                self.holds(world, c)
+            Fact::Acknowledged { c, entry, again } => {
+                let at = self.place(world, c, entry);
+                // A true word about the past needs no more than that past.
+                let upto = if again { at + 1 } else { self.acknowledged.len() };
+                self.holds(world, c, upto)
                     .map_err(|why| format!("{c} acknowledges change {entry}, but {why}"))
             }
             Fact::Replied { c, pool, .. } => self
-                .holds(world, c)
+                .holds(world, c, self.acknowledged.len())
                 .map_err(|why| format!("{c} answers a host of pool {pool}, but {why}")),
             _ => Ok(()),
         }

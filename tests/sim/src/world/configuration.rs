@@ -314,7 +314,11 @@ impl World {
                 };
                 self.post(c, Message::Reply { number, reply });
             }
-            (Waiting::Person { entry }, Ok(_)) => self.fact(Fact::Acknowledged { c, entry }),
+            (Waiting::Person { entry }, Ok(_)) => self.fact(Fact::Acknowledged {
+                c,
+                entry,
+                again: false,
+            }),
             (Waiting::Person { entry }, Err(Refusal::InDoubt)) => self.doubts.push(entry),
             (Waiting::Person { .. }, Err(_)) => {}
         }
@@ -417,6 +421,12 @@ impl World {
                 self.entries += 1;
                 self.entries
             };
+            let known = self.nodes[c].keeper.core.as_ref();
+            let known = known.and_then(|core| core.answered(action(entry), &change(entry)));
+            if let Some(Ok(_)) = known {
+                self.fact(Fact::Acknowledged { c, entry, again });
+                continue;
+            }
             let keeper = &mut self.nodes[c].keeper;
             let before = keeper.core.as_ref().map(|core| core.length());
             let request = keeper.ticket(Waiting::Person { entry });
@@ -430,7 +440,11 @@ impl World {
             );
             let after = self.nodes[c].keeper.core.as_ref().map(|core| core.length());
             if self.breakage.lone_acknowledgement && after > before {
-                self.fact(Fact::Acknowledged { c, entry });
+                self.fact(Fact::Acknowledged {
+                    c,
+                    entry,
+                    again: false,
+                });
             }
         }
     }

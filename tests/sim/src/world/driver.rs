@@ -173,7 +173,10 @@ impl World {
             }
             Effect::TakePool { pool, key, evidence } => {
                 let number = pool_number(pool);
-                self.fact(Fact::Taking { c, pool: number, key });
+                // Decided before a pause and done after it: what comes of it is judged at the disks.
+                if !self.late {
+                    self.fact(Fact::Taking { c, pool: number, key });
+                }
                 self.job(c, number, Task::Take(key, evidence));
             }
             Effect::PublishPool { pool, key } => self.job(c, pool_number(pool), Task::Publish(key)),

@@ -520,6 +520,8 @@ pub(crate) struct World {
     doubts: Vec<u64>,
     /// Calls of keepers.
     calls: u64,
+    /// What is done now was decided before a pause.
+    late: bool,
     streams: Vec<Stream>,
     floors: Vec<[u64; BLOCKS]>,
     facts: Vec<Fact>,
@@ -631,6 +633,7 @@ impl World {
             entries: 0,
             doubts: Vec::new(),
             calls: 0,
+            late: false,
             floors: vec![[0; BLOCKS]; setup.pools.len()],
             streams,
             facts: Vec::new(),

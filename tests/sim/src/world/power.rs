@@ -121,7 +121,9 @@ impl World {
     fn wake(&mut self, c: usize) {
         for (life, effects) in std::mem::take(&mut self.nodes[c].stalled) {
             if life == self.nodes[c].life {
+                self.late = true;
                 self.perform_all(c, effects);
+                self.late = false;
             }
         }
         let mut waiting = std::mem::take(&mut self.nodes[c].deferred);
