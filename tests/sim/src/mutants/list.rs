@@ -7,7 +7,9 @@ use super::{By, Mutant};
 
 const ARBITER: &str = "heartbeat/core/src/arbiter.rs";
 const DETECT: &str = "heartbeat/core/src/detect.rs";
+const KEEPER: &str = "config-keeper/core/src/keeper.rs";
 const LAYOUT: &str = "heartbeat/core/src/layout.rs";
+const LIAISON: &str = "heartbeat/core/src/liaison.rs";
 const MACHINE: &str = "heartbeat/core/src/machine.rs";
 const MEMBER: &str = "heartbeat/core/src/member.rs";
 const POOLS: &str = "heartbeat/core/src/pools.rs";
@@ -678,6 +680,227 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         )],
         removes: "whoever neither serves a pool nor gives it is stopped (K15)",
         by: By::Scenario("takeover::k15"),
+    },
+    // ---- what the wire tells a partner without a shelf ------------------------------------------------------
+    Mutant {
+        name: "holdings-untold",
+        file: POOLS,
+        edits: &[("if !blind || self", "if blind || !blind || self")],
+        removes: "who serves tells a partner that cannot read the claims",
+        by: By::Scenario("takeover::c8"),
+    },
+    Mutant {
+        name: "holdings-of-an-earlier-life",
+        file: MACHINE,
+        edits: &[("            self.partner.holdings.clear();\n", "")],
+        removes: "what an earlier incarnation of the partner served is forgotten",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "holdings-of-a-stranger-to-the-epoch",
+        file: POOLS,
+        edits: &[(
+            "if !blind || self.partner_member() != Some(self.partner.incarnation) {",
+            "if !blind {",
+        )],
+        removes: "only a member is told what is served",
+        by: By::Seeds,
+    },
+    // ---- configuration: what heartbeat tells its keeper -----------------------------------------------------
+    Mutant {
+        name: "forgotten-freeze",
+        file: MACHINE,
+        edits: &[(
+            "if let (None, Some(epoch)) = (self.freeze, forgotten) {",
+            "if let (true, Some(epoch)) = (false, forgotten) {",
+        )],
+        removes: "a freeze that an earlier daemon asked for is ended",
+        by: By::Scenario("configuration::k13"),
+    },
+    Mutant {
+        name: "keeper-not-frozen-again",
+        file: LIAISON,
+        edits: &[(
+            "Some(epoch) if frozen.is_none() =>",
+            "Some(epoch) if frozen.is_none() && epoch.get() == 0 =>",
+        )],
+        removes: "a keeper that restarts is frozen again before it hears of a record",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "freeze-believed",
+        file: LIAISON,
+        edits: &[(
+            "let frozen = answer.filter(|seen| seen.status.frozen == Some(epoch));",
+            "let frozen = answer;",
+        )],
+        removes: "a freeze is reported when the keeper has confirmed it",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "lock-told-once",
+        file: LIAISON,
+        edits: &[("if self.unsaid || seen.epoch", "if seen.epoch")],
+        removes: "a lock that did not arrive is told again",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "unfreeze-told-once",
+        file: LIAISON,
+        edits: &[(
+            "self.thawing = (!over).then_some(epoch);",
+            "self.thawing = (over && !over).then_some(epoch);",
+        )],
+        removes: "a freeze that is over is ended until it has ended",
+        by: By::Seeds,
+    },
+    // ---- configuration: the keeper ---------------------------------------------------------------------------
+    Mutant {
+        name: "acknowledged-by-one",
+        file: KEEPER,
+        edits: &[(
+            "let both = self.durable.min(remote);",
+            "let both = self.durable.max(remote.min(0));",
+        )],
+        removes: "a change is durable on both before it is acknowledged",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "acknowledged-before-the-own-disk",
+        file: KEEPER,
+        edits: &[("let both = self.durable.min(remote);", "let both = remote;")],
+        removes: "a change is durable here before it is acknowledged",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "alone-before-the-disk",
+        file: KEEPER,
+        edits: &[("Role::Alone => self.durable,", "Role::Alone => self.length(),")],
+        removes: "a lone keeper acknowledges what is durable",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "follower-shows-what-is-not-durable",
+        file: KEEPER,
+        edits: &[(
+            "Role::Follower => self.announced.min(self.durable),",
+            "Role::Follower => self.announced.min(self.length()),",
+        )],
+        removes: "a follower shows what is durable here",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "frozen-goes-on",
+        file: KEEPER,
+        edits: &[(
+            "self.frozen = Some((epoch, freeze.reason));\n        self.role = Role::Idle;",
+            "self.frozen = Some((epoch, freeze.reason));",
+        )],
+        removes: "frozen, nothing is appended, acknowledged or counted",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "frozen-while-it-writes",
+        file: KEEPER,
+        edits: &[(
+            "        self.doubt();\n        if self.jobs.is_empty() {\n            self.answer(request, Ok(Answer::Done));",
+            "        self.doubt();\n        if self.jobs.len() < 9 {\n            self.answer(request, Ok(Answer::Done));",
+        )],
+        removes: "the answer to a freeze comes when nothing is on its way to the disk",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "base-not-contained",
+        file: KEEPER,
+        edits: &[(
+            "if !permitted || !self.is_member(&record) || !self.contains_base(&record) {",
+            "if !permitted || !self.is_member(&record) {",
+        )],
+        removes: "a record whose base this log lacks permits nothing",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "no-member-and-yet",
+        file: KEEPER,
+        edits: &[(
+            "if !permitted || !self.is_member(&record) || !self.contains_base(&record) {",
+            "if !permitted || !self.contains_base(&record) {",
+        )],
+        removes: "a keeper of no member takes no part",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "old-session-counts",
+        file: KEEPER,
+        edits: &[(
+            "self.session == session && self.epoch.as_ref()",
+            "session > 0 && self.epoch.as_ref()",
+        )],
+        removes: "an answer to an earlier session counts for nothing",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "appended-over-the-follower",
+        file: KEEPER,
+        edits: &[(
+            "for entry in reply.tail {",
+            "for entry in reply.tail.into_iter().take(0) {",
+        )],
+        removes: "what the follower holds of an earlier session is taken over",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "follows-any-epoch",
+        file: KEEPER,
+        edits: &[(
+            "Some(record) if record.epoch == epoch && self.role == Role::Follower => Ok(()),",
+            "Some(_) if self.role == Role::Follower => Ok(()),",
+        )],
+        removes: "a follower listens to the sequencer of its own epoch",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "older-session-followed",
+        file: KEEPER,
+        edits: &[(
+            "if append.session != self.session {",
+            "if append.session > self.session + 9 {",
+        )],
+        removes: "a follower listens to the session that it has answered",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "own-end-kept",
+        file: KEEPER,
+        edits: &[(
+            "let cut = !entries.is_empty() || keep == fetched.length;",
+            "let cut = !entries.is_empty();",
+        )],
+        removes: "what goes on here and not in the history of the array is set aside",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "equal-while-it-moves",
+        file: KEEPER,
+        edits: &[("equal: frozen,", "equal: frozen || !frozen,")],
+        removes: "equal is said of a log that stands still",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "told-twice-is-done-twice",
+        file: KEEPER,
+        edits: &[
+            (
+                "        if let Some(answer) = self.answered(action, change) {\n            return self.answer(request, answer);\n        }\n        let decides",
+                "        let decides",
+            ),
+            (
+                "if let Some(index) = self.actions.get(&action).copied() {\n            // Appended",
+                "if let Some(index) = self.actions.get(&action).copied().filter(|_| false) {\n            // Appended",
+            ),
+        ],
+        removes: "the same action asked again is done once",
+        by: By::Seeds,
     },
     // ---- blocks of the quorum area --------------------------------------------------------------------------
     Mutant {

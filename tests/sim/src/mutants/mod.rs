@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Seeds that the unchanged cores and a mutant that nothing has caught yet play.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 2000;
 /// No play of one mutant lasts longer, seconds.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// The test of this package that plays seeds until one breaks something.
@@ -446,10 +446,8 @@ mod tests {
 fn seeds_until_something_breaks() {
     let seeds = std::env::var(SEEDS_VARIABLE).map_or(Ok(1), |text| text.parse());
     let seeds: u64 = seeds.unwrap_or_else(|error| panic!("{SEEDS_VARIABLE}: {error}"));
-    let mut total = crate::Total::default();
-    for seed in 0..seeds {
-        if let Err(failure) = crate::run(seed, &mut total) {
-            panic!("\n{}", failure.to_string().lines().last().unwrap_or_default());
-        }
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if let Some(failure) = crate::run_all(0..seeds, threads, false).failures.first() {
+        panic!("\n{}", failure.last_line());
     }
 }
