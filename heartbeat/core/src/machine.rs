@@ -186,8 +186,9 @@ pub(crate) struct PartnerView {
     pub(crate) advert: Option<Advert>,
     /// The last letter of that incarnation, from wire or mailbox.
     pub(crate) letter: Letter,
-    /// What that incarnation serves, as it told by wire while the disks that show it were out of reach here.
-    pub(crate) holdings: BTreeMap<PoolId, (Epoch, Generation)>,
+    /// What an incarnation served, as it told by wire while the disks that show it were out of reach here. Like a claim
+    /// on a disk it stands until a later one does: who forwards by it must not fall back to an earlier one.
+    pub(crate) holdings: BTreeMap<PoolId, (Epoch, Generation, Incarnation)>,
     /// The nonce to echo, with the incarnation that sent it. Each is echoed once.
     nonce: Option<(u64, Incarnation)>,
     /// When it was last given an echo: its lease may count from before that.
@@ -629,7 +630,7 @@ impl Core {
         for (pool, epoch, generation) in datagram.holdings {
             if self.pools.contains_key(&pool) {
                 let held = self.partner.holdings.entry(pool).or_default();
-                *held = (*held).max((epoch, generation));
+                *held = (*held).max((epoch, generation, incarnation));
             }
         }
     }
@@ -641,7 +642,6 @@ impl Core {
             self.partner.known_since = now;
             self.partner.advert = None;
             self.partner.letter = Letter::default();
-            self.partner.holdings.clear();
         }
     }
 

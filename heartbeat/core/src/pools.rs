@@ -245,14 +245,18 @@ impl Core {
             .disks
             .iter()
             .filter_map(|disk| disk.claims.as_ref()?.0.pools.get(&pool));
-        let told = self.partner.holdings.get(&pool).map(|(epoch, generation)| Claim {
-            epoch: *epoch,
-            generation: *generation,
-            state: ClaimState::Held,
-            incarnation: self.partner.incarnation,
-            serving: true,
-            placed: false,
-        });
+        let told = self
+            .partner
+            .holdings
+            .get(&pool)
+            .map(|(epoch, generation, incarnation)| Claim {
+                epoch: *epoch,
+                generation: *generation,
+                state: ClaimState::Held,
+                incarnation: *incarnation,
+                serving: true,
+                placed: false,
+            });
         // Of two that are equal the disks' counts: it is whole.
         let latest = told.into_iter().chain(shown.clone().copied()).max_by_key(order)?;
         Some((
@@ -504,6 +508,7 @@ impl Core {
             });
         }
         self.forget_import(id);
+        self.partner.holdings.remove(&id);
         self.renew.remove(&id);
         if self.claims.pools.remove(&id).is_some() {
             self.claims.sequence += 1;

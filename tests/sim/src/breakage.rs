@@ -6,6 +6,7 @@ use crate::setup::Setup;
 use crate::world::{A, B, SEC, World, pool_id};
 use pollux_api::id::{Epoch, Generation};
 use pollux_api::pool::ReservationKey;
+use pollux_heartbeat_core::event::Request;
 
 /// Plays `act` with a few seeds; one of them at least has to break exactly one of these invariants, and none may break
 /// another.
@@ -77,6 +78,16 @@ fn a_change_that_only_the_sequencer_holds_breaks_s3() {
         world.run_for(SEC / 2);
         world.power_cut(A);
         world.run_for(60 * SEC);
+    });
+}
+
+#[test]
+fn a_sign_that_is_left_up_breaks_i4() {
+    must_break(&["I4"], Setup::fine, |world| {
+        whole(world);
+        world.breakage.signs_left_up = true;
+        world.ask(A, Request::Switchover(pool_id(0)));
+        world.run_for(10 * SEC);
     });
 }
 

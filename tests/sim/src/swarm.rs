@@ -19,6 +19,7 @@ pub(crate) enum Kind {
     LongPause,
     Crash,
     KeeperCrash,
+    PortCrash,
     QuorumStuck,
     QuorumPath,
     QuorumSlow,
@@ -33,7 +34,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::WireDead,
         Self::WireOneWay,
         Self::WireLossy,
@@ -45,6 +46,7 @@ impl Kind {
         Self::LongPause,
         Self::Crash,
         Self::KeeperCrash,
+        Self::PortCrash,
         Self::QuorumStuck,
         Self::QuorumPath,
         Self::QuorumSlow,
@@ -151,6 +153,12 @@ impl World {
             Kind::KeeperCrash => {
                 let restart = self.rng.range(50 * MS, 2 * SEC);
                 self.crash_keeper(c, restart);
+            }
+            Kind::PortCrash => {
+                self.crash_port(c, span);
+                if self.rng.chance(500_000) {
+                    self.crash_target(c);
+                }
             }
             Kind::QuorumStuck => self.quorum[disk].stuck_until = self.now + span,
             Kind::QuorumPath => {

@@ -1,6 +1,7 @@
 //! What must never happen, one file each. Each judge sees every [`Fact`] at the instant when it became true, keeps what it
 //! needs to remember, and answers with what is wrong.
 
+mod i4_one_optimized;
 mod s1_one_writer;
 mod s2_one_survivor;
 mod s3_no_stale_configuration;
@@ -52,7 +53,8 @@ impl Invariants {
             .observe(world, &self.one_survivor, fact)
             .map_err(named("S5"))?;
         self.exclusion.observe(fact).map_err(named("S6"))?;
-        self.stale_reads.observe(fact).map_err(named("S7"))
+        self.stale_reads.observe(fact).map_err(named("S7"))?;
+        i4_one_optimized::OneOptimized::observe(world, fact).map_err(named("I4"))
     }
 
     /// The highest record that anybody has published.

@@ -691,9 +691,12 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "holdings-of-an-earlier-life",
-        file: MACHINE,
-        edits: &[("            self.partner.holdings.clear();\n", "")],
-        removes: "what an earlier incarnation of the partner served is forgotten",
+        file: POOLS,
+        edits: &[(
+            "                incarnation: *incarnation,\n                serving: true,",
+            "                incarnation: self.partner.incarnation.max(*incarnation),\n                serving: true,",
+        )],
+        removes: "what an earlier incarnation of the partner served is not the present one's",
         by: By::Seeds,
     },
     Mutant {

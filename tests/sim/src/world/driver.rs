@@ -212,11 +212,14 @@ impl World {
                 epoch,
                 generation,
                 role,
-                partner_reachable: _,
+                partner_reachable,
             } => {
-                if let Some(at) = (0..self.setup.pools.len()).find(|at| pool_id(*at) == pool) {
-                    self.nodes[c].routes[at] = Some((role, epoch, generation));
-                }
+                let task = Task::Route {
+                    claim: (epoch, generation),
+                    role,
+                    reachable: partner_reachable,
+                };
+                self.job(c, pool_number(pool), task);
             }
             Effect::Note(_) => {}
         }
@@ -225,6 +228,11 @@ impl World {
     /// Replies of this controller may leave.
     pub(crate) fn fresh(&self, c: usize) -> bool {
         self.breakage.lease_ignored || self.local(c) < self.nodes[c].lease_until
+    }
+
+    /// It has a lease, whatever the world makes of it.
+    pub(crate) fn leased(&self, c: usize) -> bool {
+        self.local(c) < self.nodes[c].lease_until
     }
 
     pub(super) fn grant(&mut self, c: usize, until: Instant) {

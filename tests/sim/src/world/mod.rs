@@ -17,7 +17,10 @@ mod configuration;
 mod driver;
 mod hosts;
 mod pools;
+mod ports;
 mod power;
+
+pub(crate) use ports::own_access;
 
 use crate::invariant::Invariants;
 use crate::keeper::{Keeper, Message};
@@ -30,6 +33,7 @@ use crate::truth::{Answer, Fact, Hand};
 use pollux_api::alua;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId};
 use pollux_api::pool::ReservationKey;
+use pollux_api::target::Flip;
 use pollux_heartbeat_core::area::{Content, Role};
 use pollux_heartbeat_core::effect::{BlockId, Evidence, ReadId, StopReason, WriteId};
 use pollux_heartbeat_core::event::{Import, PoolInfo, PoolStep, Power, Request, RequestId};
@@ -194,6 +198,10 @@ pub(crate) enum Happening {
         number: u64,
         answer: Option<Seen>,
     },
+    /// The target takes a flip. `life` is one of the port groups' daemon.
+    Flip { c: usize, life: u32, flip: Flip },
+    /// The port groups' daemon looks at its target.
+    PortLook { c: usize, life: u32 },
     /// A person changes the configuration.
     Change,
     /// A paused controller goes on.
@@ -233,7 +241,9 @@ impl Happening {
             | H::Look { c, .. }
             | H::Moved { c, .. }
             | H::KeeperCall { c, .. }
-            | H::KeeperSays { c, .. } => Some(c),
+            | H::KeeperSays { c, .. }
+            | H::Flip { c, .. }
+            | H::PortLook { c, .. } => Some(c),
             H::QuorumWrite { .. }
             | H::QuorumRead { .. }
             | H::Boot { .. }
@@ -333,6 +343,12 @@ enum Task {
     Publish(ReservationKey),
     Release(ReservationKey),
     Resume(ReservationKey),
+    /// Not the pool manager's, and in its turn all the same: heartbeat has one queue for each pool.
+    Route {
+        claim: (Epoch, Generation),
+        role: alua::Role,
+        reachable: bool,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -421,12 +437,8 @@ pub(crate) struct Node {
     /// The last datagram that came, for the forger.
     heard: Option<Box<Datagram>>,
     pub(crate) role: Role,
-    /// What its port group was last told of each pool, in this life of the daemon.
-    routes: Vec<Option<Story>>,
+    pub(crate) port: ports::Port,
 }
-
-/// What a controller's port group is to say of a pool: its role, and the claim under which the owner serves.
-type Story = (alua::Role, Epoch, Generation);
 
 /// The wire in one direction.
 #[derive(Clone, Copy, Debug, Default)]
@@ -452,6 +464,8 @@ pub(crate) struct Violation {
 pub(crate) struct Breakage {
     /// Replies leave whatever the lease says.
     pub(crate) lease_ignored: bool,
+    /// A port group goes on calling itself what it was while its pool is taken away.
+    pub(crate) signs_left_up: bool,
     /// The pool manager registers again by itself when its key is gone.
     pub(crate) silent_reregistration: bool,
     /// Fencing is reported as confirmed when one member disk is fenced.
@@ -584,7 +598,7 @@ impl World {
             desk: configuration::Desk::default(),
             heard: None,
             role: Role::Starting,
-            routes: vec![None; setup.pools.len()],
+            port: ports::Port::new(id(c)),
         });
         let streams = (0..setup.pools.len() * BLOCKS)
             .map(|at| Stream {
@@ -906,6 +920,8 @@ impl World {
                 number,
                 answer,
             } if self.nodes[c].life == life => self.keeper_says(c, number, answer),
+            H::Flip { c, life, flip } if self.nodes[c].port.life == life => self.flip(c, flip),
+            H::PortLook { c, life } if self.nodes[c].port.life == life => self.port_look(c, life),
             H::Change => self.change(),
             H::Resume { c, pause } if self.nodes[c].pauses == pause => self.resume(c),
             H::Home { c } => {
@@ -941,6 +957,8 @@ impl World {
             | H::Moved { .. }
             | H::KeeperCall { .. }
             | H::KeeperSays { .. }
+            | H::Flip { .. }
+            | H::PortLook { .. }
             | H::Resume { .. } => {}
         }
     }
@@ -1071,33 +1089,6 @@ impl World {
             return Err("the configuration is locked".to_owned());
         }
         Ok(())
-    }
-
-    /// The claim that a controller's port group was last told of a pool.
-    #[cfg(test)]
-    pub(crate) fn claim(&self, c: usize, pool: usize) -> Option<(Epoch, Generation)> {
-        self.nodes[c].routes[pool].map(|(_, epoch, generation)| (epoch, generation))
-    }
-
-    /// The port groups of both controllers tell hosts the same of a pool, and who does not serve it forwards to who
-    /// does, under the claim that its owner serves by (I4).
-    pub(crate) fn one_story(&self, pool: usize) -> Result<(), String> {
-        let [a, b] = [A, B].map(|c| self.nodes[c].routes[pool]);
-        let agree = match (a, b) {
-            (Some((alua::Role::Owner, ..)), Some((alua::Role::Partner, ..)))
-            | (Some((alua::Role::Partner, ..)), Some((alua::Role::Owner, ..))) => {
-                a.map(|(_, epoch, generation)| (epoch, generation))
-                    == b.map(|(_, epoch, generation)| (epoch, generation))
-            }
-            _ => false,
-        };
-        if agree {
-            Ok(())
-        } else {
-            Err(format!(
-                "the port groups of pool {pool} differ: a says {a:?}, b says {b:?}"
-            ))
-        }
     }
 
     /// Writes down a fact and asks every invariant: for breakages.

@@ -87,6 +87,7 @@ impl World {
             Task::Publish(key) => done(key, PoolStep::Publish, result),
             Task::Release(key) => done(key, PoolStep::Release, result),
             Task::Resume(key) => done(key, PoolStep::Resume, result),
+            Task::Route { .. } => return,
         };
         let span = self.span(100, 3_000);
         self.after(
@@ -139,6 +140,18 @@ impl World {
                 self.end_job(c, pool, result);
             }
             Task::Release(key) => self.release(c, pool, &job, key, step),
+            Task::Route {
+                claim,
+                role,
+                reachable,
+            } => {
+                // What a daemon had in its queue is gone with it.
+                if job.life == self.nodes[c].life {
+                    self.nodes[c].port.reachable = reachable;
+                    self.assert_role(c, pool, claim, role);
+                }
+                self.end_job(c, pool, Ok(()));
+            }
         }
     }
 
@@ -305,6 +318,7 @@ impl World {
             Some(held) if held.key == key => {
                 held.published = true;
                 held.quiesced = false;
+                self.assert_role(c, pool, (key.epoch, key.generation), alua::Role::Owner);
                 Ok(())
             }
             _ => Err("not imported under this key".to_owned()),
@@ -323,6 +337,7 @@ impl World {
             if let Some(held) = &mut self.nodes[c].managers[pool].imported {
                 held.quiesced = true;
             }
+            self.assert_role(c, pool, (key.epoch, key.generation), alua::Role::Moving);
             return self.pool_step(c, pool, job.id, 1);
         }
         if self.nodes[c].operations.values().any(|op| op.pool == pool) {
@@ -378,6 +393,7 @@ impl World {
         for job in manager.job.into_iter().chain(manager.queue) {
             self.answer_job(c, pool, &job, Err("the pool was stopped".to_owned()));
         }
+        self.lower_role(c, pool);
         self.nodes[c].operations.retain(|_, op| op.pool != pool);
         self.nodes[c].busy.retain(|(of, _), _| *of != pool);
     }

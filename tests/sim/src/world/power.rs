@@ -59,6 +59,7 @@ impl World {
         node.role = Role::Starting;
         node.desk = super::configuration::Desk::default();
         self.end_keeper(c);
+        self.nodes[c].port.end(id(c));
     }
 
     /// The power goes.
@@ -168,6 +169,7 @@ impl World {
         self.after(span, Happening::Daemon { c, boot });
         let span = self.span(1_000, 50_000);
         self.after(span, Happening::KeeperStarts { c, boot });
+        self.open_port(c);
         let span = self.timing.key_check.as_nanos() as u64;
         self.after(span, Happening::KeyCheck { c, boot });
     }
@@ -199,7 +201,6 @@ impl World {
         self.nodes[c].life += 1;
         self.nodes[c].nonces.clear();
         self.nodes[c].slots.fill(None);
-        self.nodes[c].routes.fill(None);
         let life = self.nodes[c].life;
         self.say(|| format!("{} heartbeat daemon starts", id(c)));
         self.tell(c, Event::Tick);
