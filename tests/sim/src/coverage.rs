@@ -237,14 +237,14 @@ impl Coverage {
         table("controller", &STATES, &EVENTS, &machine);
         table("pool", &POOL_STATES, &POOL_EVENTS, &pools);
         let empty: Vec<_> = self.cells().filter(|(_, _, count, _)| *count == 0).collect();
-        let _ = writeln!(text, "{} cells are empty:", empty.len());
+        let _ = writeln!(text, "{} cells are empty:\n", empty.len());
         for (state, event, _, why) in empty {
             let why = match why {
                 Some(Why::Never(why)) => format!("cannot be: {why}"),
                 Some(Why::Rare(why)) => format!("rare: {why}"),
                 None => "UNEXPLAINED".to_owned(),
             };
-            let _ = writeln!(text, "  {state} x {event}: {why}");
+            let _ = writeln!(text, "* {state} x {event}: {why}");
         }
         text
     }

@@ -12,6 +12,7 @@
 mod coverage;
 mod invariant;
 mod keeper;
+pub mod ledger;
 mod many;
 mod mutants;
 mod play;
@@ -33,6 +34,6 @@ mod scenario;
 
 pub use many::{Played, run_all};
 pub use mutants::{Wanted as WantedMutants, run as run_mutants};
-pub use play::{Failure, Total, only, replay, run, shrink};
+pub use play::{Failure, Total, only, replay, run, shrink, write_coverage};
 pub use shrink::{Mask, Small};
 pub use stepper::step;

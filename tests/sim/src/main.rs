@@ -35,9 +35,12 @@ struct Options {
     /// List the mutants and do nothing.
     #[arg(long, requires = "mutants")]
     list: bool,
-    /// Write `MUTANTS.md`.
-    #[arg(long, requires = "mutants")]
+    /// Write `MUTANTS.md`, or with --coverage `COVERAGE.md`.
+    #[arg(long)]
     write: bool,
+    /// Add a line on this run to `LEDGER.md`.
+    #[arg(long, conflicts_with_all = ["seed", "mutants"])]
+    ledger: bool,
     /// Go on after a failure and list every seed that fails, one line each.
     #[arg(long, conflicts_with = "seed")]
     keep_going: bool,
@@ -97,6 +100,17 @@ fn main() -> ExitCode {
     let (from, seeds) = options
         .seed
         .map_or((options.from, options.seeds), |seed| (seed, 1));
+    if options.write && !options.coverage {
+        eprintln!("--write goes with --mutants or --coverage");
+        return ExitCode::from(2);
+    }
+    let commit = match options.ledger.then(pollux_sim::ledger::commit).transpose() {
+        Ok(commit) => commit,
+        Err(problem) => {
+            eprintln!("ledger: {problem}");
+            return ExitCode::from(2);
+        }
+    };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let began = std::time::Instant::now();
     let played = pollux_sim::run_all(from..from.saturating_add(seeds), threads, options.keep_going);
@@ -119,6 +133,34 @@ fn main() -> ExitCode {
     ));
     if options.coverage {
         say(played.total.coverage());
+        let unexplained = played.total.unexplained();
+        if !unexplained.is_empty() {
+            unexplained.into_iter().for_each(&mut say);
+            return ExitCode::FAILURE;
+        }
+    }
+    if options.write
+        && let Err(problem) = pollux_sim::write_coverage(&played.total)
+    {
+        eprintln!("{problem}");
+        return ExitCode::from(2);
+    }
+    if let Some(commit) = commit {
+        let failed: Vec<String> = played
+            .failures
+            .iter()
+            .map(|failure| failure.seed.to_string())
+            .collect();
+        let result = if failed.is_empty() {
+            "every invariant held".to_owned()
+        } else {
+            format!("failed: {}", failed.join(", "))
+        };
+        let (events, faults) = (played.total.events(), played.total.faults());
+        if let Err(problem) = pollux_sim::ledger::add(&commit, from, seeds, events, faults, &result) {
+            eprintln!("ledger: {problem}");
+            return ExitCode::from(2);
+        }
     }
     if !played.failures.is_empty() {
         say(format!("{} seeds failed", played.failures.len()));

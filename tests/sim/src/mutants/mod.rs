@@ -15,15 +15,17 @@ mod list;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// Seeds that the unchanged cores and a mutant that nothing has caught yet play.
 const SEEDS: u64 = 2000;
 /// No play of one mutant lasts longer, seconds.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// No search lasts longer, with its build: of the unchanged cores it takes a minute.
+const SEARCH_PATIENCE: Duration = Duration::from_secs(240);
 /// The test of this package that plays seeds until one breaks something.
 const SEEDS_TEST: &str = "mutants::seeds_until_something_breaks";
 /// How many seeds it plays.
@@ -285,21 +287,20 @@ impl Runner {
             .current_dir(&self.source)
             .args(["run", "--quiet", "--release", "--offline", "--locked"])
             .args(["--package", "pollux-model"])
-            .env("CARGO_TARGET_DIR", self.target.join("model"))
-            .stdin(Stdio::null());
-        let output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        if output.status.success() {
+            .env("CARGO_TARGET_DIR", self.target.join("model"));
+        let log = self.target.join("search.log");
+        // What has no end within the patience has found nothing, at least.
+        if bounded(&mut cargo, &log, SEARCH_PATIENCE)?.is_none_or(|status| status.success()) {
             return Ok(End::Survived);
         }
+        let said = words(&log)?;
         match broken_world(&said) {
             Some((what, world)) => Ok(End::Caught {
                 what,
                 who: format!("world {world}"),
             }),
             None => Err(format!(
-                "the search says neither that it is right nor what is wrong:\n{said}{}",
-                String::from_utf8_lossy(&output.stderr)
+                "the search says neither that it is right nor what is wrong:\n{said}"
             )),
         }
     }
@@ -355,27 +356,7 @@ impl Runner {
             }
         };
         let log = self.target.join("play.log");
-        let told = |error: io::Error| format!("{}: {error}", program.display());
-        let file = fs::File::create(&log).map_err(told)?;
-        let mut child = command
-            .current_dir(&self.source)
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .stdout(file)
-            .spawn()
-            .map_err(told)?;
-        let end = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = child.try_wait().map_err(told)? {
-                break Some(status);
-            }
-            if Instant::now() >= end {
-                child.kill().map_err(told)?;
-                child.wait().map_err(told)?;
-                break None;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
+        let status = bounded(command.current_dir(&self.source), &log, PATIENCE)?;
         let Some(status) = status else {
             let what = "no end".to_owned();
             let who = format!("{by:?} after {} s", PATIENCE.as_secs());
@@ -384,12 +365,36 @@ impl Runner {
         if status.success() {
             return Ok(End::Survived);
         }
-        let mut said = Vec::new();
-        fs::File::open(&log)
-            .and_then(|mut file| file.read_to_end(&mut said))
-            .map_err(told)?;
-        Ok(read(&String::from_utf8_lossy(&said), by))
+        Ok(read(&words(&log)?, by))
     }
+}
+
+/// Runs a program that says what it has to say into a file; none: it had no end, and was ended.
+fn bounded(command: &mut Command, log: &Path, patience: Duration) -> Result<Option<ExitStatus>, String> {
+    let program = Path::new(command.get_program()).display().to_string();
+    let told = |error: io::Error| format!("{program}: {error}");
+    let file = fs::File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
+    let errors = file.try_clone().map_err(told)?;
+    let child = command.stdin(Stdio::null()).stderr(errors).stdout(file).spawn();
+    let mut child = child.map_err(told)?;
+    let end = Instant::now() + patience;
+    loop {
+        if let Some(status) = child.try_wait().map_err(told)? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= end {
+            child.kill().map_err(told)?;
+            child.wait().map_err(told)?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What a program has said.
+fn words(log: &Path) -> Result<String, String> {
+    let said = fs::read(log).map_err(|error| format!("{}: {error}", log.display()))?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 /// Which promise the search found broken, and in which world.
