@@ -225,6 +225,9 @@ impl Label {
         let mut free_from = 0;
         for run in used {
             let end = run.start.checked_add(run.count).ok_or("extent beyond the end")?;
+            if run.count == 0 {
+                return Err(format!("a run of extents at {end} is empty"));
+            }
             if run.start < free_from || end > self.extents {
                 return Err(format!(
                     "extents {}..{end} overlap or lie beyond {}",
@@ -485,6 +488,13 @@ pub(crate) mod tests {
         let entry = overlap.volumes.values().next().expect("one").clone();
         overlap.volumes.insert(VolumeId::from_bytes([9; 16]), entry);
         assert!(matches!(decode(&overlap), Err(Unlabelled::Damaged(_))));
+        let mut empty = label.clone();
+        let entry = empty.volumes.values_mut().next().expect("one");
+        entry.runs.push(Run { start: 90, count: 0 });
+        let Err(Unlabelled::Damaged(why)) = decode(&empty) else {
+            panic!("an empty run is taken");
+        };
+        assert!(why.contains("empty"), "{why}");
         let mut beyond = label.clone();
         beyond.extents = 5;
         assert!(matches!(decode(&beyond), Err(Unlabelled::Damaged(_))));

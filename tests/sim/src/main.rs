@@ -35,6 +35,9 @@ struct Options {
     /// List the mutants and do nothing.
     #[arg(long, requires = "mutants")]
     list: bool,
+    /// Search the worlds of tests/model for mutants that nothing else has caught (minutes each).
+    #[arg(long, requires = "mutants")]
+    search: bool,
     /// Write `MUTANTS.md`, or with --coverage `COVERAGE.md`.
     #[arg(long)]
     write: bool,
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
             only: options.only,
             list: options.list,
             write: options.write,
+            search: options.search,
         };
         return match pollux_sim::run_mutants(&wanted, &mut say) {
             Ok(true) => ExitCode::SUCCESS,

@@ -7,6 +7,7 @@ use super::{By, Mutant};
 
 const ARBITER: &str = "heartbeat/core/src/arbiter.rs";
 const DETECT: &str = "heartbeat/core/src/detect.rs";
+const GROUPS: &str = "alua/core/src/lib.rs";
 const KEEPER: &str = "config-keeper/core/src/keeper.rs";
 const LAYOUT: &str = "heartbeat/core/src/layout.rs";
 const LIAISON: &str = "heartbeat/core/src/liaison.rs";
@@ -903,6 +904,57 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             ),
         ],
         removes: "the same action asked again is done once",
+        by: By::Seeds,
+    },
+    // ---- port groups ----------------------------------------------------------------------------------------
+    Mutant {
+        name: "both-optimized",
+        file: GROUPS,
+        edits: &[(
+            "(Role::Partner, true) => (Backing::Partner, Access::NonOptimized, Access::Optimized),",
+            "(Role::Partner, true) => (Backing::Partner, Access::Optimized, Access::Optimized),",
+        )],
+        removes: "who forwards does not call itself optimized",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "sign-left-up-in-a-move",
+        file: GROUPS,
+        edits: &[(
+            "(Role::Moving, _) => (Backing::None, Access::Transitioning, Access::Transitioning),",
+            "(Role::Moving, _) => (Backing::None, Access::Optimized, Access::Transitioning),",
+        )],
+        removes: "while a pool moves nobody calls itself optimized",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "older-wish-followed",
+        file: GROUPS,
+        edits: &[(
+            "if claim(&set) < claim(&pool.wanted) {",
+            "if claim(&set) < claim(&pool.wanted) && set.epoch.get() == 0 {",
+        )],
+        removes: "an older claim never replaces a newer one",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "astray-left-alone",
+        file: GROUPS,
+        edits: &[(
+            ".is_none_or(|seen| *seen != wanted && !held(seen))",
+            ".is_some_and(|seen| *seen != wanted && !held(seen))",
+        )],
+        removes: "a target that has lost what it was is told again",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "partner-dead-and-not-unavailable",
+        file: GROUPS,
+        edits: &[(
+            "(Role::Owner, false) => (Backing::Local, Access::Optimized, Access::Unavailable),",
+            "(Role::Owner, false) => (Backing::Local, Access::Optimized, Access::NonOptimized),",
+        )],
+        removes: "the port of a silent partner is unavailable",
         by: By::Seeds,
     },
     // ---- blocks of the quorum area --------------------------------------------------------------------------
