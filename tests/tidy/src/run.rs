@@ -32,7 +32,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ),
 ];
 /// Seeds of the simulator in one `verify`.
-const SEEDS: &str = "2000";
+const SEEDS: &str = "10000";
 
 /// How a step ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -95,7 +95,10 @@ impl World {
         } else {
             Err(())
         };
-        let span = self.span(50, 1_000);
+        // Done long before it is said to be: an answer that the way back holds up (K8).
+        let slow = self.quorum[entry.disk].slow;
+        let held_up = if slow > 0 { self.rng.range(0, slow) } else { 0 };
+        let span = self.span(50, 1_000) + held_up;
         self.after(
             span,
             Happening::QuorumWritten {
