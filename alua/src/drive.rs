@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Longest drain before a move: far below every host's patience, and long enough for any healthy disk.
 pub const DRAIN: Duration = Duration::from_secs(2);
@@ -62,6 +63,8 @@ pub struct Driver<T> {
     target: T,
     record: PathBuf,
     groups: Mutex<Groups>,
+    /// Grows with each wish: a drain for an older one is not waited for.
+    wishes: watch::Sender<u64>,
     /// One flip at a time for a pool.
     turns: Mutex<BTreeMap<PoolId, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -92,6 +95,7 @@ impl<T: Target> Driver<T> {
             target,
             record,
             groups,
+            wishes: watch::Sender::new(0),
             turns: Mutex::default(),
         }
     }
@@ -123,6 +127,7 @@ impl<T: Target> Driver<T> {
             }
             *groups = next;
         }
+        self.wishes.send_modify(|wishes| *wishes += 1);
         self.drive(pool, drain, context).await
     }
 
@@ -138,23 +143,41 @@ impl<T: Target> Driver<T> {
     async fn drive(&self, pool: PoolId, drain: Duration, context: &T::Context) -> Result<Done, Undone> {
         let turn = self.turn(pool);
         let _turn = turn.lock().await;
-        // What is wanted may have changed while others had their turn: the newest counts.
-        let Some(plan) = self.groups().plan(pool) else {
-            return Ok(Done {
-                changed: false,
-                released: 0,
-            });
-        };
-        if plan.drain {
+        let mut wishes = self.wishes.subscribe();
+        // What is wanted may have changed while others had their turn, or during the drain: the newest counts.
+        let plan = loop {
+            let Some(plan) = self.groups().plan(pool) else {
+                return Ok(Done {
+                    changed: false,
+                    released: 0,
+                });
+            };
+            if !plan.drain {
+                break plan;
+            }
             let hold = Hold {
                 pool,
                 drain_ms: drain.min(DRAIN).as_millis() as u64,
             };
-            if let Err(error) = self.target.hold(hold, context).await {
-                self.groups().confirmed(&plan.flip, Err(error.to_string()));
-                return Err(Undone::Target(error));
+            // What is below a suspended pool never ends: whoever stops it does not wait for that.
+            let other = async {
+                while self.groups().plan(pool).as_ref() == Some(&plan) {
+                    if wishes.changed().await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                }
+            };
+            tokio::select! {
+                held = self.target.hold(hold, context) => match held {
+                    Ok(()) => break plan,
+                    Err(error) => {
+                        self.groups().confirmed(&plan.flip, Err(error.to_string()));
+                        return Err(Undone::Target(error));
+                    }
+                },
+                () = other => {}
             }
-        }
+        };
         match self.target.flip(plan.flip.clone(), context).await {
             Ok(Flipped {
                 changed, released, ..
@@ -220,6 +243,7 @@ mod tests {
         log: Vec<&'static str>,
         down: bool,
         busy: bool,
+        stuck: bool,
     }
 
     impl Fake {
@@ -232,9 +256,15 @@ mod tests {
         type Context = ();
 
         async fn hold(&self, _hold: Hold, (): &()) -> Result<(), RpcError> {
-            let mut state = self.state();
-            state.log.push("hold");
-            match state.busy {
+            let stuck = {
+                let mut state = self.state();
+                state.log.push("hold");
+                state.stuck
+            };
+            if stuck {
+                std::future::pending::<()>().await;
+            }
+            match self.state().busy {
                 true => Err(RpcError::new(
                     Code::DeadlinePassed,
                     "target",
@@ -371,6 +401,27 @@ mod tests {
         fake.state().down = false;
         assert_eq!(driver.reconcile(&()).await, Ok(1));
         assert!(driver.report()[0].settled);
+    }
+
+    #[tokio::test]
+    async fn a_newer_wish_does_not_wait_for_the_drain_of_an_older_one() {
+        let (fake, dir) = (Arc::new(Fake::default()), tempfile::tempdir().expect("scratch"));
+        let driver = driver(&fake, dir.path());
+        fake.state().stuck = true;
+        let moving = driver.set(set(1, Role::Moving), DRAIN, &());
+        let stopped = async {
+            // The drain has begun.
+            while fake.state().log.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            driver.set(set(1, Role::Nobody), DRAIN, &()).await
+        };
+        let (moving, stopped) = tokio::join!(moving, stopped);
+        moving.expect("overtaken");
+        stopped.expect("nobody");
+        let flips = fake.state().flips.clone();
+        assert_eq!(flips[&POOL].access_a, Access::Unavailable);
+        assert_eq!(fake.state().log, ["hold", "flip", "flip"]);
     }
 
     #[tokio::test]
