@@ -70,6 +70,8 @@ pub(crate) enum Fact {
     SeenGone { c: usize, incarnation: u64 },
     /// An operator demanded that the partner's pools be taken.
     Demanded { c: usize },
+    /// A controller that had no lease has one.
+    Leased { c: usize },
     /// A controller's target took what hosts are told of the port groups of a pool.
     Told { c: usize, pool: usize },
     /// A controller started: its earlier incarnation has ended.

@@ -10,20 +10,22 @@ pub(crate) struct OneOptimized;
 
 impl OneOptimized {
     pub(crate) fn observe(world: &World, fact: &Fact) -> Result<(), String> {
-        let Fact::Told { c, pool } = *fact else {
-            return Ok(());
-        };
+        match *fact {
+            Fact::Told { pool, .. } => Self::judge(world, pool),
+            Fact::Leased { .. } => (0..world.setup.pools.len()).try_for_each(|pool| Self::judge(world, pool)),
+            _ => Ok(()),
+        }
+    }
+
+    fn judge(world: &World, pool: usize) -> Result<(), String> {
         let optimized = |c: usize| {
             let node = &world.nodes[c];
             // Without a lease nothing leaves this port: whatever it would say, nobody hears it.
             let speaks = node.up && !node.paused && world.leased(c);
-            speaks
-                && node
-                    .port
-                    .told(pool)
-                    .is_some_and(|flip| own_access(flip, c) == Access::Optimized)
+            let flip = node.port.told(pool).filter(|_| speaks);
+            flip.is_some_and(|flip| own_access(flip, c) == Access::Optimized)
         };
-        if optimized(c) && optimized(1 - c) {
+        if optimized(0) && optimized(1) {
             let [a, b] = [0, 1].map(|c| world.nodes[c].port.told(pool));
             return Err(format!(
                 "both ports of pool {pool} are optimized: a says {a:?}, b says {b:?}"

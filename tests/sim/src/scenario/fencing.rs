@@ -114,6 +114,26 @@ fn k08_waiting_outlasts_a_watchdog_that_was_petted_late() {
     }
 }
 
+/// What was written long before its answer came gives a lease from when it was written, or the taker waits for too little.
+#[test]
+fn k08_a_slow_answer_is_no_longer_lease() {
+    for late in (0..10).map(|step| step * 30) {
+        scenario(reservations_only, |world| {
+            whole(world);
+            wire(world, false);
+            world.run_for(late * MS);
+            world.quorum.iter_mut().for_each(|disk| disk.slow = 3 * SEC);
+            world.run_for(nanos(world.timing.slot_period));
+            for disk in &mut world.quorum {
+                disk.slow = 0;
+                disk.path[A] = false;
+            }
+            taken_over(world, B);
+            mended(world);
+        });
+    }
+}
+
 #[test]
 fn no_rung_no_takeover() {
     let none = || Setup {

@@ -6,6 +6,7 @@ use crate::setup::Setup;
 use crate::world::{A, B, MS, SEC, World};
 use pollux_api::id::ControllerId;
 use pollux_heartbeat_core::effect::BlockId;
+use pollux_heartbeat_core::event::Request;
 use pollux_heartbeat_core::record::Ballot;
 
 /// A controller has taken part in a ballot above the decided record on so many disks.
@@ -142,6 +143,27 @@ fn k11_damage_is_no_vote() {
     }
 }
 
+/// Ballots of both cross each other in every order: each write, and each reading, may take effect long before or long
+/// after the other's.
+#[test]
+fn k11_two_proposers_over_slow_disks_choose_one_record() {
+    for apart in (0..40).map(|step| step * 20) {
+        scenario(Setup::fine, |world| {
+            whole(world);
+            wire(world, false);
+            for (at, disk) in (1..).zip(&mut world.quorum) {
+                disk.slow = at * 150 * MS;
+            }
+            world.ask(A, Request::Takeover);
+            world.run_for(apart * MS);
+            world.ask(B, Request::Takeover);
+            world.run_for(20 * SEC);
+            world.quorum.iter_mut().for_each(|disk| disk.slow = 0);
+            mended(world);
+        });
+    }
+}
+
 #[test]
 fn k11_another_disk_in_this_place_is_no_vote() {
     scenario(Setup::fine, |world| {
@@ -165,8 +187,12 @@ fn k18_a_vote_that_was_cast_stands_though_the_partner_resumes() {
         scenario(Setup::fine, |world| {
             whole(world);
             world.pause(A);
+            let epoch = world.record().epoch;
             world.run_till(30 * SEC, |world| promised(world, B, disks, true));
             world.resume(A);
+            // Whoever has cast it goes on with it, or everybody waits for it.
+            let decided = world.run_till(5 * SEC, |world| world.record().epoch > epoch);
+            demand(world, decided, "the vote stands and nobody finishes it");
             world.run_for(20 * SEC);
             mended(world);
         });

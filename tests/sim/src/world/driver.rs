@@ -236,8 +236,11 @@ impl World {
     }
 
     pub(super) fn grant(&mut self, c: usize, until: Instant) {
-        let was = self.fresh(c);
+        let (was, leased) = (self.fresh(c), self.leased(c));
         self.nodes[c].lease_until = until;
+        if !leased && self.leased(c) {
+            self.fact(Fact::Leased { c });
+        }
         let is = self.fresh(c);
         if was != is {
             self.say(|| format!("{} lease {}", id(c), if is { "fresh" } else { "revoked" }));
