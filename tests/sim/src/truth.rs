@@ -71,9 +71,9 @@ pub(crate) enum Fact {
     /// An operator demanded that the partner's pools be taken.
     Demanded { c: usize },
     /// A controller that had no lease has one.
-    Leased { c: usize },
+    Leased,
     /// A controller's target took what hosts are told of the port groups of a pool.
-    Told { c: usize, pool: usize },
+    Told { pool: usize },
     /// A controller started: its earlier incarnation has ended.
     Booted { c: usize },
     /// A change of the configuration was acknowledged to whoever asked for it; `again`: out of what the log already had

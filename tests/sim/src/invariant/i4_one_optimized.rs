@@ -11,8 +11,8 @@ pub(crate) struct OneOptimized;
 impl OneOptimized {
     pub(crate) fn observe(world: &World, fact: &Fact) -> Result<(), String> {
         match *fact {
-            Fact::Told { pool, .. } => Self::judge(world, pool),
-            Fact::Leased { .. } => (0..world.setup.pools.len()).try_for_each(|pool| Self::judge(world, pool)),
+            Fact::Told { pool } => Self::judge(world, pool),
+            Fact::Leased => (0..world.setup.pools.len()).try_for_each(|pool| Self::judge(world, pool)),
             _ => Ok(()),
         }
     }

@@ -895,8 +895,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: KEEPER,
         edits: &[
             (
-                "        if let Some(answer) = self.answered(action, change) {\n            return self.answer(request, answer);\n        }\n        let decides",
-                "        let decides",
+                "change) {\n            return self.answer(request, answer);\n        }\n        let decides",
+                "change).filter(|_| false) {\n            return self.answer(request, answer);\n        }\n        let decides",
             ),
             (
                 "if let Some(index) = self.actions.get(&action).copied() {\n            // Appended",

@@ -239,7 +239,7 @@ impl World {
         let (was, leased) = (self.fresh(c), self.leased(c));
         self.nodes[c].lease_until = until;
         if !leased && self.leased(c) {
-            self.fact(Fact::Leased { c });
+            self.fact(Fact::Leased);
         }
         let is = self.fresh(c);
         if was != is {

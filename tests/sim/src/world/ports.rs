@@ -170,7 +170,6 @@ impl World {
         if !stale {
             self.say(|| format!("{} target is {flip:?}", id(c)));
             self.fact(Fact::Told {
-                c,
                 pool: pool_number(pool),
             });
         }
