@@ -49,6 +49,14 @@ fn a_mask_belongs_to_one_seed() {
 }
 
 #[test]
+fn no_seeds_are_no_success() {
+    let output = sim(&["--seeds", "0"], "");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--seeds"), "{said}");
+}
+
+#[test]
 fn a_mutant_of_no_name_is_no_success() {
     let output = sim(&["--mutants", "--only", "no such mutant"], "");
     let said = String::from_utf8_lossy(&output.stderr);
