@@ -216,7 +216,7 @@ pub(crate) fn play_with(
 
 fn acts(world: &mut World, length: u64) {
     // Some faults meet an array that has not even started.
-    let calm = world.rng.range(0, 15 * SEC);
+    let calm = world.rng.range(0, 8 * SEC);
     if !world.run_for(calm) {
         return;
     }

@@ -148,12 +148,12 @@ impl Setup {
             } else {
                 (2 * SEC, 10 * SEC)
             },
-            host_idle: rng.range(100 * MS, 600 * MS),
+            host_idle: rng.range(100 * MS, 800 * MS),
             change_idle: rng.range(500 * MS, 5 * SEC),
             faults,
-            fault_idle: rng.range(SEC, 12 * SEC),
+            fault_idle: rng.range(400 * MS, 6 * SEC),
             fault_span: rng.range(200 * MS, 20 * SEC),
-            length: rng.range(20 * SEC, 80 * SEC),
+            length: rng.range(10 * SEC, 40 * SEC),
         }
     }
 }

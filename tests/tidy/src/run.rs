@@ -244,7 +244,8 @@ impl Runner {
     fn built_for_speed(&self, program: &str, arguments: &[String]) -> Command {
         let mut command = self.cargo(&[
             "run",
-            "--release",
+            "--profile",
+            "search",
             "--locked",
             "--package",
             program,

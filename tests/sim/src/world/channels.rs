@@ -75,28 +75,26 @@ impl World {
     }
 
     pub(super) fn quorum_write(&mut self, c: usize, boot: u32, write: WriteId) {
-        let Some(entry) = self.nodes[c].writes.get(&write).cloned() else {
+        let Some(at) = self.nodes[c].writes.get(&write).map(|entry| entry.disk) else {
             return;
         };
         if self.wedged[c] {
             return self.after(AGAIN, Happening::QuorumWrite { c, boot, id: write });
         }
-        let disk = &self.quorum[entry.disk];
+        let disk = &self.quorum[at];
         if disk.reaches(c) && disk.stuck_until > self.now {
             let at = disk.stuck_until.min(self.now + AGAIN) + self.rng.range(0, MS);
             return self.at(at, Happening::QuorumWrite { c, boot, id: write });
         }
-        let result = if disk.reaches(c) && !disk.read_only {
+        let good = disk.reaches(c) && !disk.read_only;
+        if good && let Some(mut entry) = self.nodes[c].writes.remove(&write) {
             self.apply(c, &entry);
-            if let Some(entry) = self.nodes[c].writes.get_mut(&write) {
-                entry.applied = true;
-            }
-            Ok(())
-        } else {
-            Err(())
-        };
+            entry.applied = true;
+            self.nodes[c].writes.insert(write, entry);
+        }
+        let result = if good { Ok(()) } else { Err(()) };
         // Done long before it is said to be: an answer that the way back holds up (K8).
-        let slow = self.quorum[entry.disk].slow;
+        let slow = self.quorum[at].slow;
         let held_up = if slow > 0 { self.rng.range(0, slow) } else { 0 };
         let span = self.span(50, 1_000) + held_up;
         self.after(

@@ -21,36 +21,53 @@ impl World {
         if other {
             entry.path = 1 - entry.path;
         }
-        (entry.op, entry.deed, entry.attempt, entry.began) = (op, Some(deed), 0, now);
+        (entry.op, entry.deed, entry.began) = (op, Some(deed), now);
         self.attempt(stream);
     }
 
     pub(super) fn attempt(&mut self, stream: usize) {
+        let deadline = self.now + HOST_PATIENCE;
         let entry = &mut self.streams[stream];
-        entry.attempt += 1;
-        let (c, op, attempt) = (entry.path, entry.op, entry.attempt);
+        entry.deadline = deadline;
+        let (c, op, watched) = (entry.path, entry.op, entry.watches > 0);
         let boot = self.nodes[c].boot;
         let span = self.span(50, 500);
         self.after(span, Happening::Command { c, boot, stream, op });
-        self.after(HOST_PATIENCE, Happening::Patience { stream, op, attempt });
+        // Most commands are answered long before: one look serves those that follow each other.
+        if !watched {
+            self.watch(stream, deadline);
+        }
     }
 
-    pub(super) fn patience(&mut self, stream: usize, op: u64, attempt: u32) {
+    fn watch(&mut self, stream: usize, at: u64) {
+        self.streams[stream].watches += 1;
+        self.at(at, Happening::Patience { stream });
+    }
+
+    /// A host looks whether the answer that it waits for is overdue.
+    pub(super) fn patience(&mut self, stream: usize) {
+        let now = self.now;
         let entry = &mut self.streams[stream];
-        if entry.op == op && entry.attempt == attempt && entry.deed.is_some() {
+        entry.watches -= 1;
+        let (deadline, watched) = (entry.deadline, entry.watches > 0);
+        if entry.deed.is_none() {
+            return;
+        }
+        if now >= deadline {
             entry.path = 1 - entry.path;
             self.attempt(stream);
+        } else if !watched {
+            self.watch(stream, deadline);
         }
     }
 
     /// Not here, not now: the host tries its other path soon.
     pub(super) fn refuse(&mut self, stream: usize, op: u64) {
-        let entry = &mut self.streams[stream];
+        let entry = &self.streams[stream];
         if entry.op == op && entry.deed.is_some() {
-            entry.attempt += 1;
-            let attempt = entry.attempt;
-            let span = self.span(20_000, 200_000);
-            self.after(span, Happening::Patience { stream, op, attempt });
+            let deadline = self.now + self.span(20_000, 200_000);
+            self.streams[stream].deadline = deadline;
+            self.watch(stream, deadline);
         }
     }
 

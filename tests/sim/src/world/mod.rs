@@ -168,8 +168,8 @@ pub(crate) enum Happening {
         stream: usize,
         op: u64,
     },
-    /// A host has waited for long enough on this path.
-    Patience { stream: usize, op: u64, attempt: u32 },
+    /// A host looks whether it has waited for long enough on this path.
+    Patience { stream: usize },
     /// A keeper's message arrives.
     Keeper { c: usize, boot: u32, message: Message },
     /// A keeper's period has passed. `life` is one of its daemon.
@@ -396,7 +396,9 @@ struct Stream {
     op: u64,
     deed: Option<Deed>,
     path: usize,
-    attempt: u32,
+    /// When the answer is overdue, and how many looks at that are on their way.
+    deadline: u64,
+    watches: u32,
     began: u64,
     /// The last command that was answered began then.
     pub(crate) answered: u64,
@@ -607,7 +609,8 @@ impl World {
                 op: 0,
                 deed: None,
                 path: rng.index(2),
-                attempt: 0,
+                deadline: 0,
+                watches: 0,
                 began: 0,
                 answered: 0,
             })
@@ -896,7 +899,7 @@ impl World {
             H::LegRead { c, boot, op } if self.boot_is(c, boot) => self.leg_read(c, op),
             H::Host { stream } => self.host(stream),
             H::Command { c, boot, stream, op } => self.command(c, boot, stream, op),
-            H::Patience { stream, op, attempt } => self.patience(stream, op, attempt),
+            H::Patience { stream } => self.patience(stream),
             H::Keeper { c, boot, message } if self.boot_is(c, boot) => self.keeper(c, message),
             H::KeeperTick { c, life } if self.nodes[c].keeper.life == life => self.keeper_tick(c, life),
             H::KeeperStarts { c, boot } if self.boot_is(c, boot) => self.start_keeper(c),
