@@ -270,6 +270,22 @@ impl Runner {
         }
     }
 
+    /// Cargo in the copy. Simulator, core's tests and search share one profile, so that a mutant is compiled once for
+    /// each of them and nothing else is. Building takes longer than playing: what saves it is worth more than fast code.
+    fn cargo(&self, command: &str) -> Command {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo
+            .current_dir(&self.source)
+            .args([command, "--release", "--offline", "--locked"])
+            .env("CARGO_TARGET_DIR", &self.target)
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+            .env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
+            .stdin(Stdio::null());
+        cargo
+    }
+
     /// Runs the own tests of the core that a file belongs to.
     fn core_tests(&self, file: &str) -> Result<End, String> {
         let package = match file.split('/').next() {
@@ -278,19 +294,8 @@ impl Runner {
             Some("alua") => "pollux-alua-core",
             _ => return Err(format!("{file} is not of a core that is played")),
         };
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo
-            .current_dir(&self.source)
-            .args([
-                "test",
-                "--offline",
-                "--locked",
-                "--no-fail-fast",
-                "--package",
-                package,
-            ])
-            .env("CARGO_TARGET_DIR", self.target.join("core"))
-            .stdin(Stdio::null());
+        let mut cargo = self.cargo("test");
+        cargo.args(["--no-fail-fast", "--package", package]);
         let output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
         if output.status.success() {
             return Ok(End::Survived);
@@ -311,12 +316,8 @@ impl Runner {
 
     /// Searches the worlds of tests/model.
     fn search(&self) -> Result<End, String> {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo
-            .current_dir(&self.source)
-            .args(["run", "--quiet", "--release", "--offline", "--locked"])
-            .args(["--package", "pollux-model"])
-            .env("CARGO_TARGET_DIR", self.target.join("model"));
+        let mut cargo = self.cargo("run");
+        cargo.args(["--quiet", "--package", "pollux-model"]);
         let log = self.target.join("search.log");
         // What has no end within the patience has found nothing, at least.
         if bounded(&mut cargo, &log, SEARCH_PATIENCE)?.is_none_or(|status| status.success()) {
@@ -336,25 +337,10 @@ impl Runner {
 
     /// Builds the tests of this package in the copy; returns the program.
     fn build(&self) -> Result<PathBuf, String> {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        // Building takes longer than playing: what saves it is worth more here than the fastest code.
+        let mut cargo = self.cargo("test");
         cargo
-            .current_dir(&self.source)
-            .args([
-                "test",
-                "--release",
-                "--offline",
-                "--locked",
-                "--package",
-                "pollux-sim",
-            ])
-            .args(["--lib", "--no-run", "--message-format=json-render-diagnostics"])
-            .env("CARGO_TARGET_DIR", &self.target)
-            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
-            .env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true")
-            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-            .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
-            .stdin(Stdio::null());
+            .args(["--package", "pollux-sim"])
+            .args(["--lib", "--no-run", "--message-format=json-render-diagnostics"]);
         let output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
