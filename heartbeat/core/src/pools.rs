@@ -311,9 +311,12 @@ impl Core {
         };
         let Some((who, claim)) = top else { return free };
         if who == self.me() {
+            // Both have yielded, or given, under one and the same number: neither has a word of the other to wait for.
+            let alike = |(theirs, _): (Claim, usize)| order(&theirs) == order(&claim);
+            let waits = claim.incarnation == me && !self.partner_claim(id).is_some_and(alike);
             return match claim.state {
                 ClaimState::Held if claim.incarnation == me => Basis::Take(Kind::Own),
-                ClaimState::Given | ClaimState::Declined if claim.incarnation == me => Basis::No,
+                ClaimState::Given | ClaimState::Declined if waits => Basis::No,
                 ClaimState::Held | ClaimState::Given | ClaimState::Declined => free,
             };
         }

@@ -586,8 +586,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "a-gift-taken-back",
         file: POOLS,
         edits: &[(
-            "ClaimState::Given | ClaimState::Declined if claim.incarnation == me => Basis::No,",
-            "ClaimState::Given | ClaimState::Declined if claim.incarnation == me => Basis::Take(Kind::Own),",
+            "ClaimState::Given | ClaimState::Declined if waits => Basis::No,",
+            "ClaimState::Given | ClaimState::Declined if waits => Basis::Take(Kind::Own),",
         )],
         removes: "the giver resumes only on the receiver's word, or under an epoch without it (K5)",
         by: By::Scenario("fencing::k05"),
