@@ -527,8 +527,10 @@ impl Core {
             Event::Power { state, asked } => {
                 self.partner.power = Some(state);
                 // The answer is about the incarnation that was known when the question was asked, or an earlier one.
+                // An answer that was overtaken by that to a later question takes nothing away from it.
                 if state == Power::Off && asked >= self.partner.known_since {
-                    self.partner.off = Some((self.partner.incarnation, asked));
+                    let off = (self.partner.incarnation, asked);
+                    self.partner.off = self.partner.off.max(Some(off));
                 }
             }
             Event::Config(status) => self.configured(now, status),
