@@ -206,6 +206,18 @@ impl Keeper {
             .is_some_and(|core| core.locked().is_none() && core.acknowledging())
     }
 
+    /// While nothing runs: the database is a copy of when it held so many entries.
+    #[cfg(test)]
+    pub(crate) fn restore(&mut self, keep: usize) {
+        self.disk.entries.truncate(keep);
+        self.disk = Loaded {
+            acknowledged: self.disk.acknowledged.min(keep as u64),
+            entries: std::mem::take(&mut self.disk.entries),
+            ..Loaded::default()
+        };
+        self.log = self.disk.entries.iter().map(entry_of).collect();
+    }
+
     /// It stands still.
     #[cfg(test)]
     pub(crate) fn frozen(&self) -> bool {

@@ -87,6 +87,12 @@ impl Total {
         self.0.coverage.report()
     }
 
+    /// Kinds of faults that struck in no play.
+    #[must_use]
+    pub fn unstruck(&self) -> Vec<String> {
+        self.0.unstruck()
+    }
+
     /// Cells of state and event that nobody can explain: not visited without a reason, or visited against one.
     #[must_use]
     pub fn unexplained(&self) -> Vec<String> {
@@ -207,6 +213,10 @@ pub(crate) fn play_with(
         let setup = format!("{:?}", world.setup);
         world.say(|| setup);
     }
+    let weather = world.setup.weather();
+    world
+        .stats
+        .weather(weather.into_iter().filter_map(|(kind, has)| has.then_some(kind)));
     acts(&mut world, length);
     world.stats.seeds = 1;
     world.stats.nanos = u128::from(world.now);

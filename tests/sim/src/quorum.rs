@@ -11,7 +11,7 @@ use pollux_heartbeat_core::layout::{self, BLOCK_BYTES, Block, Place};
 use std::ops::Range;
 
 /// Every block of one controller.
-pub(crate) const BLOCKS: [BlockId; 5] = [
+pub(crate) static BLOCKS: [BlockId; 5] = [
     BlockId::Slot,
     BlockId::Vote0,
     BlockId::Vote1,
@@ -107,6 +107,17 @@ impl QuorumDisk {
                 self.bytes(writer, block).fill(0);
             }
         }
+    }
+
+    /// Everything that stands there.
+    pub(crate) fn copy(&self) -> Vec<u8> {
+        self.area.clone()
+    }
+
+    /// A copy is written back: what was said since was never said.
+    pub(crate) fn restore(&mut self, copy: Vec<u8>) {
+        self.decoded = [None, None];
+        self.area = copy;
     }
 
     /// What a controller reads of one controller's part now.

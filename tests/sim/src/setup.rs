@@ -93,6 +93,28 @@ impl Setup {
         }
     }
 
+    /// What is there from beginning to end and is not fine, by name.
+    pub(crate) fn weather(&self) -> [(&'static str, bool); 16] {
+        [
+            ("datagrams are lost", self.link.loss > 0),
+            ("datagrams come twice", self.link.double > 0),
+            ("datagrams come late", self.link.delay > 0),
+            ("datagrams come again", self.link.replay > 0),
+            ("blocks are read wrong", self.flaky > 0),
+            ("stalls between decision and deed", self.stall_midway > 0),
+            ("pool manager fails", self.pool_failures > 0),
+            ("pool manager is slow", self.pool_slowness > 0),
+            ("data disks are slow", self.leg_slowness > 0),
+            ("a watchdog is missing", self.watchdog.contains(&false)),
+            ("no power control", !self.power_rung),
+            ("no reservations", !self.reservations),
+            ("volatile reservations", !self.aptpl),
+            ("one quorum disk", self.quorum_disks == 1),
+            ("pools stay", !self.auto_giveback),
+            ("clocks differ", self.clock_ppm[0] != self.clock_ppm[1]),
+        ]
+    }
+
     /// What the seed makes of it.
     pub(crate) fn swarm(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x5e7_u64.rotate_left(40));

@@ -151,6 +151,16 @@ impl DataDisk {
         }
     }
 
+    /// CLEAR by another host; returns the keys that are lost.
+    pub(crate) fn clear(&mut self) -> Vec<ReservationKey> {
+        if !self.reservations {
+            return Vec::new();
+        }
+        self.attention = [true; 2];
+        self.holder = None;
+        std::mem::take(&mut self.keys).into_iter().flatten().collect()
+    }
+
     /// The shelf's power goes; returns the keys that are lost.
     pub(crate) fn power_fails(&mut self) -> Vec<ReservationKey> {
         self.up = false;

@@ -1,6 +1,7 @@
 //! What a run has seen, so that "clean" does not mean "nothing happened".
 
 use crate::coverage::Coverage;
+use crate::swarm::Kind;
 use crate::truth::{Fact, Hand};
 use pollux_heartbeat_core::area::Role;
 use pollux_heartbeat_core::detect::{DiskSight, WireSight};
@@ -34,6 +35,8 @@ pub(crate) struct Stats {
     cells: BTreeMap<(&'static str, WireSight, DiskSight), u64>,
     pools: BTreeMap<&'static str, u64>,
     roles: BTreeSet<&'static str>,
+    /// Plays in which this struck, or which this weather had.
+    struck: BTreeMap<String, u64>,
     pub(crate) coverage: Coverage,
 }
 
@@ -49,6 +52,22 @@ impl Stats {
             },
             _ => {}
         }
+    }
+
+    /// A fault of this kind strikes in a play.
+    pub(crate) fn strikes(&mut self, kind: Kind) {
+        self.struck.insert(format!("{kind:?}"), 1);
+    }
+
+    /// The weather of a play.
+    pub(crate) fn weather(&mut self, kinds: impl Iterator<Item = &'static str>) {
+        self.struck.extend(kinds.map(|kind| (kind.to_owned(), 1)));
+    }
+
+    /// Kinds of faults that struck in no play.
+    pub(crate) fn unstruck(&self) -> Vec<String> {
+        let kinds = Kind::ALL.into_iter().map(|kind| format!("{kind:?}"));
+        kinds.filter(|kind| !self.struck.contains_key(kind)).collect()
     }
 
     /// How long a host waited for one command, by powers of two of milliseconds.
@@ -99,6 +118,9 @@ impl Stats {
             *self.pools.entry(state).or_default() += count;
         }
         self.roles.extend(&other.roles);
+        for (kind, plays) in &other.struck {
+            *self.struck.entry(kind.clone()).or_default() += plays;
+        }
         self.coverage.add(&other.coverage);
     }
 
@@ -141,6 +163,18 @@ impl Stats {
             self.cells.len()
         );
         let _ = writeln!(text, "pool states {:?}; roles {:?}", self.pools, self.roles);
+        let percent = |plays: u64| plays * 100 / self.seeds.max(1);
+        let struck: Vec<String> = self
+            .struck
+            .iter()
+            .map(|(kind, plays)| format!("{kind} {}", percent(*plays)))
+            .collect();
+        let together = self.struck.values().sum::<u64>() as f64 / self.seeds.max(1) as f64;
+        let _ = writeln!(
+            text,
+            "{together:.1} kinds in one play; in % of the plays: {}",
+            struck.join(", ")
+        );
         let _ = write!(text, "hosts waited (<= ms: commands) {:?}", self.pauses);
         text
     }

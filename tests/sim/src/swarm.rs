@@ -12,51 +12,73 @@ pub(crate) enum Kind {
     WireOneWay,
     WireLossy,
     WireLate,
+    WireFiltered,
+    Misrouted,
     PowerCut,
     BothDie,
     Reset,
     Pause,
     LongPause,
+    Halt,
+    Saturation,
     Crash,
     KeeperCrash,
     PortCrash,
     QuorumStuck,
     QuorumPath,
     QuorumSlow,
+    QuorumDeaf,
+    QuorumWedged,
+    QuorumReadOnly,
     QuorumFlip,
     QuorumWipe,
+    QuorumOld,
     ShelfPath,
     DataPath,
     DataStuck,
+    DataFull,
+    Stranger,
     ShelfPower,
     PowerControl,
+    PowerLate,
     Operator,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 34] = [
         Self::WireDead,
         Self::WireOneWay,
         Self::WireLossy,
         Self::WireLate,
+        Self::WireFiltered,
+        Self::Misrouted,
         Self::PowerCut,
         Self::BothDie,
         Self::Reset,
         Self::Pause,
         Self::LongPause,
+        Self::Halt,
+        Self::Saturation,
         Self::Crash,
         Self::KeeperCrash,
         Self::PortCrash,
         Self::QuorumStuck,
         Self::QuorumPath,
         Self::QuorumSlow,
+        Self::QuorumDeaf,
+        Self::QuorumWedged,
+        Self::QuorumReadOnly,
         Self::QuorumFlip,
         Self::QuorumWipe,
+        Self::QuorumOld,
         Self::ShelfPath,
         Self::DataPath,
         Self::DataStuck,
+        Self::DataFull,
+        Self::Stranger,
         Self::ShelfPower,
         Self::PowerControl,
+        Self::PowerLate,
         Self::Operator,
     ];
 }
@@ -65,7 +87,15 @@ impl Kind {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mend {
     Wire,
+    Filter,
+    Router,
+    GoOn { c: usize },
+    Saturation,
     PowerOn { c: usize, boot: u32 },
+    Deaf { c: usize },
+    Wedged { c: usize },
+    ReadOnly { disk: usize },
+    DataFull { disk: usize },
     QuorumPath { c: usize, disk: usize },
     QuorumSlow { disk: usize },
     ShelfPath { c: usize },
@@ -109,6 +139,7 @@ impl World {
             .lines
             .insert(number, format!("{number} at {at:.3} s: {line}"));
         self.stats.faults += 1;
+        self.stats.strikes(kind);
         match kind {
             Kind::WireDead => {
                 self.links[A].cut = true;
@@ -127,6 +158,14 @@ impl World {
                 self.links[c].delay = self.rng.range(10 * MS, 5 * SEC);
                 self.after(span, Happening::Mend(Mend::Wire));
             }
+            Kind::WireFiltered => {
+                self.filtered = true;
+                self.after(span, Happening::Mend(Mend::Filter));
+            }
+            Kind::Misrouted => {
+                self.misrouted = self.rng.range(10_000, 400_000);
+                self.after(span, Happening::Mend(Mend::Router));
+            }
             Kind::PowerCut => self.dark(c, span),
             Kind::BothDie => {
                 self.dark(A, span);
@@ -144,6 +183,14 @@ impl World {
                 let pause = self.pause(c);
                 let span = self.rng.range(SEC, 40 * SEC);
                 self.after(span, Happening::Resume { c, pause });
+            }
+            Kind::Halt => {
+                self.halt(c);
+                self.after(span, Happening::Mend(Mend::GoOn { c }));
+            }
+            Kind::Saturation => {
+                self.saturated = true;
+                self.after(span, Happening::Mend(Mend::Saturation));
             }
             Kind::Crash => {
                 let most = nanos(self.timing.wire_limit) / 2;
@@ -169,13 +216,39 @@ impl World {
                 self.quorum[disk].slow = self.rng.range(MS, SEC);
                 self.after(span, Happening::Mend(Mend::QuorumSlow { disk }));
             }
+            Kind::QuorumDeaf => {
+                self.deaf[c] = true;
+                self.after(span, Happening::Mend(Mend::Deaf { c }));
+            }
+            Kind::QuorumWedged => {
+                let at = self.rng.index(QUORUM_BLOCKS.len());
+                let one = self.rng.chance(500_000);
+                self.wedged[c] = if one {
+                    &QUORUM_BLOCKS[at..=at]
+                } else {
+                    &QUORUM_BLOCKS
+                };
+                self.after(span, Happening::Mend(Mend::Wedged { c }));
+            }
+            Kind::QuorumReadOnly => {
+                self.quorum[disk].read_only = true;
+                self.after(span, Happening::Mend(Mend::ReadOnly { disk }));
+            }
             // Only one disk loses what it holds: more is beyond any quorum.
             Kind::QuorumFlip if self.quorum.len() > 1 => {
                 let at = self.rng.index(QUORUM_BLOCKS.len());
                 self.quorum[0].flip(ControllerId::ALL[c], QUORUM_BLOCKS[at], &mut self.rng);
             }
             Kind::QuorumWipe if self.quorum.len() > 1 => self.quorum[0].wipe(),
-            Kind::QuorumFlip | Kind::QuorumWipe => {}
+            // The first time a copy is made, the next time it is what stands there.
+            Kind::QuorumOld if self.quorum.len() > 1 => {
+                let present = self.quorum[0].copy();
+                if let Some(copy) = self.copy.replace(present) {
+                    self.quorum[0].restore(copy);
+                    self.copy = None;
+                }
+            }
+            Kind::QuorumFlip | Kind::QuorumWipe | Kind::QuorumOld => {}
             Kind::ShelfPath => {
                 self.shelf_path(c, false);
                 self.after(span, Happening::Mend(Mend::ShelfPath { c }));
@@ -185,12 +258,21 @@ impl World {
                 self.after(span, Happening::Mend(Mend::DataPath { c, disk: data }));
             }
             Kind::DataStuck => self.disks[data].stuck_until = self.now + span,
+            Kind::DataFull => {
+                self.disks[data].full = true;
+                self.after(span, Happening::Mend(Mend::DataFull { disk: data }));
+            }
+            Kind::Stranger => self.stranger_clears(data),
             Kind::ShelfPower => {
                 self.shelf_fails();
                 self.after(span, Happening::Mend(Mend::ShelfPower));
             }
             Kind::PowerControl => {
                 self.bmc[c] = false;
+                self.after(span, Happening::Mend(Mend::PowerControl { c }));
+            }
+            Kind::PowerLate => {
+                self.bmc_slow[c] = self.rng.range(SEC, 30 * SEC);
                 self.after(span, Happening::Mend(Mend::PowerControl { c }));
             }
             Kind::Operator => {
@@ -235,6 +317,14 @@ impl World {
                     self.setup.link
                 }; 2]
             }
+            Mend::Filter => self.filtered = false,
+            Mend::Router => self.misrouted = 0,
+            Mend::GoOn { c } => self.go_on(c),
+            Mend::Saturation => self.saturated = false,
+            Mend::Deaf { c } => self.deaf[c] = false,
+            Mend::Wedged { c } => self.wedged[c] = &[],
+            Mend::ReadOnly { disk } => self.quorum[disk].read_only = false,
+            Mend::DataFull { disk } => self.disks[disk].full = false,
             Mend::PowerOn { c, boot } => {
                 if self.nodes[c].boot == boot {
                     self.power_on(c);
@@ -245,7 +335,10 @@ impl World {
             Mend::ShelfPath { c } => self.shelf_path(c, true),
             Mend::DataPath { c, disk } => self.disks[disk].path[c] = true,
             Mend::ShelfPower => self.shelf_returns(),
-            Mend::PowerControl { c } => self.bmc[c] = true,
+            Mend::PowerControl { c } => {
+                self.bmc[c] = true;
+                self.bmc_slow[c] = 0;
+            }
         }
     }
 
@@ -271,9 +364,12 @@ impl World {
         self.setup.pool_slowness = 0;
         self.setup.leg_slowness = 0;
         self.bmc = [true; 2];
-        self.wedged = [false; 2];
+        self.wedged = [&[]; 2];
+        self.deaf = [false; 2];
+        self.bmc_slow = [0; 2];
         self.filtered = false;
         self.misrouted = 0;
+        self.saturated = false;
         self.setup.repower = true;
         for c in [A, B] {
             self.resume(c);

@@ -2,6 +2,7 @@
 //! these facts and never what a core says of itself.
 
 use pollux_api::pool::ReservationKey;
+use pollux_heartbeat_core::effect::Evidence;
 use pollux_heartbeat_core::record::{Record, Vote};
 
 /// One thing that happened, at the world's present time.
@@ -33,6 +34,15 @@ pub(crate) enum Fact {
         pool: usize,
         key: ReservationKey,
     },
+    /// A pool is taken on the strength of this.
+    Trusted {
+        c: usize,
+        pool: usize,
+        key: ReservationKey,
+        evidence: Evidence,
+    },
+    /// The partner's present incarnation was told that it is heard.
+    Echoed { c: usize },
     /// A pool was imported; what its blocks hold.
     Imported {
         c: usize,
@@ -64,8 +74,8 @@ pub(crate) enum Fact {
     Learnt { c: usize, record: Record },
     /// A sign of the partner's life was put before a core; it was given no earlier than `since`.
     Sighted { c: usize, since: u64 },
-    /// The partner was reported off to a core.
-    SeenOff { c: usize },
+    /// The partner was reported off to a core: this incarnation of it, or none since, to a question of then.
+    SeenOff { c: usize, incarnation: u64, asked: u64 },
     /// The partner's later incarnation, or its word that it serves nothing any more, was put before a core.
     SeenGone { c: usize, incarnation: u64 },
     /// An operator demanded that the partner's pools be taken.

@@ -9,6 +9,9 @@ fn two_hundred_seeds_hold_every_invariant() {
         }
     }
     println!("{total}");
+    // Every kind of fault struck.
+    let unstruck = total.unstruck();
+    assert!(unstruck.is_empty(), "{}", unstruck.join(", "));
     // And every cell of state and event was visited, or it is said why not.
     let unexplained = total.unexplained();
     assert!(unexplained.is_empty(), "{}", unexplained.join("\n"));

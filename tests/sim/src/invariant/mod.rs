@@ -2,6 +2,7 @@
 //! needs to remember, and answers with what is wrong.
 
 mod i4_one_optimized;
+mod s1_confirmed_fence;
 mod s1_one_writer;
 mod s2_one_survivor;
 mod s3_no_stale_configuration;
@@ -19,6 +20,7 @@ use pollux_heartbeat_core::record::Record;
 /// All judges.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Invariants {
+    confirmed_fence: s1_confirmed_fence::ConfirmedFence,
     one_writer: s1_one_writer::OneWriter,
     one_survivor: s2_one_survivor::OneSurvivor,
     configuration: s3_no_stale_configuration::NoStaleConfiguration,
@@ -32,6 +34,7 @@ impl Invariants {
     pub(crate) fn new(setup: &Setup, timing: &Timing) -> Self {
         let pools = setup.pools.len();
         Self {
+            confirmed_fence: s1_confirmed_fence::ConfirmedFence::default(),
             one_writer: s1_one_writer::OneWriter::new(pools),
             one_survivor: s2_one_survivor::OneSurvivor::new(setup.quorum_disks),
             configuration: s3_no_stale_configuration::NoStaleConfiguration::default(),
@@ -46,6 +49,7 @@ impl Invariants {
     pub(crate) fn observe(&mut self, world: &World, fact: &Fact) -> Result<(), (&'static str, String)> {
         let named = |name: &'static str| move |what: String| (name, what);
         self.one_writer.observe(fact).map_err(named("S1"))?;
+        self.confirmed_fence.observe(world, fact).map_err(named("S1"))?;
         self.one_survivor.observe(world, fact).map_err(named("S2"))?;
         self.configuration.observe(world, fact).map_err(named("S3"))?;
         self.nothing_lost.observe(fact).map_err(named("S4"))?;
@@ -53,7 +57,7 @@ impl Invariants {
             .observe(world, &self.one_survivor, fact)
             .map_err(named("S5"))?;
         self.exclusion.observe(fact).map_err(named("S6"))?;
-        self.stale_reads.observe(fact).map_err(named("S7"))?;
+        self.stale_reads.observe(world, fact).map_err(named("S7"))?;
         i4_one_optimized::OneOptimized::observe(world, fact).map_err(named("I4"))
     }
 

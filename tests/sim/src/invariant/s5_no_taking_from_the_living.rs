@@ -17,8 +17,8 @@ pub(crate) struct NoTakingFromTheLiving {
     window: u64,
     /// When the partner last gave a sign of life that its observer was shown.
     sighted: [u64; 2],
-    /// The partner was reported off after its last sign of life.
-    off: [bool; 2],
+    /// The last incarnation of the partner that was reported off.
+    off: [u64; 2],
     /// The highest incarnation of the partner that was seen to have ended or to give everything up.
     gone: [u64; 2],
     /// An operator has demanded the takeover in this life of the controller.
@@ -34,7 +34,7 @@ impl NoTakingFromTheLiving {
         Self {
             window,
             sighted: [0; 2],
-            off: [false; 2],
+            off: [0; 2],
             gone: [0; 2],
             demanded: [false; 2],
             cast: [None; 2],
@@ -50,15 +50,14 @@ impl NoTakingFromTheLiving {
         match *fact {
             Fact::Sighted { c, since } => {
                 self.sighted[c] = self.sighted[c].max(since);
-                self.off[c] = false;
             }
-            Fact::SeenOff { c } => self.off[c] = true,
+            Fact::SeenOff { c, incarnation, .. } => self.off[c] = self.off[c].max(incarnation),
             Fact::SeenGone { c, incarnation } => self.gone[c] = self.gone[c].max(incarnation),
             Fact::Demanded { c } => self.demanded[c] = true,
             Fact::Booted { c } => {
                 self.demanded[c] = false;
                 self.sighted[c] = 0;
-                self.off[c] = false;
+                self.off[c] = 0;
             }
             Fact::Proposed { c, vote } => {
                 let Some(value) = vote.value else { return Ok(()) };
@@ -78,7 +77,8 @@ impl NoTakingFromTheLiving {
                 let lives =
                     world.nodes[partner].up && !world.nodes[partner].paused && self.gone[c] < incarnation;
                 let fresh = self.sighted[c] > 0 && world.now.saturating_sub(self.sighted[c]) < self.window;
-                let excused = self.off[c] || self.demanded[c];
+                // Off is proof for the incarnation that was off, and for no later one.
+                let excused = self.off[c] >= incarnation || self.demanded[c];
                 if value.epoch > record.epoch
                     && own
                     && member(&record)

@@ -20,8 +20,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Seeds that the unchanged cores and a mutant that nothing has caught yet play.
+/// Seeds that the unchanged cores and a mutant that nothing else has caught play.
 const SEEDS: u64 = 2000;
+/// Seeds that a mutant plays first: most that seeds catch are caught by these.
+const FIRST_SEEDS: u64 = 150;
 /// No play of one mutant lasts longer, seconds.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// No search lasts longer, with its build: of the unchanged cores it takes a minute.
@@ -36,6 +38,8 @@ const SEEDS_VARIABLE: &str = "POLLUX_SIM_SEEDS";
 pub(crate) enum By {
     /// Random faults.
     Seeds,
+    /// The same, until there is no hope.
+    MoreSeeds,
     /// Directed plays whose names contain this.
     Scenario(&'static str),
 }
@@ -115,7 +119,7 @@ pub fn run(wanted: &Wanted, say: &mut dyn FnMut(String)) -> Result<bool, String>
     if let End::Caught { what, who } = runner.play(&program, By::Scenario("scenario::"))? {
         return Err(format!("the unchanged cores do not pass: {who}: {what}"));
     }
-    if let End::Caught { what, who } = runner.play(&program, By::Seeds)? {
+    if let End::Caught { what, who } = runner.play(&program, By::MoreSeeds)? {
         return Err(format!("the unchanged cores do not pass: {who}: {what}"));
     }
     say(format!(
@@ -251,7 +255,7 @@ impl Runner {
     fn caught(&self, mutant: &Mutant) -> Result<End, String> {
         let program = self.build()?;
         let rest: &[By] = match mutant.by {
-            By::Seeds => &[By::Scenario("scenario::")],
+            By::Seeds | By::MoreSeeds => &[By::Scenario("scenario::")],
             By::Scenario(_) => &[By::Seeds, By::Scenario("scenario::")],
         };
         for by in std::iter::once(&mutant.by).chain(rest) {
@@ -260,6 +264,9 @@ impl Runner {
             }
         }
         if let end @ End::Caught { .. } = self.core_tests(mutant.file)? {
+            return Ok(end);
+        }
+        if let end @ End::Caught { .. } = self.play(&program, By::MoreSeeds)? {
             return Ok(end);
         }
         // The worlds of the search know nothing of the configuration.
@@ -338,9 +345,11 @@ impl Runner {
     /// Builds the tests of this package in the copy; returns the program.
     fn build(&self) -> Result<PathBuf, String> {
         let mut cargo = self.cargo("test");
-        cargo
-            .args(["--package", "pollux-sim"])
-            .args(["--lib", "--no-run", "--message-format=json-render-diagnostics"]);
+        cargo.args(["--package", "pollux-sim"]).args([
+            "--lib",
+            "--no-run",
+            "--message-format=json-render-diagnostics",
+        ]);
         let output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
@@ -358,9 +367,16 @@ impl Runner {
     fn play(&self, program: &Path, by: By) -> Result<End, String> {
         let mut command = Command::new(program);
         match by {
-            By::Seeds => command
-                .args(["--exact", SEEDS_TEST, "--ignored"])
-                .env(SEEDS_VARIABLE, SEEDS.to_string()),
+            By::Seeds | By::MoreSeeds => {
+                let seeds = if matches!(by, By::Seeds) {
+                    FIRST_SEEDS
+                } else {
+                    SEEDS
+                };
+                command
+                    .args(["--exact", SEEDS_TEST, "--ignored"])
+                    .env(SEEDS_VARIABLE, seeds.to_string())
+            }
             By::Scenario(part) => {
                 let all = if part.starts_with("scenario::") {
                     part.to_owned()
@@ -434,7 +450,7 @@ fn read(said: &str, by: By) -> End {
     let seed = said
         .lines()
         .find_map(|line| line.trim_start().strip_prefix("seed ")?.split_once(" breaks "));
-    if let (By::Seeds, Some((seed, rest))) = (by, seed) {
+    if let (By::Seeds | By::MoreSeeds, Some((seed, rest))) = (by, seed) {
         let what = rest.split(' ').next().unwrap_or(rest).to_owned();
         let who = format!("seed {seed}");
         return End::Caught { what, who };
@@ -445,7 +461,7 @@ fn read(said: &str, by: By) -> End {
     let what = match (named, by) {
         (Some(name), _) => name,
         (None, By::Scenario(_)) => "demand",
-        (None, By::Seeds) => "panic",
+        (None, By::Seeds | By::MoreSeeds) => "panic",
     };
     let who = format!("`{}`", failed.trim_start_matches("scenario::"));
     End::Caught {

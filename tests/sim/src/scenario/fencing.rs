@@ -1,8 +1,12 @@
 //! Fences, leases and watchdogs: K4, K5, K6, K8, K12, and exclusion that is lost with the shelf's power.
 
 use super::{demand, mended, scenario, taken_over, whole, wire};
-use crate::setup::Setup;
-use crate::world::{A, B, MS, SEC, nanos, pool_id};
+use crate::setup::{PoolSpec, Setup};
+use crate::world::{A, B, MS, SEC, World, nanos, pool_id};
+use pollux_api::id::{ControllerId, Epoch};
+use pollux_api::pool::ReservationKey;
+use pollux_heartbeat_core::Event;
+use pollux_heartbeat_core::effect::BlockId;
 use pollux_heartbeat_core::event::Request;
 
 /// Nobody but reservations can fence.
@@ -12,6 +16,12 @@ fn reservations_only() -> Setup {
         watchdog: [false; 2],
         ..Setup::fine()
     }
+}
+
+/// What a controller says of pool 0.
+fn state(world: &World, c: usize) -> &'static str {
+    let core = world.nodes[c].core.as_ref();
+    core.map_or("", |core| core.status(world.local(c)).pools[0].state)
 }
 
 #[test]
@@ -57,6 +67,42 @@ fn k05_a_hand_over_that_is_interrupted_anywhere_has_one_owner() {
             world.run_for(8 * SEC);
             wire(world, true);
             world.run_for(5 * SEC);
+            mended(world);
+        });
+    }
+}
+
+/// A new pool whose home was changed at once: each controller has been told, for the moment, that it is the home. Nothing
+/// but the claims stands between them, because the disks know no reservations.
+#[test]
+fn k05_of_two_who_both_think_that_a_pool_is_theirs_one_yields() {
+    let three = || {
+        let mut setup = Setup {
+            reservations: false,
+            ..Setup::fine()
+        };
+        setup.pools.push(PoolSpec { home: A, legs: 2 });
+        setup
+    };
+    for apart in (0..8).map(|step| step * 500_000) {
+        scenario(three, |world| {
+            world.untold = 1;
+            let joined = world.run_till(60 * SEC, |world| {
+                world.record().members.both() && world.serves(A, 0) && world.serves(B, 1)
+            });
+            demand(world, joined, "not whole without the new pool");
+            world.untold = 0;
+            let lists = [A, B].map(|c| world.pool_list(Some(c)));
+            let [first, second] = lists;
+            world.tell(A, first);
+            world.run_for(apart);
+            world.tell(B, second);
+            world.run_for(2 * SEC);
+            for c in [A, B] {
+                let list = world.pool_list(None);
+                world.tell(c, list);
+            }
+            whole(world);
             mended(world);
         });
     }
@@ -114,6 +160,73 @@ fn k08_waiting_outlasts_a_watchdog_that_was_petted_late() {
     }
 }
 
+/// The same by one whose lease is out, when it is about to stop by itself: its last pet was long ago.
+#[test]
+fn k08_whoever_has_no_lease_pets_no_more() {
+    let waiting = || Setup {
+        power_rung: false,
+        reservations: false,
+        ..Setup::fine()
+    };
+    scenario(waiting, |world| {
+        whole(world);
+        let (lease, watchdog) = (nanos(world.timing.lease), nanos(world.timing.watchdog));
+        wire(world, false);
+        world.quorum.iter_mut().for_each(|disk| disk.path[A] = false);
+        world.run_for(lease + watchdog * 8 / 10);
+        world.stall_next = Some((A, watchdog * 9 / 10));
+        world.run_till(SEC / 2, |world| world.nodes[A].paused);
+        world.stall_next = None;
+        world.run_till(20 * SEC, |world| !world.nodes[A].paused);
+        world.pause(A);
+        taken_over(world, B);
+        demand(
+            world,
+            world.stats.watchdogs > 0,
+            "b did not wait for the watchdog",
+        );
+        mended(world);
+    });
+}
+
+/// Whoever was stopped while it was replaced, and goes on, writes its slot at once. Its readings hang: it cannot know that it
+/// was replaced, and so that slot is no lease. Its target serves on like a kernel's.
+#[test]
+fn k04_a_slot_is_no_lease_before_the_ballots_are_read() {
+    scenario(reservations_only, |world| {
+        whole(world);
+        wire(world, false);
+        world.blind[A] = true;
+        world.pause(A);
+        taken_over(world, B);
+        world.deaf[A] = true;
+        world.resume(A);
+        world.run_for(4 * SEC);
+        world.deaf[A] = false;
+        mended(world);
+    });
+}
+
+/// It reads the vote against it, and nothing else: the ballots that would tell that the record is decided hang.
+#[test]
+fn k04_a_slot_is_no_lease_while_a_vote_against_its_writer_stands() {
+    scenario(reservations_only, |world| {
+        whole(world);
+        wire(world, false);
+        world.blind[A] = true;
+        world.pause(A);
+        let epoch = world.record().epoch;
+        let decided = world.run_till(30 * SEC, |world| world.record().epoch > epoch);
+        demand(world, decided, "b does not take over");
+        world.wedged[B] = &[BlockId::Vote0, BlockId::Vote1];
+        taken_over(world, B);
+        world.resume(A);
+        world.run_for(4 * SEC);
+        world.wedged[B] = &[];
+        mended(world);
+    });
+}
+
 /// What was written long before its answer came gives a lease from when it was written, or the taker waits for too little.
 #[test]
 fn k08_a_slow_answer_is_no_longer_lease() {
@@ -159,7 +272,7 @@ fn k12_a_fencer_that_comes_late_takes_nothing() {
             whole(world);
             world.pause(A);
             // b stands before a's disks with the deed decided, and is stopped there.
-            let key = |world: &mut crate::world::World| {
+            let key = |world: &mut World| {
                 world
                     .disks
                     .iter()
@@ -175,6 +288,57 @@ fn k12_a_fencer_that_comes_late_takes_nothing() {
             mended(world);
         });
     }
+}
+
+/// The fence of an earlier epoch is answered when that of the present one is under way, and cannot succeed.
+#[test]
+fn k12_an_answer_to_an_earlier_fence_confirms_nothing() {
+    scenario(reservations_only, |world| {
+        whole(world);
+        for disk in world.disks.iter_mut().filter(|disk| disk.of.0 == 0) {
+            disk.full = true;
+        }
+        world.pause(A);
+        let fencing = |world: &World| state(world, B) == "fencing";
+        let begun = world.run_till(30 * SEC, |world| fencing(world));
+        demand(world, begun, "b does not fence");
+        let epoch = Epoch::new(world.record().epoch.get() - 1);
+        for generation in 1..6 {
+            let key = ReservationKey {
+                controller: ControllerId::B,
+                epoch,
+                generation: pollux_api::id::Generation::new(generation),
+            };
+            let (pool, result) = (pool_id(0), Ok(()));
+            world.tell(B, Event::FenceDone { pool, key, result });
+        }
+        world.run_for(5 * SEC);
+        demand(world, fencing(world), "b takes the pool without its fence");
+        world.disks.iter_mut().for_each(|disk| disk.full = false);
+        taken_over(world, B);
+        mended(world);
+    });
+}
+
+/// Asked while the partner was off, answered when it is back and serves: what was true then is no proof now.
+#[test]
+fn a10_a_late_report_of_the_power_says_nothing_of_the_next_incarnation() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        world.bmc_slow[A] = 40 * SEC;
+        world.power_cut(A);
+        taken_over(world, B);
+        // One of the answers has come, and nobody cuts it again.
+        world.run_for(15 * SEC);
+        world.power_on(A);
+        let back = world.run_till(30 * SEC, |world| world.record().members.both() && world.member(A));
+        demand(world, back, "a does not come back");
+        let records = world.invariants.records();
+        world.run_for(45 * SEC);
+        let quiet = world.invariants.records() == records && world.stats.stops == 0;
+        demand(world, quiet, "a was voted out on a report of before");
+        mended(world);
+    });
 }
 
 #[test]
@@ -242,10 +406,7 @@ fn k12_a_fence_that_was_called_back_registers_nothing_late() {
         auto_giveback: false,
         ..reservations_only()
     };
-    let fencing = |world: &crate::world::World| {
-        let core = world.nodes[A].core.as_ref();
-        core.is_some_and(|core| core.status(world.local(A)).pools[0].state == "fencing")
-    };
+    let fencing = |world: &World| state(world, A) == "fencing";
     for cycle in (0..8).map(|step| 1_000 + step * 60) {
         scenario(volatile, |world| {
             whole(world);

@@ -127,7 +127,7 @@ fn a4_heartbeat_that_is_stopped_for_less_than_detection_keeps_its_pools() {
 fn a6_a_writer_that_hangs_gives_its_pools_by_wire() {
     scenario(stays, |world| {
         whole(world);
-        world.wedged[A] = true;
+        world.wedged[A] = &crate::quorum::BLOCKS;
         taken_over(world, B);
         demand(world, world.stats.watchdogs == 0, "a was reset");
         mended(world);

@@ -10,7 +10,7 @@ use pollux_heartbeat_core::event::Request;
 use pollux_heartbeat_core::record::Ballot;
 
 /// A controller has taken part in a ballot above the decided record on so many disks.
-fn promised(world: &mut World, c: usize, disks: usize, voted: bool) -> bool {
+pub(super) fn promised(world: &mut World, c: usize, disks: usize, voted: bool) -> bool {
     let epoch = world.record().epoch;
     let count = world
         .quorum

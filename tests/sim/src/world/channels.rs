@@ -3,9 +3,21 @@
 use super::*;
 
 impl World {
+    /// What a command takes longer for all the others, at most.
+    pub(super) fn load(&self) -> u64 {
+        if self.saturated { 300 * MS } else { 0 }
+    }
+
     pub(super) fn disk_latency(&mut self, disk: usize) -> u64 {
-        let slow = self.quorum[disk].slow;
+        let slow = self.quorum[disk].slow.max(self.load());
         self.span(200, 3_000) + self.rng.range(0, slow)
+    }
+
+    /// Done long before it is said to be: an answer that the way back holds up (K8, K11).
+    fn way_back(&mut self, disk: usize) -> u64 {
+        let slow = self.quorum[disk].slow.max(self.load());
+        let held_up = if slow > 0 { self.rng.range(0, slow) } else { 0 };
+        self.span(50, 1_000) + held_up
     }
 
     pub(super) fn submit(
@@ -75,10 +87,11 @@ impl World {
     }
 
     pub(super) fn quorum_write(&mut self, c: usize, boot: u32, write: WriteId) {
-        let Some(at) = self.nodes[c].writes.get(&write).map(|entry| entry.disk) else {
+        let found = self.nodes[c].writes.get(&write);
+        let Some((at, block)) = found.map(|entry| (entry.disk, entry.block)) else {
             return;
         };
-        if self.wedged[c] {
+        if self.wedged[c].contains(&block) {
             return self.after(AGAIN, Happening::QuorumWrite { c, boot, id: write });
         }
         let disk = &self.quorum[at];
@@ -93,10 +106,7 @@ impl World {
             self.nodes[c].writes.insert(write, entry);
         }
         let result = if good { Ok(()) } else { Err(()) };
-        // Done long before it is said to be: an answer that the way back holds up (K8).
-        let slow = self.quorum[at].slow;
-        let held_up = if slow > 0 { self.rng.range(0, slow) } else { 0 };
-        let span = self.span(50, 1_000) + held_up;
+        let span = self.way_back(at);
         self.after(
             span,
             Happening::QuorumWritten {
@@ -136,8 +146,14 @@ impl World {
         issued: u64,
     ) {
         let stuck = self.quorum[disk].stuck_until;
-        if self.quorum[disk].reaches(c) && stuck > self.now {
-            let at = stuck.min(self.now + AGAIN) + self.rng.range(0, MS);
+        let hangs = self.quorum[disk].reaches(c) && stuck > self.now;
+        if hangs || self.deaf[c] {
+            let until = if hangs {
+                stuck.min(self.now + AGAIN)
+            } else {
+                self.now + AGAIN
+            };
+            let at = until + self.rng.range(0, MS);
             return self.at(
                 at,
                 Happening::QuorumRead {
@@ -160,19 +176,12 @@ impl World {
                     seen: Some(seen),
                 });
             }
-            if let Ok(slot) = area.slot {
-                // A change between two reads is life no earlier than the first of them.
-                let last = self.nodes[c].slots[disk];
-                let changed = last.filter(|(sequence, _)| *sequence != slot.sequence);
-                if let Some((_, since)) = changed {
-                    self.fact(Fact::Sighted { c, since });
-                }
-                self.note_advert(c, slot.advert.incarnation, slot.advert.role);
-                self.nodes[c].slots[disk] = Some((slot.sequence, issued));
+            if self.nodes[c].life == life {
+                self.nodes[c].readings.insert(read, (disk, issued));
             }
         }
         let issued = self.nodes[c].clock.read(issued);
-        let span = self.span(50, 1_000);
+        let span = self.way_back(disk);
         self.after(
             span,
             Happening::Tell {
@@ -188,6 +197,10 @@ impl World {
     }
 
     pub(super) fn send(&mut self, c: usize, datagram: Datagram) {
+        let heard = |nonce| self.nodes[1 - c].nonces.iter().any(|(sent, _)| *sent == nonce);
+        if datagram.echo.is_some_and(heard) {
+            self.fact(Fact::Echoed { c });
+        }
         self.nodes[c].nonces.push_back((datagram.nonce, self.now));
         if self.nodes[c].nonces.len() > 64 {
             self.nodes[c].nonces.pop_front();

@@ -52,7 +52,12 @@ impl World {
         }
         let node = &self.nodes[c];
         if node.core.is_some() {
-            let late = self.rng.range(0, self.setup.lateness);
+            let most = if self.saturated {
+                100 * MS
+            } else {
+                self.setup.lateness
+            };
+            let late = self.rng.range(0, most);
             let at = self.nodes[c].clock.when(deadline).max(self.now + 50_000) + late;
             if at < self.nodes[c].tick || self.nodes[c].tick <= self.now {
                 self.nodes[c].tick = at;
@@ -78,7 +83,18 @@ impl World {
                     self.fact(Fact::Sighted { c, since: at });
                 }
             }
-            Event::ReadDone { area, .. } => {
+            Event::ReadDone { id: read, area, .. } => {
+                let reading = self.nodes[c].readings.remove(read);
+                if let (Some((disk, issued)), Ok(slot)) = (reading, &area.slot) {
+                    // A change between two reads is life no earlier than the first of them.
+                    let last = self.nodes[c].slots[disk];
+                    let changed = last.filter(|(sequence, _)| *sequence != slot.sequence);
+                    if let Some((_, since)) = changed {
+                        self.fact(Fact::Sighted { c, since });
+                    }
+                    self.note_advert(c, slot.advert.incarnation, slot.advert.role);
+                    self.nodes[c].slots[disk] = Some((slot.sequence, issued));
+                }
                 if let Ok(vote) = area.vote {
                     self.fact(Fact::Learnt {
                         c,
@@ -87,8 +103,19 @@ impl World {
                 }
             }
             Event::Power {
-                state: Power::Off, ..
-            } => self.fact(Fact::SeenOff { c }),
+                state: Power::Off,
+                asked,
+            } => {
+                let reports = self.nodes[c].reports.iter();
+                let report = reports.rev().find(|(of, ..)| of == asked).copied();
+                if let Some((_, asked, incarnation)) = report {
+                    self.fact(Fact::SeenOff {
+                        c,
+                        incarnation,
+                        asked,
+                    });
+                }
+            }
             Event::Request {
                 request: Request::Takeover,
                 ..
@@ -177,6 +204,12 @@ impl World {
                 if !self.late {
                     self.fact(Fact::Taking { c, pool: number, key });
                 }
+                self.fact(Fact::Trusted {
+                    c,
+                    pool: number,
+                    key,
+                    evidence,
+                });
                 self.job(c, number, Task::Take(key, evidence));
             }
             Effect::PublishPool { pool, key } => self.job(c, pool_number(pool), Task::Publish(key)),

@@ -107,7 +107,8 @@ impl World {
     }
 
     pub(super) fn leg_latency(&mut self) -> u64 {
-        self.span(100, 4_000) + self.rng.range(0, self.setup.leg_slowness)
+        let slow = self.setup.leg_slowness.max(self.load());
+        self.span(100, 4_000) + self.rng.range(0, slow)
     }
 
     /// A command of a host goes to the disks.

@@ -364,6 +364,8 @@ struct Job {
 #[derive(Clone, Debug, Default)]
 struct Manager {
     imported: Option<Imported>,
+    /// The key under which every leg that counts was fenced, as it was answered last.
+    confirmed: Option<ReservationKey>,
     job: Option<Job>,
     queue: VecDeque<Job>,
 }
@@ -435,6 +437,10 @@ pub(crate) struct Node {
     held: Vec<u64>,
     nonces: VecDeque<(u64, u64)>,
     slots: Vec<Option<(u64, u64)>>,
+    /// Readings of the partner's blocks that are not answered: the disk, and when they were issued.
+    readings: BTreeMap<ReadId, (usize, u64)>,
+    /// What the power control saw: when it was asked, by the own clock; when that was; and which incarnation was off.
+    reports: VecDeque<(Instant, u64, u64)>,
     desk: configuration::Desk,
     /// The last datagram that came, for the forger.
     heard: Option<Box<Datagram>>,
@@ -515,12 +521,22 @@ pub(crate) struct World {
     pub(crate) settled: bool,
     /// The next decision of this controller is followed by a stall of so long before its deeds.
     pub(crate) stall_next: Option<(usize, u64)>,
-    /// Writes of this controller to quorum disks hang.
-    pub(crate) wedged: [bool; 2],
+    /// Writes of this controller to these blocks of the quorum disks hang: a disk may hold up any one command.
+    pub(crate) wedged: [&'static [BlockId]; 2],
+    /// Readings of the quorum disks by this controller hang.
+    pub(crate) deaf: [bool; 2],
+    /// Processors and disks have more to do than they can.
+    pub(crate) saturated: bool,
+    /// What once stood on the first quorum disk.
+    pub(crate) copy: Option<Vec<u8>>,
+    /// The power control of each controller answers its partner up to so much later than it looked.
+    pub(crate) bmc_slow: [u64; 2],
     /// Streams between the controllers carry nothing, datagrams do: a filtered port, or an MTU hole.
     pub(crate) filtered: bool,
     /// Messages between the keepers are lost, doubled, and overtake each other, per million each.
     pub(crate) misrouted: u64,
+    /// So many of the last pools are not in the configuration yet.
+    pub(crate) untold: usize,
     /// Every step of this controller's pool manager fails.
     pub(crate) lame: [bool; 2],
     /// This controller's pool manager does not look at keys and conflicts: a kernel target that outlives it.
@@ -597,6 +613,8 @@ impl World {
             held: Vec::new(),
             nonces: VecDeque::new(),
             slots: vec![None; setup.quorum_disks],
+            readings: BTreeMap::new(),
+            reports: VecDeque::new(),
             desk: configuration::Desk::default(),
             heard: None,
             role: Role::Starting,
@@ -636,9 +654,14 @@ impl World {
             onlooker: None,
             settled: false,
             stall_next: None,
-            wedged: [false; 2],
+            wedged: [&[]; 2],
+            deaf: [false; 2],
+            saturated: false,
+            copy: None,
+            bmc_slow: [0; 2],
             filtered: false,
             misrouted: 0,
+            untold: 0,
             lame: [false; 2],
             blind: [false; 2],
             invariants,
@@ -1028,6 +1051,11 @@ impl World {
         self.nodes[c].managers[pool].imported.as_ref()
     }
 
+    /// The key under which a controller's pool manager has confirmed the fence of a pool.
+    pub(crate) fn confirmed(&self, c: usize, pool: usize) -> Option<ReservationKey> {
+        self.nodes[c].managers[pool].confirmed
+    }
+
     /// Every stream of a pool was answered a command that began after `since`.
     pub(crate) fn answered_since(&self, pool: usize, since: u64) -> bool {
         self.streams
@@ -1117,6 +1145,19 @@ impl World {
         }
         for ((pool, leg), key) in lost {
             // A key that was registered and not yet confirmed excluded nobody: nothing is lost with it.
+            let owner = self.held(key.controller.index(), pool);
+            if owner.is_some_and(|held| held.key == key) {
+                self.fact(Fact::ExclusionLost { pool, leg, key });
+            }
+        }
+        self.judge();
+    }
+
+    /// Somebody who is none of the two clears the reservation of a disk with everything that is registered there.
+    pub(crate) fn stranger_clears(&mut self, disk: usize) {
+        self.say(|| format!("A STRANGER clears data disk {disk}"));
+        let (pool, leg) = self.disks[disk].of;
+        for key in self.disks[disk].clear() {
             let owner = self.held(key.controller.index(), pool);
             if owner.is_some_and(|held| held.key == key) {
                 self.fact(Fact::ExclusionLost { pool, leg, key });

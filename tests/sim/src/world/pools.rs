@@ -122,6 +122,7 @@ impl World {
                 }
                 None => {
                     let result = self.fenced(c, pool, key).and_then(|()| self.chance_fails(&job));
+                    self.nodes[c].managers[pool].confirmed = result.is_ok().then_some(key);
                     self.end_job(c, pool, result);
                 }
             },

@@ -56,6 +56,8 @@ impl World {
         node.held.clear();
         node.nonces.clear();
         node.slots.fill(None);
+        node.readings.clear();
+        node.reports.clear();
         node.role = Role::Starting;
         node.desk = super::configuration::Desk::default();
         self.end_keeper(c);
@@ -103,10 +105,11 @@ impl World {
     }
 
     /// The heartbeat daemon stands still while everything else goes on.
-    #[cfg(test)]
     pub(crate) fn halt(&mut self, c: usize) {
-        self.say(|| format!("{} heartbeat daemon STOPPED", id(c)));
-        self.nodes[c].halted = true;
+        if self.nodes[c].core.is_some() {
+            self.say(|| format!("{} heartbeat daemon STOPPED", id(c)));
+            self.nodes[c].halted = true;
+        }
     }
 
     /// And goes on.
@@ -146,6 +149,7 @@ impl World {
             return;
         }
         node.core = None;
+        node.halted = false;
         node.life += 1;
         node.tick = u64::MAX;
         node.stalled.clear();
@@ -201,18 +205,13 @@ impl World {
         self.nodes[c].life += 1;
         self.nodes[c].nonces.clear();
         self.nodes[c].slots.fill(None);
+        self.nodes[c].readings.clear();
+        self.nodes[c].reports.clear();
         let life = self.nodes[c].life;
         self.say(|| format!("{} heartbeat daemon starts", id(c)));
         self.tell(c, Event::Tick);
-        let pools = self.setup.pools.iter().enumerate();
-        let pools = pools
-            .map(|(at, spec)| PoolInfo {
-                pool: pool_id(at),
-                home: id(spec.home),
-            })
-            .collect();
         self.open_desk(c);
-        for event in [Event::Pools(pools), Event::Legs(vec![true; 2])] {
+        for event in [self.pool_list(None), Event::Legs(vec![true; 2])] {
             let span = self.span(100, 30_000);
             self.after(span, Happening::Tell { c, life, event });
         }
@@ -221,6 +220,17 @@ impl World {
         if self.nodes[c].watchdog.is_some() {
             self.tell_later(c, Event::Watchdog { armed: true }, 100, 30_000);
         }
+    }
+
+    /// The pools of the configuration, as a controller is told them; `home`: that one has just become the home of all.
+    pub(crate) fn pool_list(&self, home: Option<usize>) -> Event {
+        let pools = self.setup.pools.iter().enumerate();
+        let pools = pools.take(self.setup.pools.len() - self.untold);
+        let info = |(at, spec): (usize, &crate::setup::PoolSpec)| PoolInfo {
+            pool: pool_id(at),
+            home: id(home.unwrap_or(spec.home)),
+        };
+        Event::Pools(pools.map(info).collect())
     }
 
     pub(super) fn ask_power(&mut self, c: usize, cut: bool) {
@@ -251,9 +261,17 @@ impl World {
             (true, true) => Power::On,
         };
         // Asked when it was sent; with a cut, the question follows the deed.
-        let asked = if cut { self.now } else { asked };
-        let asked = self.nodes[c].clock.read(asked);
-        let span = self.span(500, 20_000);
+        let at = if cut { self.now } else { asked };
+        let asked = self.nodes[c].clock.read(at);
+        if state == Power::Off && self.nodes[c].life == life {
+            let incarnation = self.nodes[victim].incarnation;
+            let reports = &mut self.nodes[c].reports;
+            if reports.len() == 256 {
+                reports.pop_front();
+            }
+            reports.push_back((asked, at, incarnation));
+        }
+        let span = self.span(500, 20_000) + self.rng.range(0, self.bmc_slow[victim]);
         self.after(
             span,
             Happening::Tell {

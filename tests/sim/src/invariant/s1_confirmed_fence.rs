@@ -1,0 +1,84 @@
+//! S1, the fence before the taking: a pool is taken on evidence that is true, that was confirmed, and that is younger than
+//! the choice.
+//!
+//! Whoever takes a pool names its reason. The reason is compared with the world: that every leg is fenced was answered under
+//! this very key (K6, K12); whose end is named has ended; and a report of the power control answers a question that was
+//! asked after the record without its victim was known (K12). The pool manager would refuse most of what is caught here, and
+//! the disks the rest: that is the second line, and this judge holds the first.
+
+use crate::truth::Fact;
+use crate::world::World;
+use pollux_heartbeat_core::effect::Evidence;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ConfirmedFence {
+    /// Since when each controller acts on records without its partner.
+    alone_since: [Option<u64>; 2],
+    /// When the last question was asked that was answered to each controller with "off".
+    asked: [Option<u64>; 2],
+}
+
+impl ConfirmedFence {
+    pub(crate) fn observe(&mut self, world: &World, fact: &Fact) -> Result<(), String> {
+        match *fact {
+            Fact::Published { c, record } => {
+                if record.members.both() {
+                    self.alone_since[c] = None;
+                } else {
+                    self.alone_since[c].get_or_insert(world.now);
+                }
+            }
+            Fact::Booted { c } => {
+                self.alone_since[c] = None;
+                self.asked[c] = None;
+            }
+            Fact::SeenOff { c, asked, .. } => self.asked[c] = self.asked[c].max(Some(asked)),
+            Fact::Trusted {
+                c,
+                pool,
+                key,
+                evidence,
+            } => {
+                return self.holds(world, c, pool, key, evidence).map_err(|why| {
+                    format!("{c} takes pool {pool} under {key:?} on {evidence:?}, but {why}")
+                });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn holds(
+        &self,
+        world: &World,
+        c: usize,
+        pool: usize,
+        key: pollux_api::pool::ReservationKey,
+        evidence: Evidence,
+    ) -> Result<(), String> {
+        let victim = match evidence {
+            Evidence::Reserved { .. } | Evidence::Own | Evidence::Unowned | Evidence::Released { .. } => {
+                let confirmed = world.confirmed(c, pool);
+                return if confirmed == Some(key) || !world.setup.reservations {
+                    Ok(())
+                } else {
+                    Err(format!("the fence was confirmed under {confirmed:?}"))
+                };
+            }
+            Evidence::PowerOff { victim, .. } => {
+                if self.asked[c].is_none() || self.asked[c] < self.alone_since[c] {
+                    return Err("nobody has asked for its power since the choice".to_owned());
+                }
+                victim
+            }
+            Evidence::Waited { victim, .. } | Evidence::Rebooted { victim, .. } => victim,
+        };
+        let partner = &world.nodes[1 - c];
+        let ended = partner.incarnation > victim.incarnation.get() || !partner.up;
+        if ended {
+            Ok(())
+        } else {
+            Err(format!("incarnation {} runs", partner.incarnation))
+        }
+    }
+}
