@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn commands_walk_through_a_play_and_back() {
-        let lines = told("n 40\ns\nr 10\nc\nb Tick\nc zzz\nwhat\nq\n");
+        let lines = told("n 40\ns\nr 10\nc\nc fresh\nb Tick\nc zzz\nwhat\nq\n");
         let shown = |text: &str| lines.iter().any(|line| line.starts_with(text));
         assert!(shown("#0 at "), "{lines:#?}");
         assert!(shown("#40 at "), "{lines:#?}");
