@@ -24,6 +24,8 @@ extern crate alloc;
 
 pub mod arbiter;
 pub mod area;
+#[cfg(test)]
+mod bench;
 mod codec;
 pub mod detect;
 pub mod effect;

@@ -1142,6 +1142,12 @@ impl Core {
         recent > timing.flap_count as usize
     }
 
+    /// For tests: the wire fell silent that often, just now.
+    #[cfg(test)]
+    pub(crate) fn note_silences(&mut self, now: Instant, count: u32) {
+        self.silences.extend((0..count).map(|_| now));
+    }
+
     /// The last sign of life of this controller that somebody can have seen.
     fn life_shown(&self) -> Option<Instant> {
         self.slot_basis.max(self.wire.echoed)

@@ -654,3 +654,7 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;

@@ -33,7 +33,7 @@ mod breakage;
 mod scenario;
 
 pub use many::{Played, run_all};
-pub use mutants::{Wanted as WantedMutants, run as run_mutants};
+pub use mutants::{Wanted as WantedMutants, copy, run as run_mutants};
 pub use play::{Failure, Total, only, replay, run, shrink, write_coverage};
 pub use shrink::{Mask, Small};
 pub use stepper::step;

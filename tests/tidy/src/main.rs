@@ -1,5 +1,5 @@
-//! `cargo verify`, `cargo demo`, `cargo sim`, `cargo model`, `cargo fuzz-smoke`, `cargo fuzz-long`,
-//! `cargo fix-all`: see the library.
+//! `cargo verify`, `cargo demo`, `cargo sim`, `cargo model`, `cargo sweep`, `cargo fuzz-smoke`,
+//! `cargo fuzz-long`, `cargo fix-all`: see the library.
 
 #![forbid(unsafe_code)]
 
@@ -8,8 +8,8 @@ use pollux_tidy::Repository;
 use pollux_tidy::run::Runner;
 use std::process::ExitCode;
 
-/// The commands of this repository. Exit codes: 0 all is well, 1 something failed, 2 wrong argument; `demo`, `sim`
-/// and `model` exit as the program that they run.
+/// The commands of this repository. Exit codes: 0 all is well, 1 something failed, 2 wrong argument; `demo`, `sim`,
+/// `model` and `sweep` exit as the program that they run.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -46,6 +46,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Try every small change of heartbeat's decision core, and say who notices it, with these arguments.
+    Sweep {
+        /// Arguments of the sweep: see `cargo sweep --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Look for inputs that break a decoder, a second or two on every target.
     FuzzSmoke,
     /// Look for inputs that break one decoder, for long.
@@ -62,7 +68,7 @@ fn main() -> ExitCode {
     // `cargo demo --help` asks the demo, not this program.
     let given: Vec<String> = std::env::args().skip(1).collect();
     let command = match given.split_first() {
-        Some((word, rest)) if matches!(word.as_str(), "demo" | "sim" | "model") => {
+        Some((word, rest)) if matches!(word.as_str(), "demo" | "sim" | "model" | "sweep") => {
             let arguments = rest
                 .iter()
                 .skip_while(|argument| *argument == "--")
@@ -71,6 +77,7 @@ fn main() -> ExitCode {
             match word.as_str() {
                 "demo" => Command::Demo { arguments },
                 "sim" => Command::Sim { arguments },
+                "sweep" => Command::Sweep { arguments },
                 _ => Command::Model { arguments },
             }
         }
@@ -90,6 +97,7 @@ fn main() -> ExitCode {
         Command::Demo { arguments } => Runner::new(repository, false).demo(&arguments),
         Command::Sim { arguments } => Runner::new(repository, false).fast("pollux-sim", &arguments),
         Command::Model { arguments } => Runner::new(repository, false).fast("pollux-model", &arguments),
+        Command::Sweep { arguments } => Runner::new(repository, false).plain_run("pollux-sweep", &arguments),
         Command::FuzzSmoke => Runner::new(repository, false).fuzz_smoke(),
         Command::FuzzLong { target, seconds } => Runner::new(repository, false).fuzz_long(&target, seconds),
     }

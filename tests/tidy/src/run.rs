@@ -331,6 +331,12 @@ impl Runner {
         pass_on(&mut self.built_for_speed(program, arguments))
     }
 
+    /// Runs a program of this repository as the tests are built: most of what it needs is there already.
+    pub fn plain_run(self, program: &str, arguments: &[String]) -> ExitCode {
+        let mut command = self.cargo(&["run", "--quiet", "--locked", "--package", program, "--"]);
+        pass_on(command.args(arguments))
+    }
+
     fn summary(self) -> ExitCode {
         println!("\n{:<24} {:>8}  result", "step", "time");
         for Step { name, took, outcome } in &self.steps {

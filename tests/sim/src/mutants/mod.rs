@@ -470,7 +470,11 @@ fn read(said: &str, by: By) -> End {
     }
 }
 
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
+/// Makes `to` equal to the sources in `from`, without what is built. What has not changed keeps its time.
+///
+/// # Errors
+/// What could not be read or written.
+pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
