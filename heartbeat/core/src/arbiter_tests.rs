@@ -286,3 +286,50 @@ fn two_proposers_never_decide_differently() {
         (one.finish(), two.finish())
     }
 }
+
+#[test]
+fn a_proposal_goes_above_every_ballot_of_the_instance_that_was_met() {
+    let mut a = arbiter(A);
+    let met = Vote {
+        mbal: Ballot::new(9),
+        ..genesis()
+    };
+    assert_eq!(a.observe(&met), Progress::None);
+    a.propose();
+    assert!(a.block().mbal > met.mbal, "{:?}", a.block());
+    // A ballot of another instance says nothing about this one.
+    let mut a = arbiter(A);
+    let decided = alone(B, a.block());
+    a.learn(decided);
+    a.observe(&met);
+    a.propose();
+    assert!(a.block().mbal < met.mbal, "{:?}", a.block());
+}
+
+#[test]
+fn of_several_votes_that_of_the_highest_ballot_binds() {
+    let vote = |ballot: u64, who| Vote {
+        mbal: Ballot::new(ballot),
+        bal: Ballot::new(ballot),
+        value: Some(alone(who, &genesis())),
+        ..genesis()
+    };
+    let (older, later) = (vote(3, A), vote(5, B));
+    for order in [[&older, &later], [&later, &older]] {
+        let mut a = arbiter(A);
+        a.observe(&later);
+        a.propose();
+        assert_eq!(count(&mut a, order), Progress::Promised { bound: later.value });
+    }
+    // The own vote as well: it binds where it is the later one, and is outvoted where it is not.
+    for (own, bound) in [(2, later.value), (8, vote(8, A).value)] {
+        let mut a = Arbiter::new(A, 3, vote(own, A));
+        a.observe(&later);
+        a.propose();
+        assert_eq!(
+            count(&mut a, [&later, &later]),
+            Progress::Promised { bound },
+            "own vote {own}"
+        );
+    }
+}

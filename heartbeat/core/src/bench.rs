@@ -125,9 +125,15 @@ impl Bench {
 
     /// Both serve, each its own pool, and nothing is under way.
     pub(crate) fn whole() -> Self {
-        let mut bench = Self::new();
-        bench.boot(params(A, 1));
-        bench.boot(params(B, 1));
+        Self::new().made_whole([params(A, 1), params(B, 1)])
+    }
+
+    /// The same, from a bench on which both are off.
+    pub(crate) fn made_whole(mut self, both: [Params; 2]) -> Self {
+        for params in both {
+            self.boot(params);
+        }
+        let mut bench = self;
         bench.until("both are members and every pool is served", |bench| {
             let served = |pool: &PoolId| [A, B].iter().any(|who| bench.serves(*who, *pool));
             bench.core(A).record().members.both() && POOLS.iter().all(served)
@@ -170,8 +176,13 @@ impl Bench {
         self.cores[who.index()].as_mut().unwrap()
     }
 
-    /// A controller, or its daemon after a crash, starts.
+    /// A controller starts, with nothing imported.
     pub(crate) fn boot(&mut self, params: Params) {
+        self.start(params, Vec::new());
+    }
+
+    /// A daemon starts, and finds this imported.
+    pub(crate) fn start(&mut self, params: Params, imports: Vec<Import>) {
         let who = params.controller;
         self.events.retain(|(to, _)| *to != who);
         self.cores[who.index()] = Some(Core::new(params, self.now).unwrap());
@@ -179,7 +190,7 @@ impl Bench {
         for event in [
             Event::Tick,
             Event::Pools(configured()),
-            Event::Imports(Vec::<Import>::new()),
+            Event::Imports(imports),
             Event::Config(status),
         ] {
             self.events.push_back((who, event));

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// How many seeds of the simulator are played.
 pub(crate) const SEEDS: u64 = 300;
+/// How many, where it has to be quick.
+pub(crate) const QUICK_SEEDS: u64 = 15;
 /// A judge may take this many times as long as without a mutant,
 const TIMES: u32 = 6;
 /// and this longer: the machine may be busy.
@@ -33,7 +35,7 @@ pub(crate) struct Judge {
     /// What it is called in the table.
     pub(crate) name: &'static str,
     /// The folder of its package: tests look for their files from there.
-    folder: &'static str,
+    pub(crate) folder: &'static str,
     /// What cargo has to build: package and targets.
     build: &'static [&'static str],
     /// The names of the programs among what was built.
@@ -84,6 +86,7 @@ pub(crate) const JUDGES: &[Judge] = &[
 #[derive(Clone, Debug)]
 pub(crate) struct Seated {
     judge: Judge,
+    seeds: u64,
     folder: PathBuf,
     /// The quickest first.
     tests: Vec<Test>,
@@ -117,9 +120,10 @@ impl Seated {
     ///
     /// # Errors
     /// In words: it does not build, or does not pass.
-    pub(crate) fn new(judge: Judge, copy: &Copy) -> Result<Self, String> {
+    pub(crate) fn new(judge: Judge, copy: &Copy, seeds: u64) -> Result<Self, String> {
         let mut seated = Self {
             judge,
+            seeds,
             folder: copy.source.join(judge.folder),
             tests: vec![],
             reached: BTreeSet::new(),
@@ -171,6 +175,7 @@ impl Seated {
         let folder = copy.source.join(judge.folder);
         let seated = Self {
             judge,
+            seeds: SEEDS,
             folder,
             tests: vec![],
             reached: BTreeSet::new(),
@@ -197,6 +202,11 @@ impl Seated {
     #[must_use]
     pub(crate) fn name(&self) -> &'static str {
         self.judge.name
+    }
+
+    /// How many tests it has.
+    pub(crate) fn count(&self) -> usize {
+        self.tests.len()
     }
 
     /// The names of the tests of a program that this judge asks.
@@ -260,7 +270,7 @@ impl Seated {
             .args(self.judge.arguments)
             .args(&asked.names)
             .current_dir(&self.folder)
-            .env("POLLUX_SIM_SEEDS", SEEDS.to_string())
+            .env("POLLUX_SIM_SEEDS", self.seeds.to_string())
             .env("PROPTEST_RNG_SEED", "1")
             .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true")
             .env("RUST_BACKTRACE", "0")

@@ -17,6 +17,7 @@
 mod build;
 mod judge;
 mod list;
+mod results;
 mod schema;
 #[cfg(test)]
 #[allow(dead_code)]
@@ -24,15 +25,11 @@ mod switches;
 mod table;
 
 use build::Copy;
-use judge::{JUDGES, Seated};
+use judge::{JUDGES, QUICK_SEEDS, SEEDS, Seated};
 use list::Mutant;
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use results::Results;
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What to do.
@@ -48,29 +45,21 @@ pub struct Wanted {
     pub write: bool,
     /// What an earlier run saw caught is caught, though something has changed since.
     pub trust_caught: bool,
-    /// Only the judges before the directed plays are asked, and what they let pass is still to be judged.
+    /// Only the core's tests and few seeds are asked: what passes is still to be judged.
     pub quick: bool,
     /// How many mutants are judged at the same time.
     pub workers: usize,
 }
 
 /// How a mutant ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// The compiler does not take it.
     Unviable,
-    /// Who noticed, and what.
-    Caught { by: String, what: String },
+    /// Who noticed.
+    Caught { by: String },
     /// Nobody. Whether anybody came by it at all.
     Survived { reached: bool },
-}
-
-/// A line of the file of results.
-#[derive(Serialize, Deserialize)]
-struct Result_ {
-    state: u64,
-    key: String,
-    end: End,
 }
 
 /// Judges the mutants. True: enough were caught, and what was not is explained.
@@ -111,15 +100,11 @@ pub fn run(wanted: &Wanted, say: &mut dyn FnMut(String)) -> Result<bool, String>
         source: own.join(name).join("source"),
         target: own.join(name).join("target"),
     };
-    let results = Results::open(
-        own.join("results.jsonl"),
-        state(&repository)?,
-        wanted.trust_caught,
-    )?;
+    let results = Results::open(own.join("results.jsonl"), &repository, wanted.trust_caught)?;
     let open: Vec<usize> = chosen
         .iter()
         .copied()
-        .filter(|number| results.of(&mutants[*number]).is_none())
+        .filter(|number| results.end(&mutants[*number]).is_none())
         .collect();
     say(format!(
         "{} mutants, {} of them are still to be judged",
@@ -133,12 +118,14 @@ pub fn run(wanted: &Wanted, say: &mut dyn FnMut(String)) -> Result<bool, String>
         let mut judges = vec![];
         for judge in JUDGES
             .iter()
-            .filter(|judge| !wanted.quick || judge.name != "plays")
+            .filter(|judge| !wanted.quick || !matches!(judge.name, "worlds" | "plays"))
         {
-            let seated = Seated::new(*judge, &switched)?;
+            let seeds = if wanted.quick { QUICK_SEEDS } else { SEEDS };
+            let seated = Seated::new(*judge, &switched, seeds)?;
             say(format!(
-                "{}: passes with nothing on in {:.1} s and comes by {} mutants",
+                "{}: {} tests pass with nothing on in {:.1} s and come by {} mutants",
                 seated.name(),
+                seated.count(),
                 seated.takes.as_secs_f64(),
                 seated.reached.len()
             ));
@@ -153,18 +140,23 @@ pub fn run(wanted: &Wanted, say: &mut dyn FnMut(String)) -> Result<bool, String>
         let plain = copy("plain");
         for number in alone {
             plain.refresh(&repository)?;
-            let end = alone_(&plain, &mutants[number])?;
-            say(format!("{}: {}", line(number, &mutants[number]), words(&end)));
-            results.put(&mutants[number], end)?;
+            let said = by_itself(&plain, &mutants[number], &results)?;
+            say(format!("{}: {said}", line(number, &mutants[number])));
         }
     }
-    let ends: Vec<(&Mutant, End)> = chosen
-        .iter()
-        .filter_map(|number| Some((&mutants[*number], results.of(&mutants[*number])?)))
-        .collect();
+    let mut ends = vec![];
+    let mut earlier = 0;
+    for number in &chosen {
+        let Some((end, present)) = results.end(&mutants[*number]) else {
+            let mutant = line(*number, &mutants[*number]);
+            return Err(format!("{mutant}: nobody has said how it ended"));
+        };
+        earlier += usize::from(!present);
+        ends.push((&mutants[*number], end));
+    }
     let explained = table::Explained::read(&repository.join("tests/sweep/explained.toml"))?;
     let whole = chosen.len() == mutants.len();
-    let verdict = table::Verdict::new(&ends, &explained, whole);
+    let verdict = table::Verdict::new(&ends, &explained, whole, earlier);
     say(verdict.summary());
     if wanted.write {
         if !whole {
@@ -195,15 +187,6 @@ fn line(number: usize, mutant: &Mutant) -> String {
     )
 }
 
-fn words(end: &End) -> String {
-    match end {
-        End::Unviable => "does not compile".to_owned(),
-        End::Caught { by, what } => format!("caught by {by}: {what}"),
-        End::Survived { reached: true } => "SURVIVED".to_owned(),
-        End::Survived { reached: false } => "SURVIVED, and nobody comes by it".to_owned(),
-    }
-}
-
 /// Judges mutants that are behind switches.
 fn side_by_side(
     numbers: &[usize],
@@ -220,14 +203,8 @@ fn side_by_side(
             let (next, sender) = (&next, sender.clone());
             scope.spawn(move || {
                 while let Some(number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let end = judged(judges, *number);
-                    let failed = end.is_err();
-                    let kept = end.and_then(|end| {
-                        if !wanted.quick || matches!(end, End::Caught { .. }) {
-                            results.put(&mutants[*number], end.clone())?;
-                        }
-                        Ok((*number, end))
-                    });
+                    let kept = judged(judges, *number, &mutants[*number], results, wanted.quick);
+                    let failed = kept.is_err();
                     if sender.send(kept).is_err() || failed {
                         break;
                     }
@@ -237,10 +214,10 @@ fn side_by_side(
         drop(sender);
         let mut done = 0;
         for one in receiver {
-            let (number, end) = one?;
             done += 1;
-            if !matches!(end, End::Caught { .. }) {
-                say(format!("{}: {}", line(number, &mutants[number]), words(&end)));
+            if let Some((number, reached)) = one? {
+                let unseen = if reached { "" } else { ", and nobody comes by it" };
+                say(format!("{}: SURVIVED{unseen}", line(number, &mutants[number])));
             }
             if done % 100 == 0 {
                 say(format!("{done} of {}", numbers.len()));
@@ -250,124 +227,50 @@ fn side_by_side(
     })
 }
 
-fn judged(judges: &[Seated], number: usize) -> Result<End, String> {
+/// Asks the judges, one after the other, until one has noticed it. Otherwise its number, and whether anybody comes by it.
+fn judged(
+    judges: &[Seated],
+    number: usize,
+    mutant: &Mutant,
+    results: &Results,
+    quick: bool,
+) -> Result<Option<(usize, bool)>, String> {
     let mut reached = false;
-    for judge in judges.iter().filter(|judge| judge.reached.contains(&number)) {
-        reached = true;
-        if let Some(what) = judge.judge(number)? {
-            return Ok(End::Caught {
-                by: judge.name().to_owned(),
-                what,
-            });
+    for judge in judges {
+        let comes_by = judge.reached.contains(&number);
+        reached |= comes_by;
+        let said = match results.heard(mutant, judge.name()) {
+            Some(said) => said,
+            None if comes_by => judge.judge(number)?,
+            None => None,
+        };
+        // A few seeds that see nothing are not what is asked for.
+        if said.is_some() || !(quick && judge.name() == "seeds") {
+            results.keep(mutant, judge.name(), said.clone(), comes_by)?;
+        }
+        if said.is_some() {
+            return Ok(None);
         }
     }
-    Ok(End::Survived { reached })
+    Ok(Some((number, reached)))
 }
 
-/// Builds and judges one mutant by itself.
-fn alone_(plain: &Copy, mutant: &Mutant) -> Result<End, String> {
+/// Builds and judges one mutant that fits behind no switch; says how it ended.
+fn by_itself(plain: &Copy, mutant: &Mutant, results: &Results) -> Result<String, String> {
     if !plain.compiles(mutant)? {
-        return Ok(End::Unviable);
+        let said = "does not compile".to_owned();
+        results.keep(mutant, results::COMPILER, Some(said.clone()), true)?;
+        return Ok(said);
     }
     for judge in JUDGES {
-        if let Some(what) = Seated::look(*judge, plain)? {
-            return Ok(End::Caught {
-                by: judge.name.to_owned(),
-                what,
-            });
-        }
-    }
-    Ok(End::Survived { reached: true })
-}
-
-/// What the judging depends on, as a number: the sources of the core, of what it uses and of its judges.
-fn state(repository: &Path) -> Result<u64, String> {
-    let mut hasher = DefaultHasher::new();
-    for folder in [
-        "rpc-router/api",
-        "heartbeat/core",
-        "config-keeper/core",
-        "alua/core",
-        "tests/sim",
-        "tests/model",
-        "tests/sweep/src",
-    ] {
-        let mut files = BTreeSet::new();
-        walk(&repository.join(folder), &mut files)?;
-        for path in files {
-            let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-            (path.strip_prefix(repository).unwrap_or(&path), text).hash(&mut hasher);
-        }
-    }
-    Ok(hasher.finish())
-}
-
-fn walk(folder: &Path, files: &mut BTreeSet<PathBuf>) -> Result<(), String> {
-    let told = |error: std::io::Error| format!("{}: {error}", folder.display());
-    for entry in fs::read_dir(folder).map_err(told)? {
-        let path = entry.map_err(told)?.path();
-        if path.is_dir() {
-            walk(&path, files)?;
-        } else if path
-            .extension()
-            .is_some_and(|kind| kind == "rs" || kind == "toml")
-        {
-            files.insert(path);
-        }
-    }
-    Ok(())
-}
-
-/// What was found, kept in a file so that a run that was ended goes on where it was.
-struct Results {
-    state: u64,
-    path: PathBuf,
-    ends: Mutex<BTreeMap<String, End>>,
-}
-
-impl Results {
-    fn open(path: PathBuf, state: u64, trust_caught: bool) -> Result<Self, String> {
-        let mut ends = BTreeMap::new();
-        for line in fs::read_to_string(&path).unwrap_or_default().lines() {
-            // The last line of a run that was ended may be half of one.
-            let Ok(kept) = serde_json::from_str::<Result_>(line) else {
-                continue;
-            };
-            if kept.state == state || trust_caught && !matches!(kept.end, End::Survived { .. }) {
-                ends.insert(kept.key, kept.end);
-            }
-        }
-        Ok(Self {
-            state,
-            path,
-            ends: Mutex::new(ends),
-        })
-    }
-
-    fn of(&self, mutant: &Mutant) -> Option<End> {
-        self.ends.lock().ok()?.get(&mutant.key()).cloned()
-    }
-
-    fn put(&self, mutant: &Mutant, end: End) -> Result<(), String> {
-        let told = |error: std::io::Error| format!("{}: {error}", self.path.display());
-        let kept = Result_ {
-            state: self.state,
-            key: mutant.key(),
-            end: end.clone(),
+        let said = match results.heard(mutant, judge.name) {
+            Some(said) => said,
+            None => Seated::look(*judge, plain)?,
         };
-        let mut line = serde_json::to_string(&kept).map_err(|error| error.to_string())?;
-        line.push('\n');
-        let mut ends = self
-            .ends
-            .lock()
-            .map_err(|_| "another worker has failed".to_owned())?;
-        if let Some(folder) = self.path.parent() {
-            fs::create_dir_all(folder).map_err(told)?;
+        results.keep(mutant, judge.name, said.clone(), true)?;
+        if let Some(what) = said {
+            return Ok(format!("caught by {}: {what}", judge.name));
         }
-        let file = fs::OpenOptions::new().create(true).append(true).open(&self.path);
-        file.and_then(|mut file| file.write_all(line.as_bytes()))
-            .map_err(told)?;
-        ends.insert(kept.key, end);
-        Ok(())
     }
+    Ok("SURVIVED".to_owned())
 }

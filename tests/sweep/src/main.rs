@@ -22,10 +22,10 @@ struct Options {
     /// Write `heartbeat/core/MUTANTS.md`.
     #[arg(long)]
     write: bool,
-    /// Judge again only what nobody had noticed, although tests or sources have changed: for whoever writes tests.
-    #[arg(long, conflicts_with = "write")]
+    /// What was caught once is caught, although tests or sources have changed since; a table says how many those are.
+    #[arg(long)]
     trust_caught: bool,
-    /// Do without the directed plays, which take the longest, and say what passes so far: for whoever writes tests.
+    /// Ask only the core's tests and few seeds: what passes may still be caught. For whoever writes tests.
     #[arg(long, conflicts_with = "write")]
     quick: bool,
     /// How many mutants are judged at the same time.

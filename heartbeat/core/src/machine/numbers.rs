@@ -290,3 +290,7 @@ impl Disk {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "numbers_tests.rs"]
+mod tests;
