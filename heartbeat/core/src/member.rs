@@ -157,7 +157,7 @@ impl Core {
             .is_some_and(|advert| advert.role == Role::Waiting && advert.shelf);
         let ended = self
             .fence
-            .is_none_or(|fence| self.partner.incarnation > fence.victim);
+            .is_some_and(|fence| self.partner.incarnation > fence.victim);
         self.member()
             && self.partner_member().is_none()
             && self.role() == Role::Serving
@@ -266,6 +266,7 @@ impl Core {
     }
 
     pub(crate) fn membership(&mut self, now: Instant) {
+        self.set_fence(now);
         self.ask_probe(now);
         self.catch_up(now);
         let epoch = self.record().epoch.next();
@@ -345,22 +346,40 @@ impl Core {
         let member = self.member();
         if member && record.members.both() {
             self.fence = None;
-        } else if member && self.fence.is_none() {
-            let (since, stamp) = (now, self.stamp());
-            let victim = self.last_member();
-            self.fence = Some(Fence {
-                epoch: record.epoch,
-                victim,
-                since,
-                stamp,
-                cut_at: None,
-            });
+        } else {
+            self.set_fence(now);
         }
         // An epoch was missed: while this controller waited, the partner may have joined it and fenced it again. What it
         // never knew cannot have left anything imported, but the partner waits for the end of this incarnation.
         let missed = self.waited.is_some_and(|known| record.epoch > known.next());
         self.was_member |= member || missed;
         self.previous = Some(record);
+    }
+
+    /// Sets the fence of a lone member, as soon as it is known around whom. Whoever was up when the record was decided knows
+    /// it from the record before. A daemon that starts under a lone record does not: it has to read first what the partner
+    /// wrote, on a majority of the disks, because a pool was imported only under a claim that stands on a majority. Whose
+    /// blocks are torn on all of them has lost its power, and with it whatever it held.
+    pub(crate) fn set_fence(&mut self, now: Instant) {
+        let alone = self.member() && !self.record().members.both();
+        let before = self
+            .previous
+            .and_then(|record| record.members.get(self.me().partner()));
+        if !alone || self.fence.is_some() || before.is_none() && !self.ballots_known() {
+            return;
+        }
+        self.fence = Some(Fence {
+            epoch: self.record().epoch,
+            victim: self.last_member(),
+            since: now,
+            stamp: self.stamp(),
+            cut_at: None,
+        });
+    }
+
+    /// This is a lone member, and whom it has to fence is not known yet.
+    pub(crate) fn victim_unknown(&self) -> bool {
+        self.fence.is_none() && self.member() && !self.record().members.both()
     }
 
     /// The last incarnation of the partner that may have been a member of a record without being one now.
@@ -438,6 +457,9 @@ impl Core {
 
     /// The old owner answers nobody any more (S7, K4).
     pub(crate) fn lease_gone(&self, now: Instant) -> bool {
+        if self.victim_unknown() {
+            return false;
+        }
         let Some(clear_at) = self.lease_clear_at() else {
             return true;
         };

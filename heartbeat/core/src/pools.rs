@@ -1133,6 +1133,9 @@ impl Core {
     }
 
     fn fence_evidence(&self, reserved: bool, sole: bool) -> Option<Evidence> {
+        if self.victim_unknown() {
+            return None;
+        }
         let (victim, epoch) = (self.victim(), self.record().epoch);
         if victim.incarnation.get() == 0 {
             return sole.then_some(Evidence::Unowned);
