@@ -19,6 +19,15 @@ pub(crate) enum Question {
     Fetch(Fetch),
 }
 
+impl Question {
+    /// As one of the next version would write it.
+    pub(crate) fn newer(&mut self) {
+        if let Self::Append(append) = self {
+            append.entries.iter_mut().for_each(|entry| entry.format += 1);
+        }
+    }
+}
+
 /// What the other one says.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
@@ -97,12 +106,18 @@ fn entry_of(entry: &LogEntry) -> u64 {
         .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// A change that is right whatever was changed before.
-pub(crate) fn change(entry: u64) -> Change {
+/// A change that is right whatever was changed before: a host of so many initiators, of a fifth of a kilobyte each if there
+/// are several.
+pub(crate) fn change(entry: u64, initiators: usize) -> Change {
+    let long = if initiators > 1 { 170 } else { 0 };
+    let name = |at: usize| match at {
+        0 => format!("iqn.2026-01.test:h{entry}{}", "-".repeat(long)),
+        _ => format!("iqn.2026-01.test:{at}.h{entry}{}", "-".repeat(long)),
+    };
     Change {
         ops: vec![Op::CreateHost {
             name: format!("h{entry}"),
-            iqns: vec![format!("iqn.2026-01.test:h{entry}")],
+            iqns: (0..initiators).map(name).collect(),
         }],
         expected_index: None,
         dry_run: false,

@@ -141,7 +141,6 @@ impl QuorumDisk {
     }
 
     /// What stands there, whoever can reach it.
-    #[cfg(test)]
     pub(crate) fn stands(&mut self, whose: ControllerId) -> Area {
         layout::decode_area(&self.place, whose, &self.area)
     }

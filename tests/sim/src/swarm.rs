@@ -240,8 +240,9 @@ impl World {
                 self.quorum[0].flip(ControllerId::ALL[c], QUORUM_BLOCKS[at], &mut self.rng);
             }
             Kind::QuorumWipe if self.quorum.len() > 1 => self.quorum[0].wipe(),
-            // The first time a copy is made, the next time it is what stands there.
-            Kind::QuorumOld if self.quorum.len() > 1 => {
+            // The first time a copy is made, the next time it is what stands there: of what the others hold as well, for
+            // a disk that forgets what it alone has confirmed is beyond any quorum, too.
+            Kind::QuorumOld if self.quorum.len() > 1 && self.settled_area() => {
                 let present = self.quorum[0].copy();
                 if let Some(copy) = self.copy.replace(present) {
                     self.quorum[0].restore(copy);
@@ -288,6 +289,19 @@ impl World {
                 self.ask(c, request);
             }
         }
+    }
+
+    /// Every quorum disk holds the same ballots, claims and letters.
+    fn settled_area(&mut self) -> bool {
+        ControllerId::ALL.into_iter().all(|writer| {
+            let said: Vec<_> = self
+                .quorum
+                .iter_mut()
+                .map(|disk| disk.stands(writer))
+                .map(|area| (area.vote, area.claims, area.letter))
+                .collect();
+            said.iter().all(|other| *other == said[0])
+        })
     }
 
     fn dark(&mut self, c: usize, span: u64) {

@@ -1,5 +1,5 @@
-//! S1, the fence before the taking: a pool is taken on evidence that is true, that was confirmed, and that is younger than
-//! the choice.
+//! S1, the fence before the taking: a pool is taken under the epoch that counts, on evidence that is true, that was confirmed,
+//! and that is younger than the choice.
 //!
 //! Whoever takes a pool names its reason. The reason is compared with the world: that every leg is fenced was answered under
 //! this very key (K6, K12); whose end is named has ended; and a report of the power control answers a question that was
@@ -8,6 +8,8 @@
 
 use crate::truth::Fact;
 use crate::world::World;
+use pollux_api::id::Epoch;
+use pollux_api::pool::ReservationKey;
 use pollux_heartbeat_core::effect::Evidence;
 
 #[derive(Clone, Debug, Default)]
@@ -16,12 +18,15 @@ pub(crate) struct ConfirmedFence {
     alone_since: [Option<u64>; 2],
     /// When the last question was asked that was answered to each controller with "off".
     asked: [Option<u64>; 2],
+    /// The highest epoch that each controller acts on.
+    epoch: [Epoch; 2],
 }
 
 impl ConfirmedFence {
     pub(crate) fn observe(&mut self, world: &World, fact: &Fact) -> Result<(), String> {
         match *fact {
             Fact::Published { c, record } => {
+                self.epoch[c] = self.epoch[c].max(record.epoch);
                 if record.members.both() {
                     self.alone_since[c] = None;
                 } else {
@@ -53,16 +58,20 @@ impl ConfirmedFence {
         world: &World,
         c: usize,
         pool: usize,
-        key: pollux_api::pool::ReservationKey,
+        key: ReservationKey,
         evidence: Evidence,
     ) -> Result<(), String> {
+        if key.epoch != self.epoch[c] {
+            return Err(format!("it acts on epoch {}", self.epoch[c]));
+        }
         let victim = match evidence {
             Evidence::Reserved { .. } | Evidence::Own | Evidence::Unowned | Evidence::Released { .. } => {
                 let confirmed = world.confirmed(c, pool);
-                return if confirmed == Some(key) || !world.setup.reservations {
-                    Ok(())
-                } else {
-                    Err(format!("the fence was confirmed under {confirmed:?}"))
+                return match (world.setup.reservations, world.held(1 - c, pool)) {
+                    (true, _) if confirmed == Some(key) => Ok(()),
+                    (true, _) => Err(format!("the fence was confirmed under {confirmed:?}")),
+                    (false, Some(held)) => Err(format!("the partner holds it under {:?}", held.key)),
+                    (false, None) => Ok(()),
                 };
             }
             Evidence::PowerOff { victim, .. } => {

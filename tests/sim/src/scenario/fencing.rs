@@ -6,8 +6,10 @@ use crate::world::{A, B, MS, SEC, World, nanos, pool_id};
 use pollux_api::id::{ControllerId, Epoch};
 use pollux_api::pool::ReservationKey;
 use pollux_heartbeat_core::Event;
+use pollux_heartbeat_core::area::{Claims, Content};
 use pollux_heartbeat_core::effect::BlockId;
 use pollux_heartbeat_core::event::Request;
+use pollux_heartbeat_core::layout;
 
 /// Nobody but reservations can fence.
 fn reservations_only() -> Setup {
@@ -132,6 +134,56 @@ fn k06_a_pool_is_not_taken_while_one_leg_is_open() {
     });
 }
 
+/// b takes over while a lives, and dies as a daemon while it waits for the lease of a. Its successor finds the pool imported
+/// and not yet published.
+#[test]
+fn k04_who_adopts_an_import_waits_for_the_old_lease_like_who_made_it() {
+    scenario(reservations_only, |world| {
+        whole(world);
+        wire(world, false);
+        world.blind[A] = true;
+        world.deaf[A] = true;
+        world.ask(B, Request::Takeover);
+        let waits = world.run_till(5 * SEC, |world| state(world, B) == "lease-wait");
+        demand(world, waits, "b waits for no lease");
+        world.crash(B, Some(MS));
+        taken_over(world, B);
+        world.deaf[A] = false;
+        mended(world);
+    });
+}
+
+/// A daemon that starts finds an import, and a claim that is another one's: it is no owner by that.
+#[test]
+fn k12_an_import_of_another_claim_is_not_adopted() {
+    scenario(reservations_only, |world| {
+        whole(world);
+        let key = world.held(A, 0).map(|held| held.key);
+        world.crash(A, Some(300 * MS));
+        let claim = |claims: &mut Claims| {
+            claims.sequence += 1;
+            for claim in claims.pools.values_mut() {
+                claim.generation = claim.generation.next();
+            }
+        };
+        world.run_for(100 * MS);
+        for disk in &mut world.quorum {
+            let Ok(mut claims) = disk.stands(ControllerId::A).claims else {
+                continue;
+            };
+            claim(&mut claims);
+            let (block, content) = (BlockId::Claims, Content::Claims(claims));
+            let bytes = layout::encode(&disk.place, block, ControllerId::A, &content);
+            disk.write(ControllerId::A, block, &bytes);
+        }
+        let anew = world.run_till(10 * SEC, |world| {
+            world.serves(A, 0) && world.held(A, 0).map(|held| held.key) > key
+        });
+        demand(world, anew, "a does not take its pool anew");
+        mended(world);
+    });
+}
+
 #[test]
 fn k08_waiting_outlasts_a_watchdog_that_was_petted_late() {
     let waiting = || Setup {
@@ -149,6 +201,34 @@ fn k08_waiting_outlasts_a_watchdog_that_was_petted_late() {
             demand(world, resumed, "a never pets");
             world.run_till(20 * SEC, |world| !world.nodes[A].paused);
             world.pause(A);
+            taken_over(world, B);
+            demand(
+                world,
+                world.stats.watchdogs > 0,
+                "b did not wait for the watchdog",
+            );
+            mended(world);
+        });
+    }
+}
+
+/// The daemon of the one that waits dies while it waits: its successor knows whom it has to wait for.
+#[test]
+fn k08_a_daemon_that_restarts_goes_on_waiting() {
+    let waiting = || Setup {
+        power_rung: false,
+        reservations: false,
+        ..Setup::fine()
+    };
+    for delay in (0..8).map(|step| step * 200) {
+        scenario(waiting, |world| {
+            whole(world);
+            world.pause(A);
+            let epoch = world.record().epoch;
+            let decided = world.run_till(30 * SEC, |world| world.record().epoch > epoch);
+            demand(world, decided, "b does not decide to take over");
+            world.run_for(delay * MS);
+            world.crash(B, Some(5 * MS));
             taken_over(world, B);
             demand(
                 world,

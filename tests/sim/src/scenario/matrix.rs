@@ -636,6 +636,42 @@ fn e3_a_busy_export_is_given_up_and_served_on() {
     });
 }
 
+// F: the port groups, as far as they are decided.
+
+#[test]
+fn f1_a_target_that_dies_is_told_again_what_it_is() {
+    for c in [A, B] {
+        scenario(stays, |world| {
+            whole(world);
+            world.crash_target(c);
+            demand(world, world.one_story(0).is_err(), "nothing has happened");
+            let told = world.run_till(5 * SEC, |world| (0..2).all(|pool| world.one_story(pool).is_ok()));
+            demand(world, told, "the target is not told again");
+            mended(world);
+        });
+    }
+}
+
+/// The report of a target is asked for, or its daemon dies, or the target itself, at any point of a flip.
+#[test]
+fn f6_whatever_dies_in_mid_flip_both_tell_one_story_in_the_end() {
+    for delay in (0..16).map(|step| step * 8) {
+        scenario(stays, |world| {
+            whole(world);
+            let (c, target) = ((delay / 8 % 2) as usize, delay / 8 % 4 > 1);
+            world.ask(A, Request::Switchover(pool_id(0)));
+            world.run_for(delay * MS);
+            world.crash_port(c, 50 * MS);
+            if target {
+                world.crash_target(c);
+            }
+            let moved = world.run_till(10 * SEC, |world| world.serves(B, 0) && world.one_story(0).is_ok());
+            demand(world, moved, "the port groups tell two stories");
+            mended(world);
+        });
+    }
+}
+
 // H: the configuration.
 
 #[test]
@@ -704,6 +740,67 @@ fn h4_two_who_were_alone_in_turn_meet_with_one_log() {
             served || world.invariants.acknowledged().len() > 1,
             "neither served",
         );
+        mended(world);
+    });
+}
+
+/// Changes of a quarter of a megabyte: the log of one that was away comes in several pieces; one that is larger than any
+/// piece is refused and disturbs nobody.
+#[test]
+fn h5_huge_changes_are_replicated_in_pieces_and_none_is_larger_than_a_piece() {
+    let calm = || Setup {
+        change_idle: 2 * SEC,
+        ..Setup::fine()
+    };
+    scenario(calm, |world| {
+        whole(world);
+        world.initiators = 1_000;
+        let changes = world.stats.changes;
+        world.run_for(3 * SEC);
+        demand(world, world.stats.changes > changes, "a huge change is not taken");
+        world.power_cut(B);
+        taken_over(world, A);
+        open_alone(world, A);
+        let changes = world.stats.changes;
+        world.run_for(5 * SEC);
+        demand(
+            world,
+            world.stats.changes > changes + 2,
+            "a alone takes no change",
+        );
+        world.power_on(B);
+        whole(world);
+        world.initiators = 1_500;
+        world.run_for(SEC);
+        let changes = world.stats.changes;
+        undisturbed(world, 5 * SEC, |_| ());
+        demand(
+            world,
+            world.stats.changes == changes,
+            "a change without bound is taken",
+        );
+        world.initiators = 1;
+        mended(world);
+    });
+}
+
+/// What the newer one writes the older one cannot read: it takes none of it, and nothing is acknowledged.
+#[test]
+fn h6_a_partner_one_version_older_acknowledges_nothing_that_it_cannot_read() {
+    scenario(busy, |world| {
+        whole(world);
+        world.older = Some(B);
+        world.run_for(SEC);
+        let (changes, log) = (world.stats.changes, world.nodes[B].keeper.log.len());
+        undisturbed(world, 10 * SEC, |_| ());
+        demand(
+            world,
+            world.stats.changes == changes && world.nodes[B].keeper.log.len() == log,
+            "a change was taken that b cannot read",
+        );
+        world.older = None;
+        let again = world.run_till(10 * SEC, |world| world.stats.changes > changes);
+        demand(world, again, "nothing is acknowledged after the upgrade");
         mended(world);
     });
 }

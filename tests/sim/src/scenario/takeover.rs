@@ -3,6 +3,7 @@
 use super::{alone, demand, mended, scenario, taken_over, whole, wire};
 use crate::setup::Setup;
 use crate::world::{A, B, MS, SEC, World, pool_id};
+use pollux_heartbeat_core::area::Role;
 use pollux_heartbeat_core::event::Request;
 
 #[test]
@@ -145,6 +146,37 @@ fn k14_a_reboot_inside_detection_keeps_nothing() {
                 "one reset, one start",
             );
         }
+        mended(world);
+    });
+}
+
+/// b returns as another incarnation and takes what it had; a, which joins it, cannot read that. What b's last incarnation
+/// claimed is nobody's.
+#[test]
+fn k14_claims_that_were_read_before_the_record_say_nothing() {
+    let stays = || Setup {
+        auto_giveback: false,
+        ..Setup::fine()
+    };
+    scenario(stays, |world| {
+        whole(world);
+        world.power_cut(A);
+        taken_over(world, B);
+        super::open_alone(world, B);
+        // As long as the keepers do not speak nobody joins.
+        world.filtered = true;
+        world.power_on(A);
+        let waits = world.run_till(20 * SEC, |world| world.nodes[A].role == Role::Waiting);
+        demand(world, waits, "a does not wait to be joined");
+        world.deaf[A] = true;
+        world.reset(B);
+        world.run_for(5 * SEC);
+        world.filtered = false;
+        let joined = world.run_till(60 * SEC, |world| world.record().members.both() && world.member(A));
+        demand(world, joined, "b does not join a");
+        world.run_for(5 * SEC);
+        demand(world, world.serves(B, 0), "b had to stop what it served");
+        world.deaf[A] = false;
         mended(world);
     });
 }

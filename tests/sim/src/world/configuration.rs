@@ -338,7 +338,10 @@ impl World {
     /// A message of the partner's keeper has come.
     pub(super) fn keeper(&mut self, c: usize, message: Message) {
         match message {
-            Message::Question { number, question } => {
+            Message::Question { number, mut question } => {
+                if self.older == Some(c) {
+                    question.newer();
+                }
                 let keeper = &mut self.nodes[c].keeper;
                 let Some(core) = &keeper.core else { return };
                 let word = match question {
@@ -422,7 +425,7 @@ impl World {
                 self.entries
             };
             let known = self.nodes[c].keeper.core.as_ref();
-            let known = known.and_then(|core| core.answered(action(entry), &change(entry)));
+            let known = known.and_then(|core| core.answered(action(entry), &change(entry, self.initiators)));
             if let Some(Ok(_)) = known {
                 self.fact(Fact::Acknowledged { c, entry, again });
                 continue;
@@ -435,7 +438,7 @@ impl World {
                 Word::Change {
                     request,
                     action: action(entry),
-                    change: change(entry),
+                    change: change(entry, self.initiators),
                 },
             );
             let after = self.nodes[c].keeper.core.as_ref().map(|core| core.length());

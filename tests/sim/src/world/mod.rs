@@ -535,6 +535,10 @@ pub(crate) struct World {
     pub(crate) filtered: bool,
     /// Messages between the keepers are lost, doubled, and overtake each other, per million each.
     pub(crate) misrouted: u64,
+    /// Initiators of the host that each change of the configuration makes.
+    pub(crate) initiators: usize,
+    /// The keeper of this controller is one version older than the other's.
+    pub(crate) older: Option<usize>,
     /// So many of the last pools are not in the configuration yet.
     pub(crate) untold: usize,
     /// Every step of this controller's pool manager fails.
@@ -661,6 +665,8 @@ impl World {
             bmc_slow: [0; 2],
             filtered: false,
             misrouted: 0,
+            initiators: 1,
+            older: None,
             untold: 0,
             lame: [false; 2],
             blind: [false; 2],
@@ -1158,8 +1164,9 @@ impl World {
         self.say(|| format!("A STRANGER clears data disk {disk}"));
         let (pool, leg) = self.disks[disk].of;
         for key in self.disks[disk].clear() {
+            // A leg that was called failed before is used by nobody, and is registered anew when it comes back.
             let owner = self.held(key.controller.index(), pool);
-            if owner.is_some_and(|held| held.key == key) {
+            if owner.is_some_and(|held| held.key == key && held.in_sync.contains(&leg)) {
                 self.fact(Fact::ExclusionLost { pool, leg, key });
             }
         }
