@@ -1,4 +1,4 @@
-//! `cargo verify`, `cargo demo`, `cargo sim`, `cargo model`, `cargo sweep`, `cargo fuzz-smoke`,
+//! `cargo verify`, `cargo demo`, `cargo sim`, `cargo model`, `cargo sweep`, `cargo measure`, `cargo fuzz-smoke`,
 //! `cargo fuzz-long`, `cargo fix-all`: see the library.
 
 #![forbid(unsafe_code)]
@@ -9,7 +9,7 @@ use pollux_tidy::run::Runner;
 use std::process::ExitCode;
 
 /// The commands of this repository. Exit codes: 0 all is well, 1 something failed, 2 wrong argument; `demo`, `sim`,
-/// `model` and `sweep` exit as the program that they run.
+/// `model`, `sweep` and `measure` exit as the program that they run.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -52,6 +52,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run a benchmark, built for speed, with these arguments.
+    Measure {
+        /// Arguments of the benchmark: see `cargo measure --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Look for inputs that break a decoder, a second or two on every target.
     FuzzSmoke,
     /// Look for inputs that break one decoder, for long.
@@ -68,7 +74,7 @@ fn main() -> ExitCode {
     // `cargo demo --help` asks the demo, not this program.
     let given: Vec<String> = std::env::args().skip(1).collect();
     let command = match given.split_first() {
-        Some((word, rest)) if matches!(word.as_str(), "demo" | "sim" | "model" | "sweep") => {
+        Some((word, rest)) if matches!(word.as_str(), "demo" | "sim" | "model" | "sweep" | "measure") => {
             let arguments = rest
                 .iter()
                 .skip_while(|argument| *argument == "--")
@@ -78,6 +84,7 @@ fn main() -> ExitCode {
                 "demo" => Command::Demo { arguments },
                 "sim" => Command::Sim { arguments },
                 "sweep" => Command::Sweep { arguments },
+                "measure" => Command::Measure { arguments },
                 _ => Command::Model { arguments },
             }
         }
@@ -98,6 +105,7 @@ fn main() -> ExitCode {
         Command::Sim { arguments } => Runner::new(repository, false).fast("pollux-sim", &arguments),
         Command::Model { arguments } => Runner::new(repository, false).fast("pollux-model", &arguments),
         Command::Sweep { arguments } => Runner::new(repository, false).plain_run("pollux-sweep", &arguments),
+        Command::Measure { arguments } => Runner::new(repository, false).measure(&arguments),
         Command::FuzzSmoke => Runner::new(repository, false).fuzz_smoke(),
         Command::FuzzLong { target, seconds } => Runner::new(repository, false).fuzz_long(&target, seconds),
     }

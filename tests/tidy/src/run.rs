@@ -337,6 +337,16 @@ impl Runner {
         pass_on(command.args(arguments))
     }
 
+    /// Builds the daemons that are measured, for speed, and runs a benchmark.
+    pub fn measure(self, arguments: &[String]) -> ExitCode {
+        let daemons = ["build", "--release", "--locked", "--package", "pollux-rpc-router"];
+        if let Outcome::Failed(what) = self.plain(&daemons) {
+            eprintln!("the daemons do not build: {what}");
+            return ExitCode::FAILURE;
+        }
+        pass_on(&mut self.built_for_speed("pollux-measure", arguments))
+    }
+
     fn summary(self) -> ExitCode {
         println!("\n{:<24} {:>8}  result", "step", "time");
         for Step { name, took, outcome } in &self.steps {

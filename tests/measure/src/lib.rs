@@ -1,0 +1,24 @@
+//! A stopwatch with a second runner beside it: how fast a part of the array is, and how fast others are that do the
+//! same on the same machine in the same minute.
+//!
+//! A figure alone says more about the machine than about the program. So every measurement here has peers, their
+//! rounds are interleaved (what disturbs one round disturbs all of it), and what is reported is the median and its
+//! ratio to each peer.
+//!
+//! * [`router`]: the message bus against a bare forwarder, dbus-broker, dbus-daemon and NATS.
+//! * [`load`]: who calls and who answers, the same for every bus; [`peer`]: how each bus wants to be spoken to.
+//! * [`statistics`], [`report`]: medians and ratios; the table and the chart.
+//!
+//! Figures are reports: nothing in here fails because something was slow, only because an answer was wrong or missing.
+//! Everything runs on unix sockets and loopback, is bounded in time, and ends with its processes.
+
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod load;
+pub mod machine;
+pub mod peer;
+pub mod process;
+pub mod report;
+pub mod router;
+pub mod statistics;

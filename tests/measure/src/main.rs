@@ -1,0 +1,200 @@
+//! `cargo measure`: see the library.
+
+#![forbid(unsafe_code)]
+
+use clap::{Parser, Subcommand};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use pollux_measure::error::{Context, Error, Result};
+use pollux_measure::peer::frames::{Other, forward};
+use pollux_measure::router::{BUSES, PACKAGES, Plan, measure};
+use pollux_measure::{machine, report};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+/// Measures parts of the array beside others that do the same. Exit codes: 0 measured, 1 not, 2 wrong argument.
+#[derive(Debug, Parser)]
+#[command(name = "measure")]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// The message bus beside dbus-broker, dbus-daemon, NATS and a bare forwarder.
+    Router {
+        /// Less than a minute: three short rounds.
+        #[arg(long)]
+        quick: bool,
+        /// Rounds; nine, or three if quick.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        rounds: Option<u16>,
+        /// Where table and chart go.
+        #[arg(long, value_name = "FOLDER", default_value = "target/measure")]
+        folder: PathBuf,
+        /// Only buses whose names contain this; may be repeated. Ratios need their floor.
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+    },
+    /// The floor: forwards frames between two connections.
+    #[command(hide = true)]
+    Forward {
+        socket: PathBuf,
+        #[arg(long, conflicts_with = "dial")]
+        listen: Option<SocketAddr>,
+        #[arg(long)]
+        dial: Option<SocketAddr>,
+    },
+    /// Becomes dbus-broker's launcher, with what it wants to inherit.
+    #[command(hide = true)]
+    Broker { socket: PathBuf, config: PathBuf },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().what {
+        What::Router {
+            quick,
+            rounds,
+            folder,
+            only,
+        } => router(quick, rounds, &folder, &only),
+        What::Forward { socket, listen, dial } => {
+            run_forwarder(&socket, listen.map(Other::Listen).or(dial.map(Other::Dial)))
+        }
+        What::Broker { socket, config } => become_broker(&socket, &config),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn router(quick: bool, rounds: Option<u16>, folder: &Path, only: &[String]) -> Result<()> {
+    let (usual, time) = if quick { (3, 400) } else { (9, 1000) };
+    let plan = Plan {
+        rounds: rounds.map_or(usual, usize::from),
+        time: Duration::from_millis(time),
+    };
+    let wanted: Vec<&'static str> = BUSES
+        .into_iter()
+        .filter(|bus| only.is_empty() || only.iter().any(|part| bus.contains(part.as_str())))
+        .collect();
+    if wanted.is_empty() {
+        return Err(Error::Missing(format!(
+            "no bus is named like that: {}",
+            BUSES.join(", ")
+        )));
+    }
+    install()?;
+    let outcome = measure(plan, &wanted, |round| {
+        eprintln!("round {} of {}", round + 1, plan.rounds);
+    })?;
+    let head = format!(
+        "{}; {} rounds of {} ms",
+        machine::describe(),
+        plan.rounds,
+        plan.time.as_millis()
+    );
+    std::fs::create_dir_all(folder).context(folder.display())?;
+    let table = report::markdown(&outcome, &head);
+    for (name, text) in [
+        ("router.md", &table),
+        ("router.svg", &report::svg(&outcome, &head)),
+    ] {
+        let path = folder.join(name);
+        std::fs::write(&path, text).context(path.display())?;
+    }
+    println!("{table}\nThis table and its chart are in {}", folder.display());
+    Ok(())
+}
+
+/// Debian packages of the peers: installed if root runs this, otherwise named.
+fn install() -> Result<()> {
+    let there = |package: &&str| {
+        let output = Command::new("dpkg-query")
+            .args(["--show", "--showformat=${Status}", package])
+            .output();
+        output.is_ok_and(|output| output.stdout == b"install ok installed")
+    };
+    let missing: Vec<&str> = PACKAGES.into_iter().filter(|package| !there(package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!(
+            "not here, and left out: `apt install {}` brings them",
+            missing.join(" ")
+        );
+        return Ok(());
+    }
+    eprintln!("installing {}", missing.join(" "));
+    let apt = |arguments: &[&str]| {
+        Command::new("apt-get")
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(Stdio::null())
+            .status()
+            .context("apt-get")
+    };
+    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
+    arguments.extend(&missing);
+    // The lists may be old, or missing altogether.
+    if !apt(&arguments)?.success() && !(apt(&["update"])?.success() && apt(&arguments)?.success()) {
+        eprintln!("cannot be installed, and are left out: {}", missing.join(" "));
+    }
+    Ok(())
+}
+
+fn run_forwarder(socket: &Path, other: Option<Other>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(forward(socket, other))
+}
+
+/// Its launcher takes its socket as systemd passes it (descriptor 3) and logs to systemd's journal. Where there is
+/// none, it gets a place for messages that nobody reads, in a namespace of its own.
+fn become_broker(socket: &Path, config: &Path) -> Result<()> {
+    const JOURNAL: &str = "/run/systemd/journal/socket";
+    let listener = UnixListener::bind(socket).context(socket.display())?;
+    if listener.as_raw_fd() != 3 {
+        return Err(Error::Missing(format!(
+            "descriptor 3 is taken; the socket got {}",
+            listener.as_raw_fd()
+        )));
+    }
+    fcntl(&listener, FcntlArg::F_SETFD(FdFlag::empty())).context("pass the socket on")?;
+    if !Path::new(JOURNAL).exists() {
+        let none = None::<&str>;
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace, for a journal socket")?;
+        mount(none, "/", none, private, none).context("keep mounts private")?;
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).context("mount /run")?;
+        std::fs::create_dir_all("/run/systemd/journal").context(JOURNAL)?;
+        let journal = UnixDatagram::bind(JOURNAL).context(JOURNAL)?;
+        fcntl(&journal, FcntlArg::F_SETFD(FdFlag::empty())).context("keep the journal socket open")?;
+        std::mem::forget(journal);
+    }
+    std::mem::forget(listener);
+    let error = Command::new("dbus-broker-launch")
+        .args(["--scope", "user", "--config-file"])
+        .arg(config)
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_PID", std::process::id().to_string())
+        .exec();
+    Err(Error::Step {
+        what: "start dbus-broker-launch".into(),
+        why: error.to_string(),
+    })
+}

@@ -1,0 +1,146 @@
+//! A process that is measured: started here, ended here, whatever happens.
+
+use crate::error::{Context, Error, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a program may take until it can be spoken to.
+const READY: Duration = Duration::from_secs(10);
+/// How long a program may take to end when it is asked to.
+const STOP: Duration = Duration::from_secs(2);
+
+/// A child process; dropped, it is asked to end and, if it does not, killed.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+}
+
+impl Process {
+    /// Starts a program without input; its output goes to `log`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let output = std::fs::File::create(log).context(log.display())?;
+        let error = output.try_clone().context(log.display())?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(error)
+            .spawn()
+            .context(format!("start {name}"))?;
+        Ok(Self { name, child })
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks `ready` until it says something, while the process lives.
+    ///
+    /// # Errors
+    /// It ended, or nothing was said within ten seconds.
+    pub fn until<T>(&mut self, what: &str, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
+        let end = Instant::now() + READY;
+        loop {
+            if let Some(found) = ready() {
+                return Ok(found);
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(Error::Step {
+                    what: format!("{}: {what}", self.name),
+                    why: format!("it ended: {status}"),
+                });
+            }
+            if Instant::now() > end {
+                return Err(Error::Step {
+                    what: format!("{}: {what}", self.name),
+                    why: format!("not within {READY:?}"),
+                });
+            }
+            pause();
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+        let end = Instant::now() + STOP;
+        while Instant::now() < end {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            pause();
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "paces the question whether a state is reached; the wait itself is for the state, and bounded"
+)]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(5));
+}
+
+/// Processor time that the processes have used so far, all their threads together.
+///
+/// # Errors
+/// One of them is gone.
+pub fn cpu_time(processes: &[u32]) -> Result<Duration> {
+    processes.iter().try_fold(Duration::ZERO, |sum, &process| {
+        let pid = Pid::from_raw(i32::try_from(process).context("process number")?);
+        let clock = ClockId::pid_cpu_clock_id(pid).context(format!("processor time of {process}"))?;
+        let time = clock_gettime(clock).context(format!("processor time of {process}"))?;
+        Ok(sum + Duration::from(time))
+    })
+}
+
+/// Processes whose parent is `process`.
+#[must_use]
+pub fn children(process: u32) -> Vec<u32> {
+    let path = format!("/proc/{process}/task/{process}/children");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace()
+        .filter_map(|number| number.parse().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_that_of_the_process() {
+        let before = cpu_time(&[std::process::id()]).unwrap();
+        let mut sum = 0_u64;
+        let mut after = before;
+        for round in 0..10_000_u64 {
+            sum = std::hint::black_box(sum.wrapping_mul(31) + round);
+            after = cpu_time(&[std::process::id()]).unwrap();
+        }
+        assert!(after > before, "{sum}");
+    }
+
+    #[test]
+    fn a_process_that_ends_at_once_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut process = Process::start(&mut Command::new("true"), &folder.path().join("log")).unwrap();
+        let error = process.until("answers", || None::<()>).unwrap_err().to_string();
+        assert!(error.contains("true: answers: it ended"), "{error}");
+    }
+}

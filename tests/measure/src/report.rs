@@ -1,0 +1,255 @@
+//! What was measured, for people: a Markdown table and an SVG chart.
+
+use crate::router::{FLOOR, FLOOR_OF_TWO, Measured, Outcome, ROUTER, ROUTERS, SIZES};
+use crate::statistics::{FIGURES, Figure, medians, ratio};
+use std::fmt::Write;
+
+/// What the router is held to: against whom, in which figure, the bound for each size, and whether less is better.
+pub struct Target {
+    /// The router or both of them.
+    pub bus: &'static str,
+    /// With whom it is compared.
+    pub peer: &'static str,
+    /// Place in [`FIGURES`].
+    pub figure: usize,
+    /// Bound of the ratio, by the place of the size in [`SIZES`].
+    pub bounds: [f64; 2],
+    /// The ratio should be at most the bound; else at least.
+    pub at_most: bool,
+}
+
+const fn target(bus: &'static str, peer: &'static str, figure: usize, bounds: [f64; 2]) -> Target {
+    Target {
+        bus,
+        peer,
+        figure,
+        bounds,
+        // Of calls per second more is better, of the rest less.
+        at_most: figure != 2,
+    }
+}
+
+/// Every target of the router.
+pub const TARGETS: [Target; 7] = [
+    target(ROUTER, FLOOR, 0, [1.15, 1.15]),
+    target(ROUTER, "dbus-broker", 0, [0.75, 0.75]),
+    target(ROUTER, "nats-server", 0, [0.6, 0.6]),
+    target(ROUTER, "dbus-broker", 2, [7.0, 7.0]),
+    target(ROUTER, "nats-server", 2, [1.5, 1.5]),
+    target(ROUTER, FLOOR, 3, [2.0, 2.5]),
+    target(ROUTERS, FLOOR_OF_TWO, 3, [1.5, 1.5]),
+];
+
+fn find<'a>(outcome: &'a Outcome, bus: &str) -> Option<&'a Measured> {
+    outcome.measured.iter().find(|measured| measured.bus == bus)
+}
+
+/// The bus that a bus is a multiple of.
+fn floor(bus: &str) -> &'static str {
+    if bus == ROUTERS || bus == FLOOR_OF_TWO {
+        FLOOR_OF_TWO
+    } else {
+        FLOOR
+    }
+}
+
+/// The report as Markdown; `head` says which machine and how much was measured.
+#[must_use]
+pub fn markdown(outcome: &Outcome, head: &str) -> String {
+    let mut text = format!("# The router beside other buses\n\n{head}\n\n");
+    text.push_str(
+        "Medians over interleaved rounds; in brackets the ratio to the floor of the same round (`forwarder`, and `two\n\
+         forwarders` for both routers). One call at a time: p50, p99. 64 calls on their way: calls/s, and the\n\
+         processor time of the bus alone (all its processes) per call.\n",
+    );
+    for (place, size) in SIZES.iter().enumerate() {
+        let _ = writeln!(
+            text,
+            "\n## {size} bytes\n\n| bus | p50, µs | p99, µs | calls/s | CPU, µs |"
+        );
+        text.push_str("|---|---|---|---|---|\n");
+        for measured in &outcome.measured {
+            let _ = write!(text, "| {} ", measured.bus);
+            let Some(values) = medians(&measured.samples[place]) else {
+                continue;
+            };
+            for (name, figure) in FIGURES {
+                let digits = if name == "calls/s" { 0 } else { 1 };
+                let _ = write!(text, "| {:.digits$}", figure(&values));
+                let of_floor = find(outcome, floor(measured.bus))
+                    .and_then(|floor| ratio(&measured.samples[place], &floor.samples[place], figure));
+                if let Some(ratio) = of_floor {
+                    let _ = write!(text, " ({ratio:.2})");
+                }
+                text.push(' ');
+            }
+            text.push_str("|\n");
+        }
+    }
+    text.push_str("\n## Targets\n\n| | against | 200 B | 4 KiB |\n|---|---|---|---|\n");
+    for target in &TARGETS {
+        let (name, figure): Figure = FIGURES[target.figure];
+        let _ = write!(text, "| {}, {name} | {} ", target.bus, target.peer);
+        for place in 0..SIZES.len() {
+            let measured = find(outcome, target.bus)
+                .zip(find(outcome, target.peer))
+                .and_then(|(bus, peer)| ratio(&bus.samples[place], &peer.samples[place], figure));
+            let bound = target.bounds[place];
+            let (sign, word) = match measured {
+                None => ("", "not measured".to_owned()),
+                Some(ratio) => {
+                    let met = if target.at_most {
+                        ratio <= bound
+                    } else {
+                        ratio >= bound
+                    };
+                    (if met { "met" } else { "**missed**" }, format!("{ratio:.2}"))
+                }
+            };
+            let than = if target.at_most { "<=" } else { ">=" };
+            let _ = write!(text, "| {word} ({than} {bound}) {sign} ");
+        }
+        text.push_str("|\n");
+    }
+    for (bus, why) in &outcome.missing {
+        let _ = writeln!(text, "\nNot measured: {bus}: {why}");
+    }
+    text
+}
+
+const COLORS: [&str; 8] = [
+    "#9aa5b1", "#0b6e4f", "#3fa67c", "#c97b2a", "#b5482f", "#4a6fa5", "#c3cad2", "#14a37f",
+];
+const ROW: usize = 20;
+const LABEL: usize = 150;
+const WIDTH: usize = 420;
+const PANEL: usize = LABEL + WIDTH + 90;
+
+/// The chart: a panel for each figure and size, a bar for each bus, the floor at 1.
+#[must_use]
+pub fn svg(outcome: &Outcome, head: &str) -> String {
+    let rows = outcome.measured.len();
+    let panel_height = rows * ROW + 60;
+    let (width, height) = (PANEL * SIZES.len() + 20, panel_height * FIGURES.len() + 60);
+    let mut text = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+         font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
+         <text x=\"10\" y=\"20\" font-size=\"16\">The router beside other buses (ratio to the floor)</text>\n\
+         <text x=\"10\" y=\"40\" fill=\"#555\">{}</text>\n",
+        escape(head)
+    );
+    for (row, (name, figure)) in FIGURES.into_iter().enumerate() {
+        for (column, size) in SIZES.iter().enumerate() {
+            let (x, y) = (10 + column * PANEL, 60 + row * panel_height);
+            let better = if name == "calls/s" { "more" } else { "less" };
+            let _ = writeln!(
+                text,
+                "<text x=\"{x}\" y=\"{}\" font-weight=\"bold\">{name}, {size} bytes ({better} is better)</text>",
+                y + 16
+            );
+            bars(&mut text, outcome, column, figure, x, y + 26);
+        }
+    }
+    text.push_str("</svg>\n");
+    text
+}
+
+fn bars(
+    text: &mut String,
+    outcome: &Outcome,
+    place: usize,
+    figure: fn(&crate::statistics::Sample) -> f64,
+    x: usize,
+    y: usize,
+) {
+    let ratios: Vec<(usize, &str, f64)> = outcome
+        .measured
+        .iter()
+        .enumerate()
+        .filter_map(|(number, measured)| {
+            let floor = find(outcome, floor(measured.bus))?;
+            let ratio = ratio(&measured.samples[place], &floor.samples[place], figure)?;
+            Some((number, measured.bus, ratio))
+        })
+        .collect();
+    let most = ratios.iter().map(|(_, _, ratio)| *ratio).fold(1.0, f64::max);
+    for (row, (number, bus, ratio)) in ratios.into_iter().enumerate() {
+        let top = y + row * ROW;
+        #[expect(clippy::cast_precision_loss, reason = "some hundred pixels")]
+        let length = (WIDTH as f64 * ratio / most).max(1.0);
+        #[expect(clippy::cast_precision_loss, reason = "some hundred pixels")]
+        let end = (x + LABEL) as f64 + length + 6.0;
+        let _ = writeln!(
+            text,
+            "<text x=\"{x}\" y=\"{}\">{}</text><rect x=\"{}\" y=\"{top}\" width=\"{length:.1}\" height=\"{}\" \
+             fill=\"{}\"/><text x=\"{end:.1}\" y=\"{}\">{ratio:.2}</text>",
+            top + 13,
+            escape(bus),
+            x + LABEL,
+            ROW - 4,
+            COLORS[number % COLORS.len()],
+            top + 13,
+        );
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::statistics::Sample;
+
+    fn outcome() -> Outcome {
+        let measured = |bus, factor: f64| Measured {
+            bus,
+            samples: [1.0, 2.0].map(|size| {
+                let sample = |round: f64| Sample {
+                    p50_us: 10.0 * factor * size * round,
+                    p99_us: 20.0 * factor * size * round,
+                    calls_per_s: 1000.0 / factor / size / round,
+                    cpu_us: 5.0 * factor * size * round,
+                };
+                vec![sample(1.0), sample(9.0), sample(1.1)]
+            }),
+        };
+        Outcome {
+            measured: vec![
+                measured(FLOOR, 1.0),
+                measured(ROUTER, 1.125),
+                measured("dbus-broker", 9.0),
+            ],
+            missing: vec![("nats-server", "not here".into())],
+        }
+    }
+
+    #[test]
+    fn targets_are_judged_by_ratios_and_what_is_missing_is_named() {
+        let text = markdown(&outcome(), "a machine");
+        for line in [
+            "| pollux | 12.4 (1.12) | 24.8 (1.12) | 808 (0.89) | 6.2 (1.12) |",
+            "| pollux, p50 | forwarder | 1.12 (<= 1.15) met | 1.12 (<= 1.15) met |",
+            "| pollux, calls/s | dbus-broker | 8.00 (>= 7) met | 8.00 (>= 7) met |",
+            "| pollux, p50 | nats-server | not measured (<= 0.6)  | not measured (<= 0.6)  |",
+            "Not measured: nats-server: not here",
+        ] {
+            assert!(text.contains(line), "{line} is not in:\n{text}");
+        }
+        let mut slow = outcome();
+        for samples in &mut slow.measured[1].samples {
+            samples.iter_mut().for_each(|sample| sample.p50_us *= 2.0);
+        }
+        assert!(markdown(&slow, "").contains("| pollux, p50 | forwarder | 2.25 (<= 1.15) **missed**"));
+    }
+
+    #[test]
+    fn the_chart_has_a_bar_for_each_bus_and_figure() {
+        let text = svg(&outcome(), "one < two");
+        assert_eq!(text.matches("<rect").count(), 1 + 3 * 4 * 2);
+        assert!(text.contains("one &lt; two") && text.ends_with("</svg>\n"));
+    }
+}

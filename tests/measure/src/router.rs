@@ -1,0 +1,408 @@
+//! The message bus beside others that carry requests and answers between processes of one machine.
+//!
+//! | bus | what it is here |
+//! |---|---|
+//! | forwarder | the floor: frames with a length, read, walked over, written ([`crate::peer::frames`]) |
+//! | pollux | `rpc-routerd`, two registered services |
+//! | pollux, stranger | the same, the caller has not registered: what it says is validated at the door |
+//! | dbus-broker, dbus-daemon | one method call to a unique name |
+//! | nats-server | one request with a subject for the answer, on loopback |
+//! | two forwarders, two routers | from one controller to the other |
+//!
+//! Every bus runs all the time; in each round each one is measured once per size, in an order that rotates. A bus that
+//! is not on this machine is left out, and the report says so.
+
+use crate::error::{Context, Error, Result};
+use crate::load::{Callee, Caller, payload};
+use crate::peer::pollux::Side;
+use crate::peer::{dbus, frames, nats, pollux};
+use crate::process::{Process, children};
+use crate::statistics::Sample;
+use pollux_api::id::{ControllerId, DiskIndex};
+use pollux_platform::keys::KeyStore;
+use pollux_runtime::config::{FILE, Fence, Front, Interconnect, Paths, Quorum};
+use pollux_runtime::{ControllerConfig, Profile};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Sizes of the payload, bytes.
+pub const SIZES: [usize; 2] = [200, 4096];
+/// Name of the floor of one hop.
+pub const FLOOR: &str = "forwarder";
+/// Name of the floor of two hops.
+pub const FLOOR_OF_TWO: &str = "two forwarders";
+/// Name of the router.
+pub const ROUTER: &str = "pollux";
+/// Name of both routers.
+pub const ROUTERS: &str = "two routers";
+/// Debian packages of the peers.
+pub const PACKAGES: [&str; 3] = ["dbus-broker", "dbus-daemon", "nats-server"];
+
+const BUS_CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>session</type>
+  <listen>unix:path=SOCKET</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <allow own="*"/>
+    <allow send_destination="*"/>
+    <allow receive_sender="*"/>
+  </policy>
+</busconfig>
+"#;
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Rounds.
+    pub rounds: usize,
+    /// Time of one bus and one size in one round.
+    pub time: Duration,
+}
+
+/// What was measured of one bus.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Its name.
+    pub bus: &'static str,
+    /// Samples of each round, by the place of the size in [`SIZES`].
+    pub samples: [Vec<Sample>; 2],
+}
+
+/// What was measured, and what could not be.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Every bus that could be measured.
+    pub measured: Vec<Measured>,
+    /// Every bus that could not, and why.
+    pub missing: Vec<(&'static str, String)>,
+}
+
+/// A bus that runs, with a caller and a callee on it.
+struct Bus {
+    name: &'static str,
+    caller: Caller,
+    /// Processes whose time counts.
+    counted: Vec<u32>,
+    _callee: Callee,
+}
+
+/// Where the programs are, and a folder for sockets and logs that goes away.
+struct Stage {
+    folder: tempfile::TempDir,
+    this: PathBuf,
+    processes: Vec<Process>,
+}
+
+impl Stage {
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts a program and keeps it running; its number.
+    fn start<T>(
+        &mut self,
+        command: &mut Command,
+        log: &str,
+        what: &str,
+        ready: impl FnMut() -> Option<T>,
+    ) -> Result<(u32, T)> {
+        let mut process = Process::start(command, &self.path(log))?;
+        let found = process.until(what, ready)?;
+        let id = process.id();
+        self.processes.push(process);
+        Ok((id, found))
+    }
+
+    fn forwarder(&mut self) -> Result<Bus> {
+        let socket = self.path("forwarder.sock");
+        let mut command = Command::new(&self.this);
+        command.arg("forward").arg(&socket);
+        let (id, caller) = self.start(&mut command, "forwarder.log", "listens", || {
+            frames::connect(&socket).ok()
+        })?;
+        let callee = frames::connect(&socket)?;
+        bus(FLOOR, caller, callee, vec![id])
+    }
+
+    fn two_forwarders(&mut self) -> Result<Bus> {
+        let address = free_port()?;
+        let (one, other) = (self.path("one.sock"), self.path("other.sock"));
+        let mut command = Command::new(&self.this);
+        command
+            .arg("forward")
+            .arg(&one)
+            .args(["--listen", &address.to_string()]);
+        let first = Process::start(&mut command, &self.path("one.log"))?;
+        let first_id = first.id();
+        self.processes.push(first);
+        let mut command = Command::new(&self.this);
+        command
+            .arg("forward")
+            .arg(&other)
+            .args(["--dial", &address.to_string()]);
+        let (second_id, callee) = self.start(&mut command, "other.log", "listens", || {
+            frames::connect(&other).ok()
+        })?;
+        let caller = frames::connect(&one)?;
+        bus(FLOOR_OF_TWO, caller, callee, vec![first_id, second_id])
+    }
+
+    /// Both routers; their numbers.
+    fn routers(&mut self) -> Result<[u32; 2]> {
+        let program = self.this.with_file_name("rpc-routerd");
+        if !program.is_file() {
+            return Err(Error::Missing(format!(
+                "{} is not there: `cargo measure` builds it",
+                program.display()
+            )));
+        }
+        let mut ids = [0; 2];
+        for config in self.controllers()? {
+            let file = config.paths.log.join(FILE);
+            let socket = config.paths.router_socket();
+            let mut command = Command::new(&program);
+            command.arg("--config").arg(&file).env("POLLUX_LOG", "warn");
+            let log = format!("{}.log", config.controller);
+            let (id, _) = self.start(&mut command, &log, "listens", || {
+                UnixStream::connect(&socket).ok()
+            })?;
+            ids[config.controller.index()] = id;
+        }
+        Ok(ids)
+    }
+
+    /// Writes what both routers need.
+    fn controllers(&self) -> Result<[ControllerConfig; 2]> {
+        let keys = self.path("keys");
+        let array = KeyStore::provision(&keys).context("key store")?.array;
+        // An address of their own, so that two measurements at the same time do not meet.
+        let number = std::process::id();
+        let address = |last: u8| {
+            let [_, _, high, low] = number.to_be_bytes();
+            IpAddr::V4(Ipv4Addr::new(127, high | 1, low, last))
+        };
+        let configs = ControllerId::ALL.map(|controller| {
+            let own = self.path(controller.as_str());
+            let local = address(if controller == ControllerId::A { 1 } else { 2 });
+            let partner = address(if controller == ControllerId::A { 2 } else { 1 });
+            ControllerConfig {
+                controller,
+                array,
+                profile: Profile::Ci,
+                paths: Paths {
+                    run: own.join("run"),
+                    var: own.join("var"),
+                    log: own.clone(),
+                    port: own.join("port"),
+                    bmc: own.join("bmc.sock"),
+                    keys: keys.clone(),
+                },
+                interconnect: Interconnect {
+                    interface: "lo".into(),
+                    legs: vec!["lo".into()],
+                    local,
+                    partner,
+                    heartbeat_port: 7700,
+                    router_port: 7710,
+                    forward_port: 7711,
+                },
+                front: Front {
+                    interface: "lo".into(),
+                    address: local,
+                    prefix: 32,
+                    portal_port: 3260,
+                },
+                quorum: Quorum {
+                    disks: vec![DiskIndex::new(0)],
+                },
+                fence: Fence {
+                    reservations: true,
+                    power: false,
+                    watchdog: false,
+                },
+            }
+        });
+        for config in &configs {
+            fs::create_dir_all(&config.paths.log).context(config.paths.log.display())?;
+            let file = config.paths.log.join(FILE);
+            fs::write(&file, config.render()).context(file.display())?;
+        }
+        Ok(configs)
+    }
+
+    fn pollux(&self, name: &'static str, ids: &[u32; 2]) -> Result<Bus> {
+        let socket = |controller: &str| self.path(controller).join("run/router.sock");
+        // Each bus has services of its own.
+        let (callee_at, service, caller, counted) = match name {
+            ROUTERS => ("b", "far", Side::Caller("far-caller"), ids.to_vec()),
+            ROUTER => ("a", "near", Side::Caller("near-caller"), vec![ids[0]]),
+            _ => ("a", "open", Side::Stranger, vec![ids[0]]),
+        };
+        let method = if callee_at == "a" {
+            format!("{service}.back")
+        } else {
+            format!("partner/{service}.back")
+        };
+        let callee = pollux::connect(&socket(callee_at), Side::Callee(service), "")?;
+        let caller = pollux::connect(&socket("a"), caller, &method)?;
+        bus(name, caller, callee, counted)
+    }
+
+    fn dbus_daemon(&mut self) -> Result<Bus> {
+        let (name, socket) = ("dbus-daemon", self.path("daemon.sock"));
+        let config = self.bus_config(name, &socket)?;
+        let mut command = Command::new(name);
+        command
+            .arg("--nofork")
+            .arg("--nopidfile")
+            .arg("--config-file")
+            .arg(&config);
+        let (id, callee) = self.start(&mut command, "dbus-daemon.log", "listens", || {
+            dbus::connect(name, &socket, None).ok()
+        })?;
+        let (callee, callee_name) = callee;
+        let (caller, _) = dbus::connect(name, &socket, Some(&callee_name))?;
+        bus(name, caller, callee, vec![id])
+    }
+
+    /// Its launcher wants a session bus for itself, which the daemon has to be.
+    fn dbus_broker(&mut self) -> Result<Bus> {
+        let (name, socket) = ("dbus-broker", self.path("broker.sock"));
+        let session = self.path("daemon.sock");
+        let config = self.bus_config(name, &socket)?;
+        let mut command = Command::new(&self.this);
+        command.arg("broker").arg(&socket).arg(&config);
+        command.env(
+            "DBUS_SESSION_BUS_ADDRESS",
+            format!("unix:path={}", session.display()),
+        );
+        let (id, callee) = self.start(&mut command, "dbus-broker.log", "listens", || {
+            dbus::connect(name, &socket, None).ok()
+        })?;
+        let (callee, callee_name) = callee;
+        let (caller, _) = dbus::connect(name, &socket, Some(&callee_name))?;
+        bus(name, caller, callee, children(id))
+    }
+
+    fn bus_config(&self, name: &str, socket: &Path) -> Result<PathBuf> {
+        let path = self.path(&format!("{name}.conf"));
+        let text = BUS_CONFIG.replace("SOCKET", &socket.display().to_string());
+        fs::write(&path, text).context(path.display())?;
+        Ok(path)
+    }
+
+    fn nats(&mut self) -> Result<Bus> {
+        let (name, address) = ("nats-server", free_port()?);
+        let mut command = Command::new(name);
+        command.args(["-a", "127.0.0.1", "-p", &address.port().to_string()]);
+        let (id, callee) = self.start(&mut command, "nats.log", "listens", || {
+            nats::connect(address, "echo").ok()
+        })?;
+        let caller = nats::connect(address, "inbox.*")?;
+        bus(name, caller, callee, vec![id])
+    }
+}
+
+/// A port on loopback that nobody uses now.
+fn free_port() -> Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a free port")?;
+    listener.local_addr().context("a free port")
+}
+
+fn bus(
+    name: &'static str,
+    caller: crate::load::Line,
+    callee: crate::load::Line,
+    counted: Vec<u32>,
+) -> Result<Bus> {
+    Ok(Bus {
+        name,
+        caller: Caller::new(caller)?,
+        counted,
+        _callee: Callee::start(callee)?,
+    })
+}
+
+/// The name of every bus, in the order of the report; a bus that needs another one comes after it.
+pub const BUSES: [&str; 8] = [
+    FLOOR,
+    ROUTER,
+    "pollux, stranger",
+    "dbus-daemon",
+    "dbus-broker",
+    "nats-server",
+    FLOOR_OF_TWO,
+    ROUTERS,
+];
+
+/// Starts what can be started of `wanted`, and measures it. `progress` hears of each round.
+///
+/// # Errors
+/// A bus that runs gave a wrong answer, or none.
+pub fn measure(plan: Plan, wanted: &[&'static str], progress: impl Fn(usize)) -> Result<Outcome> {
+    let mut stage = Stage {
+        folder: tempfile::tempdir().context("a folder for sockets")?,
+        this: std::env::current_exe().context("the running program")?,
+        processes: Vec::new(),
+    };
+    if stage.this.parent().is_some_and(|folder| folder.ends_with("deps")) {
+        let folder = stage.this.ancestors().nth(2).unwrap_or(Path::new("/"));
+        stage.this = folder.join("pollux-measure");
+    }
+    let mut outcome = Outcome::default();
+    let mut buses = start(&mut stage, wanted, &mut outcome);
+    let payloads = SIZES.map(payload);
+    for bus in &buses {
+        outcome.measured.push(Measured {
+            bus: bus.name,
+            samples: [Vec::new(), Vec::new()],
+        });
+    }
+    for round in 0..plan.rounds {
+        progress(round);
+        for step in 0..buses.len() {
+            let place = (round + step) % buses.len();
+            let (bus, measured) = (&mut buses[place], &mut outcome.measured[place]);
+            for (payload, samples) in payloads.iter().zip(&mut measured.samples) {
+                // What was asleep wakes up first.
+                bus.caller
+                    .one_at_a_time(payload.as_bytes(), Duration::from_millis(10))?;
+                samples.push(bus.caller.round(payload.as_bytes(), plan.time, &bus.counted)?);
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+fn start(stage: &mut Stage, wanted: &[&'static str], outcome: &mut Outcome) -> Vec<Bus> {
+    let mut buses = Vec::new();
+    let mut routers: Option<Result<[u32; 2]>> = None;
+    for &name in wanted {
+        let started = match name {
+            FLOOR => stage.forwarder(),
+            FLOOR_OF_TWO => stage.two_forwarders(),
+            "dbus-broker" => stage.dbus_broker(),
+            "dbus-daemon" => stage.dbus_daemon(),
+            "nats-server" => stage.nats(),
+            _ => match routers.get_or_insert_with(|| stage.routers()) {
+                Ok(ids) => {
+                    let ids = *ids;
+                    stage.pollux(name, &ids)
+                }
+                Err(error) => Err(Error::Missing(error.to_string())),
+            },
+        };
+        match started {
+            Ok(bus) => buses.push(bus),
+            Err(error) => outcome.missing.push((name, error.to_string())),
+        }
+    }
+    buses
+}
