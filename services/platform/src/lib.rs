@@ -16,4 +16,5 @@ pub mod notify;
 pub mod power;
 pub mod realtime;
 pub mod signal;
+pub mod simd;
 pub mod tickle;

@@ -585,10 +585,10 @@ impl Connection {
 
     fn take(&self, message: &[u8], out: &mpsc::Sender<Vec<u8>>) -> Result<(), RpcError> {
         let envelope = Envelope::parse(message)?;
-        let params = envelope.params.map_or("null", RawValue::get);
+        let params = envelope.params.unwrap_or("null");
         match envelope.kind()? {
             Kind::Answer { id, answer } => {
-                let Ok(id) = id.get().parse() else { return Ok(()) };
+                let Ok(id) = id.parse() else { return Ok(()) };
                 // An answer without a taker came too late: its caller has gone.
                 if let Some(waiter) = self.client.inner.state().pending.remove(&id) {
                     let _ = waiter.send(read_answer(answer));
@@ -612,7 +612,7 @@ impl Connection {
             }
             Kind::Notification { method } => self.dispatch.notification(ctx_of(&envelope), method, params),
             Kind::Request { id, method } => {
-                let (id, ctx) = (id.get().to_owned(), ctx_of(&envelope));
+                let (id, ctx) = (id.to_owned(), ctx_of(&envelope));
                 let (action, out) = (ctx.action, out.clone());
                 let place = self.dispatch.place().to_owned();
                 self.dispatch.request(ctx, method, params, move |answer| {
@@ -645,10 +645,10 @@ impl Connection {
     }
 }
 
-fn read_answer(answer: Result<&RawValue, &RawValue>) -> Answer {
+fn read_answer(answer: Result<&str, &str>) -> Answer {
     match answer {
-        Ok(result) => Ok(result.get().to_owned()),
-        Err(error) => Err(serde_json::from_str(error.get()).unwrap_or_else(|problem| {
+        Ok(result) => Ok(result.to_owned()),
+        Err(error) => Err(serde_json::from_str(error).unwrap_or_else(|problem| {
             RpcError::new(
                 Code::Internal,
                 "answer",

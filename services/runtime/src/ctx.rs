@@ -1,12 +1,46 @@
 //! The job sheet that travels with a call: which action, caused by what, and how much time is left.
 
 use pollux_api::action::ActionId;
-use std::time::Duration;
+use std::cell::RefCell;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
+/// Random bytes that are fetched from the system at once: 256 actions' worth.
+const RANDOM: usize = 256 * PART;
+/// Random bytes of one action.
+const PART: usize = 10;
+
 /// A new action: a UUID of version 7.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the time in a UUID is for people who sort them; nothing decides by it"
+)]
 pub fn new_action() -> ActionId {
-    ActionId::from_bytes(uuid::Uuid::now_v7().into_bytes())
+    thread_local! {
+        static STOCK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    let part = STOCK.with_borrow_mut(|stock| {
+        if stock.is_empty() {
+            stock.resize(RANDOM, 0);
+            if let Err(error) = getrandom::fill(stock) {
+                // Before the kernel has collected any randomness; no daemon runs that early.
+                tracing::error!(%error, "the system has no random bytes");
+            }
+        }
+        let part = stock.last_chunk().copied().unwrap_or_default();
+        stock.truncate(stock.len() - PART);
+        part
+    });
+    let ms = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis();
+    let ms = u64::try_from(ms).unwrap_or_default();
+    ActionId::from_bytes(
+        uuid::Builder::from_unix_timestamp_millis(ms, &part)
+            .into_uuid()
+            .into_bytes(),
+    )
 }
 
 /// Under which action, for whom, and until when something is done.

@@ -3,10 +3,9 @@
 use crate::script::Script;
 use pollux_api::action::ActionId;
 use pollux_api::id::ControllerId;
-use pollux_api::router::TraceRecord;
 use pollux_api::{address, alua, chassis, config, heartbeat, pool, router, target};
 use pollux_rpc_router::routing::{ConnectionId, Core, Now, Peer, World};
-use pollux_rpc_router::trace::Ring;
+use pollux_rpc_router::trace::{Entry, Ring};
 use pollux_runtime::wire::{self, Envelope, Framer, Head, Kind, Malformed};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -44,14 +43,13 @@ fn one(message: &[u8]) {
         from: envelope.from.as_deref(),
         rank: envelope.rank,
     };
-    let params = envelope.params.map(|params| params.get());
+    let params = envelope.params;
     let mut out = Vec::new();
     match kind {
-        Kind::Request { id, method } => wire::write_call(&mut out, Some(id.get()), method, params, &head),
+        Kind::Request { id, method } => wire::write_call(&mut out, Some(id), method, params, &head),
         Kind::Notification { method } => wire::write_call(&mut out, None, method, params, &head),
         Kind::Answer { id, answer } => {
-            let answer = answer.map(|result| result.get()).map_err(|error| error.get());
-            wire::write_answer(&mut out, id.get(), answer, envelope.action_id);
+            wire::write_answer(&mut out, id, answer, envelope.action_id);
         }
     }
     let line = out.strip_suffix(b"\n").expect("a message ends its line");
@@ -62,18 +60,18 @@ fn one(message: &[u8]) {
     assert_eq!(framed, line, "what was written is one message");
     let again = Envelope::parse(&framed).expect("what was written is read");
     let described = |kind: Kind<'_>| match kind {
-        Kind::Request { id, method } => (Some(flat(id.get())), Some(method.to_owned()), None),
+        Kind::Request { id, method } => (Some(flat(id)), Some(method.to_owned()), None),
         Kind::Notification { method } => (None, Some(method.to_owned()), None),
         Kind::Answer { id, answer } => {
-            let answer = answer.map(|it| flat(it.get())).map_err(|it| flat(it.get()));
-            (Some(flat(id.get())), None, Some(answer))
+            let answer = answer.map(flat).map_err(flat);
+            (Some(flat(id)), None, Some(answer))
         }
     };
     let kinds = (envelope.kind().map(described), again.kind().map(described));
     assert_eq!(kinds.0.expect("a kind"), kinds.1.expect("the same kind"));
     // An answer has none; whoever sends one with them meant something else by it.
     if envelope.method.is_some() {
-        assert_eq!(params.map(flat), again.params.map(|params| flat(params.get())));
+        assert_eq!(params.map(flat), again.params.map(flat));
     }
     assert_eq!(envelope.action_id, again.action_id);
 }
@@ -124,7 +122,7 @@ impl World for Wires {
         ActionId::from_bytes(u128::from(self.actions).to_be_bytes())
     }
 
-    fn journal(&mut self, _record: &TraceRecord) -> bool {
+    fn journal(&mut self, _record: &Entry) -> bool {
         true
     }
 }
