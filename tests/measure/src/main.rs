@@ -39,7 +39,7 @@ enum What {
         /// Where table and chart go.
         #[arg(long, value_name = "FOLDER", default_value = "target/measure")]
         folder: PathBuf,
-        /// Only buses whose names contain this; may be repeated. Ratios need their floor.
+        /// Only the bus of this name, or buses whose names contain it; may be repeated. Ratios need their floor.
         #[arg(long, value_name = "NAME")]
         only: Vec<String>,
     },
@@ -87,7 +87,16 @@ fn router(quick: bool, rounds: Option<u16>, folder: &Path, only: &[String]) -> R
     };
     let wanted: Vec<&'static str> = BUSES
         .into_iter()
-        .filter(|bus| only.is_empty() || only.iter().any(|part| bus.contains(part.as_str())))
+        .filter(|bus| {
+            let named = |part: &String| {
+                if BUSES.contains(&part.as_str()) {
+                    bus == part
+                } else {
+                    bus.contains(part.as_str())
+                }
+            };
+            only.is_empty() || only.iter().any(named)
+        })
         .collect();
     if wanted.is_empty() {
         return Err(Error::Missing(format!(
@@ -149,7 +158,8 @@ fn install() -> Result<()> {
     let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
     arguments.extend(&missing);
     // The lists may be old, or missing altogether.
-    if !apt(&arguments)?.success() && !(apt(&["update"])?.success() && apt(&arguments)?.success()) {
+    let installed = apt(&arguments)?.success() || apt(&["update"])?.success() && apt(&arguments)?.success();
+    if !installed {
         eprintln!("cannot be installed, and are left out: {}", missing.join(" "));
     }
     Ok(())

@@ -89,7 +89,7 @@ impl Drop for Process {
     }
 }
 
-#[expect(
+#[allow(
     clippy::disallowed_methods,
     reason = "paces the question whether a state is reached; the wait itself is for the state, and bounded"
 )]

@@ -124,10 +124,11 @@ impl Stage {
         let socket = self.path("forwarder.sock");
         let mut command = Command::new(&self.this);
         command.arg("forward").arg(&socket);
-        let (id, caller) = self.start(&mut command, "forwarder.log", "listens", || {
-            frames::connect(&socket).ok()
+        // The callee is the first to connect: number 0.
+        let (id, callee) = self.start(&mut command, "forwarder.log", "listens", || {
+            frames::connect(&socket, 0).ok()
         })?;
-        let callee = frames::connect(&socket)?;
+        let caller = frames::connect(&socket, 0)?;
         bus(FLOOR, caller, callee, vec![id])
     }
 
@@ -148,9 +149,9 @@ impl Stage {
             .arg(&other)
             .args(["--dial", &address.to_string()]);
         let (second_id, callee) = self.start(&mut command, "other.log", "listens", || {
-            frames::connect(&other).ok()
+            frames::connect(&other, 0).ok()
         })?;
-        let caller = frames::connect(&one)?;
+        let caller = frames::connect(&one, 0)?;
         bus(FLOOR_OF_TWO, caller, callee, vec![first_id, second_id])
     }
 

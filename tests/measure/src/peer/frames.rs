@@ -1,21 +1,27 @@
 //! The floor: a forwarder of frames with a length before them. It does what every bus has to do (read, find where a
-//! message ends, put it before the right receiver, write) and nothing else; no bus that passes a message through a
-//! process of its own can be faster.
+//! message ends, find its receiver, queue it there, write each queue in one go) and nothing else: no names, no
+//! rights, no deadlines, no record of who is owed an answer.
 //!
 //! ```text
-//! frame   length u32 LE | number u32 LE | payload
+//! frame   length u32 LE | receiver u32 LE | payload        the forwarder puts the sender where the receiver stood
 //! ```
 //!
-//! [`forward`] is that process: frames of one side go to the other. Two of them with a TCP connection between are the
-//! floor of two routers.
+//! [`forward`] is that process, as one writes it with tokio: a task that reads and a task that writes for each
+//! connection; connections are numbered as they come. Two of them with a TCP connection between are the floor of two
+//! routers; there, what comes over the link goes to connection 0, and the rest to the link.
 
 use crate::error::{Context, Error, Result};
 use crate::load::{Found, Line, Protocol, Stream};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
+use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::Notify;
+use tokio::task::{LocalSet, spawn_local};
 
 const HEAD: usize = 8;
 const READ: usize = 128 << 10;
@@ -25,30 +31,28 @@ fn length(bytes: &[u8]) -> Option<usize> {
     (bytes.len() >= 4 + length).then_some(4 + length)
 }
 
-/// Connects one side.
+/// Connects one side; a caller's frames go to connection `to`.
 ///
 /// # Errors
 /// What the system says.
-pub fn connect(socket: &Path) -> Result<Line> {
+pub fn connect(socket: &Path, to: u32) -> Result<Line> {
     let stream = StdUnixStream::connect(socket).context(socket.display())?;
     Ok(Line {
         bus: "forwarder",
         stream: Stream::Unix(stream),
-        protocol: Box::new(Frames::default()),
+        protocol: Box::new(Frames { to }),
     })
 }
 
-#[derive(Default)]
 struct Frames {
-    number: u32,
+    to: u32,
 }
 
 impl Protocol for Frames {
     fn ask(&mut self, payload: &[u8], out: &mut Vec<u8>) {
-        self.number = self.number.wrapping_add(1);
         let length = u32::try_from(payload.len() + 4).expect("payloads are a few KiB");
         out.extend_from_slice(&length.to_le_bytes());
-        out.extend_from_slice(&self.number.to_le_bytes());
+        out.extend_from_slice(&self.to.to_le_bytes());
         out.extend_from_slice(payload);
     }
 
@@ -84,24 +88,120 @@ pub enum Other {
     Dial(SocketAddr),
 }
 
-/// Forwards between the first two connections on `socket`, or between the first one and the other forwarder, until
-/// one of them ends.
+/// What waits for one receiver.
+#[derive(Default)]
+struct Queue {
+    bytes: RefCell<Vec<u8>>,
+    wake: Notify,
+}
+
+/// Every receiver by its number.
+type Receivers = Rc<RefCell<HashMap<u32, Rc<Queue>>>>;
+
+/// The number of the other forwarder.
+const LINK: u32 = u32::MAX;
+
+/// Forwards between the connections on `socket`, or between the first one and the other forwarder, for ever.
 ///
 /// # Errors
 /// What the system says.
 pub async fn forward(socket: &Path, other: Option<Other>) -> Result<()> {
     let listener = UnixListener::bind(socket).context(socket.display())?;
-    let accept = async || {
-        let accepted = listener.accept().await;
-        accepted.map(|(stream, _)| stream).context(socket.display())
-    };
-    match other {
-        None => join(accept().await?.into_split(), accept().await?.into_split()).await,
-        Some(other) => {
+    let receivers = Receivers::default();
+    let work = async {
+        if let Some(other) = other {
             let link = connect_other(other).await.context("the other forwarder")?;
             link.set_nodelay(true).context("the other forwarder")?;
-            join(accept().await?.into_split(), link.into_split()).await
+            let (reader, writer) = link.into_split();
+            attach(&receivers, LINK, Some(0), reader, writer);
         }
+        for number in 0.. {
+            let (stream, _) = listener.accept().await.context(socket.display())?;
+            let (reader, writer) = stream.into_split();
+            attach(&receivers, number, other.map(|_| LINK), reader, writer);
+        }
+        Ok(())
+    };
+    LocalSet::new().run_until(work).await
+}
+
+/// Starts both tasks of a connection; its frames go to the receiver that they name, or all of them to `fixed`.
+fn attach(
+    receivers: &Receivers,
+    number: u32,
+    fixed: Option<u32>,
+    reader: impl AsyncRead + Unpin + 'static,
+    writer: impl AsyncWrite + Unpin + 'static,
+) {
+    let queue = Rc::<Queue>::default();
+    receivers.borrow_mut().insert(number, Rc::clone(&queue));
+    let receivers = Rc::clone(receivers);
+    spawn_local(async move {
+        let read = read_frames(reader, &receivers, number, fixed);
+        let ended = tokio::select! {
+            ended = read => ended,
+            ended = write_frames(writer, &queue) => ended,
+        };
+        if let Err(error) = ended {
+            eprintln!("connection {number}: {error}");
+        }
+        receivers.borrow_mut().remove(&number);
+    });
+}
+
+async fn write_frames(mut writer: impl AsyncWrite + Unpin, queue: &Queue) -> Result<()> {
+    let mut out = Vec::with_capacity(READ);
+    loop {
+        queue.wake.notified().await;
+        std::mem::swap(&mut out, &mut queue.bytes.borrow_mut());
+        writer.write_all(&out).await.context("write")?;
+        writer.flush().await.context("write")?;
+        out.clear();
+    }
+}
+
+/// Reads a batch and puts each of its frames before its receiver.
+async fn read_frames(
+    mut reader: impl AsyncRead + Unpin,
+    receivers: &Receivers,
+    from: u32,
+    fixed: Option<u32>,
+) -> Result<()> {
+    let (mut input, mut end) = (vec![0; READ], 0);
+    loop {
+        let read = reader.read(&mut input[end..]).await.context("read")?;
+        if read == 0 {
+            return Ok(());
+        }
+        end += read;
+        let mut used = 0;
+        while let Some(length) = length(&input[used..end]) {
+            let frame = &mut input[used..used + length];
+            let Some(place) = frame.get_mut(4..HEAD) else {
+                return Err(too("short"));
+            };
+            let named = u32::from_le_bytes(*place.first_chunk().unwrap_or(&[0; 4]));
+            if fixed.is_none() {
+                place.copy_from_slice(&from.to_le_bytes());
+            }
+            if let Some(queue) = receivers.borrow().get(&fixed.unwrap_or(named)) {
+                queue.bytes.borrow_mut().extend_from_slice(frame);
+                queue.wake.notify_one();
+            }
+            used += length;
+        }
+        if used == 0 && end == input.len() {
+            return Err(too("long"));
+        }
+        input.copy_within(used..end, 0);
+        end -= used;
+    }
+}
+
+fn too(much: &str) -> Error {
+    Error::Step {
+        what: "forward".into(),
+        why: format!("a frame that is too {much}"),
     }
 }
 
@@ -112,52 +212,13 @@ async fn connect_other(other: Other) -> std::io::Result<TcpStream> {
     }
 }
 
-async fn join(
-    (one_in, one_out): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
-    (other_in, other_out): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
-) -> Result<()> {
-    tokio::select! {
-        ended = pass(one_in, other_out) => ended,
-        ended = pass(other_in, one_out) => ended,
-    }
-}
-
-/// Reads a batch, walks over its frames, writes them in one go.
-async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> Result<()> {
-    let (mut input, mut end) = (vec![0; READ], 0);
-    let mut out = Vec::with_capacity(READ);
-    loop {
-        let read = from.read(&mut input[end..]).await.context("read")?;
-        if read == 0 {
-            return Ok(());
-        }
-        end += read;
-        let mut used = 0;
-        out.clear();
-        while let Some(length) = length(&input[used..end]) {
-            out.extend_from_slice(&input[used..used + length]);
-            used += length;
-        }
-        if used == 0 && end == input.len() {
-            return Err(Error::Step {
-                what: "forward".into(),
-                why: format!("a frame of more than {READ} bytes"),
-            });
-        }
-        to.write_all(&out).await.context("write")?;
-        to.flush().await.context("write")?;
-        input.copy_within(used..end, 0);
-        end -= used;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_is_asked_is_served_and_counted() {
-        let (mut one, mut other) = (Frames::default(), Frames::default());
+        let (mut one, mut other) = (Frames { to: 7 }, Frames { to: 0 });
         let (mut asked, mut answered) = (Vec::new(), Vec::new());
         one.ask(b"payload", &mut asked);
         one.ask(b"payload", &mut asked);
