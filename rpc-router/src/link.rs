@@ -17,11 +17,11 @@
 //! link; silence of [`SILENCE`] ends the link, whatever TCP thinks of it.
 
 use crate::routing::ConnectionId;
-use crate::server::{Bus, Closed, Queue, VERSION};
+use crate::server::{Beginning, Bus, Closed, Queue, VERSION};
 use pollux_api::id::{ArrayId, ControllerId};
 use pollux_platform::keys::{KeyStore, PairingKey};
 use pollux_runtime::ControllerConfig;
-use pollux_runtime::wire::{Framer, to_json};
+use pollux_runtime::wire::to_json;
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 use std::io;
@@ -355,7 +355,7 @@ impl End {
         mut receiving: Direction,
         id: ConnectionId,
     ) -> Result<(), LinkError> {
-        let (mut framer, mut payload) = (Framer::default(), Vec::new());
+        let (mut beginning, mut payload) = (Beginning::default(), Vec::new());
         loop {
             match timeout(SILENCE, receiving.open(&mut reader, &mut payload)).await {
                 Err(_) => return Err(LinkError::Slow("sign of life", SILENCE)),
@@ -364,8 +364,7 @@ impl End {
                 }
                 Ok(opened) => opened?,
             }
-            framer.buffer().extend_from_slice(&payload);
-            self.bus.receive(id, &mut framer);
+            self.bus.receive(id, &mut beginning, &payload);
         }
     }
 }

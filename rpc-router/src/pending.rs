@@ -5,7 +5,8 @@
 //!
 //! A pure table: deadlines are compared with the time that the caller gives.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// What the router writes as the `id` of a request: slot and generation in one number below 2^53, which every JSON
 /// implementation can hold.
@@ -32,6 +33,20 @@ impl Ticket {
     pub fn parse(id: &str) -> Option<Self> {
         id.parse().ok().map(Self)
     }
+
+    /// Its digits, in memory of the caller.
+    pub fn write(self, digits: &mut [u8; 20]) -> &str {
+        let (mut value, mut first) = (self.0, digits.len());
+        loop {
+            first -= 1;
+            digits[first] = b'0' + u8::try_from(value % 10).unwrap_or_default();
+            value /= 10;
+            if value == 0 {
+                break;
+            }
+        }
+        std::str::from_utf8(&digits[first..]).unwrap_or_default()
+    }
 }
 
 impl std::fmt::Display for Ticket {
@@ -47,13 +62,19 @@ struct Slot<T> {
 }
 
 /// Entries by ticket and by deadline.
+///
+/// Nearly every entry is taken long before its deadline, so the queue of deadlines is not kept clean: it may name
+/// tickets that are no good any more. They are skipped when they come up, and swept when they are the most.
 #[derive(Debug)]
 pub struct Pending<T> {
     slots: Vec<Slot<T>>,
     free: Vec<usize>,
-    deadlines: BTreeSet<(u64, Ticket)>,
+    deadlines: BinaryHeap<Reverse<(u64, Ticket)>>,
     capacity: usize,
 }
+
+/// So many tickets more than twice the good ones are swept.
+const SWEEP: usize = 1024;
 
 impl<T> Pending<T> {
     /// For at most `capacity` entries (below 2^20).
@@ -65,7 +86,7 @@ impl<T> Pending<T> {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
-            deadlines: BTreeSet::new(),
+            deadlines: BinaryHeap::new(),
             capacity,
         }
     }
@@ -87,7 +108,11 @@ impl<T> Pending<T> {
         kept.generation = (kept.generation + 1) % GENERATIONS;
         kept.entry = Some((deadline, entry));
         let ticket = Ticket::new(slot, kept.generation);
-        self.deadlines.insert((deadline, ticket));
+        if self.deadlines.len() > 2 * (self.slots.len() - self.free.len()) + SWEEP {
+            let good = |Reverse((_, ticket)): &Reverse<(u64, Ticket)>| good(&self.slots, *ticket);
+            self.deadlines.retain(good);
+        }
+        self.deadlines.push(Reverse((deadline, ticket)));
         Ok(ticket)
     }
 
@@ -106,32 +131,52 @@ impl<T> Pending<T> {
             .slots
             .get_mut(ticket.slot())
             .filter(|slot| slot.generation == ticket.generation())?;
-        let (deadline, entry) = slot.entry.take()?;
-        self.deadlines.remove(&(deadline, ticket));
+        let (_, entry) = slot.entry.take()?;
         self.free.push(ticket.slot());
         Some(entry)
     }
 
     /// Takes one entry whose deadline is not after `now`.
     pub fn take_expired(&mut self, now: u64) -> Option<T> {
-        let &(deadline, ticket) = self.deadlines.first()?;
-        if deadline > now { None } else { self.take(ticket) }
+        while self.earliest()? <= now {
+            let Reverse((_, ticket)) = self.deadlines.pop()?;
+            if let Some(entry) = self.take(ticket) {
+                return Some(entry);
+            }
+        }
+        None
     }
 
-    /// Tickets of the entries for which `predicate` holds.
+    /// Tickets of the entries for which `predicate` holds, in the order of their slots.
     pub fn matching(&self, predicate: impl Fn(&T) -> bool) -> Vec<Ticket> {
-        let good = |&&(_, ticket): &&(u64, Ticket)| self.get(ticket).is_some_and(&predicate);
-        self.deadlines
-            .iter()
-            .filter(good)
-            .map(|&(_, ticket)| ticket)
-            .collect()
+        let matching = |(slot, kept): (usize, &Slot<T>)| {
+            let (_, entry) = kept.entry.as_ref()?;
+            predicate(entry).then(|| Ticket::new(slot, kept.generation))
+        };
+        self.slots.iter().enumerate().filter_map(matching).collect()
     }
 
     /// The earliest deadline.
-    pub fn next_deadline(&self) -> Option<u64> {
-        self.deadlines.first().map(|&(deadline, _)| deadline)
+    pub fn next_deadline(&mut self) -> Option<u64> {
+        loop {
+            let &Reverse((deadline, ticket)) = self.deadlines.peek()?;
+            if good(&self.slots, ticket) {
+                return Some(deadline);
+            }
+            self.deadlines.pop();
+        }
     }
+
+    /// A time that is not after the earliest deadline; none only if there is no entry.
+    pub fn earliest(&self) -> Option<u64> {
+        self.deadlines.peek().map(|Reverse((deadline, _))| *deadline)
+    }
+}
+
+fn good<T>(slots: &[Slot<T>], ticket: Ticket) -> bool {
+    slots
+        .get(ticket.slot())
+        .is_some_and(|slot| slot.generation == ticket.generation() && slot.entry.is_some())
 }
 
 #[cfg(test)]
@@ -150,6 +195,22 @@ mod tests {
         assert_eq!(second.slot(), first.slot());
         assert_eq!(pending.take(first), None);
         assert_eq!(pending.get(second), Some(&"second"));
+    }
+
+    #[test]
+    fn tickets_that_are_no_good_any_more_are_swept() {
+        let mut pending = Pending::new(16);
+        let kept = pending.insert(1 << 40, 0).unwrap();
+        for n in 1..100_000 {
+            let ticket = pending.insert(n, n).unwrap();
+            assert_eq!(pending.take(ticket), Some(n));
+            assert!(pending.deadlines.len() <= 2 * 16 + SWEEP + 1);
+        }
+        assert_eq!(pending.next_deadline(), Some(1 << 40));
+        assert_eq!(pending.take(kept), Some(0));
+        assert_eq!(pending.next_deadline(), None);
+        let mut digits = [0; 20];
+        assert_eq!(kept.write(&mut digits), kept.to_string());
     }
 
     proptest! {

@@ -1,28 +1,39 @@
-//! The sockets around the sorting room: one task per connection reads what comes and writes what is queued.
+//! The sockets around the sorting room: one task per connection reads what comes, hands it to the core, and writes
+//! what the core has queued.
 //!
-//! Reader tasks hand whole messages to the core under one lock that is never held across a wait; what the core sends
-//! is appended to the receiver's buffer, and its writer puts everything that has gathered on the wire in one go. So a
-//! slow reader fills only its own buffer, and a full one is refused (`overloaded`), not waited for.
+//! ```text
+//! socket --read--> one buffer for all --cut--> core --> queue of each receiver --one write per batch--> socket
+//!                                                             | what the socket does not take at once
+//!                                                             +--> the receiver's writer, when there is room
+//! ```
+//!
+//! The core stands behind one lock that is never held across a wait. Every read goes into the same 64 KiB, which stay
+//! in the processor's cache; a connection keeps only the beginning of a message that has not come whole. A slow reader
+//! fills only its own queue, and a full one is refused (`overloaded`), not waited for.
 
 use crate::link;
 use crate::routing::{ConnectionId, Core, Now, Peer, World};
-use crate::trace::Journal;
+use crate::trace::{Entry, Journal};
 use pollux_api::action::ActionId;
 use pollux_api::error::RpcError;
-use pollux_api::router::{MAX_MESSAGE, TraceRecord};
+use pollux_api::router::MAX_MESSAGE;
 use pollux_platform::file::{Lock, LockError};
 use pollux_platform::keys::{KeyError, KeyStore};
 use pollux_platform::notify::Notifier;
 use pollux_platform::signal::Shutdown;
 use pollux_runtime::ControllerConfig;
-use pollux_runtime::wire::Framer;
+use pollux_runtime::wire::Cutter;
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 use std::{fs, io};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -35,6 +46,10 @@ const QUEUE: usize = 4 * MAX_MESSAGE;
 const CONNECTIONS: usize = 1024;
 /// A buffer that has grown beyond this gives its memory back.
 const KEEP: usize = 128 << 10;
+/// What is read at once: what becomes of it, with what the router adds, fits a queue that keeps its memory.
+const READ: usize = 64 << 10;
+/// The beginning of a message is put before what is read next if it is no longer than this; else that is put behind it.
+const SMALL: usize = 16 << 10;
 
 /// Why the router cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -67,44 +82,89 @@ pub enum Error {
 }
 
 /// What waits to be written to one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Queue {
     state: Mutex<Waiting>,
+    /// Wakes the connection's writer.
     wake: Notify,
+    /// To write what is waiting at once; a link has its own way.
+    socket: Option<OwnedWriteHalf>,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: Vec<u8>,
+    /// So many of them are written.
+    written: usize,
     closed: Option<String>,
+    /// It stands among those that are written at the end of the batch.
+    touched: bool,
 }
 
 /// Why there is nothing more to write.
 pub(crate) struct Closed(pub(crate) String);
 
 impl Queue {
+    fn new(socket: Option<OwnedWriteHalf>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            wake: Notify::new(),
+            socket,
+        })
+    }
+
     fn state(&self) -> MutexGuard<'_, Waiting> {
         // A panic while it was held leaves whole messages.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, message: &[u8]) -> bool {
-        let mut state = self.state();
-        if state.closed.is_some() {
-            return true;
-        }
-        if state.bytes.len() + message.len() > QUEUE {
-            return false;
-        }
-        state.bytes.extend_from_slice(message);
-        drop(state);
-        self.wake.notify_one();
-        true
-    }
-
     fn close(&self, why: &str) {
         self.state().closed.get_or_insert_with(|| why.to_owned());
         self.wake.notify_one();
+    }
+
+    /// Writes what the socket takes now; the rest is the writer's.
+    fn flush(&self) {
+        let mut state = self.state();
+        state.touched = false;
+        let Some(socket) = &self.socket else {
+            return self.wake.notify_one();
+        };
+        if state.closed.is_some() || state.bytes.is_empty() {
+            return;
+        }
+        match socket.try_write(&state.bytes[state.written..]) {
+            Ok(written) => state.written += written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => state.closed = Some(error.to_string()),
+        }
+        if state.written == state.bytes.len() {
+            state.written = 0;
+            state.bytes.clear();
+            state.bytes.shrink_to(KEEP);
+        } else {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Writes whatever waits, whenever the socket has room, until the connection is closed.
+    async fn write(&self, socket: &OwnedWriteHalf) -> Closed {
+        loop {
+            let waits = {
+                let state = self.state();
+                if let Some(why) = &state.closed {
+                    return Closed(why.clone());
+                }
+                !state.bytes.is_empty()
+            };
+            if !waits {
+                self.wake.notified().await;
+            } else if let Err(error) = socket.writable().await {
+                return Closed(error.to_string());
+            } else {
+                self.flush();
+            }
+        }
     }
 
     /// Waits for bytes and swaps them into `out`, which must be empty.
@@ -129,6 +189,13 @@ impl Queue {
     }
 }
 
+/// The beginning of a message whose end has not come yet.
+#[derive(Debug, Default)]
+pub(crate) struct Beginning {
+    cutter: Cutter,
+    bytes: Vec<u8>,
+}
+
 /// The core and its surroundings.
 #[derive(Debug)]
 pub struct Bus {
@@ -144,17 +211,39 @@ struct Inner {
     next_connection: ConnectionId,
     /// When the timer wakes up by itself.
     armed: Option<u64>,
+    /// What is read, from whomever.
+    buffer: Box<[u8]>,
 }
 
 #[derive(Debug)]
 struct Outside {
     queues: HashMap<ConnectionId, Arc<Queue>>,
+    /// Queues to which something was added in this batch.
+    touched: Vec<Arc<Queue>>,
     journal: Journal,
 }
 
 impl World for Outside {
     fn send(&mut self, to: ConnectionId, message: &[u8]) -> bool {
-        self.queues.get(&to).is_none_or(|queue| queue.push(message))
+        let Some(queue) = self.queues.get(&to) else {
+            return true;
+        };
+        let mut state = queue.state();
+        if state.closed.is_some() {
+            return true;
+        }
+        if state.bytes.len() - state.written + message.len() > QUEUE {
+            return false;
+        }
+        if state.written > QUEUE {
+            let written = std::mem::take(&mut state.written);
+            state.bytes.drain(..written);
+        }
+        state.bytes.extend_from_slice(message);
+        if !std::mem::replace(&mut state.touched, true) {
+            self.touched.push(Arc::clone(queue));
+        }
+        true
     }
 
     fn close(&mut self, connection: ConnectionId, why: &str) {
@@ -167,7 +256,7 @@ impl World for Outside {
         pollux_runtime::ctx::new_action()
     }
 
-    fn journal(&mut self, record: &TraceRecord) -> bool {
+    fn journal(&mut self, record: &Entry) -> bool {
         self.journal.write(record)
     }
 }
@@ -186,6 +275,7 @@ impl Bus {
         let core = Core::new(config.controller, VERSION, partner, ring, now_since(begin));
         let outside = Outside {
             queues: HashMap::new(),
+            touched: Vec::new(),
             journal,
         };
         let inner = Mutex::new(Inner {
@@ -193,6 +283,7 @@ impl Bus {
             outside,
             next_connection: 1,
             armed: None,
+            buffer: vec![0; SMALL + READ].into(),
         });
         Ok(Arc::new(Self {
             inner,
@@ -201,27 +292,38 @@ impl Bus {
         }))
     }
 
-    /// Lets the core handle an event. Nothing in here may wait.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // The core's tables are whole after each event; a panic in one is the end of that connection's task.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the core handle an event, and writes what it has queued. Nothing in here may wait.
     fn with<R>(&self, event: impl FnOnce(&mut Core, &mut Outside, Now) -> R) -> R {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner {
-            core, outside, armed, ..
-        } = &mut *inner;
-        let result = event(core, outside, now_since(self.begin));
-        if core
-            .next_deadline()
-            .is_some_and(|next| armed.is_none_or(|armed| next < armed))
+        self.handle(&mut self.lock(), |inner, now| {
+            event(&mut inner.core, &mut inner.outside, now)
+        })
+    }
+
+    fn handle<R>(&self, inner: &mut Inner, event: impl FnOnce(&mut Inner, Now) -> R) -> R {
+        let result = event(inner, now_since(self.begin));
+        for queue in inner.outside.touched.drain(..) {
+            queue.flush();
+        }
+        if inner
+            .core
+            .earliest_deadline()
+            .is_some_and(|next| inner.armed.is_none_or(|armed| next < armed))
         {
             self.timer.notify_one();
         }
         result
     }
 
-    fn connect(&self) -> (ConnectionId, Arc<Queue>) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+    fn connect(&self, socket: Option<OwnedWriteHalf>) -> (ConnectionId, Arc<Queue>) {
+        let mut inner = self.lock();
         let id = inner.next_connection;
         inner.next_connection += 1;
-        let queue = Arc::new(Queue::default());
+        let queue = Queue::new(socket);
         inner.outside.queues.insert(id, Arc::clone(&queue));
         (id, queue)
     }
@@ -235,7 +337,7 @@ impl Bus {
 
     /// The link to the partner is up: its number and what is to be written to it.
     pub(crate) fn link_up(&self, version: String) -> (ConnectionId, Arc<Queue>) {
-        let (id, queue) = self.connect();
+        let (id, queue) = self.connect(None);
         self.with(|core, outside, now| core.link_up(id, version, now, outside));
         (id, queue)
     }
@@ -252,20 +354,67 @@ impl Bus {
     }
 
     /// Hands everything that has come to the core.
-    pub(crate) fn receive(&self, id: ConnectionId, framer: &mut Framer) {
-        while let Some(message) = framer.next_message() {
-            self.with(|core, outside, now| match message {
-                Ok(message) => core.receive(id, message, now, outside),
-                Err(malformed) => core.garbage(id, &RpcError::from(malformed), outside),
+    pub(crate) fn receive(&self, id: ConnectionId, beginning: &mut Beginning, bytes: &[u8]) {
+        self.handle(&mut self.lock(), |inner, now| {
+            if beginning.bytes.is_empty() {
+                let done = cut(inner, id, &mut beginning.cutter, bytes, now);
+                beginning.bytes.extend_from_slice(&bytes[done..]);
+            } else {
+                beginning.bytes.extend_from_slice(bytes);
+                let done = cut(inner, id, &mut beginning.cutter, &beginning.bytes, now);
+                beginning.bytes.drain(..done);
+            }
+            if beginning.bytes.len() <= SMALL {
+                beginning.bytes.shrink_to(KEEP);
+            }
+        });
+    }
+
+    /// Reads what has come and hands it to the core; how many bytes.
+    fn poll_read(
+        &self,
+        context: &mut Context<'_>,
+        socket: &mut OwnedReadHalf,
+        id: ConnectionId,
+        beginning: &mut Beginning,
+    ) -> Poll<io::Result<usize>> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let mut buffer = std::mem::take(&mut inner.buffer);
+        let kept = beginning.bytes.len();
+        // A long beginning stays where it is.
+        let before = if kept <= SMALL { kept } else { 0 };
+        buffer[..before].copy_from_slice(&beginning.bytes[..before]);
+        let mut space = ReadBuf::new(&mut buffer[before..before + READ]);
+        let read = Pin::new(socket)
+            .poll_read(context, &mut space)
+            .map_ok(|()| space.filled().len());
+        if let Poll::Ready(Ok(read @ 1..)) = read {
+            self.handle(inner, |inner, now| {
+                if before == kept {
+                    let bytes = &buffer[..before + read];
+                    let done = cut(inner, id, &mut beginning.cutter, bytes, now);
+                    beginning.bytes.clear();
+                    beginning.bytes.extend_from_slice(&bytes[done..]);
+                } else {
+                    beginning.bytes.extend_from_slice(&buffer[..read]);
+                    let done = cut(inner, id, &mut beginning.cutter, &beginning.bytes, now);
+                    beginning.bytes.drain(..done);
+                }
+                if beginning.bytes.len() <= SMALL {
+                    beginning.bytes.shrink_to(SMALL);
+                }
             });
         }
+        inner.buffer = buffer;
+        Poll::Ready(ready!(read))
     }
 
     /// Answers what has waited too long; never returns.
     async fn expire(&self) {
         loop {
             let next = {
-                let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut inner = self.lock();
                 inner.armed = inner.core.next_deadline();
                 inner.armed
             };
@@ -281,16 +430,16 @@ impl Bus {
     }
 
     /// One local connection, from its beginning to its end.
-    async fn serve(self: Arc<Self>, mut stream: UnixStream, peer: Peer) {
-        let (id, queue) = self.connect();
+    async fn serve(self: Arc<Self>, stream: UnixStream, peer: Peer) {
+        let (mut reader, writer) = stream.into_split();
+        let (id, queue) = self.connect(Some(writer));
         self.with(|core, _, _| core.opened(id, peer));
-        let (mut reader, mut writer) = stream.split();
         let read = async {
-            let mut framer = Framer::default();
+            let mut beginning = Beginning::default();
             loop {
-                match reader.read_buf(framer.buffer()).await {
+                match poll_fn(|context| self.poll_read(context, &mut reader, id, &mut beginning)).await {
                     Ok(0) => break,
-                    Ok(_) => self.receive(id, &mut framer),
+                    Ok(_) => {}
                     Err(_) => return,
                 }
             }
@@ -300,19 +449,9 @@ impl Bus {
             }
         };
         let write = async {
-            let mut bytes = Vec::new();
-            loop {
-                bytes.clear();
-                if bytes.capacity() > KEEP {
-                    bytes = Vec::new();
-                }
-                if let Err(Closed(why)) = queue.take(&mut bytes).await {
-                    tracing::warn!(uid = peer.uid, pid = peer.pid, why, "connection closed");
-                    return;
-                }
-                if writer.write_all(&bytes).await.is_err() {
-                    return;
-                }
+            if let Some(socket) = &queue.socket {
+                let Closed(why) = queue.write(socket).await;
+                tracing::warn!(uid = peer.uid, pid = peer.pid, why, "connection closed");
             }
         };
         tokio::select! {
@@ -365,6 +504,18 @@ impl Bus {
             });
         }
     }
+}
+
+/// Hands every whole message in `bytes` to the core; how many bytes are done with.
+fn cut(inner: &mut Inner, id: ConnectionId, cutter: &mut Cutter, bytes: &[u8], now: Now) -> usize {
+    let Inner { core, outside, .. } = inner;
+    while let Some(message) = cutter.next_message(bytes) {
+        match message {
+            Ok(message) => core.receive(id, message, now, outside),
+            Err(malformed) => core.garbage(id, &RpcError::from(malformed), outside),
+        }
+    }
+    cutter.done()
 }
 
 #[allow(

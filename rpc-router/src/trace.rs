@@ -8,11 +8,13 @@
 //! dropped and counted.
 
 use pollux_api::action::ActionId;
+use pollux_api::id::ControllerId;
 use pollux_api::router::{Outcome, TraceRecord};
 use std::collections::{HashSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 /// Records in memory: some minutes of a busy controller, about 5 MB.
@@ -22,17 +24,74 @@ const QUEUE: usize = 4096;
 /// A journal file longer than this is put aside, bytes.
 const ROTATE_AT: u64 = 8 << 20;
 
+/// One message as the ring keeps it: a [`TraceRecord`] whose names are shared with all others of the same name.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its action.
+    pub action_id: ActionId,
+    /// The action in whose course it was sent.
+    pub parent: Option<ActionId>,
+    /// The router that saw it.
+    pub at: ControllerId,
+    /// Method, without the controller.
+    pub method: Arc<str>,
+    /// Sender.
+    pub from: Arc<str>,
+    /// Receiver.
+    pub to: Arc<str>,
+    /// When it came, µs of Unix time.
+    pub start_unix_us: u64,
+    /// Time until it was answered, µs.
+    pub duration_us: Option<u64>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+impl Entry {
+    /// For others.
+    #[must_use]
+    pub fn record(&self) -> TraceRecord {
+        TraceRecord {
+            action_id: self.action_id,
+            parent: self.parent,
+            at: self.at,
+            method: self.method.to_string(),
+            from: self.from.to_string(),
+            to: self.to.to_string(),
+            start_unix_us: self.start_unix_us,
+            duration_us: self.duration_us,
+            outcome: self.outcome.clone(),
+        }
+    }
+}
+
+impl From<TraceRecord> for Entry {
+    fn from(record: TraceRecord) -> Self {
+        Self {
+            action_id: record.action_id,
+            parent: record.parent,
+            at: record.at,
+            method: record.method.into(),
+            from: record.from.into(),
+            to: record.to.into(),
+            start_unix_us: record.start_unix_us,
+            duration_us: record.duration_us,
+            outcome: record.outcome,
+        }
+    }
+}
+
 /// The newest records, in the order in which the messages came.
 #[derive(Debug, Default)]
 pub struct Ring {
-    records: VecDeque<TraceRecord>,
+    records: VecDeque<Entry>,
     /// Number of the first record in `records`, counted from the beginning of time.
     first: u64,
 }
 
 impl Ring {
     /// Notes a message; the number is for [`Ring::finish`].
-    pub fn push(&mut self, record: TraceRecord) -> u64 {
+    pub fn push(&mut self, record: Entry) -> u64 {
         if self.records.len() == RING {
             self.records.pop_front();
             self.first += 1;
@@ -42,7 +101,7 @@ impl Ring {
     }
 
     /// The message was answered; the finished record, unless it was dropped meanwhile.
-    pub fn finish(&mut self, number: u64, now_unix_us: u64, outcome: Outcome) -> Option<&TraceRecord> {
+    pub fn finish(&mut self, number: u64, now_unix_us: u64, outcome: Outcome) -> Option<&Entry> {
         let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
         let record = self.records.get_mut(index)?;
         record.duration_us = Some(now_unix_us.saturating_sub(record.start_unix_us));
@@ -71,7 +130,7 @@ impl Ring {
             .records
             .iter()
             .filter(|record| actions.contains(&record.action_id))
-            .cloned();
+            .map(Entry::record);
         let records = found.by_ref().take(limit).collect();
         (records, found.next().is_some())
     }
@@ -83,7 +142,7 @@ impl Ring {
             .iter()
             .rev()
             .filter(|record| record.parent.is_none())
-            .cloned();
+            .map(Entry::record);
         let mut records: Vec<_> = found.by_ref().take(limit).collect();
         records.reverse();
         (records, found.next().is_some())
@@ -130,8 +189,8 @@ impl Journal {
                 Err(error) => return Err(error),
             };
             for line in BufReader::new(file).split(b'\n') {
-                if let Ok(record) = serde_json::from_slice(&line?) {
-                    ring.push(record);
+                if let Ok(record) = serde_json::from_slice::<TraceRecord>(&line?) {
+                    ring.push(record.into());
                 }
             }
         }
@@ -149,9 +208,9 @@ impl Journal {
     }
 
     /// Queues a record; false if there was no room for it.
-    pub fn write(&self, record: &TraceRecord) -> bool {
+    pub fn write(&self, record: &Entry) -> bool {
         !matches!(
-            self.queue.try_send(record.clone()),
+            self.queue.try_send(record.record()),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_))
         )
     }
@@ -188,7 +247,6 @@ fn write(path: &Path, file: File, records: &Receiver<TraceRecord>) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pollux_api::id::ControllerId;
 
     fn record(id: u8, parent: Option<u8>, at: ControllerId, to: &str) -> TraceRecord {
         TraceRecord {
@@ -209,7 +267,7 @@ mod tests {
         let mut ring = Ring::default();
         // The effect of 3 was noted before 3 itself: clocks and threads do such things.
         for (id, parent) in [(1, None), (4, Some(3)), (2, Some(1)), (3, Some(2)), (5, None)] {
-            ring.push(record(id, parent, ControllerId::A, "a/x"));
+            ring.push(record(id, parent, ControllerId::A, "a/x").into());
         }
         let (found, more) = ring.descendants(&[ActionId::from_bytes([1; 16])], 10);
         let mut ids: Vec<u8> = found
@@ -225,9 +283,9 @@ mod tests {
     #[test]
     fn the_ring_is_bounded_and_a_dropped_record_is_not_finished() {
         let mut ring = Ring::default();
-        let first = ring.push(record(1, None, ControllerId::A, "a/x"));
+        let first = ring.push(record(1, None, ControllerId::A, "a/x").into());
         for _ in 0..RING {
-            ring.push(record(2, None, ControllerId::A, "a/x"));
+            ring.push(record(2, None, ControllerId::A, "a/x").into());
         }
         assert_eq!(ring.records.len(), RING);
         assert!(ring.finish(first, 9, Outcome::Done).is_none());
@@ -256,8 +314,8 @@ mod tests {
         torn.extend_from_slice(b"\n{\"action_id\":\"01");
         std::fs::write(directory.path().join("trace.jsonl"), torn).unwrap();
         let (journal, ring) = Journal::open(directory.path()).unwrap();
-        assert_eq!(ring.records, [kept]);
-        assert!(journal.write(&record(2, None, ControllerId::A, "a/x")));
+        assert_eq!(ring.roots(10).0, [kept]);
+        assert!(journal.write(&record(2, None, ControllerId::A, "a/x").into()));
         let written = || {
             let text = std::fs::read_to_string(directory.path().join("trace.jsonl")).unwrap();
             text.lines()

@@ -179,7 +179,8 @@ pub struct Counters {
     pub dropped: u64,
     /// Messages that were no JSON-RPC.
     pub malformed: u64,
-    /// Trace records that the journal could not take in time.
+    /// Trace records that are not in the journal: it could not take them in time, or calls that change nothing came in
+    /// a flood.
     pub trace_dropped: u64,
 }
 

@@ -3,6 +3,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::collections::HashSet;
 
 /// Queues that can be full, a clock that stands, and what was closed.
 #[derive(Default)]
@@ -34,7 +35,7 @@ impl World for Paper {
         ActionId::from_bytes([self.actions; 16])
     }
 
-    fn journal(&mut self, _record: &TraceRecord) -> bool {
+    fn journal(&mut self, _record: &Entry) -> bool {
         true
     }
 }
@@ -85,7 +86,6 @@ fn ticket(paper: &Paper, at: ConnectionId) -> String {
         .unwrap()
         .id
         .unwrap()
-        .get()
         .to_owned()
 }
 
@@ -140,6 +140,29 @@ fn nobody_can_say_that_he_is_somebody_else() {
         "{}",
         last(&paper, LINK)
     );
+}
+
+#[test]
+fn what_a_person_says_is_read_to_its_end() {
+    let (mut core, mut paper) = room();
+    for params in ["{\"a\":}", "[1,}", "\"\\x\"", "{\"a\" 1}"] {
+        let message = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"echo.back","params":{params}}}"#);
+        say(&mut core, &mut paper, PERSON, &message);
+        assert!(last(&paper, PERSON).contains("parse_error"), "{params}");
+    }
+    assert!(!paper.sent.contains_key(&SERVANT));
+    assert_eq!(core.counters.malformed, 4);
+}
+
+#[test]
+fn a_flood_of_reading_does_not_wash_changes_out_of_the_journal() {
+    let (mut core, _) = room();
+    let (mut noted, second) = (0, 1_000_000);
+    for n in 0..3 * u64::from(JOURNAL_PER_SECOND) {
+        noted += u32::from(core.journal_has_room(at(5 * second + n)));
+    }
+    assert_eq!(noted, JOURNAL_PER_SECOND);
+    assert!(core.journal_has_room(at(6 * second)));
 }
 
 #[test]
@@ -230,7 +253,7 @@ proptest! {
                 0 | 1 => {
                     let callee = if kind == 0 { SERVANT } else { LINK };
                     let sent = paper.sent.get(&callee).and_then(|sent| sent.last()).cloned();
-                    let id = sent.as_deref().and_then(|sent| Envelope::parse(sent.as_bytes()).ok()?.id.map(RawValue::get));
+                    let id = sent.as_deref().and_then(|sent| Envelope::parse(sent.as_bytes()).ok()?.id);
                     let answer = format!(r#"{{"jsonrpc":"2.0","id":{},"result":null}}"#, id.unwrap_or("7"));
                     core.receive(callee, answer.as_bytes(), at(now), &mut paper);
                 }
