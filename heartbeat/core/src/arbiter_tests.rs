@@ -333,3 +333,15 @@ fn of_several_votes_that_of_the_highest_ballot_binds() {
         );
     }
 }
+
+#[test]
+fn a_majority_of_five_disks_are_three() {
+    let mut a = Arbiter::new(A, 5, genesis());
+    a.propose();
+    assert_eq!(a.counted(0, &genesis()), Progress::None);
+    assert_eq!(a.counted(1, &genesis()), Progress::None);
+    assert_eq!(a.counted(2, &genesis()), Progress::Promised { bound: None });
+    let mut a = Arbiter::new(A, 1, genesis());
+    a.propose();
+    assert_eq!(a.counted(0, &genesis()), Progress::Promised { bound: None });
+}

@@ -247,3 +247,7 @@ impl Reader<'_> {
         Ok(letter)
     }
 }
+
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;

@@ -425,4 +425,110 @@ mod tests {
             "counts from when it was sent"
         );
     }
+
+    #[test]
+    fn a_majority_of_five_disks_are_three() {
+        let sight = |still: usize, blank: usize| {
+            let mut disks = alloc::vec![SlotWatch::default(); 5];
+            for ms in (0..=2_000).step_by(250) {
+                for (disk, watch) in disks.iter_mut().enumerate() {
+                    let shown = match disk {
+                        disk if disk < still => Ok(slot(7)),
+                        disk if disk < still + blank => Err(Unread::Blank),
+                        _ => Ok(slot(ms)),
+                    };
+                    watch.see(at(ms), at(ms), shown.as_ref().map_err(|why| *why));
+                }
+            }
+            disk_sight(disks.iter(), at(2_000), at(0), LIMIT)
+        };
+        assert_eq!(sight(0, 0), DiskSight::Alive);
+        assert_eq!(sight(2, 0), DiskSight::SomeStill);
+        assert_eq!(sight(3, 0), DiskSight::MostStill);
+        assert_eq!(sight(3, 2), DiskSight::Still);
+        assert_eq!(sight(2, 3), DiskSight::Unreadable);
+        assert_eq!(sight(0, 1), DiskSight::SomeStill);
+    }
+
+    #[test]
+    fn a_quorum_that_cannot_be_read_is_not_called_so_before_the_limit() {
+        let watch = |until| watched(until, |_, _| Err(Unread::Io)).1;
+        assert_eq!(watch(1_250), DiskSight::Unknown);
+        assert_eq!(watch(1_500), DiskSight::Unreadable);
+        // A majority that was read lately is readable, however still it is not yet.
+        let two = |disk, _| if disk == 0 { Err(Unread::Io) } else { Ok(7) };
+        assert_eq!(watched(1_250, two).1, DiskSight::Unknown);
+        let late = |_, ms| if ms < 1_000 { Err(Unread::Io) } else { Ok(7) };
+        assert_eq!(watched(2_000, late).1, DiskSight::Unknown);
+    }
+
+    #[test]
+    fn a_sign_of_life_counts_for_less_than_the_limit() {
+        let mut watch = SlotWatch::default();
+        watch.see(at(0), at(0), Ok(&slot(1)));
+        watch.see(at(100), at(100), Ok(&slot(2)));
+        let just = |now: Instant| Instant::from_nanos(now.as_nanos() - 1);
+        assert!(watch.alive(just(at(1_600)), LIMIT) && !watch.alive(at(1_600), LIMIT));
+        assert!(watch.readable(just(at(1_600)), LIMIT) && !watch.readable(at(1_600), LIMIT));
+        let mut wire = WireWatch::new(at(0), 1);
+        let (_, nonce) = wire.send(at(100));
+        assert!(wire.echo(at(150), nonce));
+        assert_eq!(wire.last(), at(100));
+        assert_eq!(wire.sight(just(at(1_600)), LIMIT), WireSight::Alive);
+        assert_eq!(wire.sight(at(1_600), LIMIT), WireSight::Silent);
+    }
+
+    #[test]
+    fn the_first_sight_of_a_slot_is_no_sign_of_life_and_a_change_is() {
+        let mut watch = SlotWatch::default();
+        assert!(!watch.shown());
+        assert!(
+            !watch.see(at(0), at(0), Err(Unread::Checksum)),
+            "never seen whole"
+        );
+        assert!(!watch.shown(), "and so it shows nothing");
+        assert!(!watch.see(at(100), at(100), Ok(&slot(1))));
+        assert!(watch.shown() && watch.last().is_none());
+        assert!(!watch.see(at(200), at(200), Ok(&slot(1))));
+        assert!(watch.see(at(300), at(300), Ok(&slot(2))));
+        assert_eq!(watch.last(), Some(at(300)));
+        watch.see(at(400), at(400), Err(Unread::Io));
+        assert!(!watch.shown(), "what stands there now is not known");
+        watch.see(at(500), at(500), Err(Unread::Checksum));
+        assert!(watch.shown());
+        assert_eq!(
+            watch.last(),
+            Some(at(500)),
+            "whatever tore it may have been alive"
+        );
+        watch.see(at(600), at(600), Err(Unread::Content));
+        assert_eq!(watch.last(), Some(at(500)), "it has torn once");
+    }
+
+    #[test]
+    fn nonces_are_remembered_in_bounds_and_come_from_the_generator_that_is_named() {
+        // The published first values for this seed.
+        let first = [
+            6_457_827_717_110_365_317,
+            3_203_168_211_198_807_973,
+            9_817_491_932_198_370_423,
+        ];
+        let mut wire = WireWatch::new(at(0), 1_234_567);
+        let sent: Vec<(u64, u64)> = (0..200).map(|ms| wire.send(at(ms))).collect();
+        for (count, nonce) in first.into_iter().enumerate() {
+            assert_eq!(sent[count], (count as u64 + 1, nonce));
+        }
+        assert_eq!(wire.sent.len(), NONCES);
+        let oldest = sent.len() - NONCES;
+        assert!(
+            !wire.clone().echo(at(300), sent[oldest - 1].1),
+            "beyond every limit"
+        );
+        assert!(wire.clone().echo(at(300), sent[oldest].1));
+        assert!(wire.echo(at(300), sent[oldest + 1].1));
+        assert!(!wire.echo(at(300), sent[oldest].1), "overtaken");
+        let trip = wire.round_trip;
+        assert!(wire.echo(at(900), sent[oldest + 1].1));
+        assert_eq!(wire.round_trip, trip, "the same echo once more is no slower trip");
+    }
 }

@@ -377,3 +377,153 @@ proptest! {
         let _ = decode_area(&PLACE, A, &area);
     }
 }
+
+#[test]
+fn of_two_whole_copies_the_later_counts_wherever_it_stands() {
+    let old = Vote::after(Record::genesis(PLACE.set));
+    let new = Vote {
+        mbal: Ballot::NONE.above(A),
+        ..old
+    };
+    for [first, second] in [[old, new], [new, old]] {
+        let mut area = format(&PLACE);
+        for (block, vote) in [(BlockId::Vote0, first), (BlockId::Vote1, second)] {
+            let bytes = encode(&PLACE, block, A, &Content::Vote(vote));
+            put(&mut area, block_number(block, A), &bytes[..]);
+        }
+        assert_eq!(decode_area(&PLACE, A, &area).vote, Ok(new));
+    }
+}
+
+/// A ballot that no controller can have written is no vote, whatever its checksum.
+#[test]
+fn a_ballot_that_contradicts_itself_is_unread() {
+    let value = Record {
+        epoch: pollux_api::id::Epoch::new(2),
+        ..Record::genesis(PLACE.set)
+    };
+    let two = Ballot::new(2);
+    let blank = Vote::after(Record::genesis(PLACE.set));
+    let voted = Vote {
+        mbal: two,
+        bal: two,
+        value: Some(value),
+        ..blank
+    };
+    let read = |vote| decode_area(&PLACE, A, &written(A, &Content::Vote(vote))).vote;
+    for right in [
+        blank,
+        voted,
+        Vote { mbal: two, ..blank },
+        Vote {
+            mbal: Ballot::new(4),
+            ..voted
+        },
+    ] {
+        assert_eq!(read(right), Ok(right));
+    }
+    let wrong = [
+        ("a ballot without a value", Vote { value: None, ..voted }),
+        (
+            "a value without a ballot",
+            Vote {
+                bal: Ballot::NONE,
+                ..voted
+            },
+        ),
+        (
+            "voted above what was promised",
+            Vote {
+                mbal: Ballot::new(1),
+                ..voted
+            },
+        ),
+        (
+            "another instance than the next",
+            Vote {
+                instance: pollux_api::id::Epoch::new(3),
+                ..blank
+            },
+        ),
+        (
+            "a value of another instance",
+            Vote {
+                value: Some(Record {
+                    epoch: pollux_api::id::Epoch::new(3),
+                    ..value
+                }),
+                ..voted
+            },
+        ),
+    ];
+    for (what, vote) in wrong {
+        assert_eq!(read(vote), Err(Unread::Content), "{what}");
+    }
+}
+
+#[test]
+fn a_length_is_at_most_what_a_block_holds() {
+    let whole = [7; BLOCK_BYTES - 64];
+    let mut area = vec![0; AREA_BYTES];
+    let number = block_number(BlockId::Claims, A);
+    put(&mut area, number, &seal(&PLACE, number, Some(A), &whole)[..]);
+    let read = |area: &[u8]| content(&PLACE, number, Some(A), area).map(<[u8]>::len);
+    assert_eq!(read(&area), Ok(whole.len()));
+    let at = number as usize * BLOCK_BYTES + AT_LENGTH;
+    for length in [whole.len() as u32 + 1, BLOCK_BYTES as u32, u32::MAX] {
+        area[at..at + 4].copy_from_slice(&length.to_le_bytes());
+        assert_eq!(read(&area), Err(Unread::Checksum), "{length}");
+    }
+}
+
+#[test]
+fn claims_stand_in_ascending_order_each_once_in_a_state_that_there_is() {
+    let pool = |number| pollux_api::id::PoolId::from_bytes([number; 16]);
+    let bytes = |pools: &[(u8, u8)]| {
+        let mut bytes = Writer::default();
+        bytes.u64(1);
+        bytes.count(pools.len());
+        for (number, state) in pools {
+            bytes.pool(pool(*number));
+            (0..3).for_each(|_| bytes.u64(1));
+            bytes.u8(*state);
+            bytes.flag(false);
+            bytes.flag(false);
+        }
+        bytes.0
+    };
+    let read = |pools: &[(u8, u8)]| parse(Ok(&bytes(pools)), claims);
+    let states = read(&[(1, 0), (2, 1), (3, 2)]).unwrap();
+    let states: Vec<ClaimState> = states.pools.values().map(|claim| claim.state).collect();
+    assert_eq!(
+        states,
+        [ClaimState::Held, ClaimState::Given, ClaimState::Declined]
+    );
+    for wrong in [&[(1, 3)][..], &[(2, 0), (1, 0)], &[(1, 0), (1, 0)], &[(1, 255)]] {
+        assert_eq!(read(wrong), Err(Unread::Content), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_record_has_the_length_that_the_sizes_are_reckoned_with() {
+    let mut bytes = Writer::default();
+    bytes.record(&Record::genesis(PLACE.set));
+    assert_eq!(bytes.0.len(), RECORD_BYTES);
+    assert_eq!(AREA_BYTES, 45_056, "eleven blocks of 4 KiB");
+}
+
+#[test]
+fn damage_is_what_a_writer_may_have_torn_and_nothing_else() {
+    let damage = [Unread::Checksum, Unread::Content];
+    let other = [
+        Unread::Io,
+        Unread::Blank,
+        Unread::Magic,
+        Unread::Version(2),
+        Unread::Array,
+        Unread::Place,
+        Unread::SetGeneration(PLACE.set),
+    ];
+    assert!(damage.into_iter().all(Unread::is_damage));
+    assert!(!other.into_iter().any(Unread::is_damage));
+}

@@ -321,4 +321,122 @@ mod tests {
         let look = liaison.ask(Ask::Look);
         assert_eq!(liaison.answered(&look, seen(None, Some(5))).call, None);
     }
+
+    fn look(liaison: &mut Liaison, answer: Option<Seen>) -> Next {
+        let look = liaison.ask(Ask::Look);
+        liaison.answered(&look, answer)
+    }
+
+    #[test]
+    fn a_freeze_ends_with_a_record_of_its_epoch_or_a_later_one_and_not_with_an_earlier() {
+        for (told, ended) in [(3, false), (4, true), (5, true)] {
+            let mut liaison = Liaison::default();
+            let freeze = liaison.ask(Ask::Freeze(Epoch::new(4)));
+            liaison.answered(&freeze, seen(None, Some(4)));
+            let epoch = liaison.ask(Ask::Epoch(record(told), None));
+            liaison.answered(&epoch, seen(Some(told), None));
+            let next = look(&mut liaison, seen(Some(told), None));
+            assert_eq!(next.call.is_none(), ended, "record {told}: {next:?}");
+            // The same for a freeze that was to end and is not known to have ended.
+            let mut liaison = Liaison::default();
+            let unfreeze = liaison.ask(Ask::Unfreeze(Epoch::new(4)));
+            liaison.answered(&unfreeze, None);
+            let epoch = liaison.ask(Ask::Epoch(record(told), None));
+            liaison.answered(&epoch, seen(Some(told), Some(4)));
+            let next = look(&mut liaison, seen(Some(told), Some(4)));
+            assert_eq!(next.call.is_none(), ended, "record {told}: {next:?}");
+        }
+    }
+
+    #[test]
+    fn a_keeper_that_stands_still_is_not_asked_to_and_one_that_stands_still_for_another_epoch_has_not_answered()
+     {
+        let mut liaison = Liaison::default();
+        let freeze = liaison.ask(Ask::Freeze(Epoch::new(4)));
+        assert_eq!(liaison.answered(&freeze, seen(None, Some(3))), Next::default());
+        assert_eq!(liaison.answered(&freeze, seen(None, None)), Next::default());
+        assert!(matches!(
+            liaison.answered(&freeze, seen(None, Some(4))).event,
+            Some(Event::ConfigFrozen { epoch, .. }) if epoch == Epoch::new(4)
+        ));
+        assert_eq!(look(&mut liaison, seen(None, Some(4))).call, None);
+    }
+
+    #[test]
+    fn a_status_is_reported_when_it_has_changed_and_a_record_told_when_it_was_forgotten() {
+        let mut liaison = Liaison::default();
+        let event = |next: Next| {
+            matches!(
+                next,
+                Next {
+                    event: Some(Event::Config(_)),
+                    call: None
+                }
+            )
+        };
+        assert!(event(look(&mut liaison, seen(None, None))));
+        assert_eq!(
+            look(&mut liaison, seen(None, None)),
+            Next::default(),
+            "nothing new"
+        );
+        assert!(event(look(&mut liaison, seen(None, Some(9)))));
+        assert_eq!(look(&mut liaison, None), Next::default(), "no answer is no news");
+        let told = liaison.ask(Ask::Epoch(record(3), None));
+        assert_eq!(told, Call::SetEpoch(record(3), None));
+        liaison.answered(&told, seen(Some(3), None));
+        assert_eq!(look(&mut liaison, seen(Some(3), None)).call, None);
+        assert_eq!(look(&mut liaison, seen(Some(2), None)).call, Some(told));
+    }
+
+    #[test]
+    fn a_question_is_passed_on_as_it_is() {
+        let mut liaison = Liaison::default();
+        let base = Base::default();
+        assert_eq!(liaison.ask(Ask::Probe(base)), Call::Probe(base));
+        assert_eq!(liaison.ask(Ask::CatchUp), Call::CatchUp);
+        assert_eq!(liaison.ask(Ask::Look), Call::Status);
+        assert_eq!(
+            liaison.answered(&Call::CatchUp, seen(None, None)),
+            Next::default()
+        );
+    }
+
+    #[test]
+    fn the_keeper_is_told_a_record_with_all_that_it_says() {
+        let open = epoch_record(&record(3));
+        assert_eq!(
+            (open.epoch, open.open, open.members.len()),
+            (Epoch::new(3), true, 2)
+        );
+        let alone = crate::record::Members::alone(ControllerId::B, pollux_api::id::Incarnation::new(7));
+        let base = Base {
+            length: pollux_api::id::LogLength::new(5),
+            ..Base::default()
+        };
+        let sealed = epoch_record(&Record {
+            members: alone,
+            mode: Mode::Sealed,
+            base,
+            ..record(4)
+        });
+        let member = (ControllerId::B, pollux_api::id::Incarnation::new(7));
+        assert_eq!(sealed.members, [member]);
+        assert_eq!((sealed.open, sealed.base_length), (false, 5));
+    }
+
+    #[test]
+    fn every_lock_has_its_words() {
+        let locks = [
+            Lock::PartnerUnreachable,
+            Lock::PartnerUnknown,
+            Lock::QuorumUnreadable,
+        ];
+        let words = locks.map(lock_words);
+        assert!(
+            words.iter().all(|words| words.contains("the partner")),
+            "{words:?}"
+        );
+        assert!(words[0] != words[1] && words[1] != words[2] && words[0] != words[2]);
+    }
 }

@@ -1358,3 +1358,7 @@ impl Core {
         self.told.and_then(|(_, lock)| lock)
     }
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

@@ -178,3 +178,7 @@ impl Vote {
         (self.instance, self.mbal, self.bal)
     }
 }
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

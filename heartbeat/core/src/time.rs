@@ -71,3 +71,7 @@ impl fmt::Display for Instant {
         )
     }
 }
+
+#[cfg(test)]
+#[path = "time_tests.rs"]
+mod tests;

@@ -462,5 +462,188 @@ mod tests {
         );
     }
 
+    #[test]
+    fn every_limit_is_derived_from_what_is_tolerated() {
+        let ms = Duration::from_millis;
+        for profile in Profile::ALL {
+            let t = Timing::derive(profile);
+            let name = profile.name();
+            assert_eq!(
+                t.wire_limit,
+                ms(2 * millis(t.bond_failover) + 4 * millis(t.beat)),
+                "{name}"
+            );
+            let stillness = 3 * millis(t.slot_period) + millis(t.disk_stall);
+            let lease_gone = millis(t.lease) * 105 / 100 + 200;
+            assert_eq!(t.disk_limit, ms(stillness.max(lease_gone)), "{name}");
+            assert_eq!(t.key_check, ms(millis(t.lease) / 4), "{name}");
+            assert_eq!(t.retry, ms(2 * millis(t.slot_period)), "{name}");
+            assert_eq!(
+                t.giveback_after,
+                ms(3 * stillness.max(millis(t.wire_limit))),
+                "{name}"
+            );
+            assert_eq!(
+                t.detection(),
+                t.wire_limit.max(t.disk_limit + t.slot_period),
+                "{name}"
+            );
+            let figures = Figures {
+                slot_period: t.slot_period,
+                lease: t.lease,
+                watchdog: t.watchdog,
+            };
+            assert_eq!(t.figures(), figures, "{name}");
+            assert_eq!(lease_gone_after(figures), ms(lease_gone), "{name}");
+            let watchdog_gone = (millis(t.lease) + 2 * millis(t.watchdog)) * 105 / 100 + 200;
+            assert_eq!(watchdog_gone_after(figures), ms(watchdog_gone), "{name}");
+        }
+    }
+
+    fn millis(span: Duration) -> u64 {
+        u64::try_from(span.as_millis()).unwrap()
+    }
+
+    #[test]
+    fn the_slower_figures_of_the_partner_are_honoured() {
+        let own = Timing::derive(Profile::Fast);
+        let ms = Duration::from_millis;
+        assert_eq!(own.disk_limit_for(Figures::default()), own.disk_limit);
+        let slow_slot = Figures {
+            slot_period: ms(3_000),
+            ..Figures::default()
+        };
+        assert_eq!(own.disk_limit_for(slow_slot), ms(9_000));
+        let long_lease = Figures {
+            lease: ms(10_000),
+            ..Figures::default()
+        };
+        assert_eq!(own.disk_limit_for(long_lease), ms(10_700));
+    }
+
+    /// Figures with room on every side, so that one can be moved to its bound alone.
+    fn roomy() -> Timing {
+        let ms = Duration::from_millis;
+        Timing {
+            beat: ms(100),
+            bond_failover: ms(300),
+            wire_limit: ms(3_000),
+            slot_period: ms(250),
+            disk_stall: ms(750),
+            disk_limit: ms(3_000),
+            lease: ms(1_000),
+            watchdog: ms(5_000),
+            key_check: ms(10),
+            unserved_limit: ms(59_000),
+            ask_limit: ms(59_000),
+            flap_count: 4,
+            flap_window: ms(1_000_000),
+            giveback_after: ms(100_000),
+            retry: ms(500),
+            budget: ms(59_000),
+        }
+    }
+
+    /// One inequality at its bound: a change of the roomy figures by which it still holds, and one by which it does not.
+    type Bound = (&'static str, fn(&mut Timing), fn(&mut Timing));
+
+    #[test]
+    fn every_inequality_holds_up_to_its_bound_and_no_further() {
+        const NS: Duration = Duration::from_nanos(1);
+        const fn ms(ms: u64) -> Duration {
+            Duration::from_millis(ms)
+        }
+        let bounds: [Bound; 18] = [
+            ("h > 0", |t| t.beat = NS, |t| t.beat = Duration::ZERO),
+            (
+                "d > 0",
+                |t| t.slot_period = NS,
+                |t| t.slot_period = Duration::ZERO,
+            ),
+            (
+                "Tn > 2 x bond failover + 3 h",
+                |t| t.wire_limit = ms(900) + NS,
+                |t| t.wire_limit = ms(900),
+            ),
+            (
+                "Td >= 3 d + tolerated stall",
+                |t| (t.lease, t.disk_limit) = (ms(900), ms(1_500)),
+                |t| (t.lease, t.disk_limit) = (ms(900), ms(1_500) - NS),
+            ),
+            (
+                "Td >= 1.05 g + 0.2 s",
+                |t| (t.disk_stall, t.disk_limit) = (ms(0), ms(1_250)),
+                |t| (t.disk_stall, t.disk_limit) = (ms(0), ms(1_250) - NS),
+            ),
+            ("g >= 2 d", |t| t.lease = ms(500), |t| t.lease = ms(500) - NS),
+            (
+                "g >= 3 h",
+                |t| (t.beat, t.lease) = (ms(400), ms(1_200)),
+                |t| (t.beat, t.lease) = (ms(400), ms(1_200) - NS),
+            ),
+            (
+                "g / 4 >= key check",
+                |t| t.key_check = ms(250),
+                |t| t.key_check = ms(250) + NS,
+            ),
+            (
+                "key check > 0",
+                |t| t.key_check = NS,
+                |t| t.key_check = Duration::ZERO,
+            ),
+            (
+                "w > g",
+                |t| t.watchdog = ms(1_000) + NS,
+                |t| t.watchdog = ms(1_000),
+            ),
+            ("retry > 0", |t| t.retry = NS, |t| t.retry = Duration::ZERO),
+            (
+                "X >= detection",
+                |t| t.unserved_limit = ms(3_250),
+                |t| t.unserved_limit = ms(3_250) - NS,
+            ),
+            (
+                "Y > w",
+                |t| t.ask_limit = ms(5_000) + NS,
+                |t| t.ask_limit = ms(5_000),
+            ),
+            ("n > 0", |t| t.flap_count = 1, |t| t.flap_count = 0),
+            (
+                "m >= n x (Tn + Td)",
+                |t| t.flap_window = ms(24_000),
+                |t| t.flap_window = ms(24_000) - NS,
+            ),
+            (
+                "giveback after >= detection",
+                |t| t.giveback_after = ms(3_250),
+                |t| t.giveback_after = ms(3_250) - NS,
+            ),
+            (
+                "budget >= Tn or Td + d, whichever is longer",
+                |t| t.budget = ms(3_250),
+                |t| t.budget = ms(3_250) - NS,
+            ),
+            (
+                // 4.15 s + 1.05 x (1 + 2 x 26) s + 0.2 s
+                "60 s >= detection + 1.05 (g + 2 w) + 0.2 s",
+                |t| (t.watchdog, t.disk_limit) = (ms(26_000), ms(3_900)),
+                |t| (t.watchdog, t.disk_limit) = (ms(26_000), ms(3_900) + NS),
+            ),
+        ];
+        assert_eq!(roomy().check(), Ok(()));
+        for (rule, holds, breaks) in bounds {
+            let mut timing = roomy();
+            holds(&mut timing);
+            assert_eq!(timing.check(), Ok(()), "{rule}");
+            let mut timing = roomy();
+            breaks(&mut timing);
+            let bad = timing.check().expect_err(rule);
+            assert_eq!(bad.rule, rule);
+            use alloc::string::ToString;
+            let words = bad.to_string();
+            assert!(words.contains(rule) && words.contains("does not hold"), "{words}");
+        }
+    }
+
     use alloc::vec::Vec;
 }

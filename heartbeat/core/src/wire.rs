@@ -216,4 +216,39 @@ mod tests {
         let length = full.encode(ARRAY, ControllerId::A).len();
         assert!(length <= BODY_MAX, "{length} bytes");
     }
+
+    #[test]
+    fn every_reason_for_which_a_datagram_is_refused_has_its_words() {
+        use alloc::string::ToString;
+        let all = [
+            BadDatagram::Magic,
+            BadDatagram::Array,
+            BadDatagram::Sender,
+            BadDatagram::Content,
+        ];
+        let words: Vec<_> = all.iter().map(ToString::to_string).collect();
+        assert!(words.iter().all(|words| words.contains("heartbeat")), "{words:?}");
+        let different: alloc::collections::BTreeSet<_> = words.iter().collect();
+        assert_eq!(different.len(), all.len());
+    }
+
+    #[test]
+    fn an_echo_is_there_with_its_nonce_or_not_at_all() {
+        let body = |echo| Datagram { echo, ..quiet() }.encode(ARRAY, ControllerId::A);
+        let read = |body: &[u8]| Datagram::decode(body, ARRAY, ControllerId::A);
+        for echo in [None, Some(0), Some(7)] {
+            assert_eq!(read(&body(echo)).map(|datagram| datagram.echo), Ok(echo));
+        }
+        // Magic 8, array 16, sender 1, sequence 8, nonce 8; then the flag.
+        let mut wrong = body(Some(7));
+        wrong[41] = 0;
+        assert_eq!(
+            read(&wrong),
+            Err(BadDatagram::Content),
+            "one encoding for each value"
+        );
+        let mut other = body(None);
+        other[0] ^= 1;
+        assert_eq!(read(&other), Err(BadDatagram::Magic));
+    }
 }
