@@ -279,7 +279,17 @@ impl Bench {
             let Some(core) = &mut self.cores[who.index()] else {
                 continue;
             };
+            let leased = core.lease_until;
             for effect in core.handle(self.now, event) {
+                // The contract with every driver.
+                if let Effect::GrantLease { until, .. } = effect
+                    && until != Instant::ZERO
+                {
+                    assert!(
+                        until > self.now && until > leased,
+                        "a lease that grants nothing: {until}"
+                    );
+                }
                 self.said.push((who, effect.clone()));
                 self.carry_out(who, effect);
             }

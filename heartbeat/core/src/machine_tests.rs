@@ -1,6 +1,27 @@
 use super::*;
-use crate::bench::{A, params};
+use crate::arbiter;
+use crate::area::Unread;
+use crate::bench::{A, B, Bench, Comes, POOLS, configured, params};
+use crate::event::Request;
+use crate::record::{Ballot, Members, Mode};
 use alloc::string::ToString;
+
+const NS: Duration = Duration::from_nanos(1);
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// A core of a whole array, and the instant.
+fn whole() -> (Core, Instant) {
+    let bench = Bench::whole();
+    (bench.core(A).clone(), bench.now)
+}
+
+/// A core that has just been born.
+fn newborn() -> Core {
+    Core::new(params(A, 1), Instant::from_nanos(1_000_000_000_000)).unwrap()
+}
 
 #[test]
 fn parameters_that_contradict_each_other_are_refused_and_named() {
@@ -48,4 +69,881 @@ fn a_majority_of_five_is_reached_by_the_third_best() {
     assert_eq!(best(&core), Some(at(3)));
     core.disks[3].slot_submitted = Some(at(7));
     assert_eq!(best(&core), Some(at(5)));
+}
+
+/// What comes after what is told by these numbers.
+#[test]
+fn a_stamp_is_the_number_of_the_next_effect() {
+    let mut core = newborn();
+    for _ in 0..3 {
+        let stamp = core.stamp();
+        assert_eq!(core.fresh_id(), stamp);
+        assert!(core.stamp() > stamp);
+    }
+}
+
+// ---- limits: each is sharp ------------------------------------------------------------------------------------
+
+#[test]
+fn a_lease_is_fresh_for_g_after_a_sign_of_life_and_out_for_good_after_g_and_w() {
+    let (mut core, _) = whole();
+    let timing = core.params.timing;
+    let at = Instant::from_nanos(5_000_000_000_000);
+    let sight = |core: &Core, after: Duration| core.lease_sight(at + after);
+    for shown in [true, false] {
+        core.served_since = Some(if shown { Instant::from_nanos(1) } else { at });
+        (core.slot_basis, core.wire.echoed) = if shown { (Some(at), None) } else { (None, None) };
+        assert_eq!(
+            core.lease_sight((at + timing.lease).before(NS)),
+            LeaseSight::Fresh
+        );
+        assert_eq!(sight(&core, timing.lease), LeaseSight::RunOut);
+        let end = timing.lease + timing.watchdog;
+        assert_eq!(core.lease_sight((at + end).before(NS)), LeaseSight::RunOut);
+        assert_eq!(sight(&core, end), LeaseSight::LongOut);
+    }
+    core.served_since = None;
+    assert_eq!(
+        sight(&core, timing.watchdog * 9),
+        LeaseSight::Fresh,
+        "who serves nobody has none to lose"
+    );
+}
+
+#[test]
+fn the_shelf_is_lost_when_the_own_slot_was_not_written_for_td_and_a_reason_to_give_after_tn_more() {
+    let (mut core, now) = whole();
+    let timing = core.params.timing;
+    core.disks
+        .iter_mut()
+        .for_each(|disk| disk.slot_submitted = Some(now));
+    core.disks[0].slot_submitted = None;
+    let lost = |of: fn(&Core, Instant) -> ShelfSight, after| {
+        assert_eq!(of(&core, (now + after).before(NS)), ShelfSight::Reachable);
+        assert_eq!(of(&core, now + after), ShelfSight::Lost);
+    };
+    lost(Core::shelf, timing.disk_limit);
+    lost(Core::shelf_for_own, timing.disk_limit + timing.wire_limit);
+}
+
+#[test]
+fn a_wire_flaps_when_it_fell_silent_more_than_n_times_in_m() {
+    let (core, now) = whole();
+    let timing = core.params.timing;
+    let flaps = |count, ago: Duration| {
+        let mut core = core.clone();
+        core.note_silences(now, count);
+        core.flapping(now + ago)
+    };
+    assert!(!flaps(timing.flap_count, Duration::ZERO));
+    assert!(flaps(timing.flap_count + 1, Duration::ZERO));
+    assert!(flaps(timing.flap_count + 1, timing.flap_window - NS));
+    assert!(!flaps(timing.flap_count + 1, timing.flap_window));
+}
+
+#[test]
+fn only_a_wire_that_lived_falls_silent() {
+    let mut bench = Bench::new();
+    bench.wire = [false; 2];
+    bench.boot(params(A, 1));
+    bench.run(ms(1_500));
+    assert_eq!(
+        (bench.core(A).wire_sight.0, bench.core(A).silences.len()),
+        (WireSight::Silent, 0)
+    );
+    let mut bench = Bench::whole();
+    for count in 1..=8 {
+        bench.wire = [false; 2];
+        bench.run(ms(1_500));
+        assert!(bench.notes(A).contains(&Note::Wire { alive: false }));
+        bench.wire = [true; 2];
+        bench.run(ms(1_500));
+        assert!(bench.notes(A).contains(&Note::Wire { alive: true }));
+        let kept = bench.core(A).silences.len();
+        assert_eq!(
+            kept,
+            count.min(bench.core(A).params.timing.flap_count as usize + 1)
+        );
+    }
+}
+
+#[test]
+fn an_unserved_pool_is_asked_for_after_x_and_the_asking_was_in_vain_after_y_more() {
+    let (mut core, now) = whole();
+    let timing = core.params.timing;
+    let sight = |core: &Core, after: Duration| core.pool_sight(now + after);
+    assert_eq!(sight(&core, timing.unserved_limit * 9), PoolSight::Served);
+    core.pools.get_mut(&POOLS[1]).unwrap().unserved_since = Some(now);
+    assert_eq!(sight(&core, timing.unserved_limit - NS), PoolSight::Served);
+    assert_eq!(sight(&core, timing.unserved_limit), PoolSight::Unserved);
+    assert_eq!(
+        sight(&core, timing.unserved_limit + timing.ask_limit - NS),
+        PoolSight::Unserved
+    );
+    assert_eq!(
+        sight(&core, timing.unserved_limit + timing.ask_limit),
+        PoolSight::Ignored
+    );
+}
+
+// ---- the watchdog and the end ---------------------------------------------------------------------------------
+
+fn pets(effects: &[Effect]) -> usize {
+    effects
+        .iter()
+        .filter(|effect| matches!(effect, Effect::Pet))
+        .count()
+}
+
+#[test]
+fn a_watchdog_is_petted_on_a_fresh_lease_once_a_beat() {
+    let (core, now) = whole();
+    let pets_at = |change: &dyn Fn(&mut Core)| {
+        let mut core = core.clone();
+        core.petted = None;
+        core.lease_until = now + NS;
+        (core.slot_basis, core.wire.echoed) = (None, None);
+        change(&mut core);
+        core.lease(now);
+        pets(&core.out)
+    };
+    assert_eq!(pets_at(&|_| {}), 1);
+    assert_eq!(
+        pets_at(&|core| core.lease_until = now),
+        0,
+        "the lease has run out"
+    );
+    assert_eq!(pets_at(&|core| core.watchdog = Some(false)), 0);
+    assert_eq!(pets_at(&|core| core.watchdog = None), 1, "it may be armed");
+    let beat = core.params.timing.beat;
+    assert_eq!(pets_at(&|core| core.petted = Some(now.before(beat))), 1);
+    assert_eq!(pets_at(&|core| core.petted = Some(now.before(beat - NS))), 0);
+    // Who never was a member has nothing that a reset would have to end; who was has.
+    let outside = |was_member| {
+        pets_at(&move |core| {
+            core.params.incarnation = Incarnation::new(2);
+            (core.was_member, core.lease_until) = (was_member, Instant::ZERO);
+        })
+    };
+    assert_eq!((outside(false), outside(true)), (1, 0));
+}
+
+#[test]
+fn a_watchdog_is_armed_again_and_again_until_there_is_an_answer() {
+    let (mut core, now) = whole();
+    let retry = core.params.timing.retry;
+    let armed = |core: &mut Core, at| {
+        core.out.clear();
+        core.lease(at);
+        core.out
+            .iter()
+            .any(|effect| matches!(effect, Effect::ArmWatchdog { .. }))
+    };
+    assert!(!armed(&mut core, now), "it is armed");
+    core.watchdog = None;
+    core.armed_asked = None;
+    assert!(armed(&mut core, now));
+    assert!(!armed(&mut core, (now + retry).before(NS)));
+    assert!(armed(&mut core, now + retry));
+    core.watchdog = Some(false);
+    assert!(!armed(&mut core, now + retry * 9), "there is none");
+}
+
+#[test]
+fn who_has_stopped_says_so_once_a_td_and_nothing_else() {
+    let mut bench = Bench::whole();
+    bench.power = false;
+    let reason = StopReason::Superseded(bench.core(A).record().epoch.next());
+    let record = Record {
+        epoch: bench.core(A).record().epoch.next(),
+        members: Members::alone(B, Incarnation::new(1)),
+        ..*bench.core(A).record()
+    };
+    bench.core_mut(A).arbiter.learn(record);
+    bench.tell(A, Event::Tick);
+    assert_eq!(bench.core(A).phase, Phase::Stopped(reason));
+    assert_eq!(bench.core(A).lease_until, Instant::ZERO);
+    bench.said.clear();
+    let limit = bench.core(A).params.timing.disk_limit;
+    bench.run(limit * 2 + ms(1));
+    let said: Vec<&Effect> = bench
+        .said
+        .iter()
+        .filter(|(who, _)| *who == A)
+        .map(|(_, effect)| effect)
+        .collect();
+    assert_eq!(said, [&Effect::StopAll { reason }, &Effect::StopAll { reason }]);
+}
+
+#[test]
+fn a_partner_is_suspected_once_with_what_was_seen() {
+    for power in [true, false] {
+        let mut bench = Bench::whole();
+        bench.power = power;
+        bench.cores[B.index()] = None;
+        bench.run(Duration::from_secs(4));
+        let notes = bench.notes(A);
+        let suspected: Vec<_> = notes
+            .iter()
+            .filter_map(|note| match note {
+                Note::Suspected { cause, .. } => Some(cause.as_str()),
+                _ => None,
+            })
+            .collect();
+        let cause = if power {
+            "its power is reported off"
+        } else {
+            "the wire is silent and the slot is still"
+        };
+        assert_eq!(suspected, [cause]);
+    }
+}
+
+#[test]
+fn power_is_asked_for_when_three_beats_are_missing_and_no_more_when_it_is_off() {
+    let (core, now) = whole();
+    let beat = core.params.timing.beat;
+    let asks = |change: &dyn Fn(&mut Core)| {
+        let mut core = core.clone();
+        core.queried = None;
+        core.wire.echoed = Some(now.before(beat * 3 + NS));
+        change(&mut core);
+        core.wake = now + Duration::from_secs(9);
+        core.present = now;
+        core.query_power(now);
+        (core.out.contains(&Effect::QueryPower), core.wake)
+    };
+    assert!(asks(&|_| {}).0);
+    let just = asks(&|core| core.wire.echoed = Some(now.before(beat * 3)));
+    assert_eq!(just, (false, now + NS), "not yet, but in a moment");
+    assert!(!asks(&|core| core.params.power_rung = false).0);
+    assert!(!asks(&|core| core.partner.off = Some((core.partner.incarnation, now))).0);
+    assert!(
+        asks(&|core| core.partner.off = Some((Incarnation::new(0), now))).0,
+        "that was an earlier one"
+    );
+    assert!(!asks(&|core| core.queried = Some(now.before(beat - NS))).0);
+    assert!(asks(&|core| core.queried = Some(now.before(beat))).0);
+}
+
+// ---- what is heard --------------------------------------------------------------------------------------------
+
+/// A datagram as the partner would send it now.
+fn datagram(core: &mut Core, now: Instant) -> Datagram {
+    let (_, nonce) = core.wire.send(now);
+    Datagram {
+        sequence: 1,
+        nonce: 77,
+        echo: Some(nonce),
+        advert: core.partner.advert.unwrap_or_default(),
+        record: Some(*core.record()),
+        letter: core.partner.letter.clone(),
+        holdings: Vec::new(),
+    }
+}
+
+#[test]
+fn what_an_earlier_incarnation_says_is_not_heard_and_a_later_one_is_met_at_once() {
+    let (core, now) = whole();
+    let hear = |incarnation: u64| {
+        let mut core = core.clone();
+        core.partner.nonce = None;
+        core.partner.incarnation = Incarnation::new(5);
+        core.partner.known_since = now;
+        let mut said = datagram(&mut core, now);
+        said.advert.incarnation = Incarnation::new(incarnation);
+        said.advert.epoch = Epoch::new(99);
+        core.received(now + NS, said);
+        let believed = core
+            .partner
+            .advert
+            .is_some_and(|advert| advert.epoch == Epoch::new(99));
+        (
+            core.partner.incarnation.get(),
+            core.partner.known_since,
+            core.partner.nonce.is_some(),
+            believed,
+        )
+    };
+    assert_eq!(hear(4), (5, now, false, false));
+    assert_eq!(hear(5), (5, now, true, true), "known since it was met first");
+    assert_eq!(hear(6), (6, now + NS, true, true));
+}
+
+#[test]
+fn what_does_not_answer_the_present_nonce_is_not_believed_but_is_answered() {
+    let (mut core, now) = whole();
+    let mut said = datagram(&mut core, now);
+    said.echo = Some(said.echo.unwrap() ^ 1);
+    said.advert.epoch = Epoch::new(99);
+    core.partner.nonce = None;
+    core.received(now, said);
+    assert!(
+        core.partner
+            .advert
+            .is_some_and(|advert| advert.epoch != Epoch::new(99))
+    );
+    assert!(core.partner.nonce.is_some());
+}
+
+#[test]
+fn a_record_that_is_heard_before_the_area_is_read_is_kept_and_comes_to_nothing_yet() {
+    let mut core = newborn();
+    let now = core.present;
+    let record = Record {
+        epoch: Epoch::new(9),
+        ..Record::genesis(Generation::new(1))
+    };
+    let mut said = datagram(&mut core, now);
+    said.record = Some(record);
+    core.received(now, said.clone());
+    assert!(core.out.is_empty() && core.previous.is_none(), "{:?}", core.out);
+    assert_eq!(core.record().epoch, Epoch::new(9));
+    let (mut core, now) = whole();
+    core.out.clear();
+    core.received(now, said);
+    assert!(core.out.contains(&Effect::Note(Note::Decided(record))));
+}
+
+#[test]
+fn who_was_briefed_stays_briefed() {
+    let (mut core, now) = whole();
+    core.briefed = false;
+    let mut said = datagram(&mut core, now);
+    said.record = None;
+    core.received(now, said);
+    assert!(!core.briefed, "no record came");
+    for _ in 0..2 {
+        let said = datagram(&mut core, now);
+        core.received(now, said);
+        assert!(core.briefed);
+    }
+    let mut said = datagram(&mut core, now);
+    said.record = None;
+    core.received(now, said);
+    assert!(core.briefed, "what was heard once was heard");
+}
+
+#[test]
+fn nobody_is_echoed_who_is_excluded_by_a_fence_or_by_a_vote() {
+    let (mut core, _) = whole();
+    let one = Incarnation::new(1);
+    let two = Incarnation::new(2);
+    assert!(core.echoes(one) && core.echoes(two));
+    let next = core.record().epoch.next();
+    let vote = |members| Vote {
+        mbal: Ballot::new(2),
+        bal: Ballot::new(2),
+        value: Some(Record {
+            epoch: next,
+            members,
+            mode: Mode::Sealed,
+            ..*core.record()
+        }),
+        ..Vote::after(*core.record())
+    };
+    let (without, with) = (
+        vote(Members::alone(A, one)),
+        vote(Members::alone(A, one).with(B, one)),
+    );
+    core.arbiter = Arbiter::new(A, 3, without);
+    assert!(!core.echoes(one), "the vote is against it");
+    assert!(
+        core.echoes(two),
+        "which is no member: nothing of it is ended by that"
+    );
+    core.arbiter = Arbiter::new(A, 3, with);
+    assert!(core.echoes(one));
+    core.fence = Some(Fence {
+        epoch: next,
+        victim: one,
+        since: Instant::ZERO,
+        stamp: 0,
+        cut_at: None,
+    });
+    assert!(!core.echoes(one) && core.echoes(two));
+}
+
+#[test]
+fn who_offers_itself_has_learnt_what_was_decided() {
+    let mut bench = Bench::alone();
+    bench.boot(params(B, 2));
+    bench.run(ms(500));
+    let outside = bench.core(B).clone();
+    let role = |change: &dyn Fn(&mut Core)| {
+        let mut core = outside.clone();
+        core.arbiter = Arbiter::new(
+            B,
+            3,
+            Vote::after(Record {
+                members: Members::default(),
+                ..*core.record()
+            }),
+        );
+        change(&mut core);
+        core.role()
+    };
+    let blind = |core: &mut Core| {
+        core.briefed = false;
+        core.waited = None;
+        core.disks.iter_mut().for_each(|disk| disk.vote = None);
+    };
+    assert_eq!(role(&|_| {}), Role::Waiting);
+    assert_eq!(role(&blind), Role::Starting);
+    for which in 0..3 {
+        let one = |core: &mut Core| {
+            let ballots: Vec<_> = core.disks.iter().map(|disk| disk.vote).collect();
+            blind(core);
+            match which {
+                0 => core.briefed = true,
+                1 => core.waited = Some(Epoch::new(1)),
+                _ => core
+                    .disks
+                    .iter_mut()
+                    .zip(ballots)
+                    .for_each(|(disk, vote)| disk.vote = vote),
+            }
+        };
+        assert_eq!(role(&one), Role::Waiting, "{which}");
+    }
+    let early = |core: &mut Core| {
+        let started = core.started_stamp;
+        (core.briefed, core.waited) = (false, None);
+        core.disks
+            .iter_mut()
+            .flat_map(|disk| &mut disk.vote)
+            .for_each(|(_, id)| *id = started - 1);
+    };
+    assert_eq!(
+        role(&early),
+        Role::Starting,
+        "ballots that were read by an earlier daemon's numbers say nothing"
+    );
+    assert_eq!(role(&|core| core.config = None), Role::Starting);
+    assert_eq!(role(&|core| core.imports = None), Role::Starting);
+    let unwritten = |core: &mut Core| core.disks.iter_mut().for_each(|disk| disk.slot_submitted = None);
+    assert_eq!(
+        role(&unwritten),
+        Role::Starting,
+        "its slot would not show what it offers"
+    );
+}
+
+// ---- disks ----------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_ballot_is_durable_when_its_second_copy_of_this_version_is() {
+    let (core, now) = whole();
+    let version = core.arbiter.version();
+    let stamped = |written, result| {
+        let mut core = core.clone();
+        core.disks[0].vote_stamp = None;
+        core.disks[0].block(BlockId::Vote1).flight = Some((WriteId(9_999), written));
+        core.write_done(now, WriteId(9_999), now, result);
+        assert!(core.disks[0].block(BlockId::Vote1).flight.is_none());
+        core.disks[0].vote_stamp.is_some()
+    };
+    assert!(stamped(version, Ok(())));
+    assert!(!stamped(version, Err(())));
+    assert!(!stamped(version - 1, Ok(())), "an older ballot");
+}
+
+#[test]
+fn the_second_copy_of_a_ballot_waits_for_the_first() {
+    let (mut core, now) = whole();
+    core.arbiter.propose();
+    core.out.clear();
+    core.write_block(now, 0, BlockId::Vote1);
+    assert!(core.out.is_empty(), "the first is not written");
+    core.write_block(now, 0, BlockId::Vote0);
+    assert_eq!(core.out.len(), 1);
+    core.write_block(now, 0, BlockId::Vote1);
+    core.write_block(now, 0, BlockId::Vote0);
+    assert_eq!(core.out.len(), 1, "the first is on its way");
+    let version = core.arbiter.version();
+    let Some((id, _)) = core.disks[0].block(BlockId::Vote0).flight else {
+        panic!("it is on its way");
+    };
+    core.write_done(now, id, now, Ok(()));
+    assert_eq!(core.disks[0].block(BlockId::Vote0).durable, version);
+    core.write_block(now, 0, BlockId::Vote1);
+    assert_eq!(core.out.len(), 2);
+    core.arbiter.propose();
+    core.write_block(now, 0, BlockId::Vote0);
+    assert_eq!(core.out.len(), 2, "never both at once");
+}
+
+#[test]
+fn a_write_that_failed_is_tried_again_after_a_slot_period_and_not_before() {
+    let (mut core, now) = whole();
+    let at = now + core.params.timing.slot_period;
+    core.disks[0].block(BlockId::Slot).flight = Some((WriteId(9_999), 1));
+    core.write_done(now, WriteId(9_999), now, Err(()));
+    core.sequence += 1;
+    core.out.clear();
+    core.wake = at + Duration::from_secs(9);
+    core.write_block(at.before(NS), 0, BlockId::Slot);
+    assert!(core.out.is_empty() && core.wake == at);
+    core.write_block(at, 0, BlockId::Slot);
+    assert_eq!(core.out.len(), 1);
+}
+
+#[test]
+fn a_round_of_slots_counts_once_and_no_more_are_kept_than_a_lease_needs() {
+    let (mut core, now) = whole();
+    core.rounds.clear();
+    let mut submit = |at: Instant| {
+        core.disks
+            .iter_mut()
+            .for_each(|disk| (disk.slot_submitted, disk.want_read) = (Some(at), false));
+        core.slot_written(7);
+        (core.rounds.len(), core.disks.iter().all(|disk| disk.want_read))
+    };
+    assert_eq!(submit(now), (1, true));
+    assert_eq!(submit(now), (1, false), "the same round on another disk");
+    assert_eq!(submit(now.before(NS)), (1, false));
+    assert_eq!(submit(now + NS), (2, true));
+    for later in 2..40 {
+        submit(now + ms(later));
+    }
+    assert_eq!(submit(now + ms(50)), (16, true));
+}
+
+#[test]
+fn a_slot_counts_for_the_lease_when_ballots_read_after_it_do_not_oppose() {
+    let (core, now) = whole();
+    let own = *core.arbiter.block();
+    let value = |members| Record {
+        epoch: own.instance,
+        members,
+        ..*core.record()
+    };
+    let (one, both) = (Incarnation::new(1), core.record().members);
+    let opposed = Vote {
+        value: Some(value(Members::alone(B, one))),
+        ..own
+    };
+    let basis = |stamp: u64, vote: Vote| {
+        let mut core = core.clone();
+        (core.slot_basis, core.rounds) = (None, VecDeque::from([(now, stamp)]));
+        core.disks.iter_mut().for_each(|disk| disk.vote = Some((own, 10)));
+        core.disks[2].vote = Some((vote, 10));
+        core.advance_slot_basis();
+        (core.slot_basis, core.rounds.len())
+    };
+    assert_eq!(basis(10, own), (Some(now), 0));
+    assert_eq!(basis(9, own), (Some(now), 0));
+    assert_eq!(basis(11, own), (None, 1), "what was read came before it");
+    assert_eq!(
+        basis(10, opposed),
+        (None, 0),
+        "one vote against this controller is enough"
+    );
+    assert_eq!(
+        basis(
+            10,
+            Vote {
+                value: Some(value(both)),
+                ..own
+            }
+        ),
+        (Some(now), 0)
+    );
+    let earlier = Vote {
+        instance: Epoch::new(1),
+        ..opposed
+    };
+    assert_eq!(basis(10, earlier), (Some(now), 0), "of another instance");
+}
+
+#[test]
+fn the_own_area_is_kept_as_whole_as_it_was_read() {
+    let good = Area::formatted(Generation::new(1));
+    let bad = Area::unread(Unread::Checksum);
+    let kept = |before: Option<&Area>, read: &Area| {
+        let mut core = newborn();
+        let now = core.present;
+        core.disks[0].own = before.cloned();
+        core.disks[0].read = Some((ReadId(9_999), A));
+        core.read_done(now, ReadId(9_999), now, read.clone());
+        core.disks[0].own.clone()
+    };
+    assert_eq!(kept(None, &bad), Some(bad.clone()));
+    assert_eq!(
+        kept(Some(&good), &bad),
+        Some(good.clone()),
+        "a bad reading takes nothing back"
+    );
+    assert_eq!(kept(Some(&bad), &good), Some(good.clone()));
+    assert_eq!(kept(None, &good), Some(good));
+}
+
+#[test]
+fn a_slot_speaks_for_the_partner_only_where_the_wire_does_not() {
+    let (core, now) = whole();
+    let told = |change: &dyn Fn(&mut Core), sequence: u64, incarnation: u64| {
+        let mut core = core.clone();
+        core.partner.incarnation = Incarnation::new(1);
+        change(&mut core);
+        let advert = Advert {
+            incarnation: Incarnation::new(incarnation),
+            epoch: Epoch::new(99),
+            ..Advert::default()
+        };
+        let slot = Ok(Slot { sequence, advert });
+        core.disks[0].read = Some((ReadId(9_999), B));
+        core.read_done(
+            now,
+            ReadId(9_999),
+            now,
+            Area {
+                slot,
+                ..Area::unread(Unread::Io)
+            },
+        );
+        core.partner
+            .advert
+            .is_some_and(|advert| advert.epoch == Epoch::new(99))
+    };
+    let sequence = core.disks[0].watch.clone();
+    let same = |core: &mut Core| {
+        let slot = Slot {
+            sequence: 7,
+            advert: Advert {
+                incarnation: Incarnation::new(1),
+                ..Advert::default()
+            },
+        };
+        core.disks[0].watch = sequence.clone();
+        core.disks[0].watch.see(now, now, Ok(&slot));
+    };
+    let silent = |core: &mut Core| (same(core), core.wire_sight.0 = WireSight::Silent).1;
+    let unknown = |core: &mut Core| (silent(core), core.partner.advert = None).1;
+    assert!(!told(&same, 8, 1), "the wire is fresher");
+    assert!(told(&silent, 8, 1));
+    assert!(!told(&silent, 7, 1), "it has not changed");
+    assert!(told(&unknown, 7, 1), "better than nothing");
+    assert!(!told(&silent, 8, 0), "of an earlier incarnation");
+    let heard = |core: &mut Core| (same(core), core.partner.advert = None).1;
+    assert!(told(&heard, 7, 1));
+}
+
+// ---- start ----------------------------------------------------------------------------------------------------
+
+/// Whether a controller starts from own areas like this.
+fn starts(change: &dyn Fn(&mut Area)) -> bool {
+    let mut core = newborn();
+    let now = core.present;
+    for disk in &mut core.disks {
+        let mut area = Area::formatted(Generation::new(1));
+        change(&mut area);
+        disk.own = Some(area);
+    }
+    core.start(now);
+    core.phase == Phase::Up
+}
+
+#[test]
+fn who_may_have_claimed_something_reads_its_claims_back_before_it_starts() {
+    let mine = |area: &mut Area| area.slot.as_mut().unwrap().advert.incarnation = Incarnation::new(1);
+    let no_claims = |area: &mut Area| area.claims = Err(Unread::Checksum);
+    let no_slot = |area: &mut Area| area.slot = Err(Unread::Checksum);
+    assert!(starts(&|_| {}));
+    assert!(starts(&mine));
+    assert!(
+        starts(&no_slot),
+        "a slot that tore says nothing that has to be kept"
+    );
+    assert!(starts(&no_claims), "an older incarnation's claims bind nobody");
+    assert!(!starts(&|area| (mine(area), no_claims(area)).1));
+    assert!(
+        !starts(&|area| (no_slot(area), no_claims(area)).1),
+        "whose they are is not known"
+    );
+    assert!(!starts(&|area| area.vote = Err(Unread::Checksum)));
+}
+
+#[test]
+fn what_is_written_after_a_start_is_later_than_whatever_stands_there() {
+    let mut core = newborn();
+    let now = core.present;
+    for (disk, sequence) in core.disks.iter_mut().zip([5, 40, 7]) {
+        let mut area = Area::formatted(Generation::new(1));
+        area.slot.as_mut().unwrap().sequence = sequence;
+        area.claims.as_mut().unwrap().sequence = sequence;
+        disk.own = Some(area);
+    }
+    core.disks[2].own = None;
+    core.start(now);
+    assert_eq!(core.phase, Phase::Up);
+    assert!(
+        core.sequence >= 40 + 1_000,
+        "a disk that was not read may show more: {}",
+        core.sequence
+    );
+    assert_eq!(core.claims.sequence, 41);
+}
+
+#[test]
+fn at_the_start_both_areas_take_turns_and_then_only_the_partners_is_read() {
+    let mut bench = Bench::new();
+    for disk in &mut bench.disks[..2] {
+        disk[A.index()].claims = Err(Unread::Checksum);
+        disk[A.index()].slot = Err(Unread::Checksum);
+    }
+    bench.boot(params(A, 1));
+    bench.run(ms(2_000));
+    let whose = |bench: &Bench, disk: u16| -> Vec<ControllerId> {
+        let reads = bench.said.iter().filter_map(|(_, effect)| match effect {
+            Effect::ReadArea { disk: of, whose, .. } if *of == DiskIndex::new(disk) => Some(*whose),
+            _ => None,
+        });
+        reads.collect()
+    };
+    assert_eq!(bench.core(A).phase, Phase::Starting);
+    let of_bad = whose(&bench, 0);
+    assert!(
+        of_bad.len() > 4 && of_bad.windows(2).all(|two| two[0] != two[1]),
+        "in turn: {of_bad:?}"
+    );
+    let of_good = whose(&bench, 2);
+    assert_eq!(
+        of_good.iter().filter(|who| **who == A).count(),
+        1,
+        "once was enough: {of_good:?}"
+    );
+    for disk in &mut bench.disks[..2] {
+        disk[A.index()].claims = Ok(Claims::default());
+    }
+    bench.until("it is up", |bench| bench.core(A).phase == Phase::Up);
+    bench.said.clear();
+    bench.run(ms(2_000));
+    assert!((0..3).all(|disk| whose(&bench, disk).iter().all(|who| *who == B)));
+}
+
+#[test]
+fn what_was_offered_is_remembered_under_its_epoch_and_by_nobody_who_serves() {
+    let mut bench = Bench::alone();
+    let before = bench.core(A).waited;
+    bench.run(ms(500));
+    assert_eq!(bench.core(A).waited, before);
+    assert_ne!(before, Some(bench.core(A).record().epoch));
+    bench.ballots = false;
+    bench.boot(params(B, 2));
+    bench.run(ms(1_000));
+    assert_eq!(bench.core(B).waited, Some(bench.core(B).record().epoch));
+}
+
+// ---- the configuration ----------------------------------------------------------------------------------------
+
+#[test]
+fn a_freeze_that_an_earlier_daemon_asked_for_is_taken_over_and_ended() {
+    let (core, now) = whole();
+    let frozen = |epoch: Epoch| {
+        let mut core = core.clone();
+        core.configured(
+            now,
+            ConfigStatus {
+                frozen: Some(epoch),
+                ..ConfigStatus::default()
+            },
+        );
+        core.freeze.map(|freeze| freeze.epoch)
+    };
+    let epoch = core.record().epoch;
+    assert_eq!(frozen(epoch.next()), Some(epoch.next()));
+    assert_eq!(
+        frozen(epoch),
+        None,
+        "that epoch has come: its record ends the freeze"
+    );
+    let mut bench = Bench::whole();
+    bench.said.clear();
+    let status = ConfigStatus {
+        frozen: Some(epoch.next()),
+        ..ConfigStatus::default()
+    };
+    bench.tell(A, Event::Config(status));
+    assert!(
+        bench
+            .heard(A)
+            .contains(&Effect::ConfigUnfreeze { epoch: epoch.next() })
+    );
+}
+
+#[test]
+fn an_answer_to_a_catch_up_that_is_over_changes_nothing() {
+    let log = crate::record::Base {
+        length: pollux_api::id::LogLength::new(5),
+        ..Default::default()
+    };
+    let caught_up = |core: &mut Core, now| {
+        core.note(now, Event::ConfigCaughtUp { log, equal: true });
+        (core.caught_up, core.config.unwrap().log == log)
+    };
+    let (mut core, now) = whole();
+    assert_eq!(
+        caught_up(&mut core, now),
+        (false, false),
+        "a member's log is its own"
+    );
+    core.params.incarnation = Incarnation::new(2);
+    assert_eq!(caught_up(&mut core, now), (true, true));
+}
+
+#[test]
+fn a_pool_that_is_not_configured_any_more_is_stopped_and_the_others_go_on() {
+    let mut bench = Bench::whole();
+    bench.ask(B, Request::Switchover(POOLS[1])).unwrap();
+    bench.until("it is at a", |bench| bench.serves(A, POOLS[1]));
+    bench.said.clear();
+    bench.tell(A, Event::Pools(configured()[..1].to_vec()));
+    let stopped: Vec<PoolId> = bench
+        .heard(A)
+        .into_iter()
+        .filter_map(|effect| match effect {
+            Effect::StopPool { pool, .. } => Some(pool),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(stopped, [POOLS[1]]);
+    assert!(bench.serves(A, POOLS[0]));
+    assert_eq!(bench.core(A).pool_state(POOLS[1]), None);
+}
+
+/// Of two who propose at once the one of higher rank is back first, and each outbidding makes both slower.
+#[test]
+fn who_was_outbid_waits_by_rank_and_by_how_often() {
+    for (who, rank) in [(A, 1), (B, 2)] {
+        let bench = Bench::whole();
+        let mut core = bench.core(who).clone();
+        let half = core.params.timing.slot_period / 2;
+        for (attempt, times) in [1, 2, 3, 4, 4, 4].into_iter().enumerate() {
+            core.progress(bench.now, arbiter::Progress::Outbid);
+            assert_eq!(
+                core.propose_at,
+                bench.now + half * rank * times,
+                "{who}, attempt {attempt}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_letter_that_has_changed_is_another_version() {
+    let mut bench = Bench::whole();
+    let before = bench.core(A).letter_version;
+    bench.steps.insert(PoolStep::Release, Comes::Never);
+    bench.ask(A, Request::Switchover(POOLS[1])).unwrap();
+    assert!(bench.core(A).letter.asks.contains(&POOLS[1]));
+    let version = bench.core(A).letter_version;
+    assert!(version > before);
+    let durable = |core: &Core| {
+        core.disks
+            .iter()
+            .all(|disk| disk.blocks[BlockId::Mailbox as usize].durable == version)
+    };
+    assert!(durable(bench.core(A)), "and it is in the mailbox");
+    let letter = bench.disks[0][A.index()].letter.clone().unwrap();
+    assert_eq!(letter, bench.core(A).letter);
 }
