@@ -159,6 +159,18 @@ impl Disk {
         self.blocks[BlockId::Claims as usize].durable
     }
 
+    /// For tests: this version of the claims is durable here.
+    #[cfg(test)]
+    pub(crate) fn set_claims_durable(&mut self, version: u64) {
+        self.block(BlockId::Claims).durable = version;
+    }
+
+    /// For tests: the partner's slot was read here by an effect of this number.
+    #[cfg(test)]
+    pub(crate) fn set_slot_read(&mut self, id: u64) {
+        self.slot_read = id;
+    }
+
     pub(crate) fn read_soon(&mut self) {
         self.want_read = true;
     }

@@ -540,3 +540,7 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "member_tests.rs"]
+mod tests;

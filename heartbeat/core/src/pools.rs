@@ -1407,3 +1407,7 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "pools_tests.rs"]
+mod tests;

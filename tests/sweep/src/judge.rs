@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How many seeds of the simulator are played.
-pub(crate) const SEEDS: u64 = 300;
+pub(crate) const SEEDS: u64 = 200;
 /// How many, where it has to be quick.
 pub(crate) const QUICK_SEEDS: u64 = 15;
 /// A judge may take this many times as long as without a mutant,
