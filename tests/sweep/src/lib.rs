@@ -5,7 +5,7 @@
 //! (`explained.toml`).
 //!
 //! ```text
-//!  cargo-mutants' list -> all of it behind switches, in one program -> each: core's tests, plays, seeds, worlds -> table
+//!  cargo-mutants' list -> all of it behind switches, in one program -> each: tests, seeds, worlds, plays -> table
 //!                    \-> what fits behind no switch: does it compile by itself? built and judged by itself
 //! ```
 //!
@@ -227,7 +227,8 @@ fn side_by_side(
     })
 }
 
-/// Asks the judges, one after the other, until one has noticed it. Otherwise its number, and whether anybody comes by it.
+/// Asks the judges, one after the other, until one has noticed it. Otherwise its number, and whether anybody comes by
+/// it.
 fn judged(
     judges: &[Seated],
     number: usize,

@@ -1,4 +1,5 @@
-//! `cargo sweep`: see the library. Exit code 0: enough was caught and the rest is explained; 1: not so; 2: it did not run.
+//! `cargo sweep`: see the library. Exit code 0: enough was caught and the rest is explained; 1: not so; 2: it did not
+//! run.
 
 #![forbid(unsafe_code)]
 
