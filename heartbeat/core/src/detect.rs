@@ -460,6 +460,18 @@ mod tests {
         assert_eq!(watched(1_250, two).1, DiskSight::Unknown);
         let late = |_, ms| if ms < 1_000 { Err(Unread::Io) } else { Ok(7) };
         assert_eq!(watched(2_000, late).1, DiskSight::Unknown);
+        let late_on_two = |disk, ms| {
+            if disk == 0 {
+                Err(Unread::Io)
+            } else {
+                late(disk, ms)
+            }
+        };
+        assert_eq!(
+            watched(2_000, late_on_two).1,
+            DiskSight::Unknown,
+            "two of three are a majority"
+        );
     }
 
     #[test]

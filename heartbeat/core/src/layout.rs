@@ -63,7 +63,8 @@ const ZEROS: Block = [0; BLOCK_BYTES];
 /// A claim: pool 16, epoch 8, generation 8, incarnation 8, state 1, serving 1, placed 1.
 const CLAIM_BYTES: usize = 43;
 const CONTENT_MAX: usize = BLOCK_BYTES - AT_CONTENT;
-const RECORD_BYTES: usize = 8 + 2 * 9 + 1 + 40 + 8;
+/// A record: epoch 8, each member 1 and 8, mode 1, base 8 and 32, generation of the set 8.
+const RECORD_BYTES: usize = 75;
 
 const _: () = assert!(AT_CRC + 4 <= AT_CONTENT && AT_CONTENT.is_multiple_of(8));
 const _: () = assert!(

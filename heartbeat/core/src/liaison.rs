@@ -390,6 +390,17 @@ mod tests {
     }
 
     #[test]
+    fn a_freeze_is_over_when_the_keeper_shows_it_no_more() {
+        for (shown, over) in [(None, true), (Some(4), false), (Some(5), true)] {
+            let mut liaison = Liaison::default();
+            let unfreeze = liaison.ask(Ask::Unfreeze(Epoch::new(4)));
+            liaison.answered(&unfreeze, seen(None, shown));
+            let again = look(&mut liaison, seen(None, Some(4))).call;
+            assert_eq!(again.is_none(), over, "shown: {shown:?}");
+        }
+    }
+
+    #[test]
     fn a_question_is_passed_on_as_it_is() {
         let mut liaison = Liaison::default();
         let base = Base::default();

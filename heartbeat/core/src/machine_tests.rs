@@ -229,6 +229,22 @@ fn a_watchdog_is_petted_on_a_fresh_lease_once_a_beat() {
 }
 
 #[test]
+fn a_lease_is_granted_that_ends_later_than_now() {
+    let (core, now) = whole();
+    let lease = core.params.timing.lease;
+    let granted = |shown: Instant| {
+        let mut core = core.clone();
+        (core.slot_basis, core.wire.echoed, core.lease_until) = (Some(shown), None, Instant::ZERO);
+        core.lease(now);
+        core.out
+            .iter()
+            .any(|effect| matches!(effect, Effect::GrantLease { .. }))
+    };
+    assert!(granted(now) && granted(now.before(lease - NS)));
+    assert!(!granted(now.before(lease)) && !granted(now.before(lease + NS)));
+}
+
+#[test]
 fn a_watchdog_is_armed_again_and_again_until_there_is_an_answer() {
     let (mut core, now) = whole();
     let retry = core.params.timing.retry;
@@ -728,6 +744,33 @@ fn a_slot_speaks_for_the_partner_only_where_the_wire_does_not() {
     assert!(told(&heard, 7, 1));
 }
 
+#[test]
+fn a_disk_is_read_once_a_slot_period_or_when_something_has_to_be_known_soon() {
+    let (core, now) = whole();
+    let period = core.params.timing.slot_period;
+    let reads = |at: Instant, change: fn(&mut Disk)| {
+        let mut core = core.clone();
+        for disk in &mut core.disks {
+            (disk.read, disk.want_read, disk.read_at) = (None, false, Some(now));
+            change(disk);
+        }
+        core.out.clear();
+        core.disk_io(at);
+        core.out
+            .iter()
+            .filter(|effect| matches!(effect, Effect::ReadArea { .. }))
+            .count()
+    };
+    assert_eq!(reads((now + period).before(NS), |_| {}), 0);
+    assert_eq!(reads(now + period, |_| {}), 3);
+    assert_eq!(reads(now, Disk::read_soon), 3);
+    assert_eq!(
+        reads(now, |disk| (disk.read_soon(), disk.read = Some((ReadId(1), B))).1),
+        0,
+        "one at a time"
+    );
+}
+
 // ---- start ----------------------------------------------------------------------------------------------------
 
 /// Whether a controller starts from own areas like this.
@@ -786,13 +829,6 @@ fn what_is_written_after_a_start_is_later_than_whatever_stands_there() {
 
 #[test]
 fn at_the_start_both_areas_take_turns_and_then_only_the_partners_is_read() {
-    let mut bench = Bench::new();
-    for disk in &mut bench.disks[..2] {
-        disk[A.index()].claims = Err(Unread::Checksum);
-        disk[A.index()].slot = Err(Unread::Checksum);
-    }
-    bench.boot(params(A, 1));
-    bench.run(ms(2_000));
     let whose = |bench: &Bench, disk: u16| -> Vec<ControllerId> {
         let reads = bench.said.iter().filter_map(|(_, effect)| match effect {
             Effect::ReadArea { disk: of, whose, .. } if *of == DiskIndex::new(disk) => Some(*whose),
@@ -800,18 +836,41 @@ fn at_the_start_both_areas_take_turns_and_then_only_the_partners_is_read() {
         });
         reads.collect()
     };
-    assert_eq!(bench.core(A).phase, Phase::Starting);
-    let of_bad = whose(&bench, 0);
-    assert!(
-        of_bad.len() > 4 && of_bad.windows(2).all(|two| two[0] != two[1]),
-        "in turn: {of_bad:?}"
-    );
-    let of_good = whose(&bench, 2);
-    assert_eq!(
-        of_good.iter().filter(|who| **who == A).count(),
-        1,
-        "once was enough: {of_good:?}"
-    );
+    // What cannot be read back of each disk: its slot, its claims.
+    for bad in [
+        [[true, true], [true, true], [false, false]],
+        [[true, false], [true, true], [false, true]],
+    ] {
+        let mut bench = Bench::new();
+        for (disk, [slot, claims]) in bench.disks.iter_mut().zip(bad) {
+            if slot {
+                disk[A.index()].slot = Err(Unread::Checksum);
+            }
+            if claims {
+                disk[A.index()].claims = Err(Unread::Checksum);
+            }
+        }
+        bench.boot(params(A, 1));
+        bench.run(ms(2_000));
+        assert_eq!(bench.core(A).phase, Phase::Starting);
+        for (disk, bad) in (0..3).zip(bad) {
+            let reads = whose(&bench, disk);
+            if bad == [false, false] {
+                let own = reads.iter().filter(|who| **who == A).count();
+                assert_eq!(own, 1, "once was enough: {reads:?}");
+            } else {
+                let turns = reads.windows(2).all(|two| two[0] != two[1]);
+                assert!(reads.len() > 4 && turns, "in turn: {reads:?}");
+            }
+        }
+    }
+    let mut bench = Bench::new();
+    for disk in &mut bench.disks[..2] {
+        disk[A.index()].claims = Err(Unread::Checksum);
+        disk[A.index()].slot = Err(Unread::Checksum);
+    }
+    bench.boot(params(A, 1));
+    bench.run(ms(2_000));
     for disk in &mut bench.disks[..2] {
         disk[A.index()].claims = Ok(Claims::default());
     }

@@ -373,7 +373,10 @@ fn a_partner_is_joined_by_a_lone_one_who_serves_hears_it_and_has_finished_with_i
     let victim =
         |number: u64| move |core: &mut Core| core.fence.as_mut().unwrap().victim = incarnation(number);
     assert!(!joins(&victim(2)), "that very life is being fenced");
-    assert!(joins(&|core| core.fence = None));
+    assert!(
+        !joins(&|core| core.fence = None),
+        "whom its last life may have been is not known yet"
+    );
     let pool = |change: fn(&mut crate::pools::Pool)| {
         move |core: &mut Core| change(core.pools.get_mut(&POOLS[1]).unwrap())
     };
@@ -881,6 +884,44 @@ fn an_old_lease_is_gone_when_it_has_run_out_by_both_sides_figures() {
         !unread.lease_gone(at),
         "a write that came before its reading of the vote was not seen"
     );
+}
+
+/// A daemon that starts under a lone record does not know around whom the fence stands before it has read that.
+#[test]
+fn a_fence_is_set_as_soon_as_it_is_known_around_whom_and_until_then_nothing_is_proven() {
+    let bench = Bench::alone();
+    let lone = *bench.core(A).record();
+    let both = Record {
+        members: lone.members.with(B, incarnation(1)),
+        ..lone
+    };
+    let fenced = |previous: Option<Record>, read: bool| {
+        let mut core = bench.core(A).clone();
+        (core.fence, core.previous) = (None, previous);
+        if !read {
+            core.disks.iter_mut().for_each(|disk| disk.vote = None);
+        }
+        assert!(core.victim_unknown() && !core.lease_gone(bench.now + Duration::from_secs(3_600)));
+        core.set_fence(bench.now);
+        assert_eq!(core.victim_unknown(), core.fence.is_none());
+        core.fence.map(|fence| fence.since)
+    };
+    let now = Some(bench.now);
+    assert_eq!(fenced(Some(both), false), now, "the record before says it");
+    for previous in [None, Some(lone)] {
+        assert_eq!(fenced(previous, false), None);
+        assert_eq!(fenced(previous, true), now);
+    }
+    let (mut core, now) = whole();
+    core.set_fence(now);
+    assert!(
+        core.fence.is_none() && !core.victim_unknown(),
+        "nobody is to be fenced"
+    );
+    let mut outside = bench.core(A).clone();
+    (outside.params.incarnation, outside.fence) = (incarnation(9), None);
+    outside.set_fence(now);
+    assert!(outside.fence.is_none() && !outside.victim_unknown());
 }
 
 #[test]

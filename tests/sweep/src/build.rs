@@ -39,10 +39,16 @@ struct Target {
 
 #[derive(Deserialize)]
 struct Message {
+    code: Option<Code>,
     level: String,
     rendered: Option<String>,
     spans: Vec<Span>,
     children: Vec<Child>,
+}
+
+#[derive(Deserialize)]
+struct Code {
+    code: String,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +63,22 @@ struct Span {
     byte_end: usize,
     is_primary: bool,
 }
+
+/// Which mutants are in a copy, and of which the compiler has said that they are no Rust of these types.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Switched {
+    /// They are behind switches.
+    pub(crate) placed: BTreeSet<usize>,
+    /// They do not compile, behind a switch or not.
+    pub(crate) refused: BTreeSet<usize>,
+}
+
+/// What the compiler says about borrows, moves and types that it cannot infer may be the fault of the switch. What else
+/// it says about a mutant's own text it would say of that text anywhere.
+const PERHAPS_THE_SWITCH: &[&str] = &[
+    "E0282", "E0283", "E0284", "E0373", "E0381", "E0382", "E0384", "E0499", "E0502", "E0503", "E0505",
+    "E0506", "E0507", "E0515", "E0521", "E0594", "E0596", "E0597", "E0621", "E0716",
+];
 
 /// How a build ended.
 enum Built {
@@ -124,15 +146,11 @@ impl Copy {
         }
     }
 
-    /// Puts every mutant that fits into this copy. Returns the numbers of those that are in it.
+    /// Puts every mutant that fits into this copy.
     ///
     /// # Errors
     /// In words: what the compiler says about what is no mutant's fault.
-    pub(crate) fn switch(
-        &self,
-        mutants: &[Mutant],
-        say: &mut dyn FnMut(String),
-    ) -> Result<BTreeSet<usize>, String> {
+    pub(crate) fn switch(&self, mutants: &[Mutant], say: &mut dyn FnMut(String)) -> Result<Switched, String> {
         let root = format!("{SOURCES}/lib.rs");
         let plain = self.read(&root)?;
         let mut texts: BTreeMap<&str, String> = BTreeMap::new();
@@ -146,6 +164,7 @@ impl Copy {
             self.write(&root, &format!("{plain}\nmod mutant;\n"))?;
         }
         let mut dropped: BTreeSet<usize> = BTreeSet::new();
+        let mut refused: BTreeSet<usize> = BTreeSet::new();
         for round in 1..=ROUNDS {
             let mut files: BTreeMap<&str, Rewritten> = BTreeMap::new();
             for (file, text) in &texts {
@@ -160,11 +179,16 @@ impl Copy {
                 files.insert(file, rewritten);
             }
             let Some((errors, said)) = self.check()? else {
-                return Ok(files.into_values().flat_map(|file| file.placed).collect());
+                let placed = files.into_values().flat_map(|file| file.placed).collect();
+                return Ok(Switched { placed, refused });
             };
             let before = dropped.len();
             for error in &errors {
-                dropped.extend(guilty(error, &files));
+                let (guilty, certain) = guilty(error, &files);
+                dropped.extend(&guilty);
+                if certain {
+                    refused.extend(guilty);
+                }
             }
             say(format!(
                 "round {round}: {} do not fit behind a switch",
@@ -218,14 +242,9 @@ fn rendered(errors: &[Message]) -> String {
         .collect()
 }
 
-/// Which mutants an error is about: that whose own text it points at; else those of the smallest edit around it.
-fn guilty(error: &Message, files: &BTreeMap<&str, Rewritten>) -> BTreeSet<usize> {
-    let spans = || {
-        error
-            .spans
-            .iter()
-            .chain(error.children.iter().flat_map(|child| &child.spans))
-    };
+/// Which mutants an error is about: that whose own text it points at; else those of the smallest edit around it. And
+/// whether it is certain that the fault is theirs.
+fn guilty(error: &Message, files: &BTreeMap<&str, Rewritten>) -> (BTreeSet<usize>, bool) {
     let marks = |span: &Span| {
         let file = files.iter().find(|(file, _)| span.file_name.ends_with(**file));
         let around = move |range: &std::ops::Range<usize>| {
@@ -237,21 +256,33 @@ fn guilty(error: &Message, files: &BTreeMap<&str, Rewritten>) -> BTreeSet<usize>
             .min_by_key(|mark| mark.range.len())
             .cloned()
     };
-    let own: BTreeSet<usize> = spans()
-        .filter_map(marks)
-        .filter(|mark| mark.own)
-        .flat_map(|mark| mark.mutants)
-        .collect();
-    if !own.is_empty() {
-        return own;
+    let primary = || error.spans.iter().filter(|span| span.is_primary);
+    let all = || {
+        let children = error.children.iter().flat_map(|child| &child.spans);
+        error.spans.iter().chain(children)
+    };
+    let own = |spans: &mut dyn Iterator<Item = &Span>| -> BTreeSet<usize> {
+        spans
+            .filter_map(marks)
+            .filter(|mark| mark.own)
+            .flat_map(|mark| mark.mutants)
+            .collect()
+    };
+    let any = |spans: &mut dyn Iterator<Item = &Span>| -> BTreeSet<usize> {
+        spans.filter_map(marks).flat_map(|mark| mark.mutants).collect()
+    };
+    let first = own(&mut primary());
+    if !first.is_empty() {
+        let code = error.code.as_ref().map(|code| code.code.as_str());
+        return (
+            first,
+            code.is_some_and(|code| !PERHAPS_THE_SWITCH.contains(&code)),
+        );
     }
-    let primary: BTreeSet<usize> = spans()
-        .filter(|span| span.is_primary)
-        .filter_map(marks)
-        .flat_map(|mark| mark.mutants)
-        .collect();
-    if !primary.is_empty() {
-        return primary;
+    for found in [own(&mut all()), any(&mut primary())] {
+        if !found.is_empty() {
+            return (found, false);
+        }
     }
-    spans().filter_map(marks).flat_map(|mark| mark.mutants).collect()
+    (any(&mut all()), false)
 }

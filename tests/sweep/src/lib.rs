@@ -114,7 +114,15 @@ pub fn run(wanted: &Wanted, say: &mut dyn FnMut(String)) -> Result<bool, String>
     if !open.is_empty() {
         let switched = copy("switched");
         switched.refresh(&repository)?;
-        let placed = switched.switch(&mutants, say)?;
+        let in_it = switched.switch(&mutants, say)?;
+        for number in open.iter().filter(|number| in_it.refused.contains(number)) {
+            let said = "does not compile".to_owned();
+            results.keep(&mutants[*number], results::COMPILER, Some(said), true)?;
+        }
+        let open: Vec<usize> = open
+            .into_iter()
+            .filter(|number| !in_it.refused.contains(number))
+            .collect();
         let mut judges = vec![];
         for judge in JUDGES
             .iter()
@@ -132,7 +140,7 @@ pub fn run(wanted: &Wanted, say: &mut dyn FnMut(String)) -> Result<bool, String>
             judges.push(seated);
         }
         let (together, alone): (Vec<usize>, Vec<usize>) =
-            open.iter().partition(|number| placed.contains(number));
+            open.iter().partition(|number| in_it.placed.contains(number));
         side_by_side(&together, &mutants, &judges, &results, wanted, say)?;
         if wanted.quick {
             return Ok(false);

@@ -208,6 +208,12 @@ fn versions_of_blocks_are_numbers_of_their_kind() {
             let moved = durable(&core, block) != durable(&before, block);
             assert_eq!(moved, its == Some(kind), "{block:?} and {kind:?}");
         }
+        let ballot = core.arbiter.version() != before.arbiter.version();
+        assert_eq!(
+            ballot,
+            kind == Number::Ballot,
+            "the version of the own ballot and {kind:?}"
+        );
         core = before;
     }
 }
