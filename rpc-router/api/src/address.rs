@@ -5,24 +5,31 @@ use crate::id::PoolId;
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
-/// Name under which it registers.
-pub const SERVICE: &str = "address";
-/// `address.raise`: [`Raise`] -> [`Changed`]: add the addresses and announce them. Idempotent.
-pub const RAISE: &str = "address.raise";
-/// `address.lower`: [`Lower`] -> [`Changed`]: remove every address of the pool. Idempotent.
-pub const LOWER: &str = "address.lower";
-/// `address.lower_all`: no parameters -> [`Changed`]: remove every floating address from this controller.
-pub const LOWER_ALL: &str = "address.lower_all";
-/// `address.stand_in`: [`StandIn`] -> [`Changed`]: take the portal address of a partner whose power is proven off, and
-/// have every connection to it end now instead of when its host loses patience. Idempotent.
-pub const STAND_IN: &str = "address.stand_in";
-/// `address.step_back`: no parameters -> [`Changed`]: give the partner's portal address up. Idempotent.
-pub const STEP_BACK: &str = "address.step_back";
-/// `address.status`: no parameters -> [`Status`].
-pub const STATUS: &str = "address.status";
-
+crate::contract! {
+    service "address", rank crate::rank::ADDRESS, door crate::contract::Door::Router;
+    /// Adds, announces and removes floating addresses, and answers for the portal of a partner that is off.
+    calls [];
+    requests {
+        /// Adds the addresses of a pool and announces them; those of it that are not listed are removed. Idempotent.
+        idempotent RAISE = "address.raise": Raise => Changed, [Conflict, Failed];
+        /// Removes every address of a pool. Idempotent.
+        idempotent LOWER = "address.lower": Lower => Changed, [Failed];
+        /// Removes every floating address from this controller. Idempotent.
+        idempotent LOWER_ALL = "address.lower_all": () => Changed, [Failed];
+        /// Takes the portal address of a partner whose power is proven off, and has every connection to it end now
+        /// instead of when its host loses patience. Idempotent.
+        idempotent STAND_IN = "address.stand_in": StandIn => Changed, [Conflict, Failed];
+        /// Gives the partner's portal address up. Idempotent.
+        idempotent STEP_BACK = "address.step_back": () => Changed, [Failed];
+        /// Floating addresses that are up on this controller.
+        idempotent STATUS = "address.status": () => Status, [];
+    }
+    notifications {}
+    topics {}
+}
 /// Bring the addresses of a pool up; those that it has here and are not listed are removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Raise {
     /// The pool.
     pub pool: PoolId,
@@ -32,6 +39,7 @@ pub struct Raise {
 
 /// Take the addresses of a pool down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Lower {
     /// The pool.
     pub pool: PoolId,
@@ -39,6 +47,7 @@ pub struct Lower {
 
 /// Answer for the portal of a partner that is off.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StandIn {
     /// Its portal, `address:port`.
     pub portal: String,
@@ -48,6 +57,7 @@ pub struct StandIn {
 
 /// What changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Changed {
     /// Addresses that were added.
     pub added: Vec<String>,
@@ -57,6 +67,7 @@ pub struct Changed {
 
 /// Addresses on this controller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// Interface that carries them.
     pub interface: String,
@@ -66,6 +77,7 @@ pub struct Status {
 
 /// One floating address that is up here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Address {
     /// The pool it belongs to; `None`: the portal of the partner, which is off.
     pub pool: Option<PoolId>,

@@ -9,15 +9,22 @@ use crate::target::Access;
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
-/// Name under which it registers.
-pub const SERVICE: &str = "alua";
-/// `alua.set`: [`Set`] -> [`Done`]. Idempotent.
-pub const SET: &str = "alua.set";
-/// `alua.status`: no parameters -> [`Status`].
-pub const STATUS: &str = "alua.status";
-
+crate::contract! {
+    service "alua", rank crate::rank::ALUA, door crate::contract::Door::Router;
+    /// Decides the access states of both port groups of each pool, and brings the target to them.
+    calls [crate::target::HOLD, crate::target::FLIP, crate::target::STATUS];
+    requests {
+        /// Says what heartbeat knows of a pool; answered when the target has been brought to it. Idempotent.
+        idempotent SET = "alua.set": Set => Done, [Superseded, Failed];
+        /// State of every port group.
+        idempotent STATUS = "alua.status": () => Status, [];
+    }
+    notifications {}
+    topics {}
+}
 /// What heartbeat knows of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Set {
     /// The pool.
     pub pool: PoolId,
@@ -33,6 +40,7 @@ pub struct Set {
 
 /// The role of this controller for one pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The pool is imported and published here: own group optimized, the partner's non-optimized (or
@@ -48,6 +56,7 @@ pub enum Role {
 
 /// The target has been brought to what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Done {
     /// Something changed (false: it was so already).
     pub changed: bool,
@@ -57,6 +66,7 @@ pub struct Done {
 
 /// State of every port group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// The controller that answers.
     pub controller: ControllerId,
@@ -66,6 +76,7 @@ pub struct Status {
 
 /// Port groups of one pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Group {
     /// What was last asked.
     pub wanted: Set,

@@ -13,42 +13,51 @@ pub const SOCKET: &str = "chassis.sock";
 /// File name of the event journal in the array's directory: one [`Event`] as JSON per line.
 pub const JOURNAL: &str = "chassis.jsonl";
 
-/// `chassis.status`: no parameters -> [`Status`].
-pub const STATUS: &str = "chassis.status";
-/// `chassis.power`: [`SetPower`] -> [`Done`]: the power button of a controller.
-pub const POWER: &str = "chassis.power";
-/// `chassis.hang`: [`SetHung`] -> [`Done`]: stop every process of a controller, or let them go on.
-pub const HANG: &str = "chassis.hang";
-/// `chassis.reboot`: [`Reboot`] -> [`Done`]: orderly restart: daemons are asked to end, then the power is cycled.
-pub const REBOOT: &str = "chassis.reboot";
-/// `chassis.daemon`: [`SignalDaemon`] -> [`Done`]: one daemon of a controller.
-pub const DAEMON: &str = "chassis.daemon";
-/// `chassis.leg`: [`SetLeg`] -> [`Done`]: one cable of the interconnect.
-pub const LEG: &str = "chassis.leg";
-/// `chassis.host_port`: [`SetHostPort`] -> [`Done`]: the front-end cable of a controller.
-pub const HOST_PORT: &str = "chassis.host_port";
-/// `chassis.disk_path`: [`SetDiskPath`] -> [`Done`]: the path of one controller to one disk, or to all.
-pub const DISK_PATH: &str = "chassis.disk_path";
-/// `chassis.disk_fault`: [`SetDiskFault`] -> [`Done`]: make a disk misbehave, or behave again.
-pub const DISK_FAULT: &str = "chassis.disk_fault";
-/// `chassis.shelf_power`: [`SetShelfPower`] -> [`Done`]: the shelf's power; what was not flushed is lost.
-pub const SHELF_POWER: &str = "chassis.shelf_power";
-/// `chassis.bmc`: [`SetBmc`] -> [`Done`]: may a controller reach the power control of its partner?
-pub const BMC: &str = "chassis.bmc";
-/// `chassis.watchdog`: [`SetWatchdog`] -> [`Done`]: does the watchdog of a controller act when it runs out?
-pub const WATCHDOG: &str = "chassis.watchdog";
-/// `chassis.heal`: no parameters -> [`Done`]: every cable, path, disk, power control and watchdog as new, everything
-/// stopped goes on. Power stays as it is.
-pub const HEAL: &str = "chassis.heal";
-/// `chassis.note`: [`Note`] -> [`Done`]: write a line of the caller's into the journal, on the journal's clock.
-pub const NOTE: &str = "chassis.note";
-/// `chassis.events`: [`EventQuery`] -> `Vec<`[`Event`]`>`, oldest first.
-pub const EVENTS: &str = "chassis.events";
-/// `chassis.shutdown`: no parameters -> [`Done`]: end everything; the answer comes before the end.
-pub const SHUTDOWN: &str = "chassis.shutdown";
-
+crate::contract! {
+    service "chassis", rank crate::rank::TOP, door crate::contract::Door::Socket(SOCKET);
+    /// The enclosure in software: power buttons, cables, shelf and faults.
+    calls [];
+    requests {
+        /// Everything that the enclosure knows about itself.
+        idempotent STATUS = "chassis.status": () => Status, [];
+        /// The power button of a controller.
+        each POWER = "chassis.power": SetPower => Done, [Conflict, Failed];
+        /// Stops every process of a controller, or lets them go on.
+        idempotent HANG = "chassis.hang": SetHung => Done, [Conflict, Failed];
+        /// Orderly restart: daemons are asked to end, then the power is cycled.
+        each REBOOT = "chassis.reboot": Reboot => Done, [Conflict, Failed];
+        /// Sends a signal to one daemon of a controller.
+        each DAEMON = "chassis.daemon": SignalDaemon => Done, [NotFound, Conflict, Failed];
+        /// Cuts or mends one cable of the interconnect.
+        idempotent LEG = "chassis.leg": SetLeg => Done, [Failed];
+        /// Pulls or plugs the front-end cable of a controller.
+        idempotent HOST_PORT = "chassis.host_port": SetHostPort => Done, [Failed];
+        /// Cuts or mends the path of one controller to one disk, or to all.
+        idempotent DISK_PATH = "chassis.disk_path": SetDiskPath => Done, [NotFound, Failed];
+        /// Makes a disk misbehave, or behave again.
+        each DISK_FAULT = "chassis.disk_fault": SetDiskFault => Done, [NotFound, Failed];
+        /// The shelf's power; what was not flushed is lost.
+        each SHELF_POWER = "chassis.shelf_power": SetShelfPower => Done, [Conflict, Failed];
+        /// Lets a controller reach the power control of its partner, or not.
+        idempotent BMC = "chassis.bmc": SetBmc => Done, [Failed];
+        /// Lets the watchdog of a controller act when it runs out, or not.
+        idempotent WATCHDOG = "chassis.watchdog": SetWatchdog => Done, [Failed];
+        /// Every cable, path, disk, power control and watchdog as new, everything stopped goes on. Power stays as it
+        /// is.
+        idempotent HEAL = "chassis.heal": () => Done, [Failed];
+        /// Writes a line of the caller's into the journal, on the journal's clock.
+        each NOTE = "chassis.note": Note => Done, [Failed];
+        /// Lines of the journal, oldest first.
+        idempotent EVENTS = "chassis.events": EventQuery => Vec<Event>, [];
+        /// Ends everything; the answer comes before the end.
+        idempotent SHUTDOWN = "chassis.shutdown": () => Done, [];
+    }
+    notifications {}
+    topics {}
+}
 /// What a power button is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PowerAction {
     /// Cut: cables and shelf port first, then every process at once.
@@ -61,6 +70,7 @@ pub enum PowerAction {
 
 /// Power as the chassis knows it: never a guess.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PowerState {
     /// Processes run, or may run.
@@ -73,6 +83,7 @@ pub enum PowerState {
 
 /// Parameters of [`POWER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetPower {
     /// Which controller.
@@ -83,6 +94,7 @@ pub struct SetPower {
 
 /// Parameters of [`HANG`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetHung {
     /// Which controller.
@@ -93,6 +105,7 @@ pub struct SetHung {
 
 /// Parameters of [`REBOOT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Reboot {
     /// Which controller.
@@ -103,6 +116,7 @@ pub struct Reboot {
 
 /// What happens to one daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DaemonAction {
     /// SIGKILL: it crashes, and is started again.
@@ -117,6 +131,7 @@ pub enum DaemonAction {
 
 /// Parameters of [`DAEMON`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SignalDaemon {
     /// Which controller.
@@ -129,6 +144,7 @@ pub struct SignalDaemon {
 
 /// State of one cable between the controllers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Cable {
     /// Carries both ways.
@@ -144,6 +160,7 @@ pub enum Cable {
 
 /// Parameters of [`LEG`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetLeg {
     /// 0 or 1.
@@ -154,6 +171,7 @@ pub struct SetLeg {
 
 /// Parameters of [`HOST_PORT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetHostPort {
     /// Which controller.
@@ -164,6 +182,7 @@ pub struct SetHostPort {
 
 /// Parameters of [`DISK_PATH`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetDiskPath {
     /// Whose path.
@@ -176,6 +195,7 @@ pub struct SetDiskPath {
 
 /// How a disk misbehaves. Faults on one disk add up until [`DiskFault::None`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DiskFault {
     /// As new.
@@ -208,6 +228,7 @@ pub enum DiskFault {
 
 /// Parameters of [`DISK_FAULT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetDiskFault {
     /// Which disk.
@@ -220,6 +241,7 @@ pub struct SetDiskFault {
 
 /// Parameters of [`SHELF_POWER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetShelfPower {
     /// What to do.
@@ -228,6 +250,7 @@ pub struct SetShelfPower {
 
 /// Parameters of [`BMC`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetBmc {
     /// The controller that asks.
@@ -238,6 +261,7 @@ pub struct SetBmc {
 
 /// Parameters of [`WATCHDOG`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetWatchdog {
     /// Whose.
@@ -248,6 +272,7 @@ pub struct SetWatchdog {
 
 /// Parameters of [`NOTE`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Note {
     /// What to write.
@@ -256,6 +281,7 @@ pub struct Note {
 
 /// Parameters of [`EVENTS`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EventQuery {
     /// Only events with a higher number.
@@ -264,6 +290,7 @@ pub struct EventQuery {
 
 /// It has happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Done {
     /// When it began, ns of CLOCK_MONOTONIC, which every process of the array shares.
     pub began_ns: u64,
@@ -275,6 +302,7 @@ pub struct Done {
 
 /// Everything that the enclosure knows about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// Process id of the enclosure.
     pub pid: u32,
@@ -296,6 +324,7 @@ pub struct Status {
 
 /// One controller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Controller {
     /// Power.
     pub power: PowerState,
@@ -315,6 +344,7 @@ pub struct Controller {
 
 /// A watchdog.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Watchdog {
     /// It acts when it runs out.
     pub enabled: bool,
@@ -326,6 +356,7 @@ pub struct Watchdog {
 
 /// One daemon of a controller.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Daemon {
     /// Process id, while it runs.
     pub pid: Option<u32>,
@@ -345,6 +376,7 @@ pub struct Daemon {
 
 /// One leg of the interconnect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Leg {
     /// What was done to it.
     pub cable: Cable,
@@ -354,6 +386,7 @@ pub struct Leg {
 
 /// One disk of the shelf.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Disk {
     /// Its place.
     pub index: DiskIndex,
@@ -371,6 +404,7 @@ pub struct Disk {
 
 /// One line of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
     /// Counts from 1 since the enclosure was started, no gaps.
     pub seq: u64,
@@ -397,23 +431,35 @@ pub mod bmc {
     use super::PowerState;
     use serde::{Deserialize, Serialize};
 
-    /// `bmc.partner`: no parameters -> [`Partner`].
-    pub const PARTNER: &str = "bmc.partner";
-    /// `bmc.partner_off`: no parameters -> [`Partner`], answered when the partner is off.
-    pub const PARTNER_OFF: &str = "bmc.partner_off";
-    /// `bmc.partner_on`: no parameters -> [`Partner`], answered when the partner has power.
-    pub const PARTNER_ON: &str = "bmc.partner_on";
-    /// `bmc.reset`: no parameters; no answer: the caller's own controller is reset at once.
-    pub const RESET: &str = "bmc.reset";
-    /// `bmc.watchdog_arm`: [`Arm`] -> `true`.
-    pub const WATCHDOG_ARM: &str = "bmc.watchdog_arm";
-    /// `bmc.watchdog_pet`: no parameters -> `true`.
-    pub const WATCHDOG_PET: &str = "bmc.watchdog_pet";
-    /// `bmc.watchdog_disarm`: no parameters -> `true`.
-    pub const WATCHDOG_DISARM: &str = "bmc.watchdog_disarm";
+    /// File name of the socket in a controller's own directory.
+    pub const SOCKET: &str = "bmc.sock";
 
+    crate::contract! {
+        service "bmc", rank crate::rank::TOP, door crate::contract::Door::Socket(SOCKET);
+        /// Power control and watchdog, as one controller has them.
+        calls [];
+        requests {
+            /// Power of the partner, as its power control reports it.
+            idempotent PARTNER = "bmc.partner": () => Partner, [Failed];
+            /// Cuts the partner's power; answered when the partner is off.
+            idempotent PARTNER_OFF = "bmc.partner_off": () => Partner, [Failed];
+            /// Gives the partner power; answered when it has it.
+            idempotent PARTNER_ON = "bmc.partner_on": () => Partner, [Failed];
+            /// Resets the caller's own controller at once; no answer comes.
+            idempotent RESET = "bmc.reset": () => (), [Failed];
+            /// Arms the watchdog of the caller's controller.
+            idempotent WATCHDOG_ARM = "bmc.watchdog_arm": Arm => bool, [];
+            /// Feeds the watchdog. `conflict`: it is not armed.
+            idempotent WATCHDOG_PET = "bmc.watchdog_pet": () => bool, [Conflict];
+            /// Disarms the watchdog.
+            idempotent WATCHDOG_DISARM = "bmc.watchdog_disarm": () => bool, [];
+        }
+        notifications {}
+        topics {}
+    }
     /// Power of the partner.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
     pub struct Partner {
         /// Its power. [`PowerState::Off`] proves that whatever ran there before has stopped.
         pub power: PowerState,
@@ -423,6 +469,7 @@ pub mod bmc {
 
     /// Parameters of [`WATCHDOG_ARM`].
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
     #[serde(deny_unknown_fields)]
     pub struct Arm {
         /// Not petted for so long, ms: the controller is reset.

@@ -19,47 +19,52 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use core::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Name under which it registers.
-pub const SERVICE: &str = "config";
-/// `config.change`: [`Change`] -> [`Changed`]. Idempotent by action_id. Refusals
-/// ([`crate::error::Code`]): `invalid_params` with every problem, `config_locked`, `in_doubt` (ask again under the
-/// same action_id), `conflict` (`expected_index`, or an action_id that belongs to another change), `failed` (the
-/// database).
-pub const CHANGE: &str = "config.change";
-/// `config.show`: no parameters -> [`Snapshot`] of everything that is acknowledged.
-pub const SHOW: &str = "config.show";
-/// `config.list`: [`List`] -> [`Listing`].
-pub const LIST: &str = "config.list";
-/// `config.get`: [`Get`] -> [`Resource`].
-pub const GET: &str = "config.get";
-/// `config.log`: [`LogQuery`] -> `Vec<`[`LogEntry`]`>`, oldest first: the durable log. What in it lies beyond
-/// [`Status::acknowledged_length`] is in doubt; nothing may be done because of it.
-pub const LOG: &str = "config.log";
-/// `config.watch`: [`Watch`] -> [`Watched`]: a long poll.
-pub const WATCH: &str = "config.watch";
-/// `config.status`: no parameters -> [`Status`].
-pub const STATUS: &str = "config.status";
-/// `config.verify`: no parameters -> [`Verified`]: hash chain, tables against the log, the database's own check.
-pub const VERIFY: &str = "config.verify";
-/// `config.aside`: no parameters -> `Vec<`[`AsideEntry`]`>`: entries that lost their place when a fork was mended.
-pub const ASIDE: &str = "config.aside";
-
-/// `config.set_epoch`: [`SetEpoch`] -> [`Status`]. From heartbeat, at each decision and after each connect.
-pub const SET_EPOCH: &str = "config.set_epoch";
-/// `config.freeze`: [`Freeze`] -> [`Status`]; answered when nothing is on its way to the disk any more.
-pub const FREEZE: &str = "config.freeze";
-/// `config.unfreeze`: [`Unfreeze`] -> [`Status`]: what it was frozen for was given up *before* it was proposed.
-pub const UNFREEZE: &str = "config.unfreeze";
-/// `config.catch_up`: no parameters -> [`CaughtUp`]. On the joiner: copy the partner's history.
-pub const CATCH_UP: &str = "config.catch_up";
-
-/// `config.sync` (peer): [`Sync`] -> [`SyncReply`]: the sequencer begins a session.
-pub const SYNC: &str = "config.sync";
-/// `config.append` (peer): [`Append`] -> [`AppendReply`]: persist what the sequencer numbered.
-pub const APPEND: &str = "config.append";
-/// `config.fetch` (peer): [`Fetch`] -> [`Fetched`]: a piece of history.
-pub const FETCH: &str = "config.fetch";
-
+crate::contract! {
+    service "config", rank crate::rank::CONFIG_KEEPER, door crate::contract::Door::Router;
+    /// Keeps the configuration of the array: one log, the same on both controllers.
+    calls [crate::heartbeat::CONFIG_STATUS, APPEND, CHANGE, FETCH, SYNC];
+    requests {
+        /// Changes the configuration: all of it or nothing, durable on every member when it is answered. May be asked
+        /// of either controller. The keeper finds repetitions of an action itself, also after a restart and on the
+        /// other controller. `invalid_params` has every problem; `conflict`: `expected_index`, or an action_id that
+        /// belongs to another change; `failed`: the database.
+        peer CHANGE = "config.change": Change => Changed,
+            [ConfigLocked, Conflict, InDoubt, Superseded, Refused, Failed];
+        /// Everything that is acknowledged.
+        idempotent SHOW = "config.show": () => Snapshot, [];
+        /// Acknowledged rows of one kind.
+        idempotent LIST = "config.list": List => Listing, [];
+        /// One acknowledged row.
+        idempotent GET = "config.get": Get => Resource, [NotFound];
+        /// A piece of the durable log, oldest first. What in it lies beyond the acknowledged length is in doubt;
+        /// nothing may be done because of it.
+        idempotent LOG = "config.log": LogQuery => Vec<LogEntry>, [Failed];
+        /// A long poll: hands over every change once and in order, or a snapshot after a gap.
+        idempotent WATCH = "config.watch": Watch => Watched, [Failed];
+        /// Where the log stands, and why nothing can be changed now.
+        idempotent STATUS = "config.status": () => Status, [];
+        /// Checks the hash chain, the tables against the log, and has the database check itself.
+        idempotent VERIFY = "config.verify": () => Verified, [Failed];
+        /// Entries that lost their place when a fork was mended.
+        idempotent ASIDE = "config.aside": () => Vec<AsideEntry>, [Failed];
+        /// From heartbeat, at each decision and after each connect.
+        idempotent SET_EPOCH = "config.set_epoch": SetEpoch => Status, [Superseded, Refused, Failed];
+        /// From heartbeat, before it proposes an epoch. Answered when nothing is on its way to the disk any more.
+        idempotent FREEZE = "config.freeze": Freeze => Status, [Superseded, Refused, Failed];
+        /// From heartbeat: what it was frozen for was given up before it was proposed.
+        idempotent UNFREEZE = "config.unfreeze": Unfreeze => Status, [Superseded, Refused, Failed];
+        /// From heartbeat, on the joiner: copies the partner's history.
+        idempotent CATCH_UP = "config.catch_up": () => CaughtUp, [Superseded, Refused, Failed];
+        /// From the partner: the sequencer begins a session.
+        peer SYNC = "config.sync": Sync => SyncReply, [Superseded, Refused, Failed];
+        /// From the partner: persist what the sequencer numbered.
+        peer APPEND = "config.append": Append => AppendReply, [Superseded, Refused, Failed];
+        /// From the partner: give a piece of history.
+        peer FETCH = "config.fetch": Fetch => Fetched, [];
+    }
+    notifications {}
+    topics {}
+}
 /// Version of the encoding of [`LogEntry`]; part of what the hash covers.
 pub const FORMAT: u16 = 1;
 /// Sizes of volumes are multiples of it (bytes).
@@ -121,6 +126,19 @@ impl<const N: usize> FromStr for Hex<N> {
     }
 }
 
+#[cfg(feature = "schema")]
+impl<const N: usize> schemars::JsonSchema for Hex<N> {
+    fn schema_name() -> alloc::borrow::Cow<'static, str> {
+        alloc::format!("Hex{N}").into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let pattern = alloc::format!("^[0-9A-Fa-f]{{{}}}$", 2 * N);
+        let about = alloc::format!("{N} bytes as hexadecimal digits.");
+        crate::contract::text_schema(&about, "pattern", &pattern)
+    }
+}
+
 impl<const N: usize> Serialize for Hex<N> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -142,6 +160,7 @@ macro_rules! row_id {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         #[serde(transparent)]
         pub struct $name(pub Hex<16>);
 
@@ -164,6 +183,7 @@ row_id! {
 
 /// What a pool is for; decides which backend keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
     /// Latency.
@@ -174,6 +194,7 @@ pub enum Class {
 
 /// How a pool survives the loss of disks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Redundancy {
     /// One disk; its loss is the loss of the pool.
@@ -184,6 +205,7 @@ pub enum Redundancy {
 
 /// A pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pool {
     /// Its identity.
     pub id: PoolId,
@@ -204,6 +226,7 @@ pub struct Pool {
 
 /// Space of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PoolSpace {
     /// Bytes that volumes can use.
     pub capacity_bytes: u64,
@@ -213,6 +236,7 @@ pub struct PoolSpace {
 
 /// A volume.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Volume {
     /// Its identity.
     pub id: VolumeId,
@@ -228,6 +252,7 @@ pub struct Volume {
 
 /// A host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Host {
     /// Its identity.
     pub id: HostId,
@@ -239,6 +264,7 @@ pub struct Host {
 
 /// A volume shown to a host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Mapping {
     /// Its identity.
     pub id: MappingId,
@@ -252,6 +278,7 @@ pub struct Mapping {
 
 /// A floating address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Address {
     /// Its identity.
     pub id: AddressId,
@@ -263,6 +290,7 @@ pub struct Address {
 
 /// Kind of a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// [`Pool`].
@@ -293,6 +321,7 @@ impl Kind {
 
 /// One row of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Resource {
     /// A pool.
@@ -309,6 +338,7 @@ pub enum Resource {
 
 /// Names one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "kind", content = "id", rename_all = "snake_case")]
 pub enum Key {
     /// A pool.
@@ -353,6 +383,7 @@ impl Resource {
 
 /// The effect of a change on one row: deterministic, the same on both controllers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RowOp {
     /// The row is now this (new or replaced).
@@ -363,6 +394,7 @@ pub enum RowOp {
 
 /// The configuration: what the log says when it is read from its first entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tables {
     /// Pools.
     pub pools: BTreeMap<PoolId, Pool>,
@@ -420,6 +452,7 @@ impl Tables {
 
 /// One deed of a change. Where a field names another resource it takes its name or its identity.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Op {
     /// Make a pool.
@@ -525,6 +558,7 @@ pub enum Op {
 
 /// Change the configuration: all of `ops`, in order, or nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Change {
     /// What to do. An op may refer to what an earlier one makes.
@@ -539,6 +573,7 @@ pub struct Change {
 
 /// A change that is durable on every member of the epoch (or was only tried, for a dry run).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Changed {
     /// Its index; of a dry run the index before.
     pub index: u64,
@@ -552,6 +587,7 @@ pub struct Changed {
 
 /// Rows of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct List {
     /// Which kind.
     pub kind: Kind,
@@ -559,6 +595,7 @@ pub struct List {
 
 /// Rows of one kind, and how new they are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Listing {
     /// Whose view this is.
     pub controller: ControllerId,
@@ -570,6 +607,7 @@ pub struct Listing {
 
 /// One row.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Get {
     /// Its kind.
     pub kind: Kind,
@@ -579,6 +617,7 @@ pub struct Get {
 
 /// Everything that is acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Snapshot {
     /// Whose view this is.
     pub controller: ControllerId,
@@ -592,6 +631,7 @@ pub struct Snapshot {
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LogEntry {
     /// Its number: the first is 1.
     pub index: u64,
@@ -615,6 +655,7 @@ pub struct LogEntry {
 
 /// A piece of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LogQuery {
     /// Entries after this index.
     #[serde(default)]
@@ -627,6 +668,7 @@ pub struct LogQuery {
 
 /// Wait for what comes after an index. The first call of a watcher has no `after`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Watch {
     /// Index and hash of the last change that the watcher has; none: it has nothing.
     #[serde(default)]
@@ -638,6 +680,7 @@ pub struct Watch {
 
 /// News, at once when there is some, otherwise at the end of the wait.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Watched {
     /// Acknowledged changes after the index, in order; empty: none came.
@@ -648,6 +691,7 @@ pub enum Watched {
 
 /// An epoch record, as far as the configuration is concerned.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EpochRecord {
     /// Its number.
     pub epoch: Epoch,
@@ -663,6 +707,7 @@ pub struct EpochRecord {
 
 /// From heartbeat: this record is decided and is the highest known.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SetEpoch {
     /// The record. One below the present is refused as stale; one at or above the epoch for which the log is
     /// frozen ends the freeze.
@@ -676,6 +721,7 @@ pub struct SetEpoch {
 
 /// From heartbeat, before it proposes an epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Freeze {
     /// The epoch that will be proposed. Until a record of this number or above is set (or [`UNFREEZE`]) nothing
     /// is appended, acknowledged or counted.
@@ -686,6 +732,7 @@ pub struct Freeze {
 
 /// From heartbeat: the proposal was given up before its first ballot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Unfreeze {
     /// The epoch of the freeze.
     pub epoch: Epoch,
@@ -693,6 +740,7 @@ pub struct Unfreeze {
 
 /// Where the log stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// Whose view this is.
     pub controller: ControllerId,
@@ -728,6 +776,7 @@ pub struct Status {
 
 /// Why and since when nothing can be changed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Locked {
     /// Why, in words.
     pub reason: String,
@@ -739,6 +788,7 @@ pub struct Locked {
 
 /// Two histories that cannot both be true.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Diverged {
     /// Epoch of both entries.
     pub epoch: Epoch,
@@ -752,6 +802,7 @@ pub struct Diverged {
 
 /// What the joiner has done.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CaughtUp {
     /// Length of the durable log now.
     pub length: u64,
@@ -767,6 +818,7 @@ pub struct CaughtUp {
 
 /// An entry that lost its place.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AsideEntry {
     /// The entry as it was.
     pub entry: LogEntry,
@@ -776,6 +828,7 @@ pub struct AsideEntry {
 
 /// What a check of the whole found; an empty list of problems: all is well.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Verified {
     /// Entries of the log that were checked.
     pub entries: u64,
@@ -787,6 +840,7 @@ pub struct Verified {
 
 /// The sequencer begins a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Sync {
     /// The epoch.
     pub epoch: Epoch,
@@ -802,6 +856,7 @@ pub struct Sync {
 
 /// The follower has dropped older sessions, and this is its durable log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SyncReply {
     /// Its epoch.
     pub epoch: Epoch,
@@ -819,6 +874,7 @@ pub struct SyncReply {
 
 /// Persist these.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Append {
     /// The epoch.
     pub epoch: Epoch,
@@ -832,6 +888,7 @@ pub struct Append {
 
 /// Persisted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AppendReply {
     /// The follower's epoch.
     pub epoch: Epoch,
@@ -845,6 +902,7 @@ pub struct AppendReply {
 
 /// Give me history.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Fetch {
     /// Points of the asker's log, longest first; the answer starts at the first that is also the giver's.
     pub points: Vec<(u64, LogHash)>,
@@ -854,6 +912,7 @@ pub struct Fetch {
 
 /// History.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Fetched {
     /// The point from which the entries go on; zero where no point was common.
     pub after: u64,

@@ -10,11 +10,11 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $variant:ident = $code:literal, $name:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident = $code:literal, $name:literal;)*) => {
         /// Kind of an error. Numbers and names are for ever: append only.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
-        pub enum Code { $($(#[$doc])* $variant,)* }
+        pub enum Code { $($(#[doc = $doc])* $variant,)* }
 
         impl Code {
             /// Every code.
@@ -28,6 +28,11 @@ macro_rules! codes {
             /// The stable name in JSON-RPC's `message`.
             pub const fn name(self) -> &'static str {
                 match self { $(Code::$variant => $name,)* }
+            }
+
+            /// What it says, in sentences.
+            pub const fn about(self) -> &'static str {
+                match self { $(Code::$variant => concat!($($doc, "\n"),*),)* }
             }
 
             /// The code with this number.
@@ -81,6 +86,7 @@ codes! {
 
 /// One wrong field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Problem {
     /// Path of the field, `volumes[0].size`.
     pub path: String,
@@ -92,6 +98,7 @@ pub struct Problem {
 
 /// JSON-RPC's `data` of an [`RpcError`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorData {
     /// What is wrong, one sentence.
     #[serde(default)]
@@ -112,6 +119,7 @@ pub struct ErrorData {
 
 /// A refusal, as JSON-RPC's `error` object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RpcError {
     /// Number; see [`Code`]. A number of a newer version stays what it is.
     pub code: i32,

@@ -7,34 +7,64 @@ use crate::id::{ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId}
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
-/// Name under which it registers.
-pub const SERVICE: &str = "heartbeat";
-/// `heartbeat.status`: no parameters -> [`Status`].
-pub const STATUS: &str = "heartbeat.status";
-/// `heartbeat.why`: no parameters -> `Vec<`[`Blocker`]`>`.
-pub const WHY: &str = "heartbeat.why";
-/// `heartbeat.timeline`: [`TimelineQuery`] -> `Vec<`[`Incident`]`>`, newest first.
-pub const TIMELINE: &str = "heartbeat.timeline";
-/// `heartbeat.switchover`: [`Switchover`] -> [`Accepted`]: planned move of one pool to the partner.
-pub const SWITCHOVER: &str = "heartbeat.switchover";
-/// `heartbeat.giveback`: [`Giveback`] -> [`Accepted`]: move pools to their homes.
-pub const GIVEBACK: &str = "heartbeat.giveback";
-/// `heartbeat.takeover`: [`Takeover`] -> [`Accepted`]: take what the partner owns, fencing it first.
-pub const TAKEOVER: &str = "heartbeat.takeover";
-/// `heartbeat.open_alone`: [`OpenAlone`] -> [`Accepted`]: a lone controller may change the configuration again; the
-/// partner cannot go on without its log any more.
-pub const OPEN_ALONE: &str = "heartbeat.open_alone";
-/// `heartbeat.abort`: [`Switchover`] -> [`Accepted`]: abort a planned move before its point of no return.
-pub const ABORT: &str = "heartbeat.abort";
-/// Notification `heartbeat.pool_event` with [`crate::pool::PoolEvent`].
-pub const POOL_EVENT: &str = "heartbeat.pool_event";
-/// Notification `heartbeat.config_status` with the configuration's status after each durable change.
-pub const CONFIG_STATUS: &str = "heartbeat.config_status";
-/// Topic on which every [`Event`] is published.
-pub const EVENTS: &str = "heartbeat.events";
-
+crate::contract! {
+    service "heartbeat", rank crate::rank::HEARTBEAT, door crate::contract::Door::Router;
+    /// Decides who is alive and who may serve, and drives takeover, switchover and giveback.
+    calls [
+        crate::address::LOWER,
+        crate::address::RAISE,
+        crate::address::STAND_IN,
+        crate::address::STEP_BACK,
+        crate::alua::SET,
+        crate::config::CATCH_UP,
+        crate::config::FREEZE,
+        crate::config::LOG,
+        crate::config::SET_EPOCH,
+        crate::config::STATUS,
+        crate::config::UNFREEZE,
+        crate::config::WATCH,
+        crate::pool::EXPORT,
+        crate::pool::IMPORT,
+        crate::pool::STATUS,
+        crate::pool::STOP,
+        crate::pool::TAKE,
+        crate::router::STATUS,
+        crate::target::HOLD,
+        crate::target::PUBLISH,
+        crate::target::STATUS,
+    ];
+    requests {
+        /// The array as this controller sees it.
+        idempotent STATUS = "heartbeat.status": () => Status, [Failed];
+        /// What now blocks a takeover, a switchover, a giveback or a change of the configuration.
+        idempotent WHY = "heartbeat.why": () => Vec<Blocker>, [Failed];
+        /// Takeovers and moves as they went, newest first.
+        idempotent TIMELINE = "heartbeat.timeline": TimelineQuery => Vec<Incident>, [];
+        /// Planned move of one pool to the partner. Answered when it has begun; its end is in the timeline.
+        once SWITCHOVER = "heartbeat.switchover": Switchover => Accepted, [Refused, Failed];
+        /// Moves pools to their homes. Answered when it has begun; its end is in the timeline.
+        once GIVEBACK = "heartbeat.giveback": Giveback => Accepted, [Refused, Failed];
+        /// Takes what the partner owns, fencing it first. Answered when it has begun; its end is in the timeline.
+        once TAKEOVER = "heartbeat.takeover": Takeover => Accepted, [Refused, Failed];
+        /// A lone controller may change the configuration again; the partner cannot go on without its log any more.
+        once OPEN_ALONE = "heartbeat.open_alone": OpenAlone => Accepted, [Refused, Failed];
+        /// Aborts a planned move before its point of no return.
+        once ABORT = "heartbeat.abort": Switchover => Accepted, [Refused, Failed];
+    }
+    notifications {
+        /// From the pool manager: something happened to a pool that must be known at once.
+        POOL_EVENT = "heartbeat.pool_event": crate::pool::PoolEvent;
+        /// From the config keeper: its status after each durable change.
+        CONFIG_STATUS = "heartbeat.config_status": crate::config::Status;
+    }
+    topics {
+        /// Everything that heartbeat reports, as it happens.
+        EVENTS = "heartbeat.events": Event;
+    }
+}
 /// The array as one controller sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// Whose view this is.
     pub controller: ControllerId,
@@ -74,6 +104,7 @@ pub struct Status {
 
 /// An epoch record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EpochRecord {
     /// Its number.
     pub epoch: Epoch,
@@ -87,6 +118,7 @@ pub struct EpochRecord {
 
 /// The wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Wire {
     /// `alive`, `silent` or `unknown` (never heard since boot).
     pub state: String,
@@ -100,6 +132,7 @@ pub struct Wire {
 
 /// One quorum disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct QuorumDisk {
     /// The disk.
     pub disk: DiskIndex,
@@ -113,6 +146,7 @@ pub struct QuorumDisk {
 
 /// One pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pool {
     /// Its identity.
     pub pool: PoolId,
@@ -130,6 +164,7 @@ pub struct Pool {
 
 /// Why and since when the configuration is locked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Lock {
     /// Why, in words.
     pub reason: String,
@@ -139,6 +174,7 @@ pub struct Lock {
 
 /// Something that is wrong and has a stable name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Alarm {
     /// Stable id, `leg_down`, `quorum_disk_unreadable`, ...
     pub id: String,
@@ -152,6 +188,7 @@ pub struct Alarm {
 
 /// One thing that now blocks a takeover, a switchover, a giveback or a change of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Blocker {
     /// What is blocked: `takeover`, `switchover`, `giveback`, `configuration`.
     pub blocks: String,
@@ -165,6 +202,7 @@ pub struct Blocker {
 
 /// Ask for incidents.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TimelineQuery {
     /// One incident, by its action_id or that of the request that caused it; none: all that are kept.
     pub action_id: Option<String>,
@@ -175,6 +213,7 @@ pub struct TimelineQuery {
 
 /// A takeover, switchover or giveback, as it went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Incident {
     /// The action under which everything it caused can be traced.
     pub action_id: String,
@@ -201,6 +240,7 @@ pub struct Incident {
 
 /// One phase of an incident.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Phase {
     /// `detect`, `arbitrate`, `fence`, `claim`, `import`, `lease`, `publish`, `optimize`, `addresses`,
     /// `quiesce`, `export`, `release`.
@@ -217,6 +257,7 @@ pub struct Phase {
 
 /// Move one pool to the partner, or abort that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Switchover {
     /// The pool.
     pub pool: PoolId,
@@ -227,6 +268,7 @@ pub struct Switchover {
 
 /// Move pools to their homes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Giveback {
     /// One pool; none: all that are away from home.
     pub pool: Option<PoolId>,
@@ -237,6 +279,7 @@ pub struct Giveback {
 
 /// Take what the partner owns. Fencing is never skipped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Takeover {
     /// Go on although the highest record is this one, of the partner alone: changes that only the partner holds are
     /// lost. The number is typed by a person who has read what is lost.
@@ -249,6 +292,7 @@ pub struct Takeover {
 
 /// Change the configuration alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OpenAlone {
     /// Say what would happen, and do nothing.
     #[serde(default)]
@@ -257,6 +301,7 @@ pub struct OpenAlone {
 
 /// A move has begun, or would begin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Accepted {
     /// Watch it under this action.
     pub action_id: String,
@@ -268,6 +313,7 @@ pub struct Accepted {
 
 /// Something happened; published on [`EVENTS`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
     /// Monotonic clock of the reporting controller, ns.
     pub at_ns: u64,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, de};
 
 /// One of the two controllers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ControllerId {
     /// Controller a.
@@ -109,6 +110,7 @@ macro_rules! counter {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         #[serde(transparent)]
         pub struct $name(u64);
 
@@ -155,6 +157,7 @@ counter! {
 
 /// Number of a disk in the shelf, from 0: its slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct DiskIndex(u16);
 
@@ -181,8 +184,8 @@ impl fmt::Display for DiskIndex {
 /// An identity of its own type, written as a UUID.
 #[macro_export]
 macro_rules! uuid_id {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
+    ($(#[doc = $doc:literal])* $name:ident) => {
+        $(#[doc = $doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name([u8; 16]);
 
@@ -235,6 +238,17 @@ macro_rules! uuid_id {
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 deserializer.deserialize_str($crate::id::UuidText("a UUID")).map(Self)
+            }
+        }
+
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> alloc::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                $crate::contract::text_schema(concat!($($doc),*).trim(), "format", "uuid")
             }
         }
     };
@@ -365,6 +379,17 @@ impl FromStr for Hash32 {
             bytes[at / 2] = (bytes[at / 2] << 4) | value;
         }
         Ok(Self(bytes))
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Hash32 {
+    fn schema_name() -> alloc::borrow::Cow<'static, str> {
+        "Hash32".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        crate::contract::text_schema("A content hash (BLAKE3).", "pattern", "^[0-9A-Fa-f]{64}$")
     }
 }
 

@@ -11,26 +11,36 @@ use crate::id::{ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId,
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
-/// Name under which the pool manager registers.
-pub const SERVICE: &str = "pool";
-/// `pool.take`: [`Take`] -> [`Taken`]. Idempotent for one key.
-pub const TAKE: &str = "pool.take";
-/// `pool.import`: [`Import`] -> [`Imported`]. Idempotent for one key.
-pub const IMPORT: &str = "pool.import";
-/// `pool.export`: [`Export`] -> [`Exported`]: flush, stop serving volumes, unregister. Idempotent.
-pub const EXPORT: &str = "pool.export";
-/// `pool.stop`: [`Export`] -> [`Exported`]: stop at once without touching the disks (they may be another's).
-pub const STOP: &str = "pool.stop";
-/// `pool.status`: no parameters -> [`Status`].
-pub const STATUS: &str = "pool.status";
-/// `pool.resync`: [`Resync`] -> [`PoolHealth`]: bring a returned or replaced leg back, with progress in the status.
-pub const RESYNC: &str = "pool.resync";
-/// Topic on which [`PoolEvent`] is published; heartbeat also gets it as notification `heartbeat.pool_event`.
-pub const EVENTS: &str = "pool.events";
-
+crate::contract! {
+    service "pool", rank crate::rank::POOL_MANAGER, door crate::contract::Door::Router;
+    /// Imports and exports pools, holds their disks exclusively, and keeps their mirrors whole.
+    calls [crate::config::WATCH, crate::config::CHANGE, crate::heartbeat::POOL_EVENT];
+    requests {
+        /// Takes exclusion: registers a key on every member disk, preempts and aborts every other, reads back.
+        /// Idempotent for one key.
+        idempotent TAKE = "pool.take": Take => Taken, [Conflict, Refused, Superseded, Failed];
+        /// Imports a pool whose exclusion this process has taken, and serves its volumes. Idempotent for one key.
+        idempotent IMPORT = "pool.import": Import => Imported, [Conflict, Refused, Superseded, Failed];
+        /// Gives a pool up: flushes, stops serving its volumes, unregisters. Idempotent.
+        idempotent EXPORT = "pool.export": Export => Exported, [Refused, Superseded, Failed];
+        /// Stops a pool at once without touching its disks: they may be another's. Idempotent.
+        idempotent STOP = "pool.stop": Export => Exported, [Failed];
+        /// Brings a returned or replaced leg back into its mirror. Answers when the copy has begun; its progress is
+        /// in the status. Idempotent.
+        idempotent RESYNC = "pool.resync": Resync => PoolHealth, [NotFound, Conflict, Refused, Failed];
+        /// What is imported here, and what is seen on the disks.
+        idempotent STATUS = "pool.status": () => Status, [];
+    }
+    notifications {}
+    topics {
+        /// Something happened to a pool; heartbeat also gets it as `heartbeat.pool_event`.
+        EVENTS = "pool.events": PoolEvent;
+    }
+}
 /// The key of a persistent reservation: who, in which epoch, under which claim. Never constant, so that a
 /// stale fencer cannot preempt a later owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ReservationKey {
     /// The controller that holds the pool.
     pub controller: ControllerId,
@@ -42,6 +52,7 @@ pub struct ReservationKey {
 
 /// Take exclusion of a pool: register `key` on every member disk, preempt and abort every other key, read back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Take {
     /// The pool.
     pub pool: PoolId,
@@ -55,6 +66,7 @@ pub struct Take {
 
 /// Exclusion was taken and read back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Taken {
     /// The key that now stands alone on every fenced disk.
     pub key: ReservationKey,
@@ -68,6 +80,7 @@ pub struct Taken {
 
 /// Import a pool under a key whose exclusion this process has taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Import {
     /// The pool.
     pub pool: PoolId,
@@ -87,6 +100,7 @@ pub struct Import {
 
 /// The previous owner was reported off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PowerOff {
     /// Whose power.
     pub controller: ControllerId,
@@ -98,6 +112,7 @@ pub struct PowerOff {
 
 /// A pool is imported and its volumes are served at `run/volumes/<volume>.sock`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Imported {
     /// The pool.
     pub pool: PoolId,
@@ -111,6 +126,7 @@ pub struct Imported {
 
 /// Give a pool up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Export {
     /// The pool.
     pub pool: PoolId,
@@ -118,6 +134,7 @@ pub struct Export {
 
 /// The pool is no longer used by this controller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Exported {
     /// The pool.
     pub pool: PoolId,
@@ -127,6 +144,7 @@ pub struct Exported {
 
 /// Bring one leg back into its mirror.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Resync {
     /// The pool.
     pub pool: PoolId,
@@ -136,6 +154,7 @@ pub struct Resync {
 
 /// Health of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PoolHealth {
     /// One line per member disk.
     pub legs: Vec<Leg>,
@@ -145,6 +164,7 @@ pub struct PoolHealth {
 
 /// One member disk of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Leg {
     /// The disk.
     pub disk: DiskIndex,
@@ -156,6 +176,7 @@ pub struct Leg {
 
 /// State of a member disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LegState {
     /// Holds every acknowledged write.
@@ -168,6 +189,7 @@ pub enum LegState {
 
 /// What this controller has imported, and what it sees on the disks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// Pools imported here.
     pub imported: Vec<ImportedPool>,
@@ -177,6 +199,7 @@ pub struct Status {
 
 /// A pool that is imported here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ImportedPool {
     /// The pool.
     pub pool: PoolId,
@@ -196,6 +219,7 @@ pub struct ImportedPool {
 
 /// A pool whose label was read on at least one disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SeenPool {
     /// The pool.
     pub pool: PoolId,
@@ -209,6 +233,7 @@ pub struct SeenPool {
 
 /// Something happened to a pool that heartbeat must know at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum PoolEvent {
     /// A readable wrong key, or a reservation conflict, on a disk of an imported pool: the pool has been

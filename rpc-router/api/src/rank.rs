@@ -4,6 +4,8 @@
 //! rank, or from a service to itself on the partner, for methods registered as `peer`. Notifications go
 //! anywhere: nobody waits for them. People and programs that are not services have the rank of the shell.
 
+use crate::contract::{self, Door};
+
 /// Place of a service in the order of calls; larger is higher.
 pub type Rank = u16;
 
@@ -22,17 +24,14 @@ pub const POOL_MANAGER: Rank = 50;
 /// `config`: the config keeper.
 pub const CONFIG_KEEPER: Rank = 60;
 
-/// Rank of a service of the contract; `None` for a name that the contract does not know.
+/// Who answers at once and waits for nobody: the router itself, and the enclosure.
+pub const TOP: Rank = Rank::MAX;
+
+/// Rank of a service of the contract that registers at the router; `None` for every other name.
 pub fn of(service: &str) -> Option<Rank> {
-    Some(match service {
-        "heartbeat" => HEARTBEAT,
-        "address" => ADDRESS,
-        "alua" => ALUA,
-        "target" => BLOCK_TARGET,
-        "pool" => POOL_MANAGER,
-        "config" => CONFIG_KEEPER,
-        _ => return None,
-    })
+    contract::service(service)
+        .filter(|service| service.door == Door::Router && service.rank != TOP)
+        .map(|service| service.rank)
 }
 
 /// Whether a caller of rank `caller` may call a method of a service of rank `callee`.

@@ -9,25 +9,32 @@ use crate::rank::Rank;
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
-/// Name of the service.
-pub const SERVICE: &str = "router";
-/// `router.register`: [`Register`] -> [`Registered`]: this connection is a service from now on.
-pub const REGISTER: &str = "router.register";
-/// `router.unregister`: no parameters -> `null`: no further calls come; those that run may be answered.
-pub const UNREGISTER: &str = "router.unregister";
-/// `router.subscribe`: [`Subscribe`] -> [`Subscribed`].
-pub const SUBSCRIBE: &str = "router.subscribe";
-/// `router.unsubscribe`: [`Subscribe`] -> [`Subscribed`].
-pub const UNSUBSCRIBE: &str = "router.unsubscribe";
-/// `router.publish`: notification, [`Publish`]. Only a service may publish, on topics that begin with its name.
-pub const PUBLISH: &str = "router.publish";
-/// Notification that a subscriber receives: [`Event`].
-pub const EVENT: &str = "router.event";
-/// `router.status`: no parameters -> [`Status`].
-pub const STATUS: &str = "router.status";
-/// `router.trace`: [`Trace`] -> [`TraceReport`].
-pub const TRACE: &str = "router.trace";
-
+crate::contract! {
+    service "router", rank crate::rank::TOP, door crate::contract::Door::Router;
+    /// The message bus of one controller: registrations, subscriptions, and what it has seen.
+    calls [SUBSCRIBE, TRACE, EVENT];
+    requests {
+        /// This connection is a service from now on. `conflict`: a service of that name lives.
+        each REGISTER = "router.register": Register => Registered, [Conflict];
+        /// No further calls come on this connection; those that run may be answered.
+        idempotent UNREGISTER = "router.unregister": () => (), [];
+        /// Adds topics to this connection.
+        peer SUBSCRIBE = "router.subscribe": Subscribe => Subscribed, [];
+        /// Takes topics from this connection.
+        idempotent UNSUBSCRIBE = "router.unsubscribe": Subscribe => Subscribed, [];
+        /// Who is registered, the link to the partner's router, and counters.
+        idempotent STATUS = "router.status": () => Status, [];
+        /// Every message under an action, from both routers.
+        peer TRACE = "router.trace": Trace => TraceReport, [];
+    }
+    notifications {
+        /// Publishes an event. Only a service may, on topics that begin with its name.
+        PUBLISH = "router.publish": Publish<crate::contract::Anything>;
+        /// To a subscriber, and from router to router: something was published.
+        EVENT = "router.event": Event<crate::contract::Anything>;
+    }
+    topics {}
+}
 /// Longest message in bytes, in either direction, its newline included.
 pub const MAX_MESSAGE: usize = 1 << 20;
 /// Deepest nesting of arrays and objects.
@@ -39,6 +46,7 @@ pub const MAX_DEADLINE_MS: u64 = 600_000;
 
 /// A method that a service offers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Method {
     /// Full name, `pool.import`.
     pub name: String,
@@ -54,6 +62,7 @@ pub struct Method {
 
 /// Parameters of [`REGISTER`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Register {
     /// Unique on the controller; every method begins with it and a dot.
     pub name: String,
@@ -67,6 +76,7 @@ pub struct Register {
 
 /// Answer to [`REGISTER`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Registered {
     /// The controller that this router belongs to.
     pub controller: ControllerId,
@@ -76,6 +86,7 @@ pub struct Registered {
 
 /// Parameters of [`SUBSCRIBE`] and [`UNSUBSCRIBE`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Subscribe {
     /// `config.changed` for this controller's topic, `partner/config.changed` for the partner's.
     pub topics: Vec<String>,
@@ -83,6 +94,7 @@ pub struct Subscribe {
 
 /// Answer to [`SUBSCRIBE`] and [`UNSUBSCRIBE`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Subscribed {
     /// All topics that this connection now has.
     pub topics: Vec<String>,
@@ -90,6 +102,7 @@ pub struct Subscribed {
 
 /// Parameters of [`PUBLISH`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Publish<P> {
     /// Topic, `config.changed`.
     pub topic: String,
@@ -99,6 +112,7 @@ pub struct Publish<P> {
 
 /// Parameters of [`EVENT`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event<P> {
     /// Topic as it was subscribed to.
     pub topic: String,
@@ -113,6 +127,7 @@ pub struct Event<P> {
 
 /// Answer to [`STATUS`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// The controller that answers.
     pub controller: ControllerId,
@@ -130,6 +145,7 @@ pub struct Status {
 
 /// A registered service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServiceInfo {
     /// Its name.
     pub name: String,
@@ -149,6 +165,7 @@ pub struct ServiceInfo {
 
 /// State of the link between the routers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Link {
     /// Both routers know each other and messages flow.
     pub up: bool,
@@ -164,6 +181,7 @@ pub struct Link {
 
 /// What a router counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Counters {
     /// Requests taken.
     pub requests: u64,
@@ -186,6 +204,7 @@ pub struct Counters {
 
 /// Parameters of [`TRACE`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Trace {
     /// The action to begin with; without it, the newest actions that nobody else caused.
     #[serde(default)]
@@ -203,6 +222,7 @@ pub struct Trace {
 
 /// Answer to [`TRACE`]: every message under an action, from the routers that could be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TraceReport {
     /// In order of time; the tree is in `parent`.
     pub records: Vec<TraceRecord>,
@@ -216,6 +236,7 @@ pub struct TraceReport {
 
 /// A controller that did not tell what it saw.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Missing {
     /// The controller.
     pub controller: ControllerId,
@@ -225,6 +246,7 @@ pub struct Missing {
 
 /// One message as a router saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TraceRecord {
     /// Its action.
     pub action_id: ActionId,
@@ -250,6 +272,7 @@ pub struct TraceRecord {
 
 /// How a message ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Answered with a result.

@@ -9,23 +9,32 @@ use crate::id::{ControllerId, Epoch, Generation, PoolId, VolumeId};
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
-/// Name under which the block target registers.
-pub const SERVICE: &str = "target";
-/// `target.publish`: [`Publish`] -> [`Published`]: open the local volumes of a pool that has just been imported,
-/// and say which answer. Hosts notice nothing yet.
-pub const PUBLISH: &str = "target.publish";
-/// `target.hold`: [`Hold`] -> [`Held`]: hold the commands of a pool's volumes and wait until none is in flight.
-pub const HOLD: &str = "target.hold";
-/// `target.flip`: [`Flip`] -> [`Flipped`]. Idempotent for one (epoch, generation, backing, access).
-pub const FLIP: &str = "target.flip";
-/// `target.status`: no parameters -> [`Status`].
-pub const STATUS: &str = "target.status";
-/// `target.partner_hosts`: [`Hosts`] -> null: the partner's target says who is logged in at its portal, after each
-/// change. Whoever stands in for that portal one day has to know whom to tell.
-pub const PARTNER_HOSTS: &str = "target.partner_hosts";
-
+crate::contract! {
+    service "target", rank crate::rank::BLOCK_TARGET, door crate::contract::Door::Router;
+    /// Publishes volumes to hosts (iSCSI), and switches where their commands go.
+    calls [crate::config::WATCH, STATUS, PARTNER_HOSTS];
+    requests {
+        /// Opens the local volumes of a pool that has just been imported, and says which answer. Hosts notice
+        /// nothing yet. Idempotent.
+        idempotent PUBLISH = "target.publish": Publish => Published, [];
+        /// Holds the commands of a pool's volumes and waits until none is in flight. Idempotent. `deadline_passed`:
+        /// some still are; new ones are held all the same.
+        idempotent HOLD = "target.hold": Hold => Held, [];
+        /// Switches the volumes of a pool in one step: backing, access states, unit attention; then held commands go
+        /// on. Idempotent for one (epoch, generation, backing, access).
+        idempotent FLIP = "target.flip": Flip => Flipped, [Superseded];
+        /// What is published here, who is logged in, and where commands go.
+        peer STATUS = "target.status": () => Status, [];
+        /// The partner's target says who is logged in at its portal, after each change: whoever stands in for that
+        /// portal one day has to know whom to tell.
+        peer PARTNER_HOSTS = "target.partner_hosts": Hosts => (), [];
+    }
+    notifications {}
+    topics {}
+}
 /// Who is connected to the portal of a controller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Hosts {
     /// The portal, `address:port`.
     pub portal: String,
@@ -35,6 +44,7 @@ pub struct Hosts {
 
 /// Access state of a target port group (SPC-4, asymmetric access states).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
     /// Active/optimized (0h): the owner.
@@ -49,6 +59,7 @@ pub enum Access {
 
 /// Where the commands of a pool's volumes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Backing {
     /// To the pool, imported on this controller.
@@ -61,6 +72,7 @@ pub enum Backing {
 
 /// Open the volumes of an imported pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Publish {
     /// The pool.
     pub pool: PoolId,
@@ -70,6 +82,7 @@ pub struct Publish {
 
 /// The volumes of a pool answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Published {
     /// Volumes that answer.
     pub volumes: Vec<VolumeId>,
@@ -79,6 +92,7 @@ pub struct Published {
 
 /// Hold the commands of a pool's volumes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Hold {
     /// The pool.
     pub pool: PoolId,
@@ -88,6 +102,7 @@ pub struct Hold {
 
 /// Commands are held; none is in flight below the target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Held {
     /// Commands that wait.
     pub waiting: u64,
@@ -95,6 +110,7 @@ pub struct Held {
 
 /// Switch a pool's volumes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Flip {
     /// The pool.
     pub pool: PoolId,
@@ -112,6 +128,7 @@ pub struct Flip {
 
 /// The flip is done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Flipped {
     /// Something changed (false: it was so already).
     pub changed: bool,
@@ -123,6 +140,7 @@ pub struct Flipped {
 
 /// What the target serves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// The controller that answers.
     pub controller: ControllerId,
@@ -142,6 +160,7 @@ pub struct Status {
 
 /// One host session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Session {
     /// IQN of the initiator.
     pub initiator: String,
@@ -153,6 +172,7 @@ pub struct Session {
 
 /// Paths of one pool's volumes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PoolPaths {
     /// The pool.
     pub pool: PoolId,

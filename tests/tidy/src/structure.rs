@@ -31,6 +31,7 @@ const PURE: &[&str] = &[
     "crc32c",
     "blake3",
     "bitflags",
+    "schemars",
 ];
 /// The one daemon that the tests of others may use: it plays their disks.
 const SHELF: &str = "pollux-chassis";
