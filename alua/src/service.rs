@@ -1,12 +1,11 @@
 //! The daemon: `alua` at the router, driving `target` of the same controller.
 
 use crate::drive::{Driver, Target, Undone};
-use pollux_api::alua::{SERVICE, SET, STATUS, Set, Status};
+use pollux_api::alua::{Contract, SERVICE, SET, STATUS, Set, Status};
 use pollux_api::error::{Code, RpcError};
-use pollux_api::rank;
 use pollux_api::target::{self, Flip, Flipped, Held, Hold, PoolPaths};
 use pollux_platform::signal::Shutdown;
-use pollux_runtime::{Client, ControllerConfig, Ctx, Repeat, Service};
+use pollux_runtime::{Client, ControllerConfig, Ctx, Service};
 use serde_json::Value;
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -73,8 +72,8 @@ pub async fn run(config: ControllerConfig) -> io::Result<()> {
     let record = config.paths.run.join("alua.json");
     let driver = Arc::new(Driver::new(config.controller, routed.clone(), record));
     let (setter, reporter, controller) = (driver.clone(), driver.clone(), config.controller);
-    let service = Service::builder(SERVICE, rank::ALUA)
-        .method(SET, Repeat::Idempotent, move |ctx: Ctx, set: Set| {
+    let service = Service::of::<Contract>()
+        .serve::<SET>(move |ctx: Ctx, set: Set| {
             let driver = setter.clone();
             async move {
                 let pool = set.pool;
@@ -93,7 +92,7 @@ pub async fn run(config: ControllerConfig) -> io::Result<()> {
                 })
             }
         })
-        .method(STATUS, Repeat::Idempotent, move |_ctx: Ctx, _none: Value| {
+        .serve::<STATUS>(move |_ctx: Ctx, (): ()| {
             let driver = reporter.clone();
             async move {
                 Ok(Status {

@@ -13,13 +13,12 @@ use pollux_api::config::{
 };
 use pollux_api::error::{Code, RpcError};
 use pollux_api::id::ControllerId;
-use pollux_api::rank::CONFIG_KEEPER;
 use pollux_api::{heartbeat, rank};
 use pollux_config_core::keeper::{Answer, Effect, Event, Keeper, Refusal, Request};
 use pollux_config_core::plan::{Site, find};
 use pollux_platform::signal::Shutdown;
 use pollux_runtime::config::Paths;
-use pollux_runtime::{Client, ControllerConfig, Ctx, Repeat, Service};
+use pollux_runtime::{Client, ControllerConfig, Ctx, Service};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -547,143 +546,83 @@ fn register(config: &ControllerConfig, handle: &Handle) -> Service {
             async move { change_anywhere(&handle, client.get(), &ctx, change).await }
         }
     };
-    let service = Service::builder(config::SERVICE, CONFIG_KEEPER)
+    let service = Service::of::<config::Contract>()
         // A change finds its own repetitions, also after a restart and on the other controller.
-        .peer(config::CHANGE, Repeat::Idempotent, change)
-        .method(
-            config::SHOW,
-            Repeat::Idempotent,
-            on(handle, |handle, _ctx, _: Empty| async move {
-                handle.look(|actor| actor.snapshot()).await
-            }),
-        )
-        .method(
-            config::LIST,
-            Repeat::Idempotent,
-            on(handle, |handle, _ctx, list: List| async move {
-                list_rows(&handle, list.kind).await
-            }),
-        )
-        .method(
-            config::GET,
-            Repeat::Idempotent,
-            on(handle, |handle, _ctx, get: Get| async move {
-                get_row(&handle, get).await
-            }),
-        )
-        .method(
-            config::LOG,
-            Repeat::Idempotent,
-            on(handle, |handle, _ctx, query: LogQuery| async move {
-                log_piece(&handle, query).await
-            }),
-        )
-        .method(
-            config::WATCH,
-            Repeat::Idempotent,
-            on(handle, |handle, ctx, watch: Watch| async move {
-                watch_on(&handle, &ctx, watch).await
-            }),
-        )
-        .method(
-            config::STATUS,
-            Repeat::Idempotent,
-            on(
-                handle,
-                |handle, _ctx, _: Empty| async move { handle.status().await },
-            ),
-        )
-        .method(
-            config::VERIFY,
-            Repeat::Idempotent,
-            on(handle, |handle, ctx, _: Empty| async move {
-                verify(&handle, &ctx).await
-            }),
-        )
-        .method(
-            config::ASIDE,
-            Repeat::Idempotent,
-            on(handle, |handle, ctx, _: Empty| async move {
-                aside(&handle, &ctx).await
-            }),
-        )
-        .method(
-            config::SET_EPOCH,
-            Repeat::Idempotent,
-            on(handle, |handle, ctx, set: SetEpoch| async move {
-                from_heartbeat(&handle, &ctx)?;
-                handle
-                    .demand(&ctx, move |request| Event::SetEpoch { request, set })
-                    .await?;
-                handle.status().await
-            }),
-        )
-        .method(
-            config::FREEZE,
-            Repeat::Idempotent,
-            on(handle, |handle, ctx, freeze: Freeze| async move {
-                from_heartbeat(&handle, &ctx)?;
-                handle
-                    .demand(&ctx, move |request| Event::Freeze { request, freeze })
-                    .await?;
-                handle.status().await
-            }),
-        )
-        .method(
-            config::UNFREEZE,
-            Repeat::Idempotent,
-            on(handle, |handle, ctx, unfreeze: Unfreeze| async move {
-                from_heartbeat(&handle, &ctx)?;
-                handle
-                    .demand(&ctx, move |request| Event::Unfreeze { request, unfreeze })
-                    .await?;
-                handle.status().await
-            }),
-        )
-        .method(
-            config::CATCH_UP,
-            Repeat::Idempotent,
-            on(handle, |handle, ctx, _: Empty| async move {
-                from_heartbeat(&handle, &ctx)?;
-                match handle.demand(&ctx, |request| Event::CatchUp { request }).await? {
-                    Answer::CaughtUp(done) => Ok(done),
-                    other => Err(unexpected(&handle, &other)),
-                }
-            }),
-        )
-        .peer(
-            config::SYNC,
-            Repeat::Idempotent,
-            on(handle, |handle, ctx, sync: Sync| async move {
-                match handle
-                    .demand(&ctx, move |request| Event::SyncIn { request, sync })
-                    .await?
-                {
-                    Answer::Synced(reply) => Ok(reply),
-                    other => Err(unexpected(&handle, &other)),
-                }
-            }),
-        )
-        .peer(
-            config::APPEND,
-            Repeat::Idempotent,
-            on(handle, |handle, ctx, append: Append| async move {
-                match handle
-                    .demand(&ctx, move |request| Event::AppendIn { request, append })
-                    .await?
-                {
-                    Answer::Appended(reply) => Ok(reply),
-                    other => Err(unexpected(&handle, &other)),
-                }
-            }),
-        )
-        .peer(
-            config::FETCH,
-            Repeat::Idempotent,
-            on(handle, |handle, _ctx, fetch: Fetch| async move {
-                handle.look(move |actor| actor.keeper.fetch(&fetch)).await
-            }),
-        )
+        .serve::<config::CHANGE>(change)
+        .serve::<config::SHOW>(on(handle, |handle, _ctx, (): ()| async move {
+            handle.look(|actor| actor.snapshot()).await
+        }))
+        .serve::<config::LIST>(on(handle, |handle, _ctx, list: List| async move {
+            list_rows(&handle, list.kind).await
+        }))
+        .serve::<config::GET>(on(handle, |handle, _ctx, get: Get| async move {
+            get_row(&handle, get).await
+        }))
+        .serve::<config::LOG>(on(handle, |handle, _ctx, query: LogQuery| async move {
+            log_piece(&handle, query).await
+        }))
+        .serve::<config::WATCH>(on(handle, |handle, ctx, watch: Watch| async move {
+            watch_on(&handle, &ctx, watch).await
+        }))
+        .serve::<config::STATUS>(on(
+            handle,
+            |handle, _ctx, (): ()| async move { handle.status().await },
+        ))
+        .serve::<config::VERIFY>(on(handle, |handle, ctx, (): ()| async move {
+            verify(&handle, &ctx).await
+        }))
+        .serve::<config::ASIDE>(on(handle, |handle, ctx, (): ()| async move {
+            aside(&handle, &ctx).await
+        }))
+        .serve::<config::SET_EPOCH>(on(handle, |handle, ctx, set: SetEpoch| async move {
+            from_heartbeat(&handle, &ctx)?;
+            handle
+                .demand(&ctx, move |request| Event::SetEpoch { request, set })
+                .await?;
+            handle.status().await
+        }))
+        .serve::<config::FREEZE>(on(handle, |handle, ctx, freeze: Freeze| async move {
+            from_heartbeat(&handle, &ctx)?;
+            handle
+                .demand(&ctx, move |request| Event::Freeze { request, freeze })
+                .await?;
+            handle.status().await
+        }))
+        .serve::<config::UNFREEZE>(on(handle, |handle, ctx, unfreeze: Unfreeze| async move {
+            from_heartbeat(&handle, &ctx)?;
+            handle
+                .demand(&ctx, move |request| Event::Unfreeze { request, unfreeze })
+                .await?;
+            handle.status().await
+        }))
+        .serve::<config::CATCH_UP>(on(handle, |handle, ctx, (): ()| async move {
+            from_heartbeat(&handle, &ctx)?;
+            match handle.demand(&ctx, |request| Event::CatchUp { request }).await? {
+                Answer::CaughtUp(done) => Ok(done),
+                other => Err(unexpected(&handle, &other)),
+            }
+        }))
+        .serve::<config::SYNC>(on(handle, |handle, ctx, sync: Sync| async move {
+            match handle
+                .demand(&ctx, move |request| Event::SyncIn { request, sync })
+                .await?
+            {
+                Answer::Synced(reply) => Ok(reply),
+                other => Err(unexpected(&handle, &other)),
+            }
+        }))
+        .serve::<config::APPEND>(on(handle, |handle, ctx, append: Append| async move {
+            match handle
+                .demand(&ctx, move |request| Event::AppendIn { request, append })
+                .await?
+            {
+                Answer::Appended(reply) => Ok(reply),
+                other => Err(unexpected(&handle, &other)),
+            }
+        }))
+        .serve::<config::FETCH>(on(handle, |handle, _ctx, fetch: Fetch| async move {
+            handle.look(move |actor| actor.keeper.fetch(&fetch)).await
+        }))
         .version(env!("CARGO_PKG_VERSION"))
         .start(config);
     // Handlers run only after this function has returned to the runtime.
@@ -698,16 +637,6 @@ fn on<Q, Fut>(
 ) -> impl Fn(Ctx, Q) -> Fut + Send + std::marker::Sync + 'static {
     let handle = handle.clone();
     move |ctx, request| body(handle.clone(), ctx, request)
-}
-
-/// `null`, `{}` or nothing at all: a method without parameters.
-#[derive(Clone, Copy, Debug, Default)]
-struct Empty;
-
-impl<'de> serde::Deserialize<'de> for Empty {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        serde::de::IgnoredAny::deserialize(deserializer).map(|_| Self)
-    }
 }
 
 /// Only heartbeat says which epoch counts.

@@ -9,14 +9,13 @@ use pollux_api::{
     error::{Code, RpcError},
     heartbeat::{self as api, Accepted, Giveback, OpenAlone, Switchover, Takeover, TimelineQuery},
     pool::PoolEvent,
-    rank,
 };
 use pollux_heartbeat_core::{
     Event,
     effect::{Plan, Refusal},
     event::Request,
 };
-use pollux_runtime::{Ctx, Repeat, Service, service::Builder};
+use pollux_runtime::{Ctx, Service, typed::Typed};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
@@ -74,7 +73,7 @@ impl Doors {
 
 /// The service, ready to be started.
 #[must_use]
-pub fn build(doors: &Doors) -> Builder {
+pub fn build(doors: &Doors) -> Typed<api::Contract> {
     macro_rules! doors {
         () => {
             doors.clone()
@@ -83,28 +82,24 @@ pub fn build(doors: &Doors) -> Builder {
     let (status, why, timeline) = (doors!(), doors!(), doors!());
     let (switchover, giveback, takeover, abort) = (doors!(), doors!(), doors!(), doors!());
     let (open_alone, pool_event, config_status) = (doors!(), doors!(), doors!());
-    Service::builder(api::SERVICE, rank::HEARTBEAT)
-        .method(api::STATUS, Repeat::Idempotent, move |_, (): ()| {
+    Service::of::<api::Contract>()
+        .serve::<api::STATUS>(move |_, (): ()| {
             let doors = status.clone();
             async move { doors.ask(Input::Status).await }
         })
-        .method(api::WHY, Repeat::Idempotent, move |_, (): ()| {
+        .serve::<api::WHY>(move |_, (): ()| {
             let doors = why.clone();
             async move { doors.ask(Input::Why).await }
         })
-        .method(
-            api::TIMELINE,
-            Repeat::Idempotent,
-            move |_, query: TimelineQuery| {
-                let found = timeline
-                    .timeline
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .query(&query);
-                async move { Ok(found) }
-            },
-        )
-        .method(api::SWITCHOVER, Repeat::Once, move |ctx, ask: Switchover| {
+        .serve::<api::TIMELINE>(move |_, query: TimelineQuery| {
+            let found = timeline
+                .timeline
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .query(&query);
+            async move { Ok(found) }
+        })
+        .serve::<api::SWITCHOVER>(move |ctx, ask: Switchover| {
             let doors = switchover.clone();
             async move {
                 doors
@@ -112,7 +107,7 @@ pub fn build(doors: &Doors) -> Builder {
                     .await
             }
         })
-        .method(api::GIVEBACK, Repeat::Once, move |ctx, ask: Giveback| {
+        .serve::<api::GIVEBACK>(move |ctx, ask: Giveback| {
             let doors = giveback.clone();
             async move {
                 doors
@@ -120,12 +115,12 @@ pub fn build(doors: &Doors) -> Builder {
                     .await
             }
         })
-        .method(api::TAKEOVER, Repeat::Once, move |ctx, ask: Takeover| {
+        .serve::<api::TAKEOVER>(move |ctx, ask: Takeover| {
             let doors = takeover.clone();
             let request = ask.override_epoch.map_or(Request::Takeover, Request::Override);
             async move { doors.request(ctx, request, "takeover", ask.dry_run).await }
         })
-        .method(api::OPEN_ALONE, Repeat::Once, move |ctx, ask: OpenAlone| {
+        .serve::<api::OPEN_ALONE>(move |ctx, ask: OpenAlone| {
             let doors = open_alone.clone();
             async move {
                 doors
@@ -133,7 +128,7 @@ pub fn build(doors: &Doors) -> Builder {
                     .await
             }
         })
-        .method(api::ABORT, Repeat::Once, move |ctx, ask: Switchover| {
+        .serve::<api::ABORT>(move |ctx, ask: Switchover| {
             let doors = abort.clone();
             async move {
                 doors
@@ -141,7 +136,7 @@ pub fn build(doors: &Doors) -> Builder {
                     .await
             }
         })
-        .on(api::POOL_EVENT, move |_, event: PoolEvent| {
+        .hear::<api::POOL_EVENT>(move |_, event: PoolEvent| {
             let events = pool_event.events.clone();
             async move {
                 match event {
@@ -155,7 +150,7 @@ pub fn build(doors: &Doors) -> Builder {
                 }
             }
         })
-        .on(api::CONFIG_STATUS, move |_, _: serde_json::Value| {
+        .hear::<api::CONFIG_STATUS>(move |_, _| {
             let asks = config_status.asks.clone();
             async move { drop(asks.send(Ask::Look.into())) }
         })

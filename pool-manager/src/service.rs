@@ -17,14 +17,14 @@ use crate::fence::{self, Exclusion, FenceError};
 use crate::record::{Record, Records};
 use pollux_api::config::{self, Op, PoolSpace, Tables, Watch, Watched};
 use pollux_api::error::{Code, RpcError};
+use pollux_api::heartbeat;
 use pollux_api::id::PoolId;
 use pollux_api::pool::{
-    EVENTS, EXPORT, Export, Exported, IMPORT, Import, Imported as ImportedReply, ImportedPool, LegState,
-    PoolEvent, PoolHealth, RESYNC, Resync, SERVICE, STATUS, STOP, Status, TAKE, Take, Taken,
+    Contract, EVENTS, EXPORT, Export, Exported, IMPORT, Import, Imported as ImportedReply, ImportedPool,
+    LegState, PoolEvent, PoolHealth, RESYNC, Resync, SERVICE, STATUS, STOP, Status, TAKE, Take, Taken,
 };
-use pollux_api::{heartbeat, rank};
 use pollux_platform::signal::Shutdown;
-use pollux_runtime::{Client, ControllerConfig, Ctx, Profile, Repeat, Service};
+use pollux_runtime::{Client, ControllerConfig, Ctx, Profile, Service};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -705,28 +705,28 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
         manager.clone(),
         manager.clone(),
     );
-    let service = Service::builder(SERVICE, rank::POOL_MANAGER)
-        .method(TAKE, Repeat::Idempotent, move |_, request: Take| {
+    let service = Service::of::<Contract>()
+        .serve::<TAKE>(move |_, request: Take| {
             let manager = take.clone();
             async move { manager.take(request).await }
         })
-        .method(IMPORT, Repeat::Idempotent, move |_, request: Import| {
+        .serve::<IMPORT>(move |_, request: Import| {
             let manager = import.clone();
             async move { manager.import(request).await }
         })
-        .method(EXPORT, Repeat::Idempotent, move |ctx: Ctx, request: Export| {
+        .serve::<EXPORT>(move |ctx: Ctx, request: Export| {
             let manager = export.clone();
             async move { manager.export(request, ctx.remaining()).await }
         })
-        .method(STOP, Repeat::Idempotent, move |_, request: Export| {
+        .serve::<STOP>(move |_, request: Export| {
             let manager = stop.clone();
             async move { manager.stop(request).await }
         })
-        .method(RESYNC, Repeat::Idempotent, move |_, request: Resync| {
+        .serve::<RESYNC>(move |_, request: Resync| {
             let manager = resync.clone();
             async move { manager.resync(request).await }
         })
-        .method(STATUS, Repeat::Idempotent, move |_, _: Option<()>| {
+        .serve::<STATUS>(move |_, (): ()| {
             let manager = status.clone();
             async move { Ok::<_, RpcError>(manager.status().await) }
         })

@@ -5,12 +5,11 @@ use crate::{
     plan::Owner,
 };
 use pollux_api::{
-    address::{LOWER, LOWER_ALL, Lower, RAISE, Raise, SERVICE, STAND_IN, STATUS, STEP_BACK, StandIn},
+    address::{Contract, LOWER, LOWER_ALL, Lower, RAISE, Raise, STAND_IN, STATUS, STEP_BACK, StandIn},
     error::{Code, RpcError},
-    rank,
 };
 use pollux_platform::signal::Shutdown;
-use pollux_runtime::{ControllerConfig, Ctx, Repeat, Service};
+use pollux_runtime::{ControllerConfig, Ctx, Service};
 use std::{io, net::SocketAddr};
 
 /// Name of the record in the controller's `run`.
@@ -40,35 +39,31 @@ pub async fn run(config: ControllerConfig) -> Result<(), RunError> {
         floating.clone(),
     );
     let (stand_in, step_back) = (floating.clone(), floating);
-    let service = Service::builder(SERVICE, rank::ADDRESS)
-        .method(
-            RAISE,
-            Repeat::Idempotent,
-            move |_: Ctx, Raise { pool, addresses }| {
-                let floating = raise.clone();
-                async move { floating.raise(pool, &addresses).await }
-            },
-        )
-        .method(LOWER, Repeat::Idempotent, move |_: Ctx, Lower { pool }| {
+    let service = Service::of::<Contract>()
+        .serve::<RAISE>(move |_: Ctx, Raise { pool, addresses }| {
+            let floating = raise.clone();
+            async move { floating.raise(pool, &addresses).await }
+        })
+        .serve::<LOWER>(move |_: Ctx, Lower { pool }| {
             let floating = lower.clone();
             async move { floating.lower(Some(Owner::Pool(pool))).await }
         })
-        .method(LOWER_ALL, Repeat::Idempotent, move |_: Ctx, (): ()| {
+        .serve::<LOWER_ALL>(move |_: Ctx, (): ()| {
             let floating = lower_all.clone();
             async move { floating.lower(None).await }
         })
-        .method(STAND_IN, Repeat::Idempotent, move |_: Ctx, ask: StandIn| {
+        .serve::<STAND_IN>(move |_: Ctx, ask: StandIn| {
             let floating = stand_in.clone();
             async move {
                 let (portal, hosts) = parse(&ask)?;
                 floating.stand_in(portal, &hosts).await
             }
         })
-        .method(STEP_BACK, Repeat::Idempotent, move |_: Ctx, (): ()| {
+        .serve::<STEP_BACK>(move |_: Ctx, (): ()| {
             let floating = step_back.clone();
             async move { floating.lower(Some(Owner::Partner)).await }
         })
-        .method(STATUS, Repeat::Idempotent, move |_: Ctx, (): ()| {
+        .serve::<STATUS>(move |_: Ctx, (): ()| {
             let floating = status.clone();
             async move { Ok(floating.status().await) }
         })

@@ -30,9 +30,11 @@ pub mod ctx;
 pub mod daemon;
 mod memory;
 pub mod service;
+pub mod typed;
 pub mod wire;
 
 pub use client::{Client, Subscription, Update};
 pub use config::{ControllerConfig, Profile};
 pub use ctx::Ctx;
 pub use service::{Repeat, Service};
+pub use typed::At;

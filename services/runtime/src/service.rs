@@ -1,7 +1,7 @@
 //! A counter in a post office: it hangs out its name, takes what comes, and knocks at other counters.
 //!
 //! ```text
-//! Service::builder("pool", rank) .change(..) .read(..) .peer(..) .on(..)   .start(&config)  ->  Service
+//! Service::of::<pool::Contract>() .serve::<pool::TAKE>(..) .hear::<..>(..)  .start(&config)  ->  Service
 //!                                                                                                |
 //!    handlers: one task per call, so that a slow one delays nobody        client(): call, notify, subscribe, publish
 //! ```
@@ -19,6 +19,7 @@ use crate::config::ControllerConfig;
 use crate::ctx::Ctx;
 use crate::memory::{Answer, Memory, Verdict};
 use crate::wire;
+use pollux_api::contract;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::rank::Rank;
 use pollux_api::router::{Method, Register};
@@ -60,7 +61,7 @@ struct Entry {
     handler: Handler,
 }
 
-/// What a service offers; see [`Service::builder`].
+/// What a service without a contract offers; see [`Service::builder`].
 pub struct Builder {
     name: &'static str,
     rank: Rank,
@@ -69,7 +70,20 @@ pub struct Builder {
 }
 
 impl Builder {
-    fn entry<Req, Resp, F, Fut>(mut self, name: &'static str, method: Method, handler: F) -> Self
+    pub(crate) fn new(name: &'static str, rank: Rank) -> Self {
+        Self {
+            name,
+            rank,
+            version: env!("CARGO_PKG_VERSION"),
+            entries: Vec::new(),
+        }
+    }
+
+    pub(crate) fn serves(&self, method: &str) -> bool {
+        self.entries.iter().any(|entry| entry.name == method)
+    }
+
+    pub(crate) fn entry<Req, Resp, F, Fut>(mut self, name: &'static str, method: Method, handler: F) -> Self
     where
         Req: DeserializeOwned,
         Resp: Serialize,
@@ -200,14 +214,17 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service of the contract: its name, with which every method begins, and its rank.
+    /// A service that the contract does not know, for tests and others' programs: its name, with which every method
+    /// begins, and its rank. A service of the array is [`Service::of`] its contract.
+    ///
+    /// # Panics
+    /// When the name is one of the contract's: a defect of the program that every start shows.
     pub fn builder(name: &'static str, rank: Rank) -> Builder {
-        Builder {
-            name,
-            rank,
-            version: env!("CARGO_PKG_VERSION"),
-            entries: Vec::new(),
-        }
+        assert!(
+            contract::service(name).is_none(),
+            "{name} is a service of the contract: Service::of"
+        );
+        Builder::new(name, rank)
     }
 
     /// To call, notify, subscribe and publish.

@@ -10,15 +10,15 @@ use crate::scsi::inquiry::port_number;
 use crate::target::Target;
 use pollux_api::config::{self, Tables, Watch, Watched};
 use pollux_api::error::{Code, RpcError};
-use pollux_api::rank;
 use pollux_api::target::{
-    FLIP, Flip, HOLD, Held, Hold, Hosts, PARTNER_HOSTS, PUBLISH, Publish, SERVICE, STATUS, Session, Status,
+    Contract, FLIP, Flip, HOLD, Held, Hold, Hosts, PARTNER_HOSTS, PUBLISH, Publish, SERVICE, STATUS, Session,
+    Status,
 };
 use pollux_block_frame::{AuthKey, Purpose, Server, ServerOptions};
 use pollux_platform::keys::{KeyError, KeyStore};
 use pollux_platform::signal::Shutdown;
-use pollux_runtime::{Client, ControllerConfig, Ctx, Repeat, Service};
-use serde_json::Value;
+use pollux_runtime::typed::Typed;
+use pollux_runtime::{Client, ControllerConfig, Ctx, Service};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -153,15 +153,11 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
     Ok(())
 }
 
-fn register(
-    world: &Arc<World>,
-    portal: SocketAddr,
-    neighbour: &Arc<Neighbour>,
-) -> pollux_runtime::service::Builder {
+fn register(world: &Arc<World>, portal: SocketAddr, neighbour: &Arc<Neighbour>) -> Typed<Contract> {
     let (asked, told) = (neighbour.clone(), neighbour.clone());
     let (publish, hold, flip, status) = (world.clone(), world.clone(), world.clone(), world.clone());
-    Service::builder(SERVICE, rank::BLOCK_TARGET)
-        .method(PUBLISH, Repeat::Idempotent, move |ctx: Ctx, ask: Publish| {
+    Service::of::<Contract>()
+        .serve::<PUBLISH>(move |ctx: Ctx, ask: Publish| {
             let world = publish.clone();
             async move {
                 // Time for the answer to travel is left.
@@ -169,7 +165,7 @@ fn register(
                 Ok(world.publish(ask.pool, within).await)
             }
         })
-        .method(HOLD, Repeat::Idempotent, move |_ctx: Ctx, ask: Hold| {
+        .serve::<HOLD>(move |_ctx: Ctx, ask: Hold| {
             let world = hold.clone();
             async move {
                 let paths = world.paths(ask.pool);
@@ -193,7 +189,7 @@ fn register(
                 }
             }
         })
-        .method(FLIP, Repeat::Idempotent, move |_ctx: Ctx, ask: Flip| {
+        .serve::<FLIP>(move |_ctx: Ctx, ask: Flip| {
             let world = flip.clone();
             async move {
                 let route = Route {
@@ -216,22 +212,18 @@ fn register(
                 Ok(flipped)
             }
         })
-        .peer(STATUS, Repeat::Idempotent, move |_ctx: Ctx, _none: Value| {
+        .serve::<STATUS>(move |_ctx: Ctx, (): ()| {
             let world = status.clone();
             let neighbour = asked.clone();
             async move { Ok(report(&world, portal, &neighbour)) }
         })
-        .peer(
-            PARTNER_HOSTS,
-            Repeat::Idempotent,
-            move |_ctx: Ctx, hosts: Hosts| {
-                let neighbour = told.clone();
-                async move {
-                    neighbour.told(hosts);
-                    Ok(())
-                }
-            },
-        )
+        .serve::<PARTNER_HOSTS>(move |_ctx: Ctx, hosts: Hosts| {
+            let neighbour = told.clone();
+            async move {
+                neighbour.told(hosts);
+                Ok(())
+            }
+        })
 }
 
 fn report(world: &World, portal: SocketAddr, neighbour: &Neighbour) -> Status {
