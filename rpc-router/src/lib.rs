@@ -4,7 +4,8 @@
 //! switchboard connects them, here or on the other controller. It notes who asked whom for what under which action,
 //! so that every effect has a path back to its cause.
 //!
-//! * [`routing`]: the decisions, without I/O; [`pending`]: calls on their way; [`trace`]: the book.
+//! * [`routing`]: the decisions, without I/O; [`pending`]: calls on their way; [`trace`]: the book;
+//!   [`discover`]: the directory.
 //! * [`server`]: the local socket; [`link`]: the line to the partner.
 //!
 //! It must never be on the data path, and nothing that keeps data safe may wait for it: heartbeat's wire, its quorum
@@ -12,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod discover;
 pub mod link;
 pub mod pending;
 pub mod routing;

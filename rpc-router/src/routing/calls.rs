@@ -10,6 +10,7 @@ use pollux_api::action::ActionId;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::rank;
 use pollux_api::router::{DEFAULT_DEADLINE_MS, MAX_DEADLINE_MS, Outcome, SERVICE, TRACE};
+use pollux_api::rpc;
 use pollux_runtime::wire::{self, Envelope, Head};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -157,7 +158,7 @@ impl Core {
             call.to = self.names.share_pair(there.as_str(), address.service);
             return Ok(Some(link));
         }
-        if address.service == SERVICE {
+        if matches!(address.service, SERVICE | rpc::SERVICE) {
             return Ok(None);
         }
         let (callee, service) = self.service(address.service, now)?;

@@ -1,12 +1,15 @@
 //! Requests to the router itself: who registers, what is known of whom.
 
 use super::{ConnectionId, Core, Now, Registration, Role, Sender, World, calls::Call};
+use crate::discover;
+use pollux_api::contract::{self, Repeat};
 use pollux_api::error::{Code, RpcError};
 use pollux_api::rank;
 use pollux_api::router::{
     REGISTER, Register, Registered, SERVICE, STATUS, SUBSCRIBE, ServiceInfo, Status, TRACE, UNREGISTER,
     UNSUBSCRIBE,
 };
+use pollux_api::rpc;
 use pollux_runtime::wire::{self, Envelope};
 use std::collections::HashSet;
 
@@ -31,6 +34,9 @@ impl Core {
                 .map(|registered| wire::to_json(&registered)),
             UNREGISTER => self.unregister(from).map(|()| "null".to_owned()),
             STATUS => Ok(wire::to_json(&self.status())),
+            rpc::DISCOVER => {
+                Ok(discover::document(self.version, |name| self.services.contains_key(name)).to_string())
+            }
             SUBSCRIBE => self
                 .subscribe(from, params, now, world)
                 .map(|topics| wire::to_json(&topics)),
@@ -40,9 +46,9 @@ impl Core {
             other => Err(RpcError::new(
                 Code::MethodNotFound,
                 &*call.to,
-                format!("router has no method {other}"),
+                format!("the router has no method {other}"),
             )
-            .remedy("router.status, router.trace, router.subscribe, router.unsubscribe")),
+            .remedy("rpc.discover lists all")),
         };
         if &*call.method != STATUS {
             self.note(&mut call, envelope.parent, &sender.from, now);
@@ -165,8 +171,11 @@ fn registration_problems(register: &Register) -> Vec<(String, String, String)> {
                 .bytes()
                 .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'_'))
     };
-    if !letters(name) || name.len() > 32 || matches!(name.as_str(), SERVICE | "shell" | "partner") {
-        let remedy = "up to 32 lower-case letters, digits, - and _; not router, shell or partner";
+    if !letters(name)
+        || name.len() > 32
+        || matches!(name.as_str(), SERVICE | rpc::SERVICE | "shell" | "partner")
+    {
+        let remedy = "up to 32 lower-case letters, digits, - and _; not router, rpc, shell or partner";
         problems.push((
             "name".into(),
             format!("`{name}` is no name of a service"),
@@ -205,6 +214,22 @@ fn registration_problems(register: &Register) -> Vec<(String, String, String)> {
                 format!("`{}` comes twice", method.name),
                 "each method once".into(),
             ));
+        } else if let Some(declared) = contract::method(&method.name) {
+            // A method that this version does not know may be a newer service's.
+            let idempotent = declared.repeat != Repeat::Once;
+            let notification = declared.kind != contract::Kind::Request;
+            if (method.idempotent, method.peer, method.notification)
+                != (idempotent, declared.peer, notification)
+            {
+                problems.push((
+                    format!("methods[{i}]"),
+                    format!("`{}` is declared otherwise", method.name),
+                    format!(
+                        "idempotent {idempotent}, peer {}, notification {notification}",
+                        declared.peer
+                    ),
+                ));
+            }
         }
     }
     problems

@@ -166,6 +166,46 @@ fn a_flood_of_reading_does_not_wash_changes_out_of_the_journal() {
 }
 
 #[test]
+fn what_can_be_called_is_told_on_the_connection_that_asks() {
+    let (mut core, mut paper) = room();
+    ask(&mut core, &mut paper, PERSON, "rpc.discover");
+    let answer: serde_json::Value = serde_json::from_str(last(&paper, PERSON)).unwrap();
+    assert!(answer["result"]["openrpc"].is_string() && answer["action_id"].is_string());
+    ask(&mut core, &mut paper, PERSON, "rpc.invent");
+    assert!(last(&paper, PERSON).contains("\"method_not_found\""));
+}
+
+#[test]
+fn a_service_of_the_contract_registers_as_it_is_declared() {
+    let (mut core, mut paper) = room();
+    for (connection, methods, good) in [
+        (11, r#"{"name":"alua.set","idempotent":false}"#, false),
+        (12, r#"{"name":"alua.set","idempotent":true,"peer":true}"#, false),
+        (
+            13,
+            r#"{"name":"alua.set","idempotent":true,"notification":true}"#,
+            false,
+        ),
+        // The last is a newer version's.
+        (
+            14,
+            r#"{"name":"alua.set","idempotent":true},{"name":"alua.unheard","idempotent":false}"#,
+            true,
+        ),
+    ] {
+        core.opened(connection, TRUSTED);
+        let register = format!(
+            r#"{{"jsonrpc":"2.0","id":0,"method":"router.register","params":
+                {{"name":"alua","version":"0","rank":30,"methods":[{methods}]}}}}"#
+        );
+        say(&mut core, &mut paper, connection, &register);
+        let answer = last(&paper, connection);
+        assert_eq!(answer.contains("\"result\""), good, "{answer}");
+        assert_eq!(answer.contains("is declared otherwise"), !good, "{answer}");
+    }
+}
+
+#[test]
 fn a_full_queue_refuses_and_leaves_nothing_behind() {
     let (mut core, mut paper) = room();
     paper.full.insert(SERVANT);
