@@ -9,7 +9,8 @@
 //! two limits and never their sum.
 //!
 //! A slot that is read and found torn is no news either: whoever lives writes it again within d. It is as still as an
-//! unchanged one from the moment at which it was first found so, and the tearing itself counts as a last sign of life.
+//! unchanged one from the moment at which it was first found so, by whoever starts and has never seen it whole as well, and
+//! the tearing itself counts as a last sign of life. One that is whole after it was torn was written again.
 //!
 //! It must never take an unread slot for an unchanged one.
 
@@ -161,7 +162,7 @@ pub(crate) struct SlotWatch {
     since: Instant,
     /// When a change was seen: a sign of life.
     pub(crate) changed: Option<Instant>,
-    /// When it was first found torn after it had been good: whatever tore it may have been alive then.
+    /// When it was first found torn: whatever tore it may have been alive then.
     torn: Option<Instant>,
     /// When the last read was issued that showed what stands there.
     pub(crate) read: Option<Instant>,
@@ -176,7 +177,7 @@ impl SlotWatch {
             Ok(slot) => slot,
             Err(why) => {
                 let before = self.problem.replace(why);
-                if !(why.is_damage() && self.seen.is_some()) {
+                if !why.is_damage() {
                     return false;
                 }
                 if !before.is_some_and(Unread::is_damage) {
@@ -196,10 +197,11 @@ impl SlotWatch {
         }
         self.since = now;
         // The first sight proves no life: the slot of a controller that died last year is also new to me.
-        if before.is_some() {
+        let life = before.is_some() || self.torn.is_some();
+        if life {
             self.changed = Some(now);
         }
-        before.is_some()
+        life
     }
 
     pub(crate) fn numbers(&mut self, visit: &mut dyn FnMut(crate::Number, &mut u64)) {
@@ -229,7 +231,12 @@ impl SlotWatch {
 
     /// The last read showed what stands there: a slot, or one that tore.
     pub(crate) fn shown(&self) -> bool {
-        self.problem.is_none_or(Unread::is_damage) && self.seen.is_some()
+        self.problem.is_none_or(Unread::is_damage) && self.known()
+    }
+
+    /// Something was seen there, whole or torn.
+    fn known(&self) -> bool {
+        self.seen.is_some() || self.torn.is_some()
     }
 
     fn alive(&self, now: Instant, limit: Duration) -> bool {
@@ -245,7 +252,7 @@ impl SlotWatch {
         self.readable(now, limit)
             && self
                 .read
-                .is_some_and(|read| self.seen.is_some() && read >= self.since + limit)
+                .is_some_and(|read| self.known() && read >= self.since + limit)
     }
 }
 
@@ -347,7 +354,7 @@ mod tests {
             watched(3_000, |disk, ms| Ok(if disk == 0 { 7 } else { ms })).1,
             DiskSight::SomeStill
         );
-        let unread = |disk, ms| if disk == 0 { Ok(ms) } else { Err(Unread::Checksum) };
+        let unread = |disk, ms| if disk == 0 { Ok(ms) } else { Err(Unread::Io) };
         assert_eq!(watched(3_000, unread).1, DiskSight::SomeStill);
         let blank = |disk, _| if disk == 0 { Ok(7) } else { Err(Unread::Blank) };
         assert_eq!(
@@ -357,6 +364,22 @@ mod tests {
         );
         let one_blank = |disk, _| if disk == 0 { Err(Unread::Blank) } else { Ok(7) };
         assert_eq!(watched(3_000, one_blank).1, DiskSight::Still);
+    }
+
+    #[test]
+    fn a_slot_that_was_never_seen_whole_is_still_when_it_stays_torn_and_alive_when_it_is_written_again() {
+        let torn = |until| watched(until, |_, _| Err(Unread::Checksum)).1;
+        assert_eq!(torn(1_250), DiskSight::Unknown);
+        assert_eq!(torn(1_500), DiskSight::Still);
+        let again = |_, ms| if ms < 1_000 { Err(Unread::Checksum) } else { Ok(7) };
+        assert_eq!(watched(2_250, again).1, DiskSight::Alive);
+        assert_eq!(watched(2_500, again).1, DiskSight::Still);
+        let wiped = |_, _| Err(Unread::Blank);
+        assert_eq!(
+            watched(3_000, wiped).1,
+            DiskSight::Unreadable,
+            "nobody knows who wiped it"
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@
 pub(crate) mod numbers;
 
 use crate::arbiter::{Arbiter, Progress};
-use crate::area::{Advert, Area, Claims, Content, Letter, POOLS_MAX, Role, Slot};
+use crate::area::{Advert, Area, Claims, Content, Letter, POOLS_MAX, Role, Slot, Unread};
 use crate::detect::{DiskSight, SlotWatch, WireSight, WireWatch, disk_sight};
 use crate::effect::{BlockId, Effect, Lock, Note, ReadId, StopReason, WriteId};
 use crate::event::{ConfigStatus, Event, PoolInfo, PoolStep, Power, RequestId};
@@ -888,8 +888,12 @@ impl Core {
                 .as_ref()
                 .is_ok_and(|slot| slot.advert.incarnation == self.params.incarnation)
         };
-        let first = read(|area| area.slot.is_ok())
-            && !self.disks.iter().filter_map(|disk| disk.own.as_ref()).any(mine);
+        // Where both tore, power has gone since, and with it the incarnation that wrote them.
+        let told = |area: &Area| {
+            let torn = |problem: Option<Unread>| problem.is_some_and(Unread::is_damage);
+            area.slot.is_ok() || torn(area.slot.err()) && torn(area.claims.as_ref().err().copied())
+        };
+        let first = read(told) && !self.disks.iter().filter_map(|disk| disk.own.as_ref()).any(mine);
         if !read(|area| area.vote.is_ok()) || !(first || read(|area| area.claims.is_ok())) {
             return;
         }

@@ -414,11 +414,12 @@ impl Core {
             .is_some_and(|fence| self.partner.incarnation > fence.victim)
     }
 
-    /// The victim was reported off, to a question asked after the choice.
+    /// It was reported off, to a question asked after the choice: the victim ran before the choice, so it has ended, whether
+    /// or not anything of it was ever seen here.
     pub(crate) fn powered_off(&self) -> bool {
         let off = self.partner.off;
         self.fence
-            .is_some_and(|fence| off.is_some_and(|(who, asked)| who >= fence.victim && asked >= fence.since))
+            .is_some_and(|fence| off.is_some_and(|(_, asked)| asked >= fence.since))
     }
 
     /// The victim's armed watchdog has fired.
