@@ -3,6 +3,7 @@
 
 use crate::array::{Array, Breakage, Kind, Setup};
 use crate::consensus::{Bound, Proposers};
+use crate::ports;
 use crate::search::{Limits, Report, World, search};
 use crate::worlds::{CALM, TAKEOVER};
 use std::time::Duration;
@@ -108,4 +109,25 @@ fn the_same_world_has_the_same_fingerprint_and_time_alone_changes_nothing() {
         .unwrap_or_else(|| panic!("no fault"));
     assert_eq!(struck.apply(step, None), Ok(()));
     assert_ne!(struck.fingerprint(), array.fingerprint());
+}
+
+fn broken_ports(breakage: ports::Breakage) -> Report {
+    search(&ports::Ports::new(Some(breakage)), limits(2))
+}
+
+#[test]
+fn a_pool_that_is_given_before_its_sign_is_down_breaks_i4() {
+    must_break("I4", &broken_ports(ports::Breakage::GivenTooEarly));
+}
+
+#[test]
+fn a_machine_that_forgets_what_is_wanted_breaks_a_promise() {
+    let report = broken_ports(ports::Breakage::Forgets);
+    assert!(report.counterexample.is_some(), "{} states", report.states);
+}
+
+#[test]
+fn a_target_that_nobody_looks_at_does_not_recover() {
+    let report = broken_ports(ports::Breakage::NoLooks);
+    assert!(report.counterexample.is_some(), "{} states", report.states);
 }

@@ -2,6 +2,7 @@
 
 use crate::array::{Array, Kind, Setup};
 use crate::consensus::{Bound, Proposers};
+use crate::ports::Ports;
 use crate::search::{Counterexample, Limits, Report, search};
 use pollux_api::id::{Epoch, PoolId};
 use pollux_heartbeat_core::event::Request;
@@ -22,6 +23,7 @@ pub struct Named {
 enum Built {
     Consensus(Bound),
     Array(Setup, u8),
+    Ports(u8),
 }
 
 impl Named {
@@ -35,6 +37,7 @@ impl Named {
         };
         match self.built {
             Built::Consensus(bound) => search(&Proposers::new(bound), limits(0)),
+            Built::Ports(faults) => search(&Ports::new(None), limits(faults)),
             Built::Array(setup, faults) => match Array::new(setup) {
                 Ok(array) => search(&array, limits(faults)),
                 Err(violation) => Report {
@@ -80,7 +83,6 @@ pub(crate) const TAKEOVER: Setup = Setup {
         Kind::Path,
     ],
     requests: &[],
-    torn_slots: false,
     lone_recovery: true,
     breakage: None,
 };
@@ -119,9 +121,11 @@ const MOVES: &[Request] = &[
 
 /// Left out of every world of whole arrays.
 const ARRAY: &str = "changes of the configuration, more pools than one, clocks of different rates, latencies between \
-                     none and held back, torn slots, faults after the array is whole again";
+                     none and held back, faults after the array is whole again";
 const ARRAY_AT_REST: &str = "as above, and faults between two cards";
 const CONSENSUS: &str = "more ballots, more than 3 disks, a change of the set of disks (the core has none)";
+
+const PORTS: &str = "more pools than one, volumes, drains, moves that are given up, time";
 
 macro_rules! world {
     ($name:literal, $bound:expr, $left_out:expr, $built:expr) => {
@@ -259,6 +263,19 @@ pub const ALL: &[Named] = &[
         )
     ),
     world!(
+        "ports",
+        "port groups of one pool, every order; 2 of: a move, a restart of a daemon, a death of a target or of a controller, \
+         a cut of the wire, a note of an earlier claim that comes again",
+        PORTS,
+        Built::Ports(2)
+    ),
+    world!(
+        large "ports-3",
+        "the same; 3 of them",
+        PORTS,
+        Built::Ports(3)
+    ),
+    world!(
         large "two-at-rest",
         "1 disk, reservations alone; 2 faults at rest, each ending at any instant",
         ARRAY_AT_REST,
@@ -342,13 +359,5 @@ pub const ALL: &[Named] = &[
         "1 disk, every rung; 3 faults at rest",
         ARRAY_AT_REST,
         Built::Array(Setup { fine: false, ..EVERYTHING }, 3)
-    ),
-    // Open since it was found; it is here to be mended, and goes to the ordinary worlds then.
-    world!(
-        large "torn-slots",
-        "as reservations, and slots tear, too. OPEN, does not hold: where nothing but reservations can fence, nobody takes \
-         over from one that fell with its slots torn, because what is unreadable never counts as still",
-        ARRAY,
-        Built::Array(Setup { torn_slots: true, ..TAKEOVER }, 1)
     ),
 ];

@@ -2,7 +2,7 @@
 
 #[test]
 fn every_promise_holds_in_every_state_of_the_smallest_worlds() {
-    for name in ["reservations", "power", "watchdog"] {
+    for name in ["reservations", "power", "watchdog", "ports"] {
         let world = pollux_model::ALL.iter().find(|world| world.name == name);
         let world = world.unwrap_or_else(|| panic!("no world {name}"));
         let report = world.search(1_000_000);

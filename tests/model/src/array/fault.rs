@@ -3,7 +3,6 @@
 use super::node::Script;
 use super::{Array, CALM, Card, Laid, Part, Recovery, Task};
 use crate::search::Violation;
-use pollux_heartbeat_core::effect::BlockId;
 use pollux_heartbeat_core::event::Request;
 use pollux_heartbeat_core::{Effect, Event};
 
@@ -431,7 +430,6 @@ impl Array {
             match fate {
                 Fate::Lost => {}
                 Fate::Landed => self.disks[disk].parts[c].put(block, &content),
-                Fate::Torn if block == BlockId::Slot && !self.setup.torn_slots => {}
                 Fate::Torn => self.disks[disk].parts[c].tear(block),
             }
         }

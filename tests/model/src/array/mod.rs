@@ -104,8 +104,6 @@ pub(crate) struct Setup {
     pub(crate) faults: &'static [Kind],
     /// What operators ask; each request is a fault, too.
     pub(crate) requests: &'static [Request],
-    /// Slots tear as well.
-    pub(crate) torn_slots: bool,
     /// Whether one controller alone has to come to serve as well.
     pub(crate) lone_recovery: bool,
     /// The world is broken.
