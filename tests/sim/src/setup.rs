@@ -23,6 +23,8 @@ pub(crate) struct Setup {
     pub(crate) pools: Vec<PoolSpec>,
     /// Each controller has a watchdog.
     pub(crate) watchdog: [bool; 2],
+    /// Clocks may stand still unnoticed (virtual machines).
+    pub(crate) pausable: bool,
     /// There is a power control.
     pub(crate) power_rung: bool,
     /// The pools' disks implement reservations.
@@ -70,6 +72,7 @@ impl Setup {
             quorum_disks: 3,
             pools: vec![PoolSpec { home: 0, legs: 2 }, PoolSpec { home: 1, legs: 2 }],
             watchdog: [true; 2],
+            pausable: false,
             power_rung: true,
             reservations: true,
             aptpl: true,
@@ -152,6 +155,7 @@ impl Setup {
             quorum_disks: if rng.chance(250_000) { 1 } else { 3 },
             pools,
             watchdog: [rng.chance(850_000), rng.chance(850_000)],
+            pausable: false,
             power_rung: rng.chance(700_000),
             reservations: rng.chance(850_000),
             aptpl: rng.chance(500_000),

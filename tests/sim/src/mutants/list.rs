@@ -17,6 +17,7 @@ const POOLS: &str = "heartbeat/core/src/pools.rs";
 const RECORD: &str = "heartbeat/core/src/record.rs";
 const TABLE: &str = "heartbeat/core/src/table.rs";
 const TIMING: &str = "heartbeat/core/src/timing.rs";
+const WIRE: &str = "heartbeat/core/src/wire.rs";
 
 /// Every mutant, by subject.
 pub(crate) const MUTANTS: &[Mutant] = &[
@@ -46,6 +47,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: ARBITER,
         edits: &[("majority: disks / 2 + 1,", "majority: disks / 2,")],
         removes: "a majority is more than half of the quorum disks",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "ballots-of-both-alike",
+        file: RECORD,
+        edits: &[(
+            "saturating_mul(2).saturating_add(controller.index() as u64)",
+            "saturating_mul(2).saturating_add(controller.index() as u64 / 2)",
+        )],
+        removes: "no ballot is both controllers'",
         by: By::Seeds,
     },
     Mutant {
@@ -155,6 +166,26 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         by: By::Seeds,
     },
     Mutant {
+        name: "restart-from-one-disk",
+        file: MACHINE,
+        edits: &[(
+            "                .count()\n                >= self.majority()\n        };\n        // A slot that tore",
+            "                .count()\n                >= 1\n        };\n        // A slot that tore",
+        )],
+        removes: "after a restart the own ballots of a majority are read back (K7)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "an-older-record-is-learnt",
+        file: ARBITER,
+        edits: &[(
+            "if record.epoch <= self.own.decided.epoch {",
+            "if record.epoch < self.own.decided.epoch {",
+        )],
+        removes: "a record that is known is no news: what was voted since stays voted",
+        by: By::Seeds,
+    },
+    Mutant {
         name: "no-second-look-before-the-vote",
         file: MEMBER,
         edits: &[(
@@ -179,7 +210,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "false;",
         )],
         removes: "a vote of the dead is finished before the highest epoch is known (K9)",
-        by: By::Seeds,
+        by: By::Scenario("configuration::k09"),
     },
     // ---- detection ------------------------------------------------------------------------------------------
     Mutant {
@@ -216,10 +247,20 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "unread-slot-is-a-still-one",
         file: DETECT,
         edits: &[(
-            "if !(why.is_damage() && self.seen.is_some()) {",
-            "if self.seen.is_none() {",
+            "                if !why.is_damage() {\n                    return false;",
+            "                if self.seen.is_none() {\n                    return false;",
         )],
         removes: "a slot that could not be read is not an unchanged one",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "first-sight-is-life",
+        file: DETECT,
+        edits: &[(
+            "let life = before.is_some() || self.torn.is_some();",
+            "let life = true;",
+        )],
+        removes: "the first sight of a slot proves no life",
         by: By::Seeds,
     },
     Mutant {
@@ -258,7 +299,17 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "disk.slot_submitted = disk.slot_submitted.max(Some(now));",
         )],
         removes: "the lease counts from the submission of the slot write (K8)",
-        by: By::Seeds,
+        by: By::Scenario("fencing::k08"),
+    },
+    Mutant {
+        name: "lease-dated-at-the-echo",
+        file: DETECT,
+        edits: &[(
+            "            self.echoed = Some(sent);\n",
+            "            self.echoed = Some(now);\n",
+        )],
+        removes: "the lease counts from the sending of what was echoed, not from the echo (K8)",
+        by: By::Scenario("fencing::k08"),
     },
     Mutant {
         name: "lease-of-twice-its-length",
@@ -278,14 +329,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "if stamp > read && false {\n                break;",
         )],
         removes: "a slot write extends the lease only when the partner's ballots were read after it",
-        by: By::Seeds,
+        by: By::Scenario("fencing::k04"),
     },
     Mutant {
         name: "lease-against-a-standing-vote",
         file: MACHINE,
         edits: &[("if !opposed {", "if !opposed || true {")],
         removes: "a slot write extends no lease while a vote without its writer stands",
-        by: By::Seeds,
+        by: By::Scenario("fencing::k04"),
     },
     Mutant {
         name: "the-excluded-is-echoed",
@@ -295,7 +346,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "!excluded_by_vote || !excluded || true\n",
         )],
         removes: "whoever is voted out or fenced gets no echo, from which its lease would count",
-        by: By::Seeds,
+        by: By::Scenario("takeover::an_operators"),
     },
     Mutant {
         name: "no-wait-for-the-old-lease",
@@ -325,6 +376,13 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         by: By::Seeds,
     },
     Mutant {
+        name: "lease-gone-without-a-look",
+        file: MEMBER,
+        edits: &[("read && now >= clear_at", "(read || true) && now >= clear_at")],
+        removes: "the old owner's slot is read after the choice before its lease counts as run out (K4)",
+        by: By::Scenario("fencing::k04"),
+    },
+    Mutant {
         name: "watchdog-waited-for-once",
         file: TIMING,
         edits: &[(
@@ -339,13 +397,23 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: MACHINE,
         edits: &[("self.pet(now, fresh);", "self.pet(now, fresh || true);")],
         removes: "the watchdog is petted only under a fresh lease",
-        by: By::Seeds,
+        by: By::Scenario("fencing::k08"),
     },
     Mutant {
         name: "waiting-for-a-watchdog-that-is-not-armed",
         file: MEMBER,
         edits: &[("let provable = advert.watchdog && ", "let provable = ")],
         removes: "waiting proves something only if the victim's watchdog was armed",
+        by: By::Scenario("fencing::no_rung"),
+    },
+    Mutant {
+        name: "waiting-under-a-clock-that-stands-still",
+        file: MEMBER,
+        edits: &[(
+            "let provable = advert.watchdog && !advert.pausable && !self.params.pausable;",
+            "let provable = advert.watchdog;",
+        )],
+        removes: "waiting proves nothing where a clock may stand still unnoticed",
         by: By::Scenario("fencing::no_rung"),
     },
     // ---- fencing --------------------------------------------------------------------------------------------
@@ -367,7 +435,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "if *key != done && false {\n            return;",
         )],
         removes: "the answer to an earlier fence proves nothing for the present key (K12)",
-        by: By::Seeds,
+        by: By::Scenario("fencing::k12"),
     },
     Mutant {
         name: "fence-not-called-back",
@@ -382,12 +450,9 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "power-evidence-before-the-choice",
         file: MEMBER,
-        edits: &[(
-            "who >= fence.victim && asked >= fence.since)",
-            "who >= fence.victim)",
-        )],
+        edits: &[("|(_, asked)| asked >= fence.since)", "|_| true)")],
         removes: "off counts as evidence only to a question that was asked after the choice",
-        by: By::Seeds,
+        by: By::Scenario("takeover::a1"),
     },
     Mutant {
         name: "power-evidence-for-any-incarnation",
@@ -397,7 +462,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "if state == Power::Off {",
         )],
         removes: "off is proof for the incarnation that was known when the question was asked",
-        by: By::Seeds,
+        by: By::Scenario("fencing::a10"),
+    },
+    Mutant {
+        name: "an-earlier-report-counts",
+        file: MACHINE,
+        edits: &[("self.partner.off.max(Some(off));", "Some(off);")],
+        removes: "an answer that was overtaken by that to a later question takes nothing away from it",
+        by: By::Scenario("fencing::a10"),
     },
     Mutant {
         name: "the-same-incarnation-has-rebooted",
@@ -418,6 +490,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         )],
         removes: "the last incarnation that may have been a member is fenced",
         by: By::Seeds,
+    },
+    Mutant {
+        name: "fence-around-nobody-after-a-restart",
+        file: MEMBER,
+        edits: &[(
+            "before.is_none() && !self.ballots_known()",
+            "before.is_none() && !self.ballots_known() && false",
+        )],
+        removes: "a daemon that starts under a lone record reads first whom it has to fence (K8)",
+        by: By::Scenario("fencing::k08"),
     },
     Mutant {
         name: "exclusion-renewed-in-silence",
@@ -442,6 +524,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         removes: "keys that are left behind by a stop count as lost",
         by: By::Seeds,
     },
+    Mutant {
+        name: "exclusion-lost-before-the-epoch-is-known",
+        file: MACHINE,
+        edits: &[(
+            "            .for_each(|epoch| *epoch = known.max(*epoch));",
+            "            .for_each(|epoch| *epoch = *epoch);",
+        )],
+        removes: "what was lost before the area was read was lost under the epoch that stands there (S6)",
+        by: By::Scenario("fencing::exclusion_lost_before"),
+    },
     // ---- epochs and membership ------------------------------------------------------------------------------
     Mutant {
         name: "superseded-and-serving",
@@ -451,6 +543,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "let epoch = if self.was_member && !member && false {",
         )],
         removes: "whoever learns of a higher epoch without itself stops",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "served-before-and-forgotten",
+        file: MACHINE,
+        edits: &[(
+            "            serving && slot.advert.incarnation == self.params.incarnation\n",
+            "            serving && slot.advert.incarnation == self.params.incarnation && false\n",
+        )],
+        removes: "a daemon that starts knows from its slot that its controller has served",
         by: By::Seeds,
     },
     Mutant {
@@ -511,7 +613,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "            mode: Mode::Sealed,\n            base: From::Record,\n        };",
         )],
         removes: "a sealed record stands on everything that was acknowledged",
-        by: By::Seeds,
+        by: By::Scenario("configuration::h7"),
     },
     Mutant {
         name: "join-before-catch-up",
@@ -519,6 +621,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         edits: &[("if self.join_wanted() && equal {", "if self.join_wanted() {")],
         removes: "a joiner's log is equal before it becomes a member (K3)",
         by: By::Scenario("configuration::k03"),
+    },
+    Mutant {
+        name: "joined-before-what-was-taken-is-served",
+        file: MEMBER,
+        edits: &[(
+            "&& !self.pools.iter().any(|(id, pool)| pool.taking() || pool.failures == 0 && self.wants_back(*id))",
+            "&& !self.pools.iter().any(|(id, pool)| (pool.taking() || pool.failures == 0 && self.wants_back(*id)) && false)",
+        )],
+        removes: "what was taken from the last incarnation is finished before the next one joins",
+        by: By::Seeds,
     },
     Mutant {
         name: "proposal-without-a-freeze",
@@ -563,7 +675,17 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: POOLS,
         edits: &[("let moved = !expected && ", "let moved = false && !expected && ")],
         removes: "of two that claim a pool at once at least one sees the other and yields (K5)",
-        by: By::Seeds,
+        by: By::Scenario("fencing::k05"),
+    },
+    Mutant {
+        name: "both-have-yielded",
+        file: POOLS,
+        edits: &[(
+            "let waits = claim.incarnation == me && !self",
+            "let waits = claim.incarnation == me || self",
+        )],
+        removes: "of two who have both yielded neither waits for the other (L3)",
+        by: By::Scenario("fencing::k05"),
     },
     Mutant {
         name: "take-before-the-claim-is-durable",
@@ -620,7 +742,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "        if !self.claims_known() && false {\n            return Basis::No;",
         )],
         removes: "the partner's claims are read after the record was learnt",
-        by: By::Seeds,
+        by: By::Scenario("takeover::k14"),
     },
     Mutant {
         name: "key-of-an-earlier-epoch",
@@ -645,12 +767,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "adopted-whatever-is-claimed",
         file: POOLS,
-        edits: &[(
-            "claim.is_some_and(|c| c.generation == key.generation && c.epoch == key.epoch);",
-            "claim.is_some();",
-        )],
+        edits: &[
+            (
+                "claim.is_some_and(|c| c.generation == key.generation && c.epoch == key.epoch);",
+                "claim.is_some();",
+            ),
+            // The second line: what is served under a claim that has passed is stopped.
+            ("(!mine || known && ", "(known && "),
+        ],
         removes: "a restarted daemon adopts an import only by the claim of that import",
-        by: By::Seeds,
+        by: By::Scenario("fencing::k12"),
     },
     Mutant {
         name: "adopted-before-the-old-lease-is-out",
@@ -660,7 +786,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "claim.is_some();",
         )],
         removes: "what was never published is adopted with the wait for the old owner's lease",
-        by: By::Seeds,
+        by: By::Scenario("fencing::k04"),
     },
     Mutant {
         name: "taken-under-a-standing-vote",
@@ -710,6 +836,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         removes: "only a member is told what is served",
         by: By::Seeds,
     },
+    Mutant {
+        name: "both-give-at-once",
+        file: MACHINE,
+        edits: &[(
+            "if self.unwritten(now) < timing.disk_limit + timing.wire_limit {",
+            "if self.unwritten(now) < timing.disk_limit / 2 {",
+        )],
+        removes: "nobody gives everything away before the partner can have said that it has lost the shelf as well (K10)",
+        by: By::Scenario("quorum::k10"),
+    },
     // ---- configuration: what heartbeat tells its keeper -----------------------------------------------------
     Mutant {
         name: "forgotten-freeze",
@@ -720,6 +856,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         )],
         removes: "a freeze that an earlier daemon asked for is ended",
         by: By::Scenario("configuration::k13"),
+    },
+    Mutant {
+        name: "silence-locks-nothing",
+        file: MACHINE,
+        edits: &[(
+            "(true, WireSight::Silent, _) => Some(Lock::PartnerUnreachable),",
+            "(true, WireSight::Silent, _) => None,",
+        )],
+        removes: "the configuration is locked while the partner lives and does not answer",
+        by: By::Scenario("matrix::b2"),
     },
     Mutant {
         name: "keeper-not-frozen-again",
@@ -824,6 +970,26 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         by: By::Seeds,
     },
     Mutant {
+        name: "older-record-followed",
+        file: KEEPER,
+        edits: &[(
+            "if record.epoch < present.epoch {",
+            "if record.epoch < present.epoch && false {",
+        )],
+        removes: "a keeper goes by no older record than the one it knows",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "frozen-for-what-is-decided",
+        file: KEEPER,
+        edits: &[(
+            ".filter(|present| freeze.epoch <= present.epoch)",
+            ".filter(|present| freeze.epoch < present.epoch)",
+        )],
+        removes: "a keeper stands still for no epoch that is decided",
+        by: By::Seeds,
+    },
+    Mutant {
         name: "no-member-and-yet",
         file: KEEPER,
         edits: &[(
@@ -874,6 +1040,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         by: By::Seeds,
     },
     Mutant {
+        name: "older-session-begun",
+        file: KEEPER,
+        edits: &[(
+            "if sync.session < self.session {",
+            "if sync.session + 99 < self.session {",
+        )],
+        removes: "no session is begun that is older than one that was followed",
+        by: By::Seeds,
+    },
+    Mutant {
         name: "own-end-kept",
         file: KEEPER,
         edits: &[(
@@ -904,6 +1080,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             ),
         ],
         removes: "the same action asked again is done once",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "another-request-under-the-same-action",
+        file: KEEPER,
+        edits: &[(
+            "if entry.request != request_digest(change) {",
+            "if entry.request != request_digest(change) && false {",
+        )],
+        removes: "another request under an action that was carried out is refused",
         by: By::Seeds,
     },
     // ---- port groups ----------------------------------------------------------------------------------------
@@ -948,6 +1134,26 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         by: By::Seeds,
     },
     Mutant {
+        name: "moved-without-a-drain",
+        file: GROUPS,
+        edits: &[(
+            "drain: set.role == Role::Moving,",
+            "drain: set.role == Role::Moving && set.epoch.get() == 0,",
+        )],
+        removes: "a move drains first",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "a-hold-is-disturbed",
+        file: GROUPS,
+        edits: &[(
+            "access == (Access::Transitioning, Access::Transitioning)\n                    && wanted",
+            "access != (Access::Transitioning, Access::Transitioning)\n                    && wanted",
+        )],
+        removes: "a target that holds commands on its way to what is wanted is left alone",
+        by: By::Seeds,
+    },
+    Mutant {
         name: "partner-dead-and-not-unavailable",
         file: GROUPS,
         edits: &[(
@@ -963,6 +1169,53 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: LAYOUT,
         edits: &[("if crc != u32_at(AT_CRC) || *rest", "if crc == 0 && *rest")],
         removes: "a torn or flipped block is unread",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "magic-unchecked",
+        file: LAYOUT,
+        edits: &[(
+            "if block[..8] != MAGIC.to_le_bytes() {",
+            "if block[..8] != MAGIC.to_le_bytes() && number > 99 {",
+        )],
+        removes: "a block of another format is unread",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "version-unchecked",
+        file: LAYOUT,
+        edits: &[(
+            "        other => return Err(Unread::Version(other)),",
+            "        other if other == 99 => return Err(Unread::Version(other)),\n        _ => {}",
+        )],
+        removes: "a block of another version of the layout is unread",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "header-unchecked",
+        file: LAYOUT,
+        edits: &[(
+            "if let Err(why) = content(place, 0, None, area) {",
+            "if let (true, Err(why)) = (area.is_empty(), content(place, 0, None, area)) {",
+        )],
+        removes: "blocks behind a header of another disk are unread",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "older-copy-of-a-ballot",
+        file: LAYOUT,
+        edits: &[(
+            "[Ok(first), Ok(second)] if second.age() > first.age() => Ok(second),",
+            "[Ok(first), Ok(second)] if second.age() < first.age() => Ok(second),",
+        )],
+        removes: "of two whole copies of a ballot the later counts (K11)",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "votes-that-contradict-themselves",
+        file: LAYOUT,
+        edits: &[("    if voted && numbered {", "    if voted || numbered {")],
+        removes: "a ballot block whose fields contradict each other is unread",
         by: By::Seeds,
     },
     Mutant {
@@ -994,5 +1247,25 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         )],
         removes: "a block of another set of quorum disks is unread",
         by: By::Scenario("strangers::"),
+    },
+    Mutant {
+        name: "another-array-is-heard",
+        file: WIRE,
+        edits: &[(
+            "if from_array != *array.as_bytes() {",
+            "if from_array != *array.as_bytes() && sender > 9 {",
+        )],
+        removes: "a heartbeat of another array is none",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "the-own-echo-is-heard",
+        file: WIRE,
+        edits: &[(
+            "if usize::from(sender) != partner.index() {",
+            "if usize::from(sender) > 1 {",
+        )],
+        removes: "a heartbeat that is not the partner's is none",
+        by: By::Seeds,
     },
 ];

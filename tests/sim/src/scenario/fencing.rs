@@ -1,5 +1,6 @@
 //! Fences, leases and watchdogs: K4, K5, K6, K8, K12, and exclusion that is lost with the shelf's power.
 
+use super::quorum::promised;
 use super::{demand, mended, scenario, taken_over, whole, wire};
 use crate::setup::{PoolSpec, Setup};
 use crate::world::{A, B, MS, SEC, World, nanos, pool_id};
@@ -287,6 +288,29 @@ fn k04_a_slot_is_no_lease_before_the_ballots_are_read() {
     });
 }
 
+/// It goes on in the moment in which it is voted out: its slot is written after the last look before the vote, and its last
+/// look at the ballots comes before the vote is there. From then on its readings hang, and its target serves like a kernel's.
+#[test]
+fn k04_a_last_slot_before_the_vote_is_seen_after_it() {
+    for late in (0..40).map(|step| step * 250_000) {
+        scenario(reservations_only, |world| {
+            whole(world);
+            wire(world, false);
+            world.blind[A] = true;
+            world.pause(A);
+            world.run_till(30 * SEC, |world| promised(world, B, 1, false));
+            world.run_for(late);
+            world.resume(A);
+            let epoch = world.record().epoch;
+            world.run_till(40 * MS, |world| world.record().epoch > epoch);
+            world.deaf[A] = true;
+            world.run_for(5 * SEC);
+            world.deaf[A] = false;
+            mended(world);
+        });
+    }
+}
+
 /// It reads the vote against it, and nothing else: the ballots that would tell that the record is decided hang.
 #[test]
 fn k04_a_slot_is_no_lease_while_a_vote_against_its_writer_stands() {
@@ -310,21 +334,61 @@ fn k04_a_slot_is_no_lease_while_a_vote_against_its_writer_stands() {
 /// What was written long before its answer came gives a lease from when it was written, or the taker waits for too little.
 #[test]
 fn k08_a_slow_answer_is_no_longer_lease() {
-    for late in (0..10).map(|step| step * 30) {
+    for late in (0..16).map(|step| step * 50) {
         scenario(reservations_only, |world| {
             whole(world);
             wire(world, false);
-            world.run_for(late * MS);
-            world.quorum.iter_mut().for_each(|disk| disk.slow = 3 * SEC);
+            world.blind[A] = true;
+            world.quorum.iter_mut().for_each(|disk| disk.slow = 2 * SEC);
             world.run_for(nanos(world.timing.slot_period));
-            for disk in &mut world.quorum {
-                disk.slow = 0;
-                disk.path[A] = false;
-            }
+            // Its answers are on their way; no later slot lands, and soon nothing more is read.
+            world.quorum.iter_mut().for_each(|disk| disk.slow = 0);
+            world.wedged[A] = &[BlockId::Slot];
+            world.run_for((1_200 + late) * MS);
+            world.deaf[A] = true;
             taken_over(world, B);
+            world.wedged[A] = &[];
+            world.deaf[A] = false;
             mended(world);
         });
     }
+}
+
+/// What was sent long before it was echoed gives a lease from when it was sent: the partner counts from its echo.
+#[test]
+fn k08_a_slow_echo_is_no_longer_lease() {
+    for late in (0..10).map(|step| step * 100) {
+        scenario(reservations_only, |world| {
+            whole(world);
+            world.blind[A] = true;
+            // A second and a half to the partner, and as much back.
+            world.links.iter_mut().for_each(|link| link.delay = 1_500 * MS);
+            world.run_for(SEC + late * MS);
+            wire(world, false);
+            world.quorum.iter_mut().for_each(|disk| disk.path[A] = false);
+            taken_over(world, B);
+            world.links.iter_mut().for_each(|link| link.delay = 0);
+            mended(world);
+        });
+    }
+}
+
+/// Waiting is worth nothing where a watchdog may stand still with its clock.
+#[test]
+fn no_rung_of_waiting_where_clocks_may_stand_still() {
+    let machines = || Setup {
+        power_rung: false,
+        reservations: false,
+        pausable: true,
+        ..Setup::fine()
+    };
+    scenario(machines, |world| {
+        whole(world);
+        world.pause(A);
+        world.run_for(60 * SEC);
+        demand(world, !world.serves(B, 0), "pool 0 was taken by waiting");
+        mended(world);
+    });
 }
 
 #[test]

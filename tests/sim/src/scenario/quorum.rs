@@ -222,6 +222,45 @@ fn a_sign_of_life_in_the_reading_that_promises_stops_the_vote() {
     }
 }
 
+/// Found by the search (world `moves`, with slots that tear): who starts has never seen the torn slot whole.
+#[test]
+fn k11_slots_that_tore_before_anybody_looked_hide_no_death() {
+    scenario(Setup::fine, |world| {
+        world.bmc = [false; 2];
+        whole(world);
+        world.power_cut(A);
+        world.power_cut(B);
+        for disk in &mut world.quorum {
+            disk.flip(ControllerId::A, BlockId::Slot, &mut world.rng);
+        }
+        world.power_on(B);
+        taken_over(world, B);
+        mended(world);
+    });
+}
+
+/// Found by the search (world `boot`, with slots that tear): on its own disks slot and claims tore together, in its last life.
+#[test]
+fn k11_whoever_lost_slot_and_claims_with_the_power_starts_again() {
+    for disks in [1, 3] {
+        let some = || Setup {
+            quorum_disks: disks,
+            ..Setup::fine()
+        };
+        scenario(some, |world| {
+            whole(world);
+            world.power_cut(A);
+            for disk in &mut world.quorum {
+                for block in [BlockId::Slot, BlockId::Claims, BlockId::Mailbox] {
+                    disk.flip(ControllerId::A, block, &mut world.rng);
+                }
+            }
+            world.power_on(A);
+            mended(world);
+        });
+    }
+}
+
 #[test]
 fn k11_slots_that_tear_with_the_power_hide_no_death() {
     scenario(Setup::fine, |world| {

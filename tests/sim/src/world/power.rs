@@ -196,7 +196,7 @@ impl World {
             seed: self.rng.next(),
             power_rung: self.setup.power_rung,
             reservation_rung: self.setup.reservations,
-            pausable: false,
+            pausable: self.setup.pausable,
             auto_giveback: self.setup.auto_giveback,
         };
         let now = self.local(c);
