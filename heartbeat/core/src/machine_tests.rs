@@ -800,7 +800,11 @@ fn who_may_have_claimed_something_reads_its_claims_back_before_it_starts() {
     assert!(starts(&no_claims), "an older incarnation's claims bind nobody");
     assert!(!starts(&|area| (mine(area), no_claims(area)).1));
     assert!(
-        !starts(&|area| (no_slot(area), no_claims(area)).1),
+        starts(&|area| (no_slot(area), no_claims(area)).1),
+        "both tore with the power, and with it the life that wrote them has ended"
+    );
+    assert!(
+        !starts(&|area| (area.slot = Err(Unread::Io), no_claims(area)).1),
         "whose they are is not known"
     );
     assert!(!starts(&|area| area.vote = Err(Unread::Checksum)));
@@ -844,7 +848,7 @@ fn at_the_start_both_areas_take_turns_and_then_only_the_partners_is_read() {
         let mut bench = Bench::new();
         for (disk, [slot, claims]) in bench.disks.iter_mut().zip(bad) {
             if slot {
-                disk[A.index()].slot = Err(Unread::Checksum);
+                disk[A.index()].slot = Err(Unread::Blank);
             }
             if claims {
                 disk[A.index()].claims = Err(Unread::Checksum);
@@ -867,7 +871,7 @@ fn at_the_start_both_areas_take_turns_and_then_only_the_partners_is_read() {
     let mut bench = Bench::new();
     for disk in &mut bench.disks[..2] {
         disk[A.index()].claims = Err(Unread::Checksum);
-        disk[A.index()].slot = Err(Unread::Checksum);
+        disk[A.index()].slot = Err(Unread::Blank);
     }
     bench.boot(params(A, 1));
     bench.run(ms(2_000));

@@ -795,7 +795,7 @@ fn power_is_evidence_for_the_victim_and_by_a_question_that_was_asked_after_the_c
         core.powered_off()
     };
     assert!(off(1, now) && off(2, now + NS));
-    assert!(!off(0, now), "an earlier life");
+    assert!(off(0, now), "it ran before the choice, whoever was seen of it");
     assert!(!off(1, now.before(NS)), "asked before");
     let mut none = core.clone();
     none.fence = None;
