@@ -142,6 +142,17 @@ fn replies_without_a_lease_break_s7() {
     });
 }
 
+/// K1: two of three quorum disks are then the first pool's. Its owner is heard for ever, and its partner, which nothing has
+/// struck, cannot say that it lives and loses what it serves.
+#[test]
+fn a_quorum_area_on_the_pools_disks_locks_the_partner_out_k1() {
+    let mut world = World::new(1, reservations_only());
+    whole(&mut world);
+    world.breakage.quorum_on_pools = true;
+    let lost = world.run_till(60 * SEC, |world| !world.serves(B, 1));
+    assert!(lost, "{:?}", world.violation);
+}
+
 #[test]
 fn a_forged_echo_breaks_l1() {
     let mut world = World::new(1, reservations_only());

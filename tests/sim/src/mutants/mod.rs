@@ -270,7 +270,7 @@ impl Runner {
             return Ok(end);
         }
         // The worlds of the search know nothing of the configuration.
-        if self.searching && mutant.file.starts_with("heartbeat/") {
+        if self.searching && !mutant.file.starts_with("config-keeper/") {
             self.search()
         } else {
             Ok(End::Survived)

@@ -279,7 +279,8 @@ fn k04_a_slot_is_no_lease_before_the_ballots_are_read() {
         wire(world, false);
         world.blind[A] = true;
         world.pause(A);
-        taken_over(world, B);
+        let served = world.run_till(10 * SEC, |world| world.serves(B, 0));
+        demand(world, served, "b does not take over");
         world.deaf[A] = true;
         world.resume(A);
         world.run_for(4 * SEC);
@@ -323,7 +324,8 @@ fn k04_a_slot_is_no_lease_while_a_vote_against_its_writer_stands() {
         let decided = world.run_till(30 * SEC, |world| world.record().epoch > epoch);
         demand(world, decided, "b does not take over");
         world.wedged[B] = &[BlockId::Vote0, BlockId::Vote1];
-        taken_over(world, B);
+        let served = world.run_till(10 * SEC, |world| world.serves(B, 0));
+        demand(world, served, "b does not take the pool");
         world.resume(A);
         world.run_for(4 * SEC);
         world.wedged[B] = &[];
@@ -334,13 +336,29 @@ fn k04_a_slot_is_no_lease_while_a_vote_against_its_writer_stands() {
 /// What was written long before its answer came gives a lease from when it was written, or the taker waits for too little.
 #[test]
 fn k08_a_slow_answer_is_no_longer_lease() {
+    let shown = |world: &mut World| -> Vec<u64> {
+        let slots = world
+            .quorum
+            .iter_mut()
+            .map(|disk| disk.stands(ControllerId::A).slot);
+        slots.map(|slot| slot.map_or(0, |slot| slot.sequence)).collect()
+    };
     for late in (0..16).map(|step| step * 50) {
         scenario(reservations_only, |world| {
             whole(world);
             wire(world, false);
             world.blind[A] = true;
-            world.quorum.iter_mut().for_each(|disk| disk.slow = 2 * SEC);
-            world.run_for(nanos(world.timing.slot_period));
+            let before = shown(world);
+            world.quorum.iter_mut().for_each(|disk| disk.slow = 1_500 * MS);
+            let landed = world.run_till(5 * SEC, |world| {
+                let now = shown(world);
+                now.iter()
+                    .zip(&before)
+                    .filter(|(now, before)| **now > **before + 2)
+                    .count()
+                    > 1
+            });
+            demand(world, landed, "no slot is written");
             // Its answers are on their way; no later slot lands, and soon nothing more is read.
             world.quorum.iter_mut().for_each(|disk| disk.slow = 0);
             world.wedged[A] = &[BlockId::Slot];

@@ -164,6 +164,23 @@ fn k11_two_proposers_over_slow_disks_choose_one_record() {
     }
 }
 
+/// A disk is read, then the own ballot lands there, then the reading is answered: it says nothing about what the other wrote
+/// after it.
+#[test]
+fn k11_a_reading_of_before_the_own_ballot_does_not_count() {
+    for late in [100, 300, 900] {
+        scenario(Setup::fine, |world| {
+            whole(world);
+            wire(world, false);
+            world.late_answers = [late * MS; 2];
+            world.pause(A);
+            taken_over(world, B);
+            world.late_answers = [0; 2];
+            mended(world);
+        });
+    }
+}
+
 #[test]
 fn k11_another_disk_in_this_place_is_no_vote() {
     scenario(Setup::fine, |world| {

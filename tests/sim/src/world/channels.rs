@@ -99,7 +99,9 @@ impl World {
             let at = disk.stuck_until.min(self.now + AGAIN) + self.rng.range(0, MS);
             return self.at(at, Happening::QuorumWrite { c, boot, id: write });
         }
-        let good = disk.reaches(c) && !disk.read_only;
+        let owner = self.disks[at % self.disks.len()].holder;
+        let rejected = self.breakage.quorum_on_pools && owner.is_some_and(|owner| owner != c);
+        let good = disk.reaches(c) && !disk.read_only && !rejected;
         if good && let Some(mut entry) = self.nodes[c].writes.remove(&write) {
             self.apply(c, &entry);
             entry.applied = true;
@@ -181,7 +183,9 @@ impl World {
             }
         }
         let issued = self.nodes[c].clock.read(issued);
-        let span = self.way_back(disk);
+        let late = self.late_answers[c];
+        let late = if late > 0 { self.rng.range(0, late) } else { 0 };
+        let span = self.way_back(disk) + late;
         self.after(
             span,
             Happening::Tell {

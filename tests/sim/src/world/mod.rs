@@ -486,6 +486,8 @@ pub(crate) struct Breakage {
     pub(crate) early_acknowledgement: bool,
     /// Fencing is confirmed without looking.
     pub(crate) fence_confirmed_blindly: bool,
+    /// The quorum area lies on the disks of the pools, and their reservations reject whoever does not own the pool (K1).
+    pub(crate) quorum_on_pools: bool,
     /// A change is acknowledged when only the sequencer holds it.
     pub(crate) lone_acknowledgement: bool,
 }
@@ -525,6 +527,8 @@ pub(crate) struct World {
     pub(crate) wedged: [&'static [BlockId]; 2],
     /// Readings of the quorum disks by this controller hang.
     pub(crate) deaf: [bool; 2],
+    /// Answers to this controller's readings come up to so much later than what they show was so.
+    pub(crate) late_answers: [u64; 2],
     /// Processors and disks have more to do than they can.
     pub(crate) saturated: bool,
     /// What once stood on the first quorum disk.
@@ -660,6 +664,7 @@ impl World {
             stall_next: None,
             wedged: [&[]; 2],
             deaf: [false; 2],
+            late_answers: [0; 2],
             saturated: false,
             copy: None,
             bmc_slow: [0; 2],
