@@ -5,7 +5,7 @@
 //! so that every effect has a path back to its cause.
 //!
 //! * [`routing`]: the decisions, without I/O; [`pending`]: calls on their way; [`trace`]: the book;
-//!   [`discover`]: the directory.
+//!   [`discover`]: the directory; [`actions`]: long work.
 //! * [`server`]: the local socket; [`link`]: the line to the partner.
 //!
 //! It must never be on the data path, and nothing that keeps data safe may wait for it: heartbeat's wire, its quorum
@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod actions;
 pub mod discover;
 pub mod link;
 pub mod pending;

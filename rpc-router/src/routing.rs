@@ -28,7 +28,9 @@ mod events;
 mod history;
 mod names;
 mod own;
+mod work;
 
+use crate::actions::Actions;
 use crate::pending::Pending;
 use crate::trace::{Entry, Ring};
 use calls::{Batch, Call, ReplyTo, overloaded};
@@ -145,6 +147,7 @@ pub struct Core {
     link: Option<ConnectionId>,
     link_info: Link,
     ring: Ring,
+    actions: Actions,
     counters: Counters,
     names: Names,
     /// Sender of what people say: `a/shell`.
@@ -186,6 +189,7 @@ impl Core {
                 problem,
             },
             ring,
+            actions: Actions::default(),
             counters: Counters::default(),
             names: Names::default(),
             shell: format!("{me}/shell").into(),
@@ -274,6 +278,7 @@ impl Core {
         let name = match &gone.role {
             Role::Service(service) => {
                 self.forget_name(&service.name, connection);
+                self.work_gone(&service.name, now, world);
                 format!("{}/{}", self.me, service.name)
             }
             Role::Link => {

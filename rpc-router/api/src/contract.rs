@@ -155,6 +155,7 @@ pub const SERVICES: &[&Service] = &[
     crate::target::Contract::SERVICE,
     crate::pool::Contract::SERVICE,
     crate::config::Contract::SERVICE,
+    crate::template::Contract::SERVICE,
     crate::chassis::Contract::SERVICE,
     crate::chassis::bmc::Contract::SERVICE,
 ];

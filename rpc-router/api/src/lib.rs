@@ -23,3 +23,4 @@ pub mod rank;
 pub mod router;
 pub mod rpc;
 pub mod target;
+pub mod template;

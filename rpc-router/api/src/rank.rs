@@ -24,6 +24,8 @@ pub const POOL_MANAGER: Rank = 50;
 /// `config`: the config keeper.
 pub const CONFIG_KEEPER: Rank = 60;
 
+/// `template`: what new services are copied from. It calls nobody.
+pub const TEMPLATE: Rank = 70;
 /// Who answers at once and waits for nobody: the router itself, and the enclosure.
 pub const TOP: Rank = Rank::MAX;
 

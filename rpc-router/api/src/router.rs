@@ -3,7 +3,7 @@
 //! These methods are served by the router, on the connection that asks; `partner/router.status` goes to the
 //! partner's router like any other call.
 
-use crate::action::ActionId;
+use crate::action::{Action, ActionId, ActionQuery, Cancel, Progress};
 use crate::id::ControllerId;
 use crate::rank::Rank;
 use alloc::{string::String, vec::Vec};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 crate::contract! {
     service "router", rank crate::rank::TOP, door crate::contract::Door::Router;
     /// The message bus of one controller: registrations, subscriptions, and what it has seen.
-    calls [SUBSCRIBE, TRACE, EVENT];
+    calls [SUBSCRIBE, TRACE, EVENT, WITHDRAWN];
     requests {
         /// This connection is a service from now on. `conflict`: a service of that name lives.
         each REGISTER = "router.register": Register => Registered, [Conflict];
@@ -26,14 +26,26 @@ crate::contract! {
         idempotent STATUS = "router.status": () => Status, [];
         /// Every message under an action, from both routers.
         peer TRACE = "router.trace": Trace => TraceReport, [];
+        /// Long work of this controller's services, oldest first: what goes on, and some of what has ended.
+        idempotent ACTIONS = "router.actions": ActionQuery => Vec<Action>, [];
+        /// Asks for a piece of work to end. Answered when its service has been told; how it ends is seen in its next
+        /// reports. `refused`: not safe now; `conflict`: it has ended.
+        idempotent CANCEL = "router.cancel": Cancel => Action, [NotFound, Conflict, Refused];
     }
     notifications {
         /// Publishes an event. Only a service may, on topics that begin with its name.
         PUBLISH = "router.publish": Publish<crate::contract::Anything>;
         /// To a subscriber, and from router to router: something was published.
         EVENT = "router.event": Event<crate::contract::Anything>;
+        /// From a service: how far a piece of long work is.
+        PROGRESS = "router.progress": Progress;
+        /// To a service: whoever asked for a piece of work wants it no more.
+        WITHDRAWN = "router.withdrawn": Cancel;
     }
-    topics {}
+    topics {
+        /// Every report of long work on this controller.
+        WORK = "router.work": Action;
+    }
 }
 /// Longest message in bytes, in either direction, its newline included.
 pub const MAX_MESSAGE: usize = 1 << 20;

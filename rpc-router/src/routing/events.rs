@@ -5,7 +5,7 @@ use crate::trace::Entry;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::id::ControllerId;
 use pollux_api::router::{
-    EVENT, Event, Outcome, PUBLISH, Publish, SERVICE, SUBSCRIBE, Subscribe, Subscribed,
+    EVENT, Event, Outcome, PROGRESS, PUBLISH, Publish, SERVICE, SUBSCRIBE, Subscribe, Subscribed,
 };
 use pollux_runtime::wire::{self, Envelope, Head};
 use serde_json::value::RawValue;
@@ -37,6 +37,7 @@ impl Core {
         if address.service == SERVICE && !address.remote {
             return match address.method {
                 PUBLISH => self.publish(from, params, world),
+                PROGRESS => self.progress(from, params, now, world),
                 EVENT if sender.over_link => self.remote_event(params, world),
                 other => Err(RpcError::new(
                     Code::MethodNotFound,
@@ -116,13 +117,7 @@ impl Core {
         if self.topics.len() >= TOPICS && !self.topics.contains_key(&topic) {
             return Err(overloaded(self.me, format!("{TOPICS} topics are known")));
         }
-        let entry = self.topics.entry(topic.clone()).or_default();
-        entry.sequence += 1;
-        let message = event_message(&topic, self.me, entry.sequence, payload.get());
-        let subscribers: Vec<ConnectionId> = entry.subscribers.iter().copied().collect();
-        for to in subscribers {
-            self.deliver_event(to, &message, world);
-        }
+        self.emit(&topic, payload.get(), world);
         Ok(())
     }
 

@@ -6,8 +6,8 @@ use pollux_api::contract::{self, Repeat};
 use pollux_api::error::{Code, RpcError};
 use pollux_api::rank;
 use pollux_api::router::{
-    REGISTER, Register, Registered, SERVICE, STATUS, SUBSCRIBE, ServiceInfo, Status, TRACE, UNREGISTER,
-    UNSUBSCRIBE,
+    ACTIONS, CANCEL, REGISTER, Register, Registered, SERVICE, STATUS, SUBSCRIBE, ServiceInfo, Status, TRACE,
+    UNREGISTER, UNSUBSCRIBE,
 };
 use pollux_api::rpc;
 use pollux_runtime::wire::{self, Envelope};
@@ -34,6 +34,10 @@ impl Core {
                 .map(|registered| wire::to_json(&registered)),
             UNREGISTER => self.unregister(from).map(|()| "null".to_owned()),
             STATUS => Ok(wire::to_json(&self.status())),
+            ACTIONS => self.list_work(params).map(|actions| wire::to_json(&actions)),
+            CANCEL => self
+                .cancel_work(params, sender, world)
+                .map(|action| wire::to_json(&action)),
             rpc::DISCOVER => {
                 Ok(discover::document(self.version, |name| self.services.contains_key(name)).to_string())
             }

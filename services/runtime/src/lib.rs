@@ -32,6 +32,7 @@ mod memory;
 pub mod service;
 pub mod typed;
 pub mod wire;
+pub mod work;
 
 pub use client::{Client, Subscription, Update};
 pub use config::{ControllerConfig, Profile};

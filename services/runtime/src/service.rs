@@ -67,6 +67,8 @@ pub struct Builder {
     rank: Rank,
     version: &'static str,
     entries: Vec<Entry>,
+    /// What only the router says, without having been told that it can.
+    inside: Vec<Entry>,
 }
 
 impl Builder {
@@ -76,11 +78,30 @@ impl Builder {
             rank,
             version: env!("CARGO_PKG_VERSION"),
             entries: Vec::new(),
+            inside: Vec::new(),
         }
     }
 
     pub(crate) fn serves(&self, method: &str) -> bool {
         self.entries.iter().any(|entry| entry.name == method)
+    }
+
+    /// A notification from the router itself.
+    pub(crate) fn inside<Req, F, Fut>(mut self, name: &'static str, handler: F) -> Self
+    where
+        Req: DeserializeOwned,
+        F: Fn(Ctx, Req) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), RpcError>> + Send + 'static,
+    {
+        let method = Method {
+            name: name.to_owned(),
+            idempotent: true,
+            peer: false,
+            notification: true,
+        };
+        let mut made = Self::new(self.name, self.rank).entry(name, method, handler);
+        self.inside.append(&mut made.entries);
+        self
     }
 
     pub(crate) fn entry<Req, Resp, F, Fut>(mut self, name: &'static str, method: Method, handler: F) -> Self
@@ -194,6 +215,7 @@ impl Builder {
             entries: self
                 .entries
                 .into_iter()
+                .chain(self.inside)
                 .map(|entry| (entry.name, entry))
                 .collect(),
             memory: Mutex::new(Memory::new(REMEMBERED_ANSWERS)),

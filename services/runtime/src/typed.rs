@@ -21,6 +21,7 @@ use crate::client::Client;
 use crate::config::ControllerConfig;
 use crate::ctx::Ctx;
 use crate::service::{Builder, Service};
+use crate::work::Works;
 use pollux_api::contract::{Contract, Declaration, Kind, Notification, Repeat, Request};
 use pollux_api::error::RpcError;
 use pollux_api::id::ControllerId;
@@ -63,6 +64,7 @@ where
 /// A service of the contract in the making; see [`Service::of`].
 pub struct Typed<C> {
     builder: Builder,
+    pub(crate) works: Works,
     contract: PhantomData<fn() -> C>,
 }
 
@@ -71,6 +73,7 @@ impl Service {
     pub fn of<C: Contract>() -> Typed<C> {
         Typed {
             builder: Builder::new(C::SERVICE.name, C::SERVICE.rank),
+            works: Works::default(),
             contract: PhantomData,
         }
     }
@@ -137,7 +140,8 @@ impl<C: Contract> Typed<C> {
     /// # Panics
     /// When a method of the contract is not served: a defect of the service that every start shows.
     pub fn start(self, config: &ControllerConfig) -> Service {
-        self.whole().start(config)
+        let works = self.works.clone();
+        works.started(self.whole().start(config))
     }
 
     /// The same, at a socket; `controller` is only for messages to people.
@@ -145,7 +149,8 @@ impl<C: Contract> Typed<C> {
     /// # Panics
     /// As [`Typed::start`].
     pub fn start_at(self, socket: &Path, controller: &str) -> Service {
-        self.whole().start_at(socket, controller)
+        let works = self.works.clone();
+        works.started(self.whole().start_at(socket, controller))
     }
 
     fn whole(self) -> Builder {
@@ -161,7 +166,7 @@ impl<C: Contract> Typed<C> {
             C::SERVICE.name,
             missing.join(", ")
         );
-        self.builder
+        self.works.listen(self.builder)
     }
 }
 
@@ -217,7 +222,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "alua does not serve alua.status of its contract")]
     fn a_service_that_does_not_serve_its_whole_contract_does_not_start() {
-        set_only().whole();
+        drop(set_only().whole());
     }
 
     #[test]

@@ -171,6 +171,21 @@ impl Array {
         self.ask(at, method, &(), &Ctx::new(QUESTION)).await
     }
 
+    /// A connection, and how a topic of `at` is called on it.
+    pub fn topic(&self, at: ControllerId, topic: &str) -> (&Client, String) {
+        match self.direct.get(&at) {
+            Some(client) => (client, topic.to_owned()),
+            None => {
+                let client = self
+                    .direct
+                    .values()
+                    .next()
+                    .expect("an array has at least one connection");
+                (client, format!("{at}/{topic}"))
+            }
+        }
+    }
+
     /// Directory of the array, as far as it can be known from here.
     pub fn dir(&self) -> &Path {
         &self.dir

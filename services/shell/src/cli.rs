@@ -73,6 +73,9 @@ pub enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Long work: what goes on, how far it is, and how it is called off
+    #[command(subcommand)]
+    Action(Work),
     /// Move a pool to the partner of its owner, planned
     Switchover {
         /// Name or identity of the pool
@@ -141,6 +144,27 @@ pub enum Command {
         /// Arguments of pollux-demo
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
+    },
+}
+
+/// `pollux action`.
+#[derive(Debug, Subcommand)]
+pub enum Work {
+    /// Long work that goes on, on both controllers
+    List {
+        /// Also what has ended
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show how far a piece of work is until it ends
+    Watch {
+        /// The action under which it was asked for
+        id: ActionId,
+    },
+    /// Ask for a piece of work to end, where that is safe
+    Cancel {
+        /// The action under which it was asked for
+        id: ActionId,
     },
 }
 
@@ -590,7 +614,8 @@ mod tests {
 
     #[test]
     fn every_command_is_read_with_every_common_option() {
-        let commands = "status|why|timeline|trace|switchover p --dry-run|giveback|giveback p --yes|takeover --partner\
+        let commands = "status|why|timeline|trace|action list --all|action watch 01890a5d-ac96-774b-bcce-b302099a8057\
+            |action cancel 01890a5d-ac96-774b-bcce-b302099a8057|switchover p --dry-run|giveback|giveback p --yes|takeover --partner\
             |abort p|pool create p --home a --disks 0,disk-01|pool list|pool show p|pool home p b|pool delete p\
             |volume create v --pool p --size 1G|volume list|volume show v|volume resize v --size 2G|volume delete v\
             |host create h --iqn iqn.2025-01.x:h|host list|host show h|host delete h|map create v h --lun 3|map list\

@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod action;
 pub mod array;
 pub mod cli;
 pub mod enclosure;

@@ -8,7 +8,7 @@ use pollux_shell::error::Error;
 use pollux_shell::moves::{self, Move};
 use pollux_shell::print::Style;
 use pollux_shell::resources::{self, Shown};
-use pollux_shell::{enclosure, status, timeline, trace};
+use pollux_shell::{action, enclosure, status, timeline, trace};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
@@ -58,7 +58,7 @@ async fn run(line: Line) -> Result<Shown, Error> {
         dir: common.dir,
         on: common.on,
     };
-    let (style, action) = (Style::of_stdout(), common.action);
+    let (style, under) = (Style::of_stdout(), common.action);
     match command {
         Command::Demo { .. } => {
             return Err(Error::usage(
@@ -92,32 +92,33 @@ async fn run(line: Line) -> Result<Shown, Error> {
             let report = trace::gather(&array, id, limit).await?;
             Ok(Shown::new(trace::render(&report, id, all, style), &report))
         }
+        Command::Action(command) => action::run(&array, command).await,
         Command::Switchover { pool, care } => {
-            moves::run(&array, Move::Switchover(pool), care, action, style).await
+            moves::run(&array, Move::Switchover(pool), care, under, style).await
         }
         Command::Giveback { pool, care } => {
-            moves::run(&array, Move::Giveback(pool), care, action, style).await
+            moves::run(&array, Move::Giveback(pool), care, under, style).await
         }
         Command::Takeover {
             partner: _,
             override_epoch,
             care,
-        } => moves::run(&array, Move::Takeover(override_epoch), care, action, style).await,
+        } => moves::run(&array, Move::Takeover(override_epoch), care, under, style).await,
         Command::Abort { pool } => {
             let care = pollux_shell::cli::Care {
                 dry_run: false,
                 yes: true,
                 wait: 0,
             };
-            moves::run(&array, Move::Abort(pool), care, action, style).await
+            moves::run(&array, Move::Abort(pool), care, under, style).await
         }
-        Command::Pool(command) => resources::pool(&array, command, action).await,
-        Command::Volume(command) => resources::volume(&array, command, action).await,
-        Command::Host(command) => resources::host(&array, command, action).await,
-        Command::Map(command) => resources::map(&array, command, action).await,
-        Command::Address(command) => resources::address(&array, command, action).await,
+        Command::Pool(command) => resources::pool(&array, command, under).await,
+        Command::Volume(command) => resources::volume(&array, command, under).await,
+        Command::Host(command) => resources::host(&array, command, under).await,
+        Command::Map(command) => resources::map(&array, command, under).await,
+        Command::Address(command) => resources::address(&array, command, under).await,
         Command::Config(pollux_shell::cli::Config::Open { care }) => {
-            moves::run(&array, Move::OpenAlone, care, action, style).await
+            moves::run(&array, Move::OpenAlone, care, under, style).await
         }
         Command::Config(command) => resources::config(&array, command, style).await,
         Command::Call { method, params } => {
@@ -128,7 +129,7 @@ async fn run(line: Line) -> Result<Shown, Error> {
                     "for instance '{\"limit\":1}'",
                 )
             })?;
-            let ctx = action.map_or_else(|| Ctx::new(CHANGE), |action| Ctx::of(action, CHANGE));
+            let ctx = under.map_or_else(|| Ctx::new(CHANGE), |action| Ctx::of(action, CHANGE));
             let answer: Value = array.ask(array.here, &method, &params, &ctx).await?;
             Ok(Shown {
                 text: format!("{answer:#}\n"),
