@@ -17,6 +17,7 @@ pub const FOLDERS: &[(&str, &str)] = &[
     ("target", "services/block-target/src"),
     ("pool", "pool-manager/src"),
     ("config", "config-keeper/src"),
+    ("template", "services/template/src"),
 ];
 
 /// Methods of other services that the sources in `folder` of service `own` name.
