@@ -28,6 +28,7 @@ mod events;
 mod history;
 mod names;
 mod own;
+mod shared;
 mod work;
 
 use crate::actions::Actions;

@@ -1,7 +1,8 @@
 //! The post office's book: every letter that passed, under which action, and how it ended.
 //!
 //! [`Ring`] holds the newest records in memory and answers "what did this action cause"; [`Journal`] writes finished
-//! ones to `var/trace.jsonl`, so that the answer survives a restart. Both are bounded: the ring drops its oldest
+//! ones to `var/trace.jsonl`, so that the answer survives a restart. What only the partner saw, it has told in time, so
+//! that the answer survives the partner too. Both are bounded: the ring drops its oldest
 //! records, the journal begins a new file and keeps one old one.
 //!
 //! It must never hold up a message: the journal has a thread and a bounded queue of its own, and what does not fit is

@@ -535,9 +535,8 @@ async fn a_killed_router_comes_back_and_everybody_registers_again() {
     );
 }
 
-#[tokio::test]
-async fn an_action_is_traced_across_both_controllers() {
-    let pair = Pair::started().await;
+/// Services that call one after the other, here and there; the last refuses.
+fn chain(pair: &Pair) -> [Service; 5] {
     let (a, b) = (pair.config(ControllerId::A), pair.config(ControllerId::B));
     // shell -> a/first -> b/second -> a/third -> a/fourth: the last call is seen by a alone, its cause by b alone.
     let relay =
@@ -558,13 +557,19 @@ async fn an_action_is_traced_across_both_controllers() {
             *client.lock().unwrap() = Some(service.client().clone());
             service
         };
-    let services = [
+    [
         relay("first", 70, "first.go", "partner/second.go", &a),
         relay("second", 71, "second.go", "second-b.go", &b),
         relay("second-b", 72, "second-b.go", "partner/third.go", &b),
         relay("third", 73, "third.go", "fourth.go", &a),
         relay("fourth", 74, "fourth.go", "", &a),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn an_action_is_traced_across_both_controllers() {
+    let pair = Pair::started().await;
+    let services = chain(&pair);
     for service in &services {
         service.registered().await;
     }
@@ -712,4 +717,52 @@ async fn a_second_router_on_the_same_directory_is_refused() {
         .await
         .until(STATUS, |_: &Status| true)
         .await;
+}
+
+#[tokio::test]
+async fn the_survivor_tells_what_the_dead_partner_saw_after_a_kill_of_its_own_router() {
+    let mut pair = Pair::started().await;
+    let services = chain(&pair);
+    for service in &services {
+        service.registered().await;
+    }
+    let ctx = Ctx::new(BOUND);
+    let client = pair.client(ControllerId::A).await;
+    let refused = client.call::<_, ()>("first.go", &(), &ctx).await.unwrap_err();
+    assert!(refused.is(Code::Refused), "{refused}");
+    // On the disk of a: its own records, and what only b saw.
+    let journal = pair.config(ControllerId::A).paths.var.join("trace.jsonl");
+    let end = Instant::now() + BOUND;
+    let methods = ["first.go", "second.go", "second-b.go", "third.go", "fourth.go"];
+    loop {
+        let text = std::fs::read_to_string(&journal).unwrap_or_default();
+        if methods.iter().all(|method| text.contains(method)) {
+            break;
+        }
+        assert!(Instant::now() < end, "{text}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    pair.kill(ControllerId::B);
+    pair.kill(ControllerId::A);
+    pair.start(ControllerId::A);
+    let trace = Trace {
+        action_id: Some(ctx.action),
+        also: Vec::new(),
+        limit: None,
+        local: false,
+    };
+    let client = pair.client(ControllerId::A).await;
+    let report: TraceReport = client.call(TRACE, &trace, &Ctx::new(BOUND)).await.unwrap();
+    let told: Vec<&str> = report
+        .records
+        .iter()
+        .map(|record| record.method.as_str())
+        .collect();
+    assert_eq!(told, methods);
+    for (cause, effect) in report.records.iter().zip(&report.records[1..]) {
+        assert_eq!(effect.parent, Some(cause.action_id));
+    }
+    // And it says whom it could not ask.
+    assert_eq!(report.seen, [ControllerId::A]);
+    assert_eq!(report.missing[0].controller, ControllerId::B);
 }

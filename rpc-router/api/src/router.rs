@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 crate::contract! {
     service "router", rank crate::rank::TOP, door crate::contract::Door::Router;
     /// The message bus of one controller: registrations, subscriptions, and what it has seen.
-    calls [SUBSCRIBE, TRACE, EVENT, WITHDRAWN];
+    calls [SUBSCRIBE, TRACE, EVENT, TRACED, WITHDRAWN];
     requests {
         /// This connection is a service from now on. `conflict`: a service of that name lives.
         each REGISTER = "router.register": Register => Registered, [Conflict];
@@ -39,6 +39,8 @@ crate::contract! {
         EVENT = "router.event": Event<crate::contract::Anything>;
         /// From a service: how far a piece of long work is.
         PROGRESS = "router.progress": Progress;
+        /// From router to router: a record of what only the sender saw, so that the survivor can tell it.
+        TRACED = "router.traced": TraceRecord;
         /// To a service: whoever asked for a piece of work wants it no more.
         WITHDRAWN = "router.withdrawn": Cancel;
     }

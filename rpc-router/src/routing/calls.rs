@@ -363,10 +363,15 @@ impl Core {
     fn finish(&mut self, call: &Call, outcome: Outcome, now: Now, world: &mut impl World) {
         let Some(number) = call.trace else { return };
         let room = call.change || self.journal_has_room(now);
-        if let Some(record) = self.ring.finish(number, now.unix_us, outcome)
-            && !(room && world.journal(record))
-        {
+        let Some(record) = self.ring.finish(number, now.unix_us, outcome) else {
+            return;
+        };
+        // What nobody caused is not shared, and not copied for it.
+        let effect = record.parent.is_some().then(|| record.clone());
+        if !(room && world.journal(record)) {
             self.counters.trace_dropped += 1;
+        } else if let Some(effect) = effect {
+            self.share(&effect, world);
         }
     }
 

@@ -5,7 +5,7 @@ use crate::trace::Entry;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::id::ControllerId;
 use pollux_api::router::{
-    EVENT, Event, Outcome, PROGRESS, PUBLISH, Publish, SERVICE, SUBSCRIBE, Subscribe, Subscribed,
+    EVENT, Event, Outcome, PROGRESS, PUBLISH, Publish, SERVICE, SUBSCRIBE, Subscribe, Subscribed, TRACED,
 };
 use pollux_runtime::wire::{self, Envelope, Head};
 use serde_json::value::RawValue;
@@ -38,6 +38,7 @@ impl Core {
             return match address.method {
                 PUBLISH => self.publish(from, params, world),
                 PROGRESS => self.progress(from, params, now, world),
+                TRACED if sender.over_link => self.shared(params, world),
                 EVENT if sender.over_link => self.remote_event(params, world),
                 other => Err(RpcError::new(
                     Code::MethodNotFound,
@@ -92,7 +93,9 @@ impl Core {
                 Outcome::Error(Code::Overloaded.name().to_owned())
             },
         };
-        if !(self.journal_has_room(now) && world.journal(&record)) {
+        if self.journal_has_room(now) && world.journal(&record) {
+            self.share(&record, world);
+        } else {
             self.counters.trace_dropped += 1;
         }
         self.ring.push(record);

@@ -206,6 +206,53 @@ fn a_service_of_the_contract_registers_as_it_is_declared() {
 }
 
 #[test]
+fn effects_that_only_this_router_saw_are_told_to_the_partner_and_kept_there() {
+    let (mut core, mut paper) = room();
+    let cause = ActionId::from_bytes([0xc; 16]);
+    // Not caused, and caused: only the second is an effect.
+    for parent in [String::new(), format!(r#""parent":"{cause}","#)] {
+        let message = format!(r#"{{"jsonrpc":"2.0","id":1,{parent}"method":"echo.back"}}"#);
+        say(&mut core, &mut paper, PERSON, &message);
+        let answer = format!(
+            r#"{{"jsonrpc":"2.0","id":{},"result":1}}"#,
+            ticket(&paper, SERVANT)
+        );
+        say(&mut core, &mut paper, SERVANT, &answer);
+    }
+    let told = paper.sent.remove(&LINK).unwrap();
+    let [told] = &told[..] else { panic!("{told:?}") };
+    assert!(
+        told.contains("router.traced") && told.contains(&cause.to_string()),
+        "{told}"
+    );
+    // The partner keeps it, and tells it when this controller is gone.
+    let (mut partner, mut there) = (
+        Core::new(ControllerId::B, "0", "a".into(), Ring::default(), at(0)),
+        Paper::default(),
+    );
+    partner.opened(PERSON, TRUSTED);
+    partner.link_up(LINK, "0".into(), at(0), &mut there);
+    let trace = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"router.trace","params":{{"action_id":"{cause}","local":true}}}}"#
+    );
+    let forged = told.replace(r#""at":"a""#, r#""at":"b""#);
+    say(&mut partner, &mut there, LINK, &forged);
+    say(&mut partner, &mut there, PERSON, told);
+    say(&mut partner, &mut there, PERSON, &trace);
+    assert!(
+        !last(&there, PERSON).contains("echo.back"),
+        "only the partner's router is believed, of its own"
+    );
+    say(&mut partner, &mut there, LINK, told);
+    say(&mut partner, &mut there, PERSON, &trace);
+    assert!(
+        last(&there, PERSON).contains("echo.back"),
+        "{}",
+        last(&there, PERSON)
+    );
+}
+
+#[test]
 fn a_full_queue_refuses_and_leaves_nothing_behind() {
     let (mut core, mut paper) = room();
     paper.full.insert(SERVANT);

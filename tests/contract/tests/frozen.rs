@@ -5,9 +5,18 @@ use pollux_contract::frozen::{self, Conversation, Schemas, declarations};
 use pollux_runtime::wire::{Envelope, Kind as Said};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+/// What has no recording yet is recorded before any test reads, if that is asked for.
+static READY: LazyLock<()> = LazyLock::new(|| {
+    if std::env::var_os("POLLUX_BLESS").is_some() {
+        frozen::bless().expect("recordings are written");
+    }
+});
 
 /// Every recording of every method.
 fn all() -> Vec<(&'static Declaration, Conversation)> {
+    *READY;
     let read = |declaration: &'static Declaration| {
         let path = frozen::file(declaration.name);
         let read = frozen::read(declaration.name).unwrap_or_else(|error| {
@@ -72,9 +81,7 @@ fn keeps(old: &Value, new: &Value) -> bool {
 
 #[test]
 fn every_method_has_a_recording_under_seal() {
-    if std::env::var_os("POLLUX_BLESS").is_some() {
-        frozen::bless().expect("recordings are written");
-    }
+    *READY;
     let seals = frozen::seals().expect("frozen/SEALS is there");
     let declared: BTreeSet<String> = declarations()
         .map(|method| format!("{}.json", method.name))
