@@ -825,6 +825,36 @@ fn a_pool_that_could_not_be_taken_waits_for_its_next_attempt_and_no_longer() {
 }
 
 #[test]
+fn a_fence_that_failed_is_tried_again_when_its_time_has_come() {
+    let core = claimed(POOLS[0], None, None);
+    let now = Instant::from_nanos(u64::MAX / 2);
+    let again = |at: Instant| {
+        let mut core = core.clone();
+        core.pools.get_mut(&POOLS[0]).unwrap().retry_at = now;
+        let key = key(&core, 5);
+        core.out.clear();
+        core.step_fencing(at, POOLS[0], key, Kind::Unowned, true, Some(false));
+        core.out
+            .iter()
+            .any(|effect| matches!(effect, Effect::FencePool { .. }))
+    };
+    assert!(!again(now.before(NS)) && again(now) && again(now + NS));
+}
+
+#[test]
+fn steps_that_need_no_answer_follow_each_other_at_once() {
+    let bench = Bench::alone();
+    let mut core = bench.core(A).clone();
+    let State::Serving { key } = core.pools[&POOLS[1]].state else {
+        panic!("it is served");
+    };
+    core.pools.get_mut(&POOLS[1]).unwrap().state = State::LeaseWait { key };
+    core.step_pools(bench.now);
+    let published = Effect::PublishPool { pool: POOLS[1], key };
+    assert!(core.out.contains(&published), "the old lease has run out");
+}
+
+#[test]
 fn a_gift_is_over_when_it_stands_on_the_disks_or_the_shelf_is_gone() {
     let (core, now) = whole();
     let version = core.claims.sequence + 1;
@@ -859,7 +889,12 @@ fn what_was_given_comes_back_only_by_the_receivers_word() {
         let mut core = claimed(POOLS[0], Some(claim(5, mine)), theirs.map(|claim| (claim, 3)));
         let generation = Generation::new(5);
         core.pools.get_mut(&POOLS[0]).unwrap().state = State::Given { generation };
-        core.step_pool(Instant::ZERO, POOLS[0]);
+        let moved = core.step_pool(Instant::ZERO, POOLS[0]);
+        assert_eq!(
+            moved,
+            core.pool_state(POOLS[0]) == Some("idle"),
+            "and what follows is done at once"
+        );
         core.pool_state(POOLS[0]).unwrap()
     };
     assert_eq!(state(ClaimState::Given, None), "given");
@@ -1274,7 +1309,10 @@ fn the_partner_is_responsible_for_what_it_holds_and_for_what_is_at_home_there() 
     assert!(!unserved(here, None, Some(given)), "it is on its way here");
     assert!(!unserved(here, None, Some(ended)) && unserved(there, None, Some(ended)));
     assert!(!unserved(here, None, None) && unserved(there, None, None));
-    assert!(!unserved(there, Some(held), None));
+    assert!(
+        !unserved(there, Some(held), None) && !unserved(there, Some(idle), None),
+        "it is this one's"
+    );
     let mut core = Bench::alone().core(A).clone();
     core.claims.pools.clear();
     core.watch_partner_pool(Instant::ZERO, there);
