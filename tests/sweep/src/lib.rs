@@ -27,7 +27,8 @@ mod table;
 use build::Copy;
 use judge::{JUDGES, QUICK_SEEDS, SEEDS, Seated};
 use list::Mutant;
-use results::Results;
+use results::{Results, Trust};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,6 +48,8 @@ pub struct Wanted {
     pub trust_caught: bool,
     /// Only the core's tests and few seeds are asked: what passes is still to be judged.
     pub quick: bool,
+    /// Nobody is asked: only what is known already is shown or written.
+    pub known: bool,
     /// How many mutants are judged at the same time.
     pub workers: usize,
 }
@@ -60,6 +63,8 @@ pub(crate) enum End {
     Caught { by: String },
     /// Nobody. Whether anybody came by it at all.
     Survived { reached: bool },
+    /// It is still to be judged.
+    Open,
 }
 
 /// Judges the mutants. True: enough were caught, and what was not is explained.
@@ -100,7 +105,13 @@ pub fn run(wanted: &Wanted, say: &mut dyn FnMut(String)) -> Result<bool, String>
         source: own.join(name).join("source"),
         target: own.join(name).join("target"),
     };
-    let results = Results::open(own.join("results.jsonl"), &repository, wanted.trust_caught)?;
+    let trust = match (wanted.known, wanted.trust_caught) {
+        (true, _) => Trust::All,
+        (false, true) => Trust::Caught,
+        (false, false) => Trust::Nothing,
+    };
+    let results = Results::open(own.join("results.jsonl"), &repository, trust)?;
+    refuse_chained(&repository, &mutants, &results)?;
     let open: Vec<usize> = chosen
         .iter()
         .copied()
@@ -111,7 +122,7 @@ pub fn run(wanted: &Wanted, say: &mut dyn FnMut(String)) -> Result<bool, String>
         chosen.len(),
         open.len()
     ));
-    if !open.is_empty() {
+    if !open.is_empty() && !wanted.known {
         let switched = copy("switched");
         switched.refresh(&repository)?;
         let in_it = switched.switch(&mutants, say)?;
@@ -155,10 +166,8 @@ pub fn run(wanted: &Wanted, say: &mut dyn FnMut(String)) -> Result<bool, String>
     let mut ends = vec![];
     let mut earlier = 0;
     for number in &chosen {
-        let Some((end, present)) = results.end(&mutants[*number]) else {
-            let mutant = line(*number, &mutants[*number]);
-            return Err(format!("{mutant}: nobody has said how it ended"));
-        };
+        // Who is not judged yet stands in the table as such.
+        let (end, present) = results.end(&mutants[*number]).unwrap_or((End::Open, true));
         earlier += usize::from(!present);
         ends.push((&mutants[*number], end));
     }
@@ -193,6 +202,25 @@ fn line(number: usize, mutant: &Mutant) -> String {
         "{number:>5} {}:{line} {function}: {change}   {text}",
         mutant.short_file()
     )
+}
+
+/// What the grammar refuses needs no compiler.
+fn refuse_chained(repository: &Path, mutants: &[Mutant], results: &Results) -> Result<(), String> {
+    let mut files: BTreeMap<&str, Vec<(usize, &Mutant)>> = BTreeMap::new();
+    for (number, mutant) in mutants.iter().enumerate() {
+        files.entry(&mutant.file).or_default().push((number, mutant));
+    }
+    for (file, inside) in files {
+        let told = |problem: String| format!("{file}: {problem}");
+        let text = fs::read_to_string(repository.join(file)).map_err(|error| told(error.to_string()))?;
+        for number in schema::rewrite(&text, &inside).map_err(told)?.chained {
+            if results.heard(&mutants[number], results::COMPILER).is_none() {
+                let said = "only && joins a let".to_owned();
+                results.keep(&mutants[number], results::COMPILER, Some(said), true)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Judges mutants that are behind switches.

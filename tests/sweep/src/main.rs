@@ -29,6 +29,9 @@ struct Options {
     /// Ask only the core's tests and few seeds: what passes may still be caught. For whoever writes tests.
     #[arg(long, conflicts_with = "write")]
     quick: bool,
+    /// Ask nobody: show, or write, what is known already.
+    #[arg(long, conflicts_with = "quick")]
+    known: bool,
     /// How many mutants are judged at the same time.
     #[arg(long, default_value_t = 2)]
     workers: usize,
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         write: options.write,
         trust_caught: options.trust_caught,
         quick: options.quick,
+        known: options.known,
         workers: options.workers,
     };
     // Whoever reads may stop reading; the exit code still counts.

@@ -28,20 +28,30 @@ struct Line {
     reached: bool,
 }
 
+/// What of that which was said on an earlier state of the core, or by an earlier judge, still counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trust {
+    Nothing,
+    /// What was caught once is caught.
+    Caught,
+    /// Everything: for whoever only looks.
+    All,
+}
+
 /// What is known.
 pub(crate) struct Results {
     path: PathBuf,
     states: BTreeMap<&'static str, u64>,
-    trust_caught: bool,
+    trust: Trust,
     kept: Mutex<BTreeMap<(String, String), Line>>,
 }
 
 impl Results {
-    /// Reads what is known of the repository at `root`. `trust_caught`: what was caught once is, whatever has changed.
+    /// Reads what is known of the repository at `root`.
     ///
     /// # Errors
     /// In words: what cannot be read.
-    pub(crate) fn open(path: PathBuf, root: &Path, trust_caught: bool) -> Result<Self, String> {
+    pub(crate) fn open(path: PathBuf, root: &Path, trust: Trust) -> Result<Self, String> {
         let mut kept: BTreeMap<_, Line> = BTreeMap::new();
         let states = states(root)?;
         let present = |line: &Line| states.get(line.judge.as_str()) == Some(&line.state);
@@ -60,7 +70,7 @@ impl Results {
         Ok(Self {
             path,
             states,
-            trust_caught,
+            trust,
             kept,
         })
     }
@@ -72,7 +82,12 @@ impl Results {
             .ok()?
             .get(&(mutant.key(), judge.to_owned()))?
             .clone();
-        (self.present(&line) || self.trust_caught && line.said.is_some()).then_some(line)
+        let counts = match self.trust {
+            Trust::Nothing => self.present(&line),
+            Trust::Caught => self.present(&line) || line.said.is_some(),
+            Trust::All => true,
+        };
+        counts.then_some(line)
     }
 
     fn present(&self, line: &Line) -> bool {
@@ -101,8 +116,12 @@ impl Results {
             return Some((End::Caught { by }, self.present(line)));
         }
         let all: Option<Vec<Line>> = lines.into_iter().collect();
-        let reached = all?.iter().any(|line| line.reached);
-        Some((End::Survived { reached }, true))
+        let all = all?;
+        let reached = all.iter().any(|line| line.reached);
+        Some((
+            End::Survived { reached },
+            all.iter().all(|line| self.present(line)),
+        ))
     }
 
     /// Keeps what a judge has said.
@@ -243,7 +262,7 @@ mod tests {
         root
     }
 
-    fn open(root: &tempfile::TempDir, trust: bool) -> Results {
+    fn open(root: &tempfile::TempDir, trust: Trust) -> Results {
         Results::open(root.path().join("results"), root.path(), trust).unwrap()
     }
 
@@ -251,13 +270,13 @@ mod tests {
     fn a_mutant_has_survived_when_everybody_was_asked() {
         let root = repository();
         for (at, judge) in JUDGES.iter().enumerate() {
-            assert_eq!(open(&root, false).end(&mutant()), None);
-            open(&root, false)
+            assert_eq!(open(&root, Trust::Nothing).end(&mutant()), None);
+            open(&root, Trust::Nothing)
                 .keep(&mutant(), judge.name, None, at == 1)
                 .unwrap();
         }
         assert_eq!(
-            open(&root, false).end(&mutant()),
+            open(&root, Trust::Nothing).end(&mutant()),
             Some((End::Survived { reached: true }, true))
         );
     }
@@ -266,14 +285,17 @@ mod tests {
     fn who_has_changed_is_asked_again() {
         let root = repository();
         let by = JUDGES[0].name;
-        open(&root, false)
+        open(&root, Trust::Nothing)
             .keep(&mutant(), by, Some("t".to_owned()), true)
             .unwrap();
         let caught = End::Caught { by: by.to_owned() };
-        assert_eq!(open(&root, false).end(&mutant()), Some((caught.clone(), true)));
+        assert_eq!(
+            open(&root, Trust::Nothing).end(&mutant()),
+            Some((caught.clone(), true))
+        );
         fs::write(root.path().join(SOURCES).join("x_tests.rs"), "fn g() {}\n").unwrap();
-        assert_eq!(open(&root, false).heard(&mutant(), by), None);
-        assert_eq!(open(&root, true).end(&mutant()), Some((caught, false)));
+        assert_eq!(open(&root, Trust::Nothing).heard(&mutant(), by), None);
+        assert_eq!(open(&root, Trust::Caught).end(&mutant()), Some((caught, false)));
     }
 
     #[test]

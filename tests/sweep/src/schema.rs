@@ -58,6 +58,8 @@ pub(crate) struct Rewritten {
     pub(crate) marks: Vec<Mark>,
     /// Numbers of the mutants that are in it.
     pub(crate) placed: BTreeSet<usize>,
+    /// Numbers of those that are no Rust: an `||` in a chain that joins a `let` by `&&`.
+    pub(crate) chained: BTreeSet<usize>,
 }
 
 /// The module that every rewritten package gets as `mutant`: which switch is on, and which were reached.
@@ -91,6 +93,11 @@ pub(crate) fn rewrite(text: &str, mutants: &[(usize, &Mutant)]) -> Result<Rewrit
         chained: BTreeSet::new(),
     };
     finder.visit_file(&file);
+    let joins = finder
+        .places
+        .iter()
+        .filter(|((genre, at), _)| *genre == Genre::BinaryOperator && finder.chained.contains(at));
+    let chained = joins.flat_map(|(_, numbers)| numbers.iter().copied()).collect();
     let mut edits = finder.edits;
     // Outer ones first; of equal ones that which was found first, which is the outer one.
     edits.sort_by_key(|edit| (edit.range.start, std::cmp::Reverse(edit.range.end)));
@@ -100,6 +107,7 @@ pub(crate) fn rewrite(text: &str, mutants: &[(usize, &Mutant)]) -> Result<Rewrit
         .collect();
     let mut rewritten = Rewritten {
         placed,
+        chained,
         ..Rewritten::default()
     };
     render(text, &edits, 0, 0..text.len(), &mut rewritten);
@@ -532,11 +540,11 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_with_a_let_in_it_is_left_to_be_built_by_itself() {
+    fn in_a_chain_with_a_let_nothing_but_and_is_rust() {
         let source = "fn f() { if a && let Some(x) = b && c { d(x) } }";
         let rewritten = rewritten(source, &[mutant(source, "&&", "||", Genre::BinaryOperator)]);
         assert_eq!(rewritten.text, source);
-        assert!(rewritten.placed.is_empty());
+        assert!(rewritten.placed.is_empty() && rewritten.chained.contains(&0));
     }
 
     #[test]
