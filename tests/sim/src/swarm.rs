@@ -381,6 +381,7 @@ impl World {
         self.wedged = [&[]; 2];
         self.deaf = [false; 2];
         self.late_answers = [0; 2];
+        self.late_confirmations = [0; 2];
         self.bmc_slow = [0; 2];
         self.filtered = false;
         self.misrouted = 0;

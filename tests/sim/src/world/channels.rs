@@ -108,7 +108,7 @@ impl World {
             self.nodes[c].writes.insert(write, entry);
         }
         let result = if good { Ok(()) } else { Err(()) };
-        let span = self.way_back(at);
+        let span = self.way_back(at) + self.late_confirmations[c];
         self.after(
             span,
             Happening::QuorumWritten {

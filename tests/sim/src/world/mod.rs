@@ -529,6 +529,8 @@ pub(crate) struct World {
     pub(crate) deaf: [bool; 2],
     /// Answers to this controller's readings come up to so much later than what they show was so.
     pub(crate) late_answers: [u64; 2],
+    /// Confirmations of this controller's writes come so much later than these took effect.
+    pub(crate) late_confirmations: [u64; 2],
     /// Processors and disks have more to do than they can.
     pub(crate) saturated: bool,
     /// What once stood on the first quorum disk.
@@ -665,6 +667,7 @@ impl World {
             wedged: [&[]; 2],
             deaf: [false; 2],
             late_answers: [0; 2],
+            late_confirmations: [0; 2],
             saturated: false,
             copy: None,
             bmc_slow: [0; 2],
