@@ -402,6 +402,7 @@ fn no_rung_of_waiting_where_clocks_may_stand_still() {
     };
     scenario(machines, |world| {
         whole(world);
+        world.setup.boot_time = (100 * SEC, 100 * SEC);
         world.pause(A);
         world.run_for(60 * SEC);
         demand(world, !world.serves(B, 0), "pool 0 was taken by waiting");
