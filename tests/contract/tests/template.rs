@@ -10,6 +10,9 @@ use pollux_platform::signal::Shutdown;
 use pollux_rpc_router::server::{Error, run};
 use pollux_runtime::config::{Fence, Front, Interconnect, Paths, Quorum};
 use pollux_runtime::{At, Client, ControllerConfig, Ctx, Profile, Update};
+use pollux_shell::action;
+use pollux_shell::array::Place;
+use pollux_shell::cli::Work;
 use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -279,10 +282,25 @@ async fn long_work_is_cancelled_once_and_outlives_a_router() {
     let safe = |actions: &[Action]| actions.len() == 1 && actions[0].progress.cancellable;
     let running = actions_until(&client, false, safe).await;
     assert_eq!(running[0].progress.action_id, begun.action_id);
-    assert_eq!(
-        cancel(&client, begun).await.unwrap().progress.state,
-        State::Cancelling
+    // As the operator does it: look, watch, and call off.
+    let place = Place {
+        dir: Some(dir.path().to_owned()),
+        ..Place::default()
+    };
+    let array = place.connect().await.unwrap();
+    let listed = action::run(&array, Work::List { all: false }).await.unwrap().text;
+    assert!(
+        listed.contains("a/template.count") && listed.contains("controller b does not tell"),
+        "{listed}"
     );
+    let id = begun.action_id;
+    let (watched, told) = tokio::join!(
+        timeout(BOUND, action::run(&array, Work::Watch { id })),
+        action::run(&array, Work::Cancel { id })
+    );
+    assert!(told.unwrap().text.contains("template was told"));
+    let watched = watched.unwrap().unwrap().text;
+    assert!(watched.contains("cancelled in count"), "{watched}");
     let over = |actions: &[Action]| actions[0].progress.state.is_over();
     assert_eq!(
         actions_until(&client, true, over).await[0].progress.state,
