@@ -165,6 +165,18 @@ impl Lock {
     }
 }
 
+/// Lets this process have at least `wanted` open files, as far as its hard limit goes; how many it may have now.
+///
+/// # Errors
+/// What the system says.
+pub fn raise_descriptors(wanted: u64) -> io::Result<u64> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let raised = wanted.min(hard).max(soft);
+    setrlimit(Resource::RLIMIT_NOFILE, raised, hard)?;
+    Ok(raised)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

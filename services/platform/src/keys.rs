@@ -123,6 +123,24 @@ impl KeyStore {
         })
     }
 
+    /// Writes the same store into another directory, in place of what is there.
+    pub fn write(&self, directory: &Path) -> Result<(), KeyError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| KeyError::Io { path, source }
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(io(directory))?;
+        let (array_path, key_path) = (directory.join(ARRAY_FILE), directory.join(KEY_FILE));
+        crate::file::replace(&key_path, format!("{}\n", hex(&self.key.0)).as_bytes(), 0o600)
+            .map_err(io(&key_path))?;
+        crate::file::replace(&array_path, format!("{}\n", self.array).as_bytes(), 0o600)
+            .map_err(io(&array_path))
+    }
+
     /// Reads the store, or makes a new identity and key where there is none. Never replaces anything.
     pub fn provision(directory: &Path) -> Result<Self, KeyError> {
         let io = |path: &Path| {
@@ -163,10 +181,9 @@ impl KeyStore {
         array[8] = array[8] & 0x3f | 0x80;
         let array = ArrayId::from_bytes(array);
         let key = PairingKey(random[16..].try_into().expect("32 of 48 bytes"));
-        crate::file::replace(&key_path, format!("{}\n", hex(&key.0)).as_bytes(), 0o600)
-            .map_err(io(&key_path))?;
-        crate::file::replace(&array_path, format!("{array}\n").as_bytes(), 0o600).map_err(io(&array_path))?;
-        Ok(Self { array, key })
+        let store = Self { array, key };
+        store.write(directory)?;
+        Ok(store)
     }
 }
 
@@ -215,6 +232,9 @@ mod tests {
             "a second pairing of the same store changes nothing"
         );
         assert_eq!(KeyStore::load(&store).unwrap(), first);
+        let other = dir.path().join("other");
+        first.write(&other).unwrap();
+        assert_eq!(KeyStore::load(&other).unwrap(), first);
         assert!(
             !format!("{first:?}").contains(&hex(first.key.expose())),
             "a debug print must not tell the key"
