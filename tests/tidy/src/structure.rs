@@ -12,6 +12,7 @@ const SHARED: &[(&str, u8)] = &[
     ("alua/core", 1),
     ("services/platform", 2),
     ("services/block-frame", 2),
+    ("services/pairing", 3),
     ("services/runtime", 3),
 ];
 const DAEMON: u8 = 4;
