@@ -1,51 +1,57 @@
-//! The line between the two switchboards: TCP over the interconnect, on which each side has proven that it knows the
-//! pairing key, and every frame that it comes from the other side, in order, unchanged.
+//! The line between the two switchboards: TLS 1.3 over the interconnect, on which each side has proven that it has the
+//! key that the other one pinned when they were paired ([`pollux_pairing`]); inside, the same lines as on the local
+//! socket.
 //!
 //! Controller a listens and b dials, so there is never a question of which of two connections is the right one.
 //!
 //! ```text
-//! both:  hello { link version, program, array, controller, incarnation, nonce }      one JSON line each
-//! both:  proof = keyed hash over (label, own name, both hellos)                      one line of hexadecimal digits
-//! then:  frames   length u32 LE | keyed hash over (count, payload), 32 bytes | payload
+//! both:  TLS 1.3, raw public keys, each compared with the pinned one; no resumption
+//! both:  hello { link version, program, array, controller, incarnation, epoch }       one JSON line each
+//! then:  messages, one per line; an empty line says "still here"
+//!        router.present { epoch }      notification, when the epoch of the sender has changed
 //! ```
 //!
-//! Payloads joined are the stream of messages that the local socket has too. An empty payload says "still here". Keys
-//! are derived from the pairing key and both nonces, one per direction, so nothing can be replayed or reflected.
-//! Frames are authenticated, not encrypted: the interconnect is a cable inside one enclosure.
+//! Each session has keys of its own, so no byte of an older one can be played again. An older *controller* can: a copy
+//! of its disks that somebody started, say. It has the right key and an incarnation that has been seen to be over; it
+//! is refused, and so is whoever names another array or says that it is this controller. Such a hello is no accident
+//! and is reported as an error, as the link's problem, and in the counter `foreign_links`.
 //!
-//! Invariants: before the proof nothing is believed and at most 4 KiB are read; a frame that does not fit ends the
-//! link; silence of [`SILENCE`] ends the link, whatever TCP thinks of it.
+//! Invariants: before the hello nothing is believed and at most 4 KiB are kept beside the handshake; silence of
+//! [`SILENCE`] ends the link, whatever TCP thinks of it.
 
-use crate::routing::ConnectionId;
+use crate::routing::{ConnectionId, PRESENT};
 use crate::server::{Beginning, Bus, Closed, Queue, VERSION};
 use pollux_api::id::{ArrayId, ControllerId};
-use pollux_platform::keys::{KeyStore, PairingKey};
+use pollux_pairing::{Identity, PublicKey, tls};
+use pollux_platform::lease::Reader as Lease;
 use pollux_runtime::ControllerConfig;
 use pollux_runtime::wire::to_json;
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::rustls::{self, ClientConfig, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 /// Version of this protocol.
-const LINK_VERSION: u32 = 1;
+const LINK_VERSION: u32 = 2;
 /// A link on which nothing else is said says at least "still here" so often.
 pub const PING: Duration = Duration::from_millis(200);
 /// A link on which nothing was heard for so long is dead: five pings.
 pub const SILENCE: Duration = Duration::from_millis(1000);
-/// Time for connection and proof.
+/// Time for connection and hello.
 const HANDSHAKE: Duration = Duration::from_millis(1000);
 /// Pause before the next attempt.
 const REDIAL: Duration = Duration::from_millis(100);
-/// Longest line of the handshake.
+/// Longest hello.
 const LINE: u64 = 4096;
-/// Longest payload of a frame.
-const FRAME: usize = 64 << 10;
+/// What is read at once.
+const READ: usize = 64 << 10;
 /// Connections that have not proven anything yet.
 const STRANGERS: usize = 4;
 
@@ -79,15 +85,35 @@ pub enum LinkError {
         "the other side says that it is controller {0}, which this one is; check controller.toml of both"
     )]
     Twin(ControllerId),
-    /// No pairing key.
-    #[error("the other side does not know the pairing key; pair the controllers again")]
+    /// A start of the partner that is over.
+    #[error(
+        "the other side says that it is start {said} of the partner, but start {seen} was here: a copy of it, or its past; \
+         stop one of them"
+    )]
+    Past {
+        /// Incarnation in the hello.
+        said: u64,
+        /// Newest incarnation that was seen.
+        seen: u64,
+    },
+    /// Another key.
+    #[error(
+        "the other side's key is not the pinned one; check the cables, or pair the controllers (pollux pair)"
+    )]
     Stranger,
-    /// Somebody else spoke.
-    #[error("a frame that the partner did not send")]
-    Forged,
     /// The core ended it.
     #[error("{0}")]
     Closed(String),
+}
+
+impl LinkError {
+    /// It does not happen by accident.
+    fn is_foreign(&self) -> bool {
+        matches!(
+            self,
+            Self::Array { .. } | Self::Twin(_) | Self::Past { .. } | Self::Stranger
+        )
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -96,104 +122,16 @@ struct Hello {
     program: String,
     array: ArrayId,
     controller: ControllerId,
+    /// Count of the controller's starts; none before heartbeat has begun one.
     #[serde(default)]
     incarnation: Option<u64>,
-    nonce: [u8; 32],
+    /// Epoch of its lease; none before heartbeat has granted one.
+    #[serde(default)]
+    epoch: Option<u64>,
 }
 
-/// One direction of a link: its key, and how many frames it has carried.
-struct Direction {
-    key: [u8; 32],
-    count: u64,
-}
-
-impl Direction {
-    fn new(pairing: &PairingKey, sender: ControllerId, hellos: [&str; 2]) -> Self {
-        Self {
-            key: *transcript("pollux router frames 1", pairing, sender, hellos).as_bytes(),
-            count: 0,
-        }
-    }
-
-    fn next_tag(&mut self, payload: &[u8]) -> blake3::Hash {
-        let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(&self.count.to_le_bytes());
-        hasher.update(payload);
-        self.count += 1;
-        hasher.finalize()
-    }
-
-    fn seal(&mut self, payload: &[u8], out: &mut Vec<u8>) {
-        let length = u32::try_from(payload.len()).expect("a frame is at most 64 KiB long");
-        out.extend_from_slice(&length.to_le_bytes());
-        out.extend_from_slice(self.next_tag(payload).as_bytes());
-        out.extend_from_slice(payload);
-    }
-
-    async fn open(
-        &mut self,
-        reader: &mut (impl AsyncRead + Unpin),
-        payload: &mut Vec<u8>,
-    ) -> Result<(), LinkError> {
-        let length = reader.read_u32_le().await? as usize;
-        if length > FRAME {
-            return Err(LinkError::Malformed("a frame that is too long"));
-        }
-        let mut tag = [0; 32];
-        reader.read_exact(&mut tag).await?;
-        payload.resize(length, 0);
-        reader.read_exact(payload).await?;
-        // Compares in constant time.
-        if self.next_tag(payload) == blake3::Hash::from_bytes(tag) {
-            Ok(())
-        } else {
-            Err(LinkError::Forged)
-        }
-    }
-}
-
-/// What a handshake yields: keys for what goes out and what comes in, and who the other side is.
-struct Session {
-    sending: Direction,
-    receiving: Direction,
-    partner: Hello,
-}
-
-/// Hash over both hellos, in the order of the controllers, that only who knows the pairing key can compute.
-fn transcript(label: &str, pairing: &PairingKey, sender: ControllerId, hellos: [&str; 2]) -> blake3::Hash {
-    let mut hasher = blake3::Hasher::new_keyed(pairing.expose());
-    for part in [label, sender.as_str(), hellos[0], hellos[1]] {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part.as_bytes());
-    }
-    hasher.finalize()
-}
-
-async fn line(reader: &mut (impl AsyncBufReadExt + Unpin)) -> Result<String, LinkError> {
-    let mut line = String::new();
-    let read = reader.take(LINE).read_line(&mut line).await;
-    match read {
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Err(LinkError::Malformed("something that is no text"))
-        }
-        Err(error) => Err(error.into()),
-        Ok(_) if line.ends_with('\n') => Ok(line.trim_end().to_owned()),
-        Ok(_) => Err(LinkError::Malformed("no line of a handshake")),
-    }
-}
-
-/// Both sides do the same: say who they are, and prove it.
-async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut BufReader<S>,
-    mine: &Hello,
-    pairing: &PairingKey,
-) -> Result<Session, LinkError> {
-    let my_line = to_json(mine);
-    stream.write_all(format!("{my_line}\n").as_bytes()).await?;
-    stream.flush().await?;
-    let their_line = line(stream).await?;
-    let theirs: Hello =
-        serde_json::from_str(&their_line).map_err(|_| LinkError::Malformed("no hello of a pollux router"))?;
+/// Whether a link to who says this is one to the partner. `seen` is the newest incarnation that was here.
+fn judge(mine: &Hello, theirs: &Hello, seen: Option<u64>) -> Result<(), LinkError> {
     if theirs.pollux_router_link != LINK_VERSION {
         return Err(LinkError::Version(theirs.pollux_router_link));
     }
@@ -206,34 +144,58 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     if theirs.controller == mine.controller {
         return Err(LinkError::Twin(mine.controller));
     }
-    let hellos = if mine.controller.index() < theirs.controller.index() {
-        [my_line.as_str(), their_line.as_str()]
-    } else {
-        [their_line.as_str(), my_line.as_str()]
-    };
-    let proof = |sender| transcript("pollux router proof 1", pairing, sender, hellos);
+    match (theirs.incarnation, seen) {
+        (Some(said), Some(seen)) if said < seen => Err(LinkError::Past { said, seen }),
+        _ => Ok(()),
+    }
+}
+
+async fn line(reader: &mut (impl AsyncBufReadExt + Unpin)) -> Result<String, LinkError> {
+    let mut line = Vec::new();
+    reader.take(LINE).read_until(b'\n', &mut line).await?;
+    match String::from_utf8(line) {
+        Ok(line) if line.ends_with('\n') => Ok(line.trim_end().to_owned()),
+        Ok(_) => Err(LinkError::Malformed("no line of a hello")),
+        Err(_) => Err(LinkError::Malformed("something that is no text")),
+    }
+}
+
+/// Both sides do the same: say who they are, and hear it.
+async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut BufReader<S>,
+    mine: &Hello,
+    seen: Option<u64>,
+) -> Result<Hello, LinkError> {
     stream
-        .write_all(format!("{}\n", proof(mine.controller).to_hex()).as_bytes())
+        .write_all(format!("{}\n", to_json(mine)).as_bytes())
         .await?;
     stream.flush().await?;
-    let told = line(stream).await?;
-    let told = blake3::Hash::from_hex(told).map_err(|_| LinkError::Malformed("no proof"))?;
-    if told != proof(theirs.controller) {
-        return Err(LinkError::Stranger);
+    let theirs: Hello = serde_json::from_str(&line(stream).await?)
+        .map_err(|_| LinkError::Malformed("no hello of a pollux router"))?;
+    judge(mine, &theirs, seen)?;
+    Ok(theirs)
+}
+
+/// What both kinds of a failed handshake say.
+fn handshake_error(error: io::Error) -> LinkError {
+    let stranger = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        .is_some_and(tls::is_stranger);
+    if stranger {
+        LinkError::Stranger
+    } else {
+        LinkError::Io(error)
     }
-    Ok(Session {
-        sending: Direction::new(pairing, mine.controller, hellos),
-        receiving: Direction::new(pairing, theirs.controller, hellos),
-        partner: theirs,
-    })
 }
 
 /// Keeps the link for ever, as the listener or as the dialler.
-pub(crate) async fn run(bus: &Arc<Bus>, config: &ControllerConfig, keys: &KeyStore) {
+pub(crate) async fn run(bus: &Arc<Bus>, config: &ControllerConfig, keys: Keys) {
     let end = End {
         bus: Arc::clone(bus),
         config: config.clone(),
-        key: keys.key.clone(),
+        keys,
+        seen: Arc::default(),
     };
     match config.controller {
         ControllerId::A => end.listen().await,
@@ -241,11 +203,30 @@ pub(crate) async fn run(bus: &Arc<Bus>, config: &ControllerConfig, keys: &KeySto
     }
 }
 
+/// What a link is made with.
+#[derive(Clone)]
+pub(crate) struct Keys {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+impl Keys {
+    /// Of a controller and its partner.
+    pub(crate) fn new(own: &Identity, partner: PublicKey) -> Result<Self, rustls::Error> {
+        Ok(Self {
+            server: tls::server(own, partner)?,
+            client: tls::client(own, partner)?,
+        })
+    }
+}
+
 #[derive(Clone)]
 struct End {
     bus: Arc<Bus>,
     config: ControllerConfig,
-    key: PairingKey,
+    keys: Keys,
+    /// The newest incarnation of the partner.
+    seen: Arc<Mutex<Option<u64>>>,
 }
 
 impl End {
@@ -278,8 +259,10 @@ impl End {
                 };
                 let end = self.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = end.talk(stream, || drop(slot)).await {
-                        end.bus.link_problem(error.to_string());
+                    let acceptor = TlsAcceptor::from(Arc::clone(&end.keys.server));
+                    let accept = async |stream| acceptor.accept(stream).await.map(TlsStream::from);
+                    if let Err(error) = end.talk(stream, accept, || drop(slot)).await {
+                        end.failed(&error);
                     }
                 });
             }
@@ -288,28 +271,36 @@ impl End {
 
     async fn dial(&self) {
         let address = self.config.interconnect.router_partner();
+        let connector = TlsConnector::from(Arc::clone(&self.keys.client));
         loop {
-            let problem = match timeout(HANDSHAKE, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => self
-                    .talk(stream, || ())
-                    .await
-                    .err()
-                    .map(|error| error.to_string()),
-                Ok(Err(error)) => Some(format!("cannot connect to {address}: {error}")),
-                Err(_) => Some(LinkError::Slow("connection", HANDSHAKE).to_string()),
+            let connect = async |stream| {
+                let connected = connector.connect(tls::name(), stream).await;
+                connected.map(TlsStream::from)
             };
-            if let Some(problem) = problem {
-                self.bus.link_problem(problem);
+            let done = match timeout(HANDSHAKE, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => self.talk(stream, connect, || ()).await,
+                Ok(Err(error)) => Err(LinkError::Io(io::Error::new(
+                    error.kind(),
+                    format!("cannot connect to {address}: {error}"),
+                ))),
+                Err(_) => Err(LinkError::Slow("connection", HANDSHAKE)),
+            };
+            if let Err(error) = done {
+                self.failed(&error);
             }
             sleep(REDIAL).await;
         }
     }
 
-    fn hello(&self) -> Hello {
-        let mut nonce = [0; 32];
-        for half in nonce.chunks_exact_mut(16) {
-            half.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    fn failed(&self, error: &LinkError) {
+        if error.is_foreign() {
+            self.bus.foreign(error.to_string());
+        } else {
+            self.bus.link_problem(error.to_string());
         }
+    }
+
+    fn hello(&self, epoch: Option<u64>) -> Hello {
         let incarnation = std::fs::read_to_string(self.config.paths.run.join("incarnation"));
         Hello {
             pollux_router_link: LINK_VERSION,
@@ -317,28 +308,53 @@ impl End {
             array: self.config.array,
             controller: self.config.controller,
             incarnation: incarnation.ok().and_then(|text| text.trim().parse().ok()),
-            nonce,
+            epoch,
         }
     }
 
+    fn newest(&self) -> std::sync::MutexGuard<'_, Option<u64>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// One connection, from its first byte to its last. `known` is called when the other side is no stranger any more.
-    async fn talk(&self, stream: TcpStream, known: impl FnOnce()) -> Result<(), LinkError> {
+    async fn talk(
+        &self,
+        stream: TcpStream,
+        secure: impl AsyncFnOnce(TcpStream) -> io::Result<TlsStream<TcpStream>>,
+        known: impl FnOnce(),
+    ) -> Result<(), LinkError> {
         stream.set_nodelay(true)?;
         SockRef::from(&stream).set_tcp_user_timeout(Some(SILENCE))?;
-        let mut stream = BufReader::with_capacity(FRAME, stream);
-        let shaken = timeout(HANDSHAKE, handshake(&mut stream, &self.hello(), &self.key)).await;
-        let Session {
-            sending,
-            receiving,
-            partner,
-        } = shaken.map_err(|_| LinkError::Slow("handshake", HANDSHAKE))??;
+        let mut epoch = OwnEpoch::new(&self.config);
+        let mine = self.hello(epoch.now());
+        let seen = *self.newest();
+        let meet = async {
+            let stream = secure(stream).await.map_err(handshake_error)?;
+            let mut stream = BufReader::with_capacity(READ, stream);
+            let theirs = greet(&mut stream, &mine, seen).await;
+            // With TLS 1.3 the dialler hears that its key was refused only when it reads.
+            let theirs = theirs.map_err(|error| match error {
+                LinkError::Io(error) => handshake_error(error),
+                other => other,
+            })?;
+            Ok::<_, LinkError>((stream, theirs))
+        };
+        let met = timeout(HANDSHAKE, meet).await;
+        let (stream, partner) = met.map_err(|_| LinkError::Slow("handshake", HANDSHAKE))??;
         known();
-        let (id, queue) = self.bus.link_up(partner.program.clone());
-        tracing::info!(partner = %partner.controller, version = partner.program, incarnation = partner.incarnation, "link up");
+        {
+            let mut newest = self.newest();
+            *newest = (*newest).max(partner.incarnation);
+        }
+        let (id, queue) = self
+            .bus
+            .link_up(partner.program.clone(), mine.epoch, partner.epoch);
+        tracing::info!(partner = %partner.controller, version = partner.program, incarnation = partner.incarnation,
+            epoch = partner.epoch, "link up");
         let (reader, writer) = tokio::io::split(stream);
         let ended = tokio::select! {
-            ended = self.hear(reader, receiving, id) => ended,
-            ended = say(writer, sending, &queue) => ended,
+            ended = self.hear(reader, id) => ended,
+            ended = self.say(writer, &queue, &mut epoch) => ended,
         };
         let why = ended.err().map_or_else(
             || "the partner's router closed the link".to_owned(),
@@ -349,44 +365,80 @@ impl End {
         Ok(())
     }
 
-    async fn hear(
-        &self,
-        mut reader: impl AsyncRead + Unpin,
-        mut receiving: Direction,
-        id: ConnectionId,
-    ) -> Result<(), LinkError> {
-        let (mut beginning, mut payload) = (Beginning::default(), Vec::new());
+    async fn hear(&self, mut reader: impl AsyncRead + Unpin, id: ConnectionId) -> Result<(), LinkError> {
+        let (mut beginning, mut buffer) = (Beginning::default(), vec![0; READ]);
         loop {
-            match timeout(SILENCE, receiving.open(&mut reader, &mut payload)).await {
+            match timeout(SILENCE, reader.read(&mut buffer)).await {
                 Err(_) => return Err(LinkError::Slow("sign of life", SILENCE)),
-                Ok(Err(LinkError::Io(error))) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return Ok(());
-                }
-                Ok(opened) => opened?,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                Ok(read) => match read? {
+                    0 => return Ok(()),
+                    read => self.bus.receive(id, &mut beginning, &buffer[..read]),
+                },
             }
-            self.bus.receive(id, &mut beginning, &payload);
+        }
+    }
+
+    async fn say(
+        &self,
+        mut writer: impl AsyncWrite + Unpin,
+        queue: &Queue,
+        epoch: &mut OwnEpoch,
+    ) -> Result<(), LinkError> {
+        let mut bytes = Vec::new();
+        loop {
+            bytes.clear();
+            match timeout(PING, queue.take(&mut bytes)).await {
+                Err(_) => bytes.push(b'\n'),
+                Ok(Err(Closed(why))) => return Err(LinkError::Closed(why)),
+                Ok(Ok(())) => {}
+            }
+            if let Some(changed) = epoch.changed() {
+                self.bus.own_epoch(changed);
+                let told =
+                    format!(r#"{{"jsonrpc":"2.0","method":"{PRESENT}","params":{{"epoch":{changed}}}}}"#);
+                bytes.splice(..0, told.into_bytes());
+            }
+            writer.write_all(&bytes).await?;
+            writer.flush().await?;
         }
     }
 }
 
-async fn say(
-    mut writer: impl AsyncWrite + Unpin,
-    mut sending: Direction,
-    queue: &Queue,
-) -> Result<(), LinkError> {
-    let (mut bytes, mut frames) = (Vec::new(), Vec::new());
-    loop {
-        bytes.clear();
-        frames.clear();
-        match timeout(PING, queue.take(&mut bytes)).await {
-            Err(_) => sending.seal(b"", &mut frames),
-            Ok(Err(Closed(why))) => return Err(LinkError::Closed(why)),
-            Ok(Ok(())) => bytes
-                .chunks(FRAME)
-                .for_each(|payload| sending.seal(payload, &mut frames)),
+/// The epoch of this controller, as the lease reports it. Looked at no more often than a link says "still here".
+struct OwnEpoch {
+    path: std::path::PathBuf,
+    lease: Option<Lease>,
+    last: Option<u64>,
+    looked: Instant,
+}
+
+impl OwnEpoch {
+    fn new(config: &ControllerConfig) -> Self {
+        Self {
+            path: config.paths.lease(),
+            lease: None,
+            last: None,
+            looked: Instant::now(),
         }
-        writer.write_all(&frames).await?;
-        writer.flush().await?;
+    }
+
+    fn now(&mut self) -> Option<u64> {
+        self.looked = Instant::now();
+        if self.lease.is_none() {
+            self.lease = Lease::open(&self.path).ok();
+        }
+        self.last = self.lease.as_ref().map(Lease::epoch).filter(|epoch| *epoch > 0);
+        self.last
+    }
+
+    /// The epoch, if it is another one than before.
+    fn changed(&mut self) -> Option<u64> {
+        if self.looked.elapsed() < PING {
+            return None;
+        }
+        let before = self.last;
+        self.now().filter(|epoch| Some(*epoch) != before)
     }
 }
 
@@ -401,89 +453,47 @@ mod tests {
             array: ArrayId::from_bytes([array; 16]),
             controller,
             incarnation: Some(3),
-            nonce: *uuid::Uuid::new_v4().as_bytes().repeat(2).first_chunk().unwrap(),
+            epoch: Some(7),
         }
     }
 
-    async fn shake(
-        a: (Hello, u8),
-        b: (Hello, u8),
-    ) -> (Result<Session, LinkError>, Result<Session, LinkError>) {
+    async fn meet(a: Hello, b: Hello) -> (Result<Hello, LinkError>, Result<Hello, LinkError>) {
         let (left, right) = tokio::io::duplex(4096);
         let (mut left, mut right) = (BufReader::new(left), BufReader::new(right));
-        let (ka, kb) = (PairingKey::new([a.1; 32]), PairingKey::new([b.1; 32]));
-        // The side that refuses hangs up, so that the other one sees the end.
-        let one = async move { handshake(&mut left, &a.0, &ka).await };
-        let other = async move { handshake(&mut right, &b.0, &kb).await };
+        let (one, other) = (greet(&mut left, &a, None), greet(&mut right, &b, None));
         timeout(HANDSHAKE, async { tokio::join!(one, other) })
             .await
             .unwrap()
     }
 
     #[tokio::test]
-    async fn both_sides_know_each_other_and_frames_are_sealed() {
-        let (a, b) = shake((hello(ControllerId::A, 1), 9), (hello(ControllerId::B, 1), 9)).await;
-        let (mut a, mut b) = (a.unwrap(), b.unwrap());
-        assert_eq!(
-            (a.partner.controller, b.partner.controller),
-            (ControllerId::B, ControllerId::A)
-        );
-        let (mut first, mut second, mut payload) = (Vec::new(), Vec::new(), Vec::new());
-        a.sending.seal(b"one", &mut first);
-        a.sending.seal(b"two", &mut second);
-        b.receiving.open(&mut &first[..], &mut payload).await.unwrap();
-        assert_eq!(payload, b"one");
-        // Sent again, sent back, and changed.
-        assert!(matches!(
-            b.receiving.open(&mut &first[..], &mut payload).await,
-            Err(LinkError::Forged)
-        ));
-        assert!(matches!(
-            a.receiving.open(&mut &first[..], &mut payload).await,
-            Err(LinkError::Forged)
-        ));
-        for i in 4..second.len() {
-            let mut receiving = Direction {
-                key: b.receiving.key,
-                count: 1,
-            };
-            let mut damaged = second.clone();
-            damaged[i] ^= 1;
-            assert!(
-                matches!(
-                    receiving.open(&mut &damaged[..], &mut payload).await,
-                    Err(LinkError::Forged)
-                ),
-                "{i}"
-            );
-        }
-        let mut receiving = Direction {
-            key: b.receiving.key,
-            count: 1,
-        };
-        receiving.open(&mut &second[..], &mut payload).await.unwrap();
-        assert!(receiving.open(&mut &second[..20], &mut payload).await.is_err());
+    async fn both_sides_learn_who_the_other_is() {
+        let (a, b) = meet(hello(ControllerId::A, 1), hello(ControllerId::B, 1)).await;
+        let (a, b) = (a.unwrap(), b.unwrap());
+        assert_eq!((a.controller, a.epoch), (ControllerId::B, Some(7)));
+        assert_eq!((b.controller, b.incarnation), (ControllerId::A, Some(3)));
     }
 
-    #[tokio::test]
-    async fn who_does_not_belong_here_is_told_why() {
-        let good = || (hello(ControllerId::A, 1), 9);
-        let (a, _) = shake(good(), (hello(ControllerId::B, 1), 8)).await;
-        assert!(matches!(a, Err(LinkError::Stranger)));
-        let (a, _) = shake(good(), (hello(ControllerId::B, 2), 9)).await;
-        assert!(matches!(a, Err(LinkError::Array { .. })));
-        let (a, _) = shake(good(), (hello(ControllerId::A, 1), 9)).await;
-        assert!(matches!(a, Err(LinkError::Twin(ControllerId::A))));
+    #[test]
+    fn who_does_not_belong_here_is_told_why() {
+        let (mine, theirs) = (hello(ControllerId::A, 1), hello(ControllerId::B, 1));
+        assert!(judge(&mine, &theirs, Some(3)).is_ok());
+        let foreign = judge(&mine, &hello(ControllerId::B, 2), None).unwrap_err();
+        assert!(matches!(foreign, LinkError::Array { .. }) && foreign.is_foreign());
+        let twin = judge(&mine, &hello(ControllerId::A, 1), None).unwrap_err();
+        assert!(matches!(twin, LinkError::Twin(ControllerId::A)) && twin.is_foreign());
+        let past = judge(&mine, &theirs, Some(4)).unwrap_err();
+        assert!(matches!(past, LinkError::Past { said: 3, seen: 4 }) && past.is_foreign());
         let newer = Hello {
-            pollux_router_link: 2,
-            ..hello(ControllerId::B, 1)
+            pollux_router_link: LINK_VERSION + 1,
+            ..theirs
         };
-        let (a, _) = shake(good(), (newer, 9)).await;
-        assert!(matches!(a, Err(LinkError::Version(2))));
+        let version = judge(&mine, &newer, None).unwrap_err();
+        assert!(matches!(version, LinkError::Version(3)) && !version.is_foreign());
     }
 
     #[tokio::test]
-    async fn a_handshake_reads_little_and_refuses_what_is_none() {
+    async fn a_hello_is_short_and_everything_else_is_none() {
         let long = vec![b'x'; 100_000];
         for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"\xff\xfe\n", b"{}\n", b"", &long] {
             let mut reader = BufReader::new(bytes);

@@ -41,7 +41,7 @@ use pollux_api::action::ActionId;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::id::ControllerId;
 use pollux_api::rank::{self, Rank};
-use pollux_api::router::{Counters, Link, Method};
+use pollux_api::router::{Counters, Link, Method, SERVICE};
 use pollux_runtime::wire::{self, Envelope, Kind, Message};
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -59,6 +59,15 @@ const BATCH: usize = 256;
 const JOURNAL_PER_SECOND: u32 = 500;
 /// The buffer in which a message is put together keeps at most this between two of them.
 const KEEP: usize = 128 << 10;
+
+/// Notification between two routers, beside the contract: the sender's epoch has changed.
+pub const PRESENT: &str = "router.present";
+
+/// Parameters of [`PRESENT`].
+#[derive(Debug, serde::Deserialize)]
+struct Present {
+    epoch: u64,
+}
 
 /// The present: µs of a monotonic clock for deadlines, µs of Unix time for people.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,6 +156,8 @@ pub struct Core {
     remote: BTreeMap<String, BTreeMap<ConnectionId, BTreeSet<String>>>,
     link: Option<ConnectionId>,
     link_info: Link,
+    /// Epoch of this controller.
+    epoch: Option<u64>,
     ring: Ring,
     actions: Actions,
     counters: Counters,
@@ -188,7 +199,9 @@ impl Core {
                 partner,
                 version: None,
                 problem,
+                partner_epoch: None,
             },
+            epoch: None,
             ring,
             actions: Actions::default(),
             counters: Counters::default(),
@@ -253,6 +266,24 @@ impl Core {
         }
     }
 
+    /// Epoch of this controller, once heartbeat has granted a lease under one.
+    pub fn own_epoch(&mut self, epoch: Option<u64>) {
+        self.epoch = epoch;
+    }
+
+    /// Epoch of the partner, once its router has said it.
+    pub fn partner_epoch(&mut self, epoch: Option<u64>) {
+        self.link_info.partner_epoch = epoch;
+    }
+
+    /// Somebody who is not the partner wanted to be the link; whether that is news.
+    pub fn foreign(&mut self, problem: String) -> bool {
+        self.counters.foreign_links += 1;
+        let news = self.link_info.problem.as_ref() != Some(&problem);
+        self.link_problem(problem);
+        news
+    }
+
     /// The link could not be made, or broke: why.
     pub fn link_problem(&mut self, problem: String) {
         if self.link.is_none() {
@@ -288,6 +319,7 @@ impl Core {
                     self.link_info.up = false;
                     self.link_info.since_unix_ms = now.unix_us / 1000;
                     self.link_info.problem = Some("the link to the partner's router broke".to_owned());
+                    self.link_info.partner_epoch = None;
                 }
                 String::new()
             }
@@ -555,6 +587,24 @@ impl Core {
             }
         }
     }
+    /// The link, for a call or notification of this method. A partner of a lower epoch has still to join: until then it
+    /// gets what it needs for that, and questions how it is. (A courtesy, and no fence: what keeps data safe looks at
+    /// epochs itself.)
+    fn link_for(&self, method: &str) -> Result<ConnectionId, RpcError> {
+        let Some(link) = self.link else {
+            return Err(self.partner_unreachable("there is no link now"));
+        };
+        match (self.epoch, self.link_info.partner_epoch) {
+            (Some(own), Some(partner)) if partner < own && !is_for_joining(method) => {
+                let what = format!(
+                    "the partner is at epoch {partner}, this controller at {own}: it has to join before it is sent {method}"
+                );
+                Err(self.partner_unreachable(&what))
+            }
+            _ => Ok(link),
+        }
+    }
+
     fn partner_unreachable(&self, what: &str) -> RpcError {
         let what = match &self.link_info.problem {
             Some(problem) if self.link.is_none() => format!("{what}: {problem}"),
@@ -563,6 +613,19 @@ impl Core {
         RpcError::new(Code::PartnerUnreachable, self.me.partner().as_str(), what)
             .since_ms(self.link_info.since_unix_ms)
             .remedy("start the partner or mend the interconnect; see `pollux status`")
+    }
+}
+
+/// What a partner of a lower epoch may be sent: heartbeat's and the routers' own messages, what brings its
+/// configuration up to date, and questions how it is.
+fn is_for_joining(method: &str) -> bool {
+    use pollux_api::{config, heartbeat};
+    match method.split_once('.') {
+        Some((SERVICE | heartbeat::SERVICE, _) | (_, "status")) => true,
+        _ => matches!(
+            method,
+            config::CATCH_UP | config::SYNC | config::APPEND | config::FETCH | config::SET_EPOCH
+        ),
     }
 }
 

@@ -17,8 +17,8 @@ use crate::trace::{Entry, Journal};
 use pollux_api::action::ActionId;
 use pollux_api::error::RpcError;
 use pollux_api::router::MAX_MESSAGE;
-use pollux_platform::file::{Lock, LockError};
-use pollux_platform::keys::{KeyError, KeyStore};
+use pollux_pairing::{Identity, IdentityError, PublicKey};
+use pollux_platform::file::{Lock, LockError, raise_descriptors};
 use pollux_platform::notify::Notifier;
 use pollux_platform::signal::Shutdown;
 use pollux_runtime::ControllerConfig;
@@ -28,6 +28,7 @@ use std::future::poll_fn;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
@@ -42,8 +43,15 @@ use tokio::time::{Instant, sleep_until};
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Bytes that wait for one receiver; a message that does not fit is refused.
 const QUEUE: usize = 4 * MAX_MESSAGE;
+/// Bytes that wait for all receivers together; beyond it, each may still have [`SHARE`], so that those who read are
+/// served beside those who do not.
+const QUEUES: usize = 64 << 20;
+/// See [`QUEUES`].
+const SHARE: usize = 64 << 10;
 /// Local connections at the same time; the next is closed at once.
-const CONNECTIONS: usize = 1024;
+const CONNECTIONS: usize = 4096;
+/// Files beside connections: the journal, the link, the library's own.
+const FILES: usize = 64;
 /// A buffer that has grown beyond this gives its memory back.
 const KEEP: usize = 128 << 10;
 /// What is read at once: what becomes of it, with what the router adds, fits a queue that keeps its memory.
@@ -57,9 +65,17 @@ pub enum Error {
     /// Another router runs here.
     #[error(transparent)]
     Running(#[from] LockError),
-    /// The pairing key cannot be used.
+    /// A key of the link cannot be used.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    Key(#[from] IdentityError),
+    /// The keys are no keys for TLS.
+    #[error("the keys in {} cannot be used for the link: {source}; pair the controllers (pollux pair)", path.display())]
+    Tls {
+        /// The key store.
+        path: PathBuf,
+        /// What the library said.
+        source: tokio_rustls::rustls::Error,
+    },
     /// The socket cannot be served.
     #[error("cannot listen on {}: {source}", path.display())]
     Socket {
@@ -89,6 +105,16 @@ pub(crate) struct Queue {
     wake: Notify,
     /// To write what is waiting at once; a link has its own way.
     socket: Option<OwnedWriteHalf>,
+    /// Bytes that wait in all queues.
+    all: Arc<AtomicUsize>,
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let state = self.state();
+        self.all
+            .fetch_sub(state.bytes.len() - state.written, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -105,11 +131,12 @@ struct Waiting {
 pub(crate) struct Closed(pub(crate) String);
 
 impl Queue {
-    fn new(socket: Option<OwnedWriteHalf>) -> Arc<Self> {
+    fn new(socket: Option<OwnedWriteHalf>, all: Arc<AtomicUsize>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             wake: Notify::new(),
             socket,
+            all,
         })
     }
 
@@ -134,7 +161,10 @@ impl Queue {
             return;
         }
         match socket.try_write(&state.bytes[state.written..]) {
-            Ok(written) => state.written += written,
+            Ok(written) => {
+                state.written += written;
+                self.all.fetch_sub(written, Ordering::Relaxed);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => state.closed = Some(error.to_string()),
         }
@@ -159,10 +189,15 @@ impl Queue {
             };
             if !waits {
                 self.wake.notified().await;
-            } else if let Err(error) = socket.writable().await {
-                return Closed(error.to_string());
-            } else {
-                self.flush();
+                continue;
+            }
+            // A receiver that does not read is never writable; that it is to be closed has to be heard nevertheless.
+            tokio::select! {
+                writable = socket.writable() => match writable {
+                    Ok(()) => self.flush(),
+                    Err(error) => return Closed(error.to_string()),
+                },
+                () = self.wake.notified() => {}
             }
         }
     }
@@ -177,6 +212,7 @@ impl Queue {
                 }
                 if !state.bytes.is_empty() {
                     std::mem::swap(out, &mut state.bytes);
+                    self.all.fetch_sub(out.len(), Ordering::Relaxed);
                     return Ok(());
                 }
             }
@@ -220,6 +256,8 @@ struct Outside {
     queues: HashMap<ConnectionId, Arc<Queue>>,
     /// Queues to which something was added in this batch.
     touched: Vec<Arc<Queue>>,
+    /// Bytes in all queues.
+    waiting: Arc<AtomicUsize>,
     journal: Journal,
 }
 
@@ -232,9 +270,12 @@ impl World for Outside {
         if state.closed.is_some() {
             return true;
         }
-        if state.bytes.len() - state.written + message.len() > QUEUE {
+        let waiting = state.bytes.len() - state.written + message.len();
+        let all = self.waiting.load(Ordering::Relaxed) + message.len();
+        if waiting > QUEUE || all > QUEUES && waiting > SHARE {
             return false;
         }
+        self.waiting.store(all, Ordering::Relaxed);
         if state.written > QUEUE {
             let written = std::mem::take(&mut state.written);
             state.bytes.drain(..written);
@@ -276,6 +317,7 @@ impl Bus {
         let outside = Outside {
             queues: HashMap::new(),
             touched: Vec::new(),
+            waiting: Arc::default(),
             journal,
         };
         let inner = Mutex::new(Inner {
@@ -323,7 +365,7 @@ impl Bus {
         let mut inner = self.lock();
         let id = inner.next_connection;
         inner.next_connection += 1;
-        let queue = Queue::new(socket);
+        let queue = Queue::new(socket, Arc::clone(&inner.outside.waiting));
         inner.outside.queues.insert(id, Arc::clone(&queue));
         (id, queue)
     }
@@ -336,10 +378,34 @@ impl Bus {
     }
 
     /// The link to the partner is up: its number and what is to be written to it.
-    pub(crate) fn link_up(&self, version: String) -> (ConnectionId, Arc<Queue>) {
+    pub(crate) fn link_up(
+        &self,
+        version: String,
+        own: Option<u64>,
+        partner: Option<u64>,
+    ) -> (ConnectionId, Arc<Queue>) {
         let (id, queue) = self.connect(None);
-        self.with(|core, outside, now| core.link_up(id, version, now, outside));
+        self.with(|core, outside, now| {
+            core.link_up(id, version, now, outside);
+            core.own_epoch(own);
+            core.partner_epoch(partner);
+        });
         (id, queue)
+    }
+
+    /// This controller has another epoch.
+    pub(crate) fn own_epoch(&self, epoch: u64) {
+        self.with(|core, _, _| core.own_epoch(Some(epoch)));
+    }
+
+    /// Somebody who is not the partner wanted to be the link.
+    pub(crate) fn foreign(&self, why: String) {
+        self.with(|core, _, _| {
+            // Once per reason, not once per attempt.
+            if core.foreign(why.clone()) {
+                tracing::error!(why, "a foreign link was refused");
+            }
+        });
     }
 
     /// The link is down.
@@ -564,7 +630,19 @@ pub async fn run(config: ControllerConfig, shutdown: Shutdown) -> Result<(), Err
         })?;
     }
     let _lock = Lock::acquire(&config.paths.run.join("router.lock"))?;
-    let keys = KeyStore::load(&config.paths.keys)?;
+    match raise_descriptors((CONNECTIONS + FILES) as u64) {
+        Ok(files) if files < (CONNECTIONS + FILES) as u64 => {
+            tracing::warn!(files, "fewer connections are possible: raise LimitNOFILE");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+    }
+    let own = Identity::load(&config.paths.keys)?;
+    let partner = PublicKey::of_partner(&config.paths.keys)?;
+    let keys = link::Keys::new(&own, partner).map_err(|source| Error::Tls {
+        path: config.paths.keys.clone(),
+        source,
+    })?;
     let bus = Bus::new(&config)?;
     let listener = listen(&path)?;
     match Notifier::from_env().and_then(|notifier| notifier.ready()) {
@@ -574,7 +652,7 @@ pub async fn run(config: ControllerConfig, shutdown: Shutdown) -> Result<(), Err
     tokio::select! {
         () = Arc::clone(&bus).accept(listener) => {}
         () = bus.expire() => {}
-        () = link::run(&bus, &config, &keys) => {}
+        () = link::run(&bus, &config, keys) => {}
         () = shutdown.requested() => {}
     }
     if let Err(error) = fs::remove_file(&path) {

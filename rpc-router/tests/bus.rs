@@ -1,214 +1,19 @@
 //! The switchboard with real sockets and real processes: both routers, services that come, go and are killed.
 
+mod common;
+
+use common::{BOUND, Pair, Process, Until, call, echo, say};
 use pollux_api::action::ActionId;
 use pollux_api::error::{Code, RpcError};
-use pollux_api::id::{ControllerId, DiskIndex};
+use pollux_api::id::ControllerId;
 use pollux_api::router::{Outcome, STATUS, Status, TRACE, Trace, TraceReport};
-use pollux_platform::keys::KeyStore;
-use pollux_runtime::config::{FILE, Fence, Front, Interconnect, Paths, Quorum};
-use pollux_runtime::{Client, ControllerConfig, Ctx, Profile, Repeat, Service, Update};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use pollux_runtime::{Client, ControllerConfig, Ctx, Repeat, Service, Update};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
-
-const BOUND: Duration = Duration::from_secs(20);
-
-/// A process that does not outlive its owner.
-struct Process(Child);
-
-impl Process {
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Either may have happened already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Two controllers on loopback addresses of their own.
-struct Pair {
-    dir: tempfile::TempDir,
-    routers: [Option<Process>; 2],
-}
-
-impl Pair {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        let n = std::process::id().wrapping_mul(31) + NEXT.fetch_add(1, Ordering::Relaxed);
-        let address = |last: u8| {
-            format!("127.{}.{}.{last}", 1 + (n >> 8) % 250, n % 250)
-                .parse()
-                .unwrap()
-        };
-        let dir = tempfile::tempdir().unwrap();
-        let keys = KeyStore::provision(&dir.path().join("keys")).unwrap();
-        for controller in [ControllerId::A, ControllerId::B] {
-            let own = dir.path().join(controller.as_str());
-            std::fs::create_dir(&own).unwrap();
-            let (local, partner) = match controller {
-                ControllerId::A => (address(1), address(2)),
-                ControllerId::B => (address(2), address(1)),
-            };
-            let config = ControllerConfig {
-                controller,
-                array: keys.array,
-                profile: Profile::Ci,
-                paths: Paths {
-                    run: own.join("run"),
-                    var: own.join("var"),
-                    log: own.join("log"),
-                    port: own.join("port"),
-                    bmc: own.join("bmc.sock"),
-                    keys: dir.path().join("keys"),
-                },
-                interconnect: Interconnect {
-                    interface: "lo".into(),
-                    legs: vec!["lo".into()],
-                    local,
-                    partner,
-                    heartbeat_port: 7700,
-                    router_port: 7710,
-                    forward_port: 7711,
-                },
-                front: Front {
-                    interface: "lo".into(),
-                    address: local,
-                    prefix: 32,
-                    portal_port: 3260,
-                },
-                quorum: Quorum {
-                    disks: vec![DiskIndex::new(0)],
-                },
-                fence: Fence {
-                    reservations: true,
-                    power: false,
-                    watchdog: false,
-                },
-            };
-            std::fs::write(own.join(FILE), config.render()).unwrap();
-        }
-        Self {
-            dir,
-            routers: [None, None],
-        }
-    }
-
-    fn file(&self, controller: ControllerId) -> PathBuf {
-        self.dir.path().join(controller.as_str()).join(FILE)
-    }
-
-    fn config(&self, controller: ControllerId) -> ControllerConfig {
-        ControllerConfig::load(&self.file(controller)).unwrap()
-    }
-
-    fn start(&mut self, controller: ControllerId) {
-        let child = Command::new(env!("CARGO_BIN_EXE_rpc-routerd"))
-            .arg("--config")
-            .arg(self.file(controller))
-            .env("POLLUX_LOG", "warn")
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.routers[controller.index()] = Some(Process(child));
-    }
-
-    fn kill(&mut self, controller: ControllerId) {
-        self.routers[controller.index()].take().unwrap().kill();
-    }
-
-    async fn client(&self, controller: ControllerId) -> Client {
-        let socket = self.config(controller).paths.router_socket();
-        let end = Instant::now() + BOUND;
-        loop {
-            match Client::connect(&socket).await {
-                Ok(client) => return client,
-                Err(error) => assert!(Instant::now() < end, "no router at {}: {error}", socket.display()),
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// Both routers, linked.
-    async fn started() -> Self {
-        let mut pair = Self::new();
-        pair.start(ControllerId::A);
-        pair.start(ControllerId::B);
-        for controller in [ControllerId::A, ControllerId::B] {
-            pair.client(controller)
-                .await
-                .until(STATUS, |status: &Status| status.link.up)
-                .await;
-        }
-        pair
-    }
-}
-
-trait Until {
-    async fn until<T: serde::de::DeserializeOwned>(&self, method: &str, good: impl Fn(&T) -> bool) -> T;
-}
-
-impl Until for Client {
-    /// Asks until the answer is good.
-    async fn until<T: serde::de::DeserializeOwned>(&self, method: &str, good: impl Fn(&T) -> bool) -> T {
-        let end = Instant::now() + BOUND;
-        loop {
-            let answer = self.call::<_, T>(method, &(), &Ctx::new(BOUND)).await;
-            if let Ok(answer) = answer
-                && good(&answer)
-            {
-                return answer;
-            }
-            assert!(
-                Instant::now() < end,
-                "{method} did not become what it should be within {BOUND:?}"
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-/// A service of rank 70 that answers with what it was given.
-fn echo(config: &ControllerConfig) -> Service {
-    Service::builder("echo", 70)
-        .method(
-            "echo.back",
-            Repeat::Idempotent,
-            |_: Ctx, text: String| async move { Ok::<_, RpcError>(text) },
-        )
-        .method("echo.slow", Repeat::Idempotent, |_: Ctx, ms: u64| async move {
-            tokio::time::sleep(Duration::from_millis(ms)).await;
-            Ok::<_, RpcError>(ms)
-        })
-        .start(config)
-}
-
-async fn call(client: &Client, method: &str, text: &str) -> Result<String, RpcError> {
-    client.call(method, text, &Ctx::new(BOUND)).await
-}
-
-/// Says something on the socket as a person would, and reads until the router has nothing more to say.
-async fn say(socket: &Path, text: &str) -> String {
-    let mut stream = UnixStream::connect(socket).await.unwrap();
-    stream.write_all(text.as_bytes()).await.unwrap();
-    stream.shutdown().await.unwrap();
-    let mut answer = String::new();
-    timeout(BOUND, stream.read_to_string(&mut answer))
-        .await
-        .unwrap()
-        .unwrap();
-    answer
-}
 
 #[tokio::test]
 async fn a_call_reaches_local_partner_and_named_controllers() {
@@ -765,4 +570,32 @@ async fn the_survivor_tells_what_the_dead_partner_saw_after_a_kill_of_its_own_ro
     // And it says whom it could not ask.
     assert_eq!(report.seen, [ControllerId::A]);
     assert_eq!(report.missing[0].controller, ControllerId::B);
+}
+
+/// Each line that is typed is answered by the line below it; `...` stands for what differs each time.
+#[tokio::test]
+async fn the_session_of_the_readme_is_what_is_answered() {
+    let pair = Pair::started().await;
+    let socket = pair.config(ControllerId::A).paths.router_socket();
+    let readme = include_str!("../README.md");
+    let session = readme.split("```console\n").nth(1).unwrap();
+    let mut lines = session.split("```").next().unwrap().lines();
+    assert!(lines.next().unwrap().starts_with("$ socat"));
+    let lines: Vec<&str> = lines.collect();
+    assert!(lines.len() >= 8, "{lines:?}");
+    for (typed, expected) in lines.chunks_exact(2).map(|pair| (pair[0], pair[1])) {
+        let answer = say(&socket, &format!("{typed}\n")).await;
+        let (first, last) = (expected.split("...").next(), expected.rsplit("...").next());
+        let mut rest = answer.trim_end();
+        assert!(
+            first.is_some_and(|first| rest.starts_with(first)),
+            "{typed}: {answer}"
+        );
+        assert!(last.is_some_and(|last| rest.ends_with(last)), "{typed}: {answer}");
+        for part in expected.split("...") {
+            let at = rest.find(part);
+            assert!(at.is_some(), "{part} is not in the answer to {typed}: {answer}");
+            rest = &rest[at.unwrap() + part.len()..];
+        }
+    }
 }

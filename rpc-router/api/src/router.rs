@@ -191,6 +191,9 @@ pub struct Link {
     pub version: Option<String>,
     /// Why it is down.
     pub problem: Option<String>,
+    /// Epoch of the partner, once it has said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partner_epoch: Option<u64>,
 }
 
 /// What a router counted.
@@ -214,6 +217,9 @@ pub struct Counters {
     /// Trace records that are not in the journal: it could not take them in time, or calls that change nothing came in
     /// a flood.
     pub trace_dropped: u64,
+    /// Links refused because the other side is not the partner: another key, another array, a copy or its past.
+    #[serde(default)]
+    pub foreign_links: u64,
 }
 
 /// Parameters of [`TRACE`].

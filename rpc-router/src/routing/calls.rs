@@ -151,9 +151,7 @@ impl Core {
             ));
         }
         if address.remote {
-            let Some(link) = self.link else {
-                return Err(self.partner_unreachable("there is no link now"));
-            };
+            let link = self.link_for(address.method)?;
             call.method = self.names.share(address.method);
             call.to = self.names.share_pair(there.as_str(), address.service);
             return Ok(Some(link));

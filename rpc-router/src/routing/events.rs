@@ -1,6 +1,6 @@
 //! Notifications and events: what is said without waiting for an answer.
 
-use super::{Address, ConnectionId, Core, Now, Role, World, calls::ReplyTo, overloaded};
+use super::{Address, ConnectionId, Core, Now, PRESENT, Present, Role, World, calls::ReplyTo, overloaded};
 use crate::trace::Entry;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::id::ControllerId;
@@ -40,6 +40,11 @@ impl Core {
                 PROGRESS => self.progress(from, params, now, world),
                 TRACED if sender.over_link => self.shared(params, world),
                 EVENT if sender.over_link => self.remote_event(params, world),
+                PRESENT if sender.over_link => {
+                    let Present { epoch } = wire::params(PRESENT, params)?;
+                    self.partner_epoch(Some(epoch));
+                    Ok(())
+                }
                 other => Err(RpcError::new(
                     Code::MethodNotFound,
                     SERVICE,
@@ -48,8 +53,7 @@ impl Core {
             };
         }
         let to = if address.remote {
-            self.link
-                .ok_or_else(|| self.partner_unreachable("there is no link now"))?
+            self.link_for(address.method)?
         } else {
             let (to, service) = self.service(address.service, now)?;
             if !service

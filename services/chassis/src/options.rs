@@ -143,7 +143,7 @@ impl Options {
                 log: own.join("log"),
                 port: own.join("port"),
                 bmc: own.join("bmc.sock"),
-                keys: self.dir.join("keys"),
+                keys: own.join("keys"),
             },
             interconnect: Interconnect {
                 interface: network::INTERCONNECT.into(),

@@ -5,6 +5,8 @@ use crate::{
     panel::{Panel, StartError},
     shelf::{Layout, Shelf, ShelfError},
 };
+use pollux_api::id::ControllerId;
+use pollux_pairing::{IdentityError, identity::provision};
 use pollux_platform::{
     file::{Lock, LockError, replace},
     keys::{KeyError, KeyStore},
@@ -64,6 +66,25 @@ fn failed(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> RunError {
     move |error| RunError::Failed(format!("{what}: {error}"))
 }
 
+/// Gives each controller its own key store: what `pollux pair` does for two that stand in different places. Keys that
+/// are there stay.
+fn pair(options: &Options, keys: &KeyStore) -> Result<(), RunError> {
+    let stores = ControllerId::ALL.map(|controller| options.controller_dir(controller).join("keys"));
+    for store in &stores {
+        match KeyStore::load(store) {
+            Ok(_) => {}
+            Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => keys
+                .write(store)
+                .map_err(|error| RunError::Failed(error.to_string()))?,
+            Err(error) => return Err(RunError::Damaged(error.to_string())),
+        }
+    }
+    provision([&stores[0], &stores[1]]).map_err(|error| match error {
+        IdentityError::Io { .. } | IdentityError::Random => RunError::Failed(error.to_string()),
+        _ => RunError::Damaged(error.to_string()),
+    })
+}
+
 /// Runs an enclosure until it is asked to end (SIGTERM, SIGINT, `chassis.shutdown`). The calling process must have one
 /// thread.
 pub fn run(mut options: Options) -> Result<(), RunError> {
@@ -87,6 +108,7 @@ pub fn run(mut options: Options) -> Result<(), RunError> {
         KeyError::Io { .. } => RunError::Failed(error.to_string()),
         _ => RunError::Damaged(error.to_string()),
     })?;
+    pair(&options, &keys)?;
     let shelf_dir = options.dir.join("shelf");
     let layout = Layout {
         array: keys.array,

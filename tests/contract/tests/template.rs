@@ -5,6 +5,7 @@ use pollux_api::error::Code;
 use pollux_api::id::{ControllerId, DiskIndex};
 use pollux_api::router::{ACTIONS, CANCEL, WORK};
 use pollux_api::template::{CHANGED, COUNT, Count, Phrase, SET, STATUS, Status};
+use pollux_pairing::identity::provision;
 use pollux_platform::keys::KeyStore;
 use pollux_platform::signal::Shutdown;
 use pollux_rpc_router::server::{Error, run};
@@ -61,6 +62,8 @@ impl Drop for Router {
 
 fn config(dir: &Path) -> ControllerConfig {
     let keys = KeyStore::provision(&dir.join("keys")).unwrap();
+    // The partner never comes; its key is only pinned.
+    provision([&dir.join("keys"), &dir.join("partner")]).unwrap();
     let own = dir.join("a");
     let address = |last: u32| {
         format!(

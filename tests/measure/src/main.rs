@@ -51,6 +51,8 @@ enum What {
         listen: Option<SocketAddr>,
         #[arg(long)]
         dial: Option<SocketAddr>,
+        #[arg(long)]
+        keys: Option<PathBuf>,
     },
     /// Becomes dbus-broker's launcher, with what it wants to inherit.
     #[command(hide = true)]
@@ -65,8 +67,15 @@ fn main() -> ExitCode {
             folder,
             only,
         } => router(quick, rounds, &folder, &only),
-        What::Forward { socket, listen, dial } => {
-            run_forwarder(&socket, listen.map(Other::Listen).or(dial.map(Other::Dial)))
+        What::Forward {
+            socket,
+            listen,
+            dial,
+            keys,
+        } => {
+            let keys = keys.unwrap_or_default();
+            let listen = listen.map(|address| Other::Listen(address, keys.clone()));
+            run_forwarder(&socket, listen.or(dial.map(|address| Other::Dial(address, keys))))
         }
         What::Broker { socket, config } => become_broker(&socket, &config),
     };

@@ -18,8 +18,8 @@ use crate::peer::pollux::Side;
 use crate::peer::{dbus, frames, nats, pollux};
 use crate::process::{Process, children};
 use crate::statistics::Sample;
-use pollux_api::id::{ControllerId, DiskIndex};
-use pollux_platform::keys::KeyStore;
+use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
+use pollux_pairing::identity::provision;
 use pollux_runtime::config::{FILE, Fence, Front, Interconnect, Paths, Quorum};
 use pollux_runtime::{ControllerConfig, Profile};
 use std::fs;
@@ -135,11 +135,14 @@ impl Stage {
     fn two_forwarders(&mut self) -> Result<Bus> {
         let address = free_port()?;
         let (one, other) = (self.path("one.sock"), self.path("other.sock"));
+        let [first_keys, second_keys] = self.keys()?;
         let mut command = Command::new(&self.this);
         command
             .arg("forward")
             .arg(&one)
-            .args(["--listen", &address.to_string()]);
+            .args(["--listen", &address.to_string()])
+            .arg("--keys")
+            .arg(first_keys);
         let first = Process::start(&mut command, &self.path("one.log"))?;
         let first_id = first.id();
         self.processes.push(first);
@@ -147,7 +150,9 @@ impl Stage {
         command
             .arg("forward")
             .arg(&other)
-            .args(["--dial", &address.to_string()]);
+            .args(["--dial", &address.to_string()])
+            .arg("--keys")
+            .arg(second_keys);
         let (second_id, callee) = self.start(&mut command, "other.log", "listens", || {
             frames::connect(&other, 0).ok()
         })?;
@@ -179,10 +184,17 @@ impl Stage {
         Ok(ids)
     }
 
+    /// The key stores of two controllers that are paired.
+    fn keys(&self) -> Result<[PathBuf; 2]> {
+        let stores = ["a", "b"].map(|own| self.path(own).join("keys"));
+        provision([&stores[0], &stores[1]]).context("keys")?;
+        Ok(stores)
+    }
+
     /// Writes what both routers need.
     fn controllers(&self) -> Result<[ControllerConfig; 2]> {
-        let keys = self.path("keys");
-        let array = KeyStore::provision(&keys).context("key store")?.array;
+        self.keys()?;
+        let array = ArrayId::from_bytes([7; 16]);
         // An address of their own, so that two measurements at the same time do not meet.
         let number = std::process::id();
         let address = |last: u8| {
@@ -203,7 +215,7 @@ impl Stage {
                     log: own.clone(),
                     port: own.join("port"),
                     bmc: own.join("bmc.sock"),
-                    keys: keys.clone(),
+                    keys: own.join("keys"),
                 },
                 interconnect: Interconnect {
                     interface: "lo".into(),

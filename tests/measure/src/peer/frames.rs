@@ -7,21 +7,24 @@
 //! ```
 //!
 //! [`forward`] is that process, as one writes it with tokio: a task that reads and a task that writes for each
-//! connection; connections are numbered as they come. Two of them with a TCP connection between are the floor of two
-//! routers; there, what comes over the link goes to connection 0, and the rest to the link.
+//! connection; connections are numbered as they come. Two of them with a connection between that is secured as the
+//! routers' link is are the floor of two routers; there, what comes over the link goes to connection 0, and the rest to
+//! the link.
 
 use crate::error::{Context, Error, Result};
 use crate::load::{Found, Line, Protocol, Stream};
+use pollux_pairing::{Identity, PublicKey, tls};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 const HEAD: usize = 8;
 const READ: usize = 128 << 10;
@@ -79,13 +82,13 @@ impl Protocol for Frames {
     }
 }
 
-/// The other forwarder, in a floor of two.
-#[derive(Clone, Copy, Debug)]
+/// The other forwarder, in a floor of two, and the key store with which it is met.
+#[derive(Clone, Debug)]
 pub enum Other {
     /// It dials this address.
-    Listen(SocketAddr),
+    Listen(SocketAddr, PathBuf),
     /// It listens on this address.
-    Dial(SocketAddr),
+    Dial(SocketAddr, PathBuf),
 }
 
 /// What waits for one receiver.
@@ -108,17 +111,16 @@ const LINK: u32 = u32::MAX;
 pub async fn forward(socket: &Path, other: Option<Other>) -> Result<()> {
     let listener = UnixListener::bind(socket).context(socket.display())?;
     let receivers = Receivers::default();
+    let fixed = other.as_ref().map(|_| LINK);
     let work = async {
         if let Some(other) = other {
-            let link = connect_other(other).await.context("the other forwarder")?;
-            link.set_nodelay(true).context("the other forwarder")?;
-            let (reader, writer) = link.into_split();
+            let (reader, writer) = tokio::io::split(connect_other(other).await?);
             attach(&receivers, LINK, Some(0), reader, writer);
         }
         for number in 0.. {
             let (stream, _) = listener.accept().await.context(socket.display())?;
             let (reader, writer) = stream.into_split();
-            attach(&receivers, number, other.map(|_| LINK), reader, writer);
+            attach(&receivers, number, fixed, reader, writer);
         }
         Ok(())
     };
@@ -205,10 +207,31 @@ fn too(much: &str) -> Error {
     }
 }
 
-async fn connect_other(other: Other) -> std::io::Result<TcpStream> {
+async fn connect_other(other: Other) -> Result<TlsStream<TcpStream>> {
+    let what = "the other forwarder";
+    let keys = |store: &Path| {
+        let own = Identity::load(store).context(what)?;
+        PublicKey::of_partner(store)
+            .context(what)
+            .map(|partner| (own, partner))
+    };
     match other {
-        Other::Listen(address) => Ok(TcpListener::bind(address).await?.accept().await?.0),
-        Other::Dial(address) => TcpStream::connect(address).await,
+        Other::Listen(address, store) => {
+            let (own, partner) = keys(&store)?;
+            let acceptor = TlsAcceptor::from(tls::server(&own, partner).context(what)?);
+            let listener = TcpListener::bind(address).await.context(what)?;
+            let (stream, _) = listener.accept().await.context(what)?;
+            stream.set_nodelay(true).context(what)?;
+            acceptor.accept(stream).await.map(TlsStream::from).context(what)
+        }
+        Other::Dial(address, store) => {
+            let (own, partner) = keys(&store)?;
+            let connector = TlsConnector::from(tls::client(&own, partner).context(what)?);
+            let stream = TcpStream::connect(address).await.context(what)?;
+            stream.set_nodelay(true).context(what)?;
+            let connected = connector.connect(tls::name(), stream).await;
+            connected.map(TlsStream::from).context(what)
+        }
     }
 }
 
