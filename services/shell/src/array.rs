@@ -59,6 +59,21 @@ impl Place {
         })
     }
 
+    /// The directory of the one controller that is meant.
+    ///
+    /// # Errors
+    /// Nothing says which.
+    pub fn controller_dir(&self) -> Result<PathBuf, Error> {
+        match (&self.controller, &self.dir, self.on) {
+            (Some(controller), _, _) => Ok(controller.clone()),
+            (None, Some(dir), Some(on)) => Ok(dir.join(on.as_str())),
+            _ => Err(Error::usage(
+                "nothing says which controller this is",
+                "--controller DIR/a, or --dir DIR --on a",
+            )),
+        }
+    }
+
     fn sockets(&self) -> Result<Vec<(Option<ControllerId>, PathBuf)>, Error> {
         let socket = |dir: &Path| dir.join("run").join("router.sock");
         if let (Some(controller), None) = (&self.controller, &self.dir) {

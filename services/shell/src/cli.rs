@@ -47,11 +47,23 @@ pub struct Common {
     pub action: Option<ActionId>,
 }
 
+/// How two controllers become partners.
+#[derive(Debug, Subcommand)]
+pub enum Pair {
+    /// Show a code, and wait until it is typed on the other controller
+    Show,
+    /// Ask for the code that the other controller shows
+    Enter,
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// The array on one screen
     Status,
+    /// Make two stopped controllers partners: a code that one shows is typed on the other
+    #[command(subcommand)]
+    Pair(Pair),
     /// What now blocks takeover, switchover, giveback or the configuration, and what clears it
     Why,
     /// Phases of takeovers and switchovers as bars

@@ -18,6 +18,7 @@ pub mod cli;
 pub mod enclosure;
 pub mod error;
 pub mod moves;
+pub mod pair;
 pub mod print;
 pub mod resources;
 pub mod status;

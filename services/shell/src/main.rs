@@ -3,12 +3,12 @@
 use clap::Parser;
 use pollux_runtime::Ctx;
 use pollux_shell::array::{CHANGE, Place};
-use pollux_shell::cli::{Command, Line};
+use pollux_shell::cli::{Command, Line, Pair};
 use pollux_shell::error::Error;
 use pollux_shell::moves::{self, Move};
 use pollux_shell::print::Style;
 use pollux_shell::resources::{self, Shown};
-use pollux_shell::{action, enclosure, status, timeline, trace};
+use pollux_shell::{action, enclosure, pair, status, timeline, trace};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
@@ -67,11 +67,15 @@ async fn run(line: Line) -> Result<Shown, Error> {
             ));
         }
         Command::Chassis(command) => return enclosure::run(place.array_dir()?, command, style).await,
+        Command::Pair(Pair::Show) => return pair::show(&place).await,
+        Command::Pair(Pair::Enter) => return pair::enter(&place).await,
         _ => {}
     }
     let array = place.connect().await?;
     match command {
-        Command::Demo { .. } | Command::Chassis(_) => unreachable!("handled before the array is asked"),
+        Command::Demo { .. } | Command::Chassis(_) | Command::Pair(_) => {
+            unreachable!("handled before the array is asked")
+        }
         Command::Status => {
             let report = status::gather(&array).await;
             Ok(Shown::new(status::render(&report, style), &report))

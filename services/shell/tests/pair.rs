@@ -1,0 +1,193 @@
+//! Pairing with the shipped command: a code goes from one terminal to the other, and nowhere else.
+
+use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
+use pollux_pairing::{Identity, PublicKey};
+use pollux_platform::keys::KeyStore;
+use pollux_runtime::config::{FILE, Fence, Front, Interconnect, Paths, Quorum};
+use pollux_runtime::{ControllerConfig, Profile};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Two controllers that have never met, on loopback addresses of their own.
+struct Two {
+    dir: tempfile::TempDir,
+}
+
+impl Two {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let n = std::process::id().wrapping_mul(31) + NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = |last: u8| {
+            format!("127.{}.{}.{last}", 1 + (n >> 8) % 250, n % 250)
+                .parse()
+                .unwrap()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        for controller in ControllerId::ALL {
+            let own = dir.path().join(controller.as_str());
+            std::fs::create_dir(&own).unwrap();
+            let (local, partner) = match controller {
+                ControllerId::A => (address(1), address(2)),
+                ControllerId::B => (address(2), address(1)),
+            };
+            let config = ControllerConfig {
+                controller,
+                array: ArrayId::from_bytes([7; 16]),
+                profile: Profile::Ci,
+                paths: Paths {
+                    run: own.join("run"),
+                    var: own.join("var"),
+                    log: own.join("log"),
+                    port: own.join("port"),
+                    bmc: own.join("bmc.sock"),
+                    keys: own.join("keys"),
+                },
+                interconnect: Interconnect {
+                    interface: "lo".into(),
+                    legs: vec!["lo".into()],
+                    local,
+                    partner,
+                    heartbeat_port: 7700,
+                    router_port: 7710,
+                    forward_port: 7711,
+                },
+                front: Front {
+                    interface: "lo".into(),
+                    address: local,
+                    prefix: 32,
+                    portal_port: 3260,
+                },
+                quorum: Quorum {
+                    disks: vec![DiskIndex::new(0)],
+                },
+                fence: Fence {
+                    reservations: true,
+                    power: false,
+                    watchdog: false,
+                },
+            };
+            std::fs::write(own.join(FILE), config.render()).unwrap();
+        }
+        Self { dir }
+    }
+
+    fn controller(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn keys(&self, name: &str) -> PathBuf {
+        self.controller(name).join("keys")
+    }
+}
+
+fn pollux(controller: &Path, word: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pollux"));
+    command
+        .arg("--controller")
+        .arg(controller)
+        .args(["pair", word])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// The side that shows the code; ended when the test is.
+struct Show {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    code: String,
+}
+
+impl Show {
+    fn start(two: &Two) -> Self {
+        let mut child = pollux(&two.controller("a"), "show").spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut code = String::new();
+        while code.trim().len() != 9 || !code.trim().is_ascii() || !code.starts_with("    ") {
+            code.clear();
+            assert_ne!(stderr.read_line(&mut code).unwrap(), 0, "it ended without a code");
+        }
+        let code = code.trim().to_owned();
+        Self { child, stderr, code }
+    }
+
+    /// Waits until it ends; its exit code and what it said.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        self.stderr.read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap().code(), said)
+    }
+}
+
+fn enter(two: &Two, typed: &str) -> Output {
+    let mut child = pollux(&two.controller("b"), "enter").spawn().unwrap();
+    child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn another(code: &str) -> String {
+    let last = if code.ends_with('0') { "1" } else { "0" };
+    format!("{}{last}", &code[..8])
+}
+
+#[test]
+fn the_right_code_makes_partners_also_after_a_wrong_one() {
+    let two = Two::new();
+    let show = Show::start(&two);
+    let code = show.code.clone();
+    let entered = enter(&two, &format!("what?\n{}\n{code}\n", another(&code)));
+    let said = String::from_utf8_lossy(&entered.stderr).into_owned();
+    assert_eq!(entered.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("The code is wrong") && said.contains("8 digits"),
+        "{said}"
+    );
+    let (status, shown) = show.end();
+    assert_eq!(status, Some(0), "{shown}");
+    assert!(shown.contains("2 of 3 tries are left"), "{shown}");
+    let (a, b) = (two.keys("a"), two.keys("b"));
+    assert_eq!(KeyStore::load(&a).unwrap(), KeyStore::load(&b).unwrap());
+    assert_eq!(
+        PublicKey::of_partner(&a).unwrap(),
+        Identity::load(&b).unwrap().public()
+    );
+    assert_eq!(
+        PublicKey::of_partner(&b).unwrap(),
+        Identity::load(&a).unwrap().public()
+    );
+}
+
+#[test]
+fn three_wrong_codes_end_it_and_nothing_is_kept() {
+    let two = Two::new();
+    let show = Show::start(&two);
+    let wrong = another(&show.code);
+    let entered = enter(&two, &format!("{wrong}\n{wrong}\n{wrong}\n{}\n", show.code));
+    assert_eq!(entered.status.code(), Some(1));
+    let (status, shown) = show.end();
+    assert_eq!(status, Some(1));
+    assert!(shown.contains("wrong 3 times"), "{shown}");
+    for store in [two.keys("a"), two.keys("b")] {
+        assert!(PublicKey::of_partner(&store).is_err() && KeyStore::load(&store).is_err());
+    }
+}
+
+#[test]
+fn a_controller_that_runs_is_not_paired_and_nobody_shows_a_code_twice() {
+    let two = Two::new();
+    let show = Show::start(&two);
+    let second = pollux(&two.controller("a"), "show").output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains("router.lock") && said.contains("stop"), "{said}");
+    let mut child = show.child;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let alone = enter(&two, "1234-5678\n");
+    let said = String::from_utf8_lossy(&alone.stderr).into_owned();
+    assert_eq!(alone.status.code(), Some(1), "{said}");
+    assert!(said.contains("pollux pair show"), "{said}");
+}
