@@ -466,6 +466,34 @@ mod tests {
             .unwrap()
     }
 
+    /// Said by routers of this version of the protocol: a line that is not read any more, or is written otherwise, needs
+    /// another [`LINK_VERSION`].
+    #[test]
+    fn a_recorded_hello_is_read_and_written_alike() {
+        assert_eq!(
+            LINK_VERSION, 2,
+            "record a hello of the new version beside this one"
+        );
+        let recorded = concat!(
+            r#"{"pollux_router_link":2,"program":"0.1.0","array":"01010101-0101-0101-0101-010101010101","#,
+            r#""controller":"a","incarnation":3,"epoch":7}"#
+        );
+        let read: Hello = serde_json::from_str(recorded).unwrap();
+        assert_eq!((read.incarnation, read.epoch), (Some(3), Some(7)));
+        assert_eq!(to_json(&read), recorded);
+        // What a newer version adds is ignored; what an older one did not know is not known.
+        let newer = recorded.replace(r#""epoch":7"#, r#""epoch":7,"of_a_newer_version":1"#);
+        assert_eq!(to_json(&serde_json::from_str::<Hello>(&newer).unwrap()), recorded);
+        let older = recorded.replace(r#","incarnation":3,"epoch":7"#, "");
+        let read: Hello = serde_json::from_str(&older).unwrap();
+        assert_eq!((read.incarnation, read.epoch), (None, None));
+        let bare = recorded.replace(r#""pollux_router_link":2,"#, "");
+        assert!(
+            serde_json::from_str::<Hello>(&bare).is_err(),
+            "whoever says no version is no router"
+        );
+    }
+
     #[tokio::test]
     async fn both_sides_learn_who_the_other_is() {
         let (a, b) = meet(hello(ControllerId::A, 1), hello(ControllerId::B, 1)).await;
