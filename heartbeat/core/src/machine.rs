@@ -874,7 +874,7 @@ impl Core {
 
     /// The own area was read back from a majority: go on where an earlier daemon of this incarnation ended.
     fn start(&mut self, now: Instant) {
-        let read = |what: fn(&Area) -> bool| {
+        let read = |what: &dyn Fn(&Area) -> bool| {
             self.disks
                 .iter()
                 .filter(|disk| disk.own.as_ref().is_some_and(what))
@@ -893,8 +893,10 @@ impl Core {
             let torn = |problem: Option<Unread>| problem.is_some_and(Unread::is_damage);
             area.slot.is_ok() || torn(area.slot.err()) && torn(area.claims.as_ref().err().copied())
         };
-        let first = read(told) && !self.disks.iter().filter_map(|disk| disk.own.as_ref()).any(mine);
-        if !read(|area| area.vote.is_ok()) || !(first || read(|area| area.claims.is_ok())) {
+        let begun = self.disks.iter().filter_map(|disk| disk.own.as_ref()).any(mine);
+        // Disk by disk: of two blocks that tore on two disks neither hides what the other disk shows.
+        let known = |area: &Area| area.claims.is_ok() || !begun && told(area);
+        if !read(&|area| area.vote.is_ok()) || !read(&known) {
             return;
         }
         let own = |disk: &Disk| disk.own.clone();

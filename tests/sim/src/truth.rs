@@ -22,6 +22,8 @@ pub(crate) enum Fact {
         leg: usize,
         key: ReservationKey,
     },
+    /// The owner of a pool goes on without a leg: no exclusion rests on it any more.
+    CalledFailed { pool: usize, leg: usize },
     /// A key vanished from a leg without having been preempted or given up.
     ExclusionLost {
         pool: usize,

@@ -3,7 +3,8 @@
 //!
 //! What was lost is the exclusion of one owner. If the pool has changed hands meanwhile, by a gift and a fence under a
 //! later claim, the matter has ended: who gave the pool up holds nothing that could be lost, and S1 and S5 judge the
-//! hand-over.
+//! hand-over. And once its owner has called the leg failed on every other leg, as it must before it writes without it, nothing rests
+//! on the leg any more: it comes back under a new registration, and is copied whole.
 
 use crate::truth::Fact;
 use pollux_api::pool::ReservationKey;
@@ -20,6 +21,10 @@ impl NoSilentExclusion {
         match *fact {
             Fact::ExclusionLost { pool, leg, key } => {
                 self.lost.insert((pool, leg), key);
+                Ok(())
+            }
+            Fact::CalledFailed { pool, leg } => {
+                self.lost.remove(&(pool, leg));
                 Ok(())
             }
             Fact::Wrote { c, pool, leg, key } | Fact::Registered { c, pool, leg, key } => {

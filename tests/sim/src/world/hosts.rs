@@ -307,6 +307,7 @@ impl World {
             let leg = self.disks[at].of.1;
             self.fact(Fact::Wrote { c, pool, leg, key });
         }
+        self.fact(Fact::CalledFailed { pool, leg });
         self.say(|| format!("{} pool {pool} goes on without leg {leg}", id(c)));
         true
     }
