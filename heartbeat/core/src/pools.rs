@@ -535,8 +535,16 @@ impl Core {
                         if let Some(imports) = &mut self.imports {
                             imports.insert(id, key);
                         }
-                        let unproven =
-                            matches!(evidence, Evidence::Reserved { .. } | Evidence::Waited { .. });
+                        let unproven = match evidence {
+                            Evidence::Reserved { .. } | Evidence::Waited { .. } => true,
+                            // Claimed in an epoch that ended before the pool was published: the lease of the owner
+                            // before may still run.
+                            Evidence::Own => self.partner_member().is_none(),
+                            Evidence::Unowned
+                            | Evidence::Released { .. }
+                            | Evidence::PowerOff { .. }
+                            | Evidence::Rebooted { .. } => false,
+                        };
                         let next = if unproven {
                             State::LeaseWait { key }
                         } else {

@@ -779,6 +779,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         by: By::Scenario("fencing::k12"),
     },
     Mutant {
+        name: "taken-again-before-the-old-lease-is-out",
+        file: POOLS,
+        edits: &[(
+            "Evidence::Own => self.partner_member().is_none(),",
+            "Evidence::Own => false,",
+        )],
+        removes: "what is taken again under a later lone epoch waits for the old owner's lease as well (S7)",
+        by: By::Scenario("fencing::k04"),
+    },
+    Mutant {
         name: "adopted-before-the-old-lease-is-out",
         file: POOLS,
         edits: &[(

@@ -154,6 +154,32 @@ fn k04_who_adopts_an_import_waits_for_the_old_lease_like_who_made_it() {
     });
 }
 
+/// b takes over while a lives, and loses the exclusion while it waits for the lease of a. Under the next epoch the pool is its
+/// own, and yet was never published.
+#[test]
+fn k04_what_is_taken_again_in_a_later_epoch_waits_for_the_old_lease() {
+    scenario(reservations_only, |world| {
+        whole(world);
+        wire(world, false);
+        world.blind[A] = true;
+        world.deaf[A] = true;
+        world.ask(B, Request::Takeover);
+        let waits = world.run_till(5 * SEC, |world| state(world, B) == "lease-wait");
+        demand(world, waits, "b waits for no lease");
+        let epoch = world.record().epoch;
+        for disk in 0..world.disks.len() {
+            if world.disks[disk].of.0 == 0 {
+                world.stranger_clears(disk);
+            }
+        }
+        let renewed = world.run_till(5 * SEC, |world| world.record().epoch > epoch);
+        demand(world, renewed, "exclusion is not confirmed by a new epoch");
+        taken_over(world, B);
+        world.deaf[A] = false;
+        mended(world);
+    });
+}
+
 /// A daemon that starts finds an import, and a claim that is another one's: it is no owner by that.
 #[test]
 fn k12_an_import_of_another_claim_is_not_adopted() {
