@@ -352,8 +352,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "no-wait-for-the-old-lease",
         file: POOLS,
         edits: &[(
-            "matches!(evidence, Evidence::Reserved { .. } | Evidence::Waited { .. });",
-            "matches!(evidence, Evidence::Waited { .. });",
+            "Evidence::Reserved { .. } | Evidence::Waited { .. } => true,",
+            "Evidence::Reserved { .. } => false,\n                            Evidence::Waited { .. } => true,",
         )],
         removes: "after a fence by reservations the old owner's lease has to run out before hosts are answered (K4)",
         by: By::Scenario("fencing::k04"),
