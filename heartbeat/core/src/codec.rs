@@ -2,7 +2,6 @@
 
 use crate::area::{Advert, Figures, Letter, Role};
 use crate::record::{Base, Members, Mode, Record};
-use crate::set::QuorumSet;
 use alloc::vec::Vec;
 use core::time::Duration;
 use pollux_api::id::{ControllerId, Epoch, Generation, Hash32, Incarnation, LogLength, PoolId};
@@ -61,7 +60,7 @@ impl Writer {
             Mode::Sealed => 1,
         });
         self.base(record.base);
-        record.disks.encode(self);
+        self.u64(record.disks.get());
     }
 
     pub(crate) fn option_record(&mut self, record: Option<&Record>) {
@@ -191,7 +190,7 @@ impl Reader<'_> {
             members,
             mode,
             base: self.base()?,
-            disks: QuorumSet::decode(self)?,
+            disks: self.generation()?,
         })
     }
 

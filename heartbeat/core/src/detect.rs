@@ -15,12 +15,10 @@
 //! It must never take an unread slot for an unchanged one.
 
 use crate::area::{Slot, Unread};
-use crate::machine::Disk;
-use crate::set::QuorumSet;
 use crate::time::Instant;
 use alloc::collections::VecDeque;
 use core::time::Duration;
-use pollux_api::id::{DiskIndex, Incarnation};
+use pollux_api::id::Incarnation;
 
 /// The wire to the partner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -148,7 +146,7 @@ impl WireWatch {
 }
 
 /// SplitMix64 (Steele, Lea, Flood, 2014): nonces from an unpredictable seed.
-pub(crate) fn split_mix(seed: u64, count: u64) -> u64 {
+fn split_mix(seed: u64, count: u64) -> u64 {
     let mut z = seed.wrapping_add(count.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -259,33 +257,34 @@ impl SlotWatch {
 }
 
 /// Puts the disks together.
-pub(crate) fn disk_sight(set: &QuorumSet, disks: &[Disk], now: Instant, limit: Duration) -> DiskSight {
-    let is = |what: fn(&SlotWatch, Instant, Duration) -> bool| {
-        move |index: DiskIndex| {
-            let disk = disks.iter().find(|disk| disk.seat.disk == index);
-            disk.is_some_and(|disk| what(&disk.watch, now, limit))
-        }
+pub(crate) fn disk_sight<'a>(
+    disks: impl Iterator<Item = &'a SlotWatch> + Clone,
+    now: Instant,
+    started: Instant,
+    limit: Duration,
+) -> DiskSight {
+    let count = |what: fn(&SlotWatch, Instant, Duration) -> bool| {
+        disks.clone().filter(|d| what(d, now, limit)).count()
     };
-    let readable = |disk: &&Disk| disk.watch.readable(now, limit);
-    // A disk that has just come to be gone by is given the time to be read.
-    let young = |index: DiskIndex| {
-        let disk = disks.iter().find(|disk| disk.seat.disk == index);
-        disk.is_some_and(|disk| now.since(disk.entered) < limit || readable(&disk))
-    };
-    let all = || set.all().map(|seat| seat.disk);
-    let still = set.reached(is(SlotWatch::still));
-    if all().any(is(SlotWatch::alive)) {
+    let all = disks.clone().count();
+    let majority = all / 2 + 1;
+    let (alive, still, readable) = (
+        count(SlotWatch::alive),
+        count(SlotWatch::still),
+        count(SlotWatch::readable),
+    );
+    if alive > 0 {
         // A disk stands out when it is read well and shows nothing new, or cannot be read at all.
-        let odd = all().any(|disk| is(SlotWatch::still)(disk) || !young(disk));
-        return match (still, odd) {
+        let odd = still > 0 || readable < all;
+        return match (still >= majority, odd) {
             (true, _) => DiskSight::MostStill,
             (false, true) => DiskSight::SomeStill,
             (false, false) => DiskSight::Alive,
         };
     }
-    if still {
+    if still >= majority {
         DiskSight::Still
-    } else if !set.reached(young) {
+    } else if readable < majority && now.since(started) >= limit {
         DiskSight::Unreadable
     } else {
         DiskSight::Unknown
@@ -316,16 +315,15 @@ mod tests {
 
     /// Reads every 250 ms from 0 to `until`; `show` says what each disk shows.
     fn watched(until: u64, show: impl Fn(usize, u64) -> Result<u64, Unread>) -> (Vec<SlotWatch>, DiskSight) {
-        let set = QuorumSet::first(&[1, 2, 3].map(DiskIndex::new)).unwrap();
-        let mut disks: Vec<Disk> = set.all().map(|seat| Disk::new(seat, at(0))).collect();
+        let mut disks = alloc::vec![SlotWatch::default(); 3];
         for ms in (0..=until).step_by(250) {
-            for (number, disk) in disks.iter_mut().enumerate() {
-                let shown = show(number, ms).map(slot);
-                disk.watch.see(at(ms), at(ms), shown.as_ref().map_err(|why| *why));
+            for (disk, watch) in disks.iter_mut().enumerate() {
+                let shown = show(disk, ms).map(slot);
+                watch.see(at(ms), at(ms), shown.as_ref().map_err(|why| *why));
             }
         }
-        let sight = disk_sight(&set, &disks, at(until), LIMIT);
-        (disks.into_iter().map(|disk| disk.watch).collect(), sight)
+        let sight = disk_sight(disks.iter(), at(until), at(0), LIMIT);
+        (disks, sight)
     }
 
     #[test]
@@ -454,19 +452,18 @@ mod tests {
     #[test]
     fn a_majority_of_five_disks_are_three() {
         let sight = |still: usize, blank: usize| {
-            let set = QuorumSet::first(&[0, 1, 2, 3, 4].map(DiskIndex::new)).unwrap();
-            let mut disks: Vec<Disk> = set.all().map(|seat| Disk::new(seat, at(0))).collect();
+            let mut disks = alloc::vec![SlotWatch::default(); 5];
             for ms in (0..=2_000).step_by(250) {
-                for (number, disk) in disks.iter_mut().enumerate() {
-                    let shown = match number {
-                        number if number < still => Ok(slot(7)),
-                        number if number < still + blank => Err(Unread::Blank),
+                for (disk, watch) in disks.iter_mut().enumerate() {
+                    let shown = match disk {
+                        disk if disk < still => Ok(slot(7)),
+                        disk if disk < still + blank => Err(Unread::Blank),
                         _ => Ok(slot(ms)),
                     };
-                    disk.watch.see(at(ms), at(ms), shown.as_ref().map_err(|why| *why));
+                    watch.see(at(ms), at(ms), shown.as_ref().map_err(|why| *why));
                 }
             }
-            disk_sight(&set, &disks, at(2_000), LIMIT)
+            disk_sight(disks.iter(), at(2_000), at(0), LIMIT)
         };
         assert_eq!(sight(0, 0), DiskSight::Alive);
         assert_eq!(sight(2, 0), DiskSight::SomeStill);

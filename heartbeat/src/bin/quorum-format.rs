@@ -3,9 +3,8 @@
 //! It refuses unless every quorum disk is blank where the area goes: an area that holds anything at all may be all
 //! that remembers who owns what.
 
-use pollux_heartbeat::{disks::Disks, quorum};
+use pollux_heartbeat::{quorum, start};
 use pollux_heartbeat_core::{
-    QuorumSet,
     area::Unread,
     effect::{ReadId, WriteId},
     layout,
@@ -30,27 +29,28 @@ fn main() -> ExitCode {
 }
 
 async fn format(config: &ControllerConfig) -> Result<(), String> {
-    let set = QuorumSet::first(&config.quorum.disks).ok_or_else(|| {
-        format!(
-            "{:?}: an array has 1, 3 or 5 different quorum disks",
-            config.quorum.disks
-        )
-    })?;
-    let (mut disks, mut outcomes) = Disks::new(config.clone());
-    disks.use_set(&set);
-    let mut left: BTreeSet<_> = set.all().collect();
+    let places = start::places(config);
+    let (disks, mut outcomes) = start::open_disks(config);
+    let count = u32::try_from(layout::AREA_BLOCKS).unwrap_or(u32::MAX);
+    let mut left: BTreeSet<_> = disks.keys().copied().collect();
     while !left.is_empty() {
-        for seat in &left {
-            disks.read(*seat, (ReadId(0), config.controller));
+        for disk in &left {
+            drop(disks[disk].send(quorum::Command::Read {
+                token: (ReadId(0), config.controller),
+                block: 0,
+                count,
+            }));
         }
         for _ in 0..left.len() {
-            let Some((seat, quorum::Outcome::Read { result, .. })) = outcomes.recv().await else {
+            let Some((disk, quorum::Outcome::Read { result, .. })) = outcomes.recv().await else {
                 continue;
             };
             let Ok(bytes) = result else { continue };
-            let disk = seat.disk;
-            match layout::decode_area(&disks.place(seat), config.controller, &bytes).slot {
-                Err(Unread::Blank) if bytes.iter().all(|byte| *byte == 0) => drop(left.remove(&seat)),
+            let place = places
+                .get(&disk)
+                .ok_or_else(|| format!("{disk} is not a quorum disk"))?;
+            match layout::decode_area(place, config.controller, &bytes).slot {
+                Err(Unread::Blank) if bytes.iter().all(|byte| *byte == 0) => drop(left.remove(&disk)),
                 found => {
                     return Err(format!(
                         "{disk} is not blank where the quorum area goes ({found:?}): nothing was written; \
@@ -63,31 +63,26 @@ async fn format(config: &ControllerConfig) -> Result<(), String> {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-    for seat in set.all() {
+    for (disk, place) in &places {
         let write = quorum::Command::Write {
             token: WriteId(0),
             block: 0,
-            data: layout::first(&disks.place(seat), &set),
+            data: layout::format(place),
         };
-        disks.ask(seat, write);
+        drop(disks[disk].send(write));
     }
-    for _ in set.all() {
+    for _ in &places {
         match outcomes.recv().await {
             Some((_, quorum::Outcome::Written { result: Ok(()), .. })) => {}
-            Some((seat, quorum::Outcome::Written { result: Err(why), .. })) => {
+            Some((disk, quorum::Outcome::Written { result: Err(why), .. })) => {
                 return Err(format!(
-                    "{}: {why}; wipe the quorum disks and format them again",
-                    seat.disk
+                    "{disk}: {why}; wipe the quorum disks and format them again"
                 ));
             }
-            other => {
-                return Err(format!(
-                    "unexpected outcome {:?}",
-                    other.map(|(seat, _)| seat.disk)
-                ));
-            }
+            other => return Err(format!("unexpected outcome {:?}", other.map(|(disk, _)| disk))),
         }
     }
-    tracing::info!(disks = %set, array = %config.array, "quorum area formatted");
+    let names: Vec<_> = places.keys().map(ToString::to_string).collect();
+    tracing::info!(disks = names.join(", "), array = %config.array, "quorum area formatted");
     Ok(())
 }

@@ -2,7 +2,6 @@
 //! these facts and never what a core says of itself.
 
 use pollux_api::pool::ReservationKey;
-use pollux_heartbeat_core::Seat;
 use pollux_heartbeat_core::effect::Evidence;
 use pollux_heartbeat_core::record::{Record, Vote};
 
@@ -62,13 +61,13 @@ pub(crate) enum Fact {
         what: Answer,
     },
     /// A ballot block took effect on a quorum disk.
-    Voted { c: usize, seat: Seat, vote: Vote },
+    Voted { c: usize, disk: usize, vote: Vote },
     /// A ballot with a value was handed to a quorum disk.
     Proposed { c: usize, vote: Vote },
     /// A controller read its partner's ballot on a quorum disk, after which that disk may count.
     Polled {
         c: usize,
-        seat: Seat,
+        disk: usize,
         seen: Option<Vote>,
     },
     /// A decided record was written, sent, or acted on.

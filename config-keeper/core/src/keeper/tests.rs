@@ -60,7 +60,6 @@ fn record(
         open,
         base_length,
         base_hash,
-        quorum: Vec::new(),
     }
 }
 

@@ -6,20 +6,18 @@
 //! higher ballot of the other in the same instance (Gafni and Lamport, Disk Paxos, 2000).
 
 use crate::truth::Fact;
-use crate::world::{World, first_set};
-use pollux_api::id::{ControllerId, Epoch};
+use crate::world::World;
+use pollux_api::id::{ControllerId, Epoch, Generation};
 use pollux_heartbeat_core::record::{Record, Vote};
-use pollux_heartbeat_core::{QuorumSet, Seat};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OneSurvivor {
-    /// The record with which the array is made.
-    genesis: Option<Record>,
-    /// The last vote of each controller on each disk, as which it was formatted.
-    standing: BTreeMap<(usize, Seat), Vote>,
+    majority: usize,
+    /// The last vote of each controller on each disk.
+    standing: [Vec<Option<Vote>>; 2],
     /// Disks that count, by proposer, instance and ballot.
-    counted: BTreeMap<(usize, u64, u64), BTreeSet<Seat>>,
+    counted: BTreeMap<(usize, u64, u64), BTreeSet<usize>>,
     chosen: BTreeMap<Epoch, Record>,
     published: BTreeMap<Epoch, Record>,
     /// The highest record without itself that each controller was shown.
@@ -28,11 +26,11 @@ pub(crate) struct OneSurvivor {
 
 impl OneSurvivor {
     pub(crate) fn new(disks: usize) -> Self {
-        let genesis = Record::genesis(first_set(disks));
+        let genesis = Record::genesis(Generation::new(1));
         let known: BTreeMap<Epoch, Record> = [(genesis.epoch, genesis)].into();
         Self {
-            genesis: Some(genesis),
-            standing: BTreeMap::new(),
+            majority: disks / 2 + 1,
+            standing: [vec![None; disks], vec![None; disks]],
             counted: BTreeMap::new(),
             chosen: known.clone(),
             published: known,
@@ -45,8 +43,7 @@ impl OneSurvivor {
             .values()
             .next_back()
             .copied()
-            .or(self.genesis)
-            .unwrap_or_else(|| Record::genesis(QuorumSet::default()))
+            .unwrap_or_else(|| Record::genesis(Generation::new(1)))
     }
 
     /// The highest record that the disks decide, published or not.
@@ -62,29 +59,8 @@ impl OneSurvivor {
         self.chosen.len() as u64 - 1
     }
 
-    /// More than half of the disks of the set on which this instance is chosen; while one leaves, of those before and of
-    /// those after.
-    fn enough(&self, instance: Epoch, counted: &BTreeSet<Seat>) -> bool {
-        let Some((_, last)) = self.chosen.range(..instance).next_back() else {
-            return false;
-        };
-        if last.epoch.next() != instance {
-            return false;
-        }
-        let after: Vec<Seat> = last.disks.seats().collect();
-        let mut before = after.clone();
-        if let Some(leaving) = last.disks.leaving() {
-            before.retain(|seat| seat.since != last.disks.generation());
-            before.push(leaving);
-        }
-        [after, before].iter().all(|set| {
-            let those = set.iter().filter(|seat| counted.contains(seat)).count();
-            those * 2 > set.len()
-        })
-    }
-
-    fn count(&mut self, c: usize, seat: Seat, seen: &Vote) -> Result<(), String> {
-        let Some(mine) = self.standing.get(&(c, seat)).copied() else {
+    fn count(&mut self, c: usize, disk: usize, seen: &Vote) -> Result<(), String> {
+        let Some(mine) = self.standing[c][disk] else {
             return Ok(());
         };
         let Some(value) = mine.value.filter(|_| mine.bal == mine.mbal) else {
@@ -99,9 +75,8 @@ impl OneSurvivor {
             .counted
             .entry((c, mine.instance.get(), mine.bal.get()))
             .or_default();
-        disks.insert(seat);
-        let disks = disks.clone();
-        if !self.enough(mine.instance, &disks) {
+        disks.insert(disk);
+        if disks.len() < self.majority {
             return Ok(());
         }
         match self.chosen.insert(mine.instance, value) {
@@ -112,15 +87,15 @@ impl OneSurvivor {
 
     pub(crate) fn observe(&mut self, world: &World, fact: &Fact) -> Result<(), String> {
         match *fact {
-            Fact::Voted { c, seat, vote } => {
-                self.standing.insert((c, seat), vote);
+            Fact::Voted { c, disk, vote } => {
+                self.standing[c][disk] = Some(vote);
                 Ok(())
             }
             Fact::Polled {
                 c,
-                seat,
+                disk,
                 seen: Some(seen),
-            } => self.count(c, seat, &seen),
+            } => self.count(c, disk, &seen),
             Fact::Published { c, record } => {
                 if let Some(other) = self.published.insert(record.epoch, record)
                     && other != record

@@ -6,7 +6,6 @@ mod configuration;
 mod fencing;
 mod matrix;
 mod quorum;
-mod replace;
 mod strangers;
 mod takeover;
 
