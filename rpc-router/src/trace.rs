@@ -1,9 +1,13 @@
 //! The post office's book: every letter that passed, under which action, and how it ended.
 //!
-//! [`Ring`] holds the newest records in memory and answers "what did this action cause"; [`Journal`] writes finished
-//! ones to `var/trace.jsonl`, so that the answer survives a restart. What only the partner saw, it has told in time, so
-//! that the answer survives the partner too. Both are bounded: the ring drops its oldest
-//! records, the journal begins a new file and keeps one old one.
+//! [`Ring`] holds the newest records in memory and answers "what did this action cause"; [`Journal`] writes them to
+//! `var/trace.jsonl`, so that the answer survives a restart: a call that may change something when it comes and when it
+//! is answered, so that a router that dies in between does not hide it, all others when they are answered. What only the
+//! partner saw, it has told in time, so that the answer survives the partner too. Both are bounded: the ring drops its
+//! oldest records, the journal begins a new file and keeps one old one.
+//!
+//! What only looks something up, and was caused by nothing, comes in floods: whoever waits for a state asks for it again
+//! and again. It has a ring of its own, so that it cannot wash out what happened.
 //!
 //! It must never hold up a message: the journal has a thread and a bounded queue of its own, and what does not fit is
 //! dropped and counted.
@@ -11,15 +15,17 @@
 use pollux_api::action::ActionId;
 use pollux_api::id::ControllerId;
 use pollux_api::router::{Outcome, TraceRecord};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-/// Records in memory: some minutes of a busy controller, about 5 MB.
-pub const RING: usize = 16_384;
+/// Records of changes and effects in memory: as many as both files of the journal hold, about 10 MB.
+pub const KEPT: usize = 32_768;
+/// Records in memory of what only looked something up.
+pub const LOOKS: usize = 4096;
 /// Records that may wait for the disk.
 const QUEUE: usize = 4096;
 /// A journal file longer than this is put aside, bytes.
@@ -82,18 +88,50 @@ impl From<TraceRecord> for Entry {
     }
 }
 
+/// Where a record stands in a [`Ring`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// Among changes and effects, with its number there.
+    Kept(u64),
+    /// Among what only looked something up.
+    Look(u64),
+}
+
 /// The newest records, in the order in which the messages came.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ring {
+    kept: Bounded,
+    looks: Bounded,
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self {
+            kept: Bounded::new(KEPT),
+            looks: Bounded::new(LOOKS),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Bounded {
     records: VecDeque<Entry>,
     /// Number of the first record in `records`, counted from the beginning of time.
     first: u64,
+    most: usize,
 }
 
-impl Ring {
-    /// Notes a message; the number is for [`Ring::finish`].
-    pub fn push(&mut self, record: Entry) -> u64 {
-        if self.records.len() == RING {
+impl Bounded {
+    fn new(most: usize) -> Self {
+        Self {
+            records: VecDeque::new(),
+            first: 0,
+            most,
+        }
+    }
+
+    fn push(&mut self, record: Entry) -> u64 {
+        if self.records.len() == self.most {
             self.records.pop_front();
             self.first += 1;
         }
@@ -101,13 +139,40 @@ impl Ring {
         self.first + self.records.len() as u64 - 1
     }
 
-    /// The message was answered; the finished record, unless it was dropped meanwhile.
-    pub fn finish(&mut self, number: u64, now_unix_us: u64, outcome: Outcome) -> Option<&Entry> {
+    fn get_mut(&mut self, number: u64) -> Option<&mut Entry> {
         let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        let record = self.records.get_mut(index)?;
+        self.records.get_mut(index)
+    }
+}
+
+impl Ring {
+    /// Notes a message; the place is for [`Ring::finish`]. `change`: it may change something.
+    pub fn push(&mut self, record: Entry, change: bool) -> Place {
+        if change || record.parent.is_some() {
+            Place::Kept(self.kept.push(record))
+        } else {
+            Place::Look(self.looks.push(record))
+        }
+    }
+
+    /// The record at this place, unless it was dropped meanwhile.
+    pub fn get_mut(&mut self, place: Place) -> Option<&mut Entry> {
+        match place {
+            Place::Kept(number) => self.kept.get_mut(number),
+            Place::Look(number) => self.looks.get_mut(number),
+        }
+    }
+
+    /// The message was answered; the finished record, unless it was dropped meanwhile.
+    pub fn finish(&mut self, place: Place, now_unix_us: u64, outcome: Outcome) -> Option<&Entry> {
+        let record = self.get_mut(place)?;
         record.duration_us = Some(now_unix_us.saturating_sub(record.start_unix_us));
         record.outcome = outcome;
         Some(record)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Entry> {
+        self.kept.records.iter().chain(&self.looks.records)
     }
 
     /// All records of the actions in `roots` and of every action that they caused, at most `limit`; whether there
@@ -118,7 +183,7 @@ impl Ring {
         // pass that finds none.
         loop {
             let before = actions.len();
-            for record in &self.records {
+            for record in &self.kept.records {
                 if record.parent.is_some_and(|parent| actions.contains(&parent)) {
                     actions.insert(record.action_id);
                 }
@@ -128,8 +193,7 @@ impl Ring {
             }
         }
         let mut found = self
-            .records
-            .iter()
+            .all()
             .filter(|record| actions.contains(&record.action_id))
             .map(Entry::record);
         let records = found.by_ref().take(limit).collect();
@@ -138,15 +202,11 @@ impl Ring {
 
     /// The newest records of actions without a cause, at most `limit`, in order of time; whether there were more.
     pub fn roots(&self, limit: usize) -> (Vec<TraceRecord>, bool) {
-        let mut found = self
-            .records
-            .iter()
-            .rev()
-            .filter(|record| record.parent.is_none())
-            .map(Entry::record);
-        let mut records: Vec<_> = found.by_ref().take(limit).collect();
-        records.reverse();
-        (records, found.next().is_some())
+        let mut found: Vec<&Entry> = self.all().filter(|record| record.parent.is_none()).collect();
+        found.sort_by_key(|record| record.start_unix_us);
+        let left_out = found.len().saturating_sub(limit);
+        let newest = found.iter().skip(left_out);
+        (newest.map(|record| record.record()).collect(), left_out > 0)
     }
 }
 
@@ -183,6 +243,8 @@ impl Journal {
     pub fn open(directory: &Path) -> io::Result<(Self, Ring)> {
         let path = directory.join("trace.jsonl");
         let mut ring = Ring::default();
+        // A change stands there twice, from when it came and from when it was answered.
+        let mut open = HashMap::new();
         for path in [&aside(&path), &path] {
             let file = match File::open(path) {
                 Ok(file) => file,
@@ -190,8 +252,22 @@ impl Journal {
                 Err(error) => return Err(error),
             };
             for line in BufReader::new(file).split(b'\n') {
-                if let Ok(record) = serde_json::from_slice::<TraceRecord>(&line?) {
-                    ring.push(record.into());
+                let Ok(record) = serde_json::from_slice::<TraceRecord>(&line?) else {
+                    continue;
+                };
+                let key = (
+                    record.action_id,
+                    record.at,
+                    record.start_unix_us,
+                    record.method.clone(),
+                    record.to.clone(),
+                );
+                if record.outcome == Outcome::Pending {
+                    open.insert(key, ring.push(record.into(), true));
+                } else if let Some(begun) = open.remove(&key).and_then(|place| ring.get_mut(place)) {
+                    *begun = record.into();
+                } else {
+                    ring.push(record.into(), true);
                 }
             }
         }
@@ -268,7 +344,7 @@ mod tests {
         let mut ring = Ring::default();
         // The effect of 3 was noted before 3 itself: clocks and threads do such things.
         for (id, parent) in [(1, None), (4, Some(3)), (2, Some(1)), (3, Some(2)), (5, None)] {
-            ring.push(record(id, parent, ControllerId::A, "a/x").into());
+            ring.push(record(id, parent, ControllerId::A, "a/x").into(), true);
         }
         let (found, more) = ring.descendants(&[ActionId::from_bytes([1; 16])], 10);
         let mut ids: Vec<u8> = found
@@ -284,16 +360,31 @@ mod tests {
     #[test]
     fn the_ring_is_bounded_and_a_dropped_record_is_not_finished() {
         let mut ring = Ring::default();
-        let first = ring.push(record(1, None, ControllerId::A, "a/x").into());
-        for _ in 0..RING {
-            ring.push(record(2, None, ControllerId::A, "a/x").into());
+        let entry = |id| Entry::from(record(id, None, ControllerId::A, "a/x"));
+        let first = ring.push(entry(1), true);
+        let second = ring.push(entry(2), true);
+        for _ in 1..KEPT {
+            ring.push(entry(3), true);
         }
-        assert_eq!(ring.records.len(), RING);
+        assert_eq!(ring.kept.records.len(), KEPT);
         assert!(ring.finish(first, 9, Outcome::Done).is_none());
         assert_eq!(
-            ring.finish(first + 1, 9, Outcome::Done).unwrap().duration_us,
+            ring.finish(second, 9, Outcome::Done).unwrap().duration_us,
             Some(7)
         );
+    }
+
+    #[test]
+    fn who_asks_again_and_again_does_not_wash_out_what_happened() {
+        let mut ring = Ring::default();
+        let entry = |id, parent| Entry::from(record(id, parent, ControllerId::A, "a/x"));
+        ring.push(entry(1, None), true);
+        ring.push(entry(2, Some(1)), false);
+        for _ in 0..=KEPT {
+            ring.push(entry(3, None), false);
+        }
+        assert_eq!(ring.looks.records.len(), LOOKS);
+        assert_eq!(ring.descendants(&[ActionId::from_bytes([1; 16])], 10).0.len(), 2);
     }
 
     #[test]
@@ -317,14 +408,37 @@ mod tests {
         let (journal, ring) = Journal::open(directory.path()).unwrap();
         assert_eq!(ring.roots(10).0, [kept]);
         assert!(journal.write(&record(2, None, ControllerId::A, "a/x").into()));
-        let written = || {
-            let text = std::fs::read_to_string(directory.path().join("trace.jsonl")).unwrap();
+        written(directory.path(), 2);
+    }
+
+    #[test]
+    fn a_change_that_was_not_answered_is_known_and_an_answered_one_is_there_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (journal, _) = Journal::open(directory.path()).unwrap();
+        let begun = [1, 2].map(|id| record(id, None, ControllerId::A, "a/x"));
+        let answered = TraceRecord {
+            duration_us: Some(5),
+            outcome: Outcome::Done,
+            ..begun[0].clone()
+        };
+        for record in [&begun[0], &begun[1], &answered] {
+            assert!(journal.write(&record.clone().into()));
+        }
+        written(directory.path(), 3);
+        let (_, ring) = Journal::open(directory.path()).unwrap();
+        assert_eq!(ring.roots(10).0, [answered, begun[1].clone()]);
+    }
+
+    /// Waits until so many whole records are in the journal.
+    fn written(directory: &Path, records: usize) {
+        let found = || {
+            let text = std::fs::read_to_string(directory.join("trace.jsonl")).unwrap();
             text.lines()
                 .filter(|line| serde_json::from_str::<TraceRecord>(line).is_ok())
                 .count()
         };
         let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while written() < 2 {
+        while found() < records {
             assert!(
                 std::time::Instant::now() < end,
                 "the journal was not written within 10 s"

@@ -5,7 +5,7 @@ use super::{
     history::Tracing,
 };
 use crate::pending::Ticket;
-use crate::trace::Entry;
+use crate::trace::{Entry, Place};
 use pollux_api::action::ActionId;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::rank;
@@ -52,8 +52,8 @@ pub(super) struct Call {
     /// `b/pool`.
     pub(super) to: Arc<str>,
     pub(super) deadline_ms: u64,
-    /// Its number in the ring.
-    pub(super) trace: Option<u64>,
+    /// Its place in the ring.
+    pub(super) trace: Option<Place>,
     /// It may change something: its record belongs in the journal, whatever else happens.
     pub(super) change: bool,
     /// It is counted in the caller's `asked` and the callee's `owed`.
@@ -104,7 +104,7 @@ impl Core {
             Ok(address) => (self.me, address),
             Err(error) => {
                 (call.method, call.to) = (method.into(), self.me.as_str().into());
-                self.note(&mut call, envelope.parent, &sender.from, now);
+                self.note(&mut call, envelope.parent, &sender.from, now, world);
                 return self.settle(call, Err(error), now, world);
             }
         };
@@ -117,7 +117,7 @@ impl Core {
             Err(error) => {
                 call.method = self.names.share(address.method);
                 call.to = self.names.share(&format!("{there}/{}", address.service));
-                self.note(&mut call, envelope.parent, &sender.from, now);
+                self.note(&mut call, envelope.parent, &sender.from, now, world);
                 self.settle(call, Err(error), now, world);
             }
         }
@@ -211,7 +211,7 @@ impl Core {
         now: Now,
         world: &mut impl World,
     ) {
-        self.note(&mut call, envelope.parent, &sender.from, now);
+        self.note(&mut call, envelope.parent, &sender.from, now, world);
         call.callee = callee;
         let head = Head {
             action_id: Some(call.action),
@@ -266,10 +266,17 @@ impl Core {
     }
 
     /// Notes a request in the ring; whatever becomes of it is noted in [`Core::settle`].
-    pub(super) fn note(&mut self, call: &mut Call, parent: Option<ActionId>, from: &Arc<str>, now: Now) {
+    pub(super) fn note(
+        &mut self,
+        call: &mut Call,
+        parent: Option<ActionId>,
+        from: &Arc<str>,
+        now: Now,
+        world: &mut impl World,
+    ) {
         // Looking at the book is not an entry in the book.
         if &*call.method != TRACE {
-            call.trace = Some(self.ring.push(Entry {
+            let entry = Entry {
                 action_id: call.action,
                 parent,
                 at: self.me,
@@ -279,7 +286,12 @@ impl Core {
                 start_unix_us: now.unix_us,
                 duration_us: None,
                 outcome: Outcome::Pending,
-            }));
+            };
+            // This router may be dead before the answer, and what was to change is asked for then.
+            if (call.change || parent.is_some()) && !world.journal(&entry) {
+                self.counters.trace_dropped += 1;
+            }
+            call.trace = Some(self.ring.push(entry, call.change));
         }
     }
 

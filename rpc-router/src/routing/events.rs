@@ -102,7 +102,7 @@ impl Core {
         } else {
             self.counters.trace_dropped += 1;
         }
-        self.ring.push(record);
+        self.ring.push(record, true);
         if sent {
             Ok(())
         } else {

@@ -55,7 +55,7 @@ impl Core {
             .remedy("rpc.discover lists all")),
         };
         if &*call.method != STATUS {
-            self.note(&mut call, envelope.parent, &sender.from, now);
+            self.note(&mut call, envelope.parent, &sender.from, now, world);
         }
         self.settle(call, answer, now, world);
     }

@@ -48,7 +48,7 @@ impl Core {
         if !world.journal(&record) {
             self.counters.trace_dropped += 1;
         }
-        self.ring.push(record);
+        self.ring.push(record, true);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use crate::error::{Context, Error, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ const STOP: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Process {
     name: String,
+    log: PathBuf,
     child: Child,
 }
 
@@ -35,7 +36,11 @@ impl Process {
             .stderr(error)
             .spawn()
             .context(format!("start {name}"))?;
-        Ok(Self { name, child })
+        Ok(Self {
+            name,
+            log: log.to_owned(),
+            child,
+        })
     }
 
     /// Its number.
@@ -57,17 +62,25 @@ impl Process {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Err(Error::Step {
                     what: format!("{}: {what}", self.name),
-                    why: format!("it ended: {status}"),
+                    why: format!("it ended: {status}: {}", self.last_words()),
                 });
             }
             if Instant::now() > end {
                 return Err(Error::Step {
                     what: format!("{}: {what}", self.name),
-                    why: format!("not within {READY:?}"),
+                    why: format!("not within {READY:?}: {}", self.last_words()),
                 });
             }
             pause();
         }
+    }
+
+    /// The last line of its log.
+    fn last_words(&self) -> String {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let last = log.lines().rfind(|line| !line.trim().is_empty());
+        last.unwrap_or("it said nothing").to_owned()
     }
 }
 
@@ -137,10 +150,13 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_ends_at_once_is_named() {
+    fn a_process_that_ends_at_once_is_named_with_its_last_words() {
         let folder = tempfile::tempdir().unwrap();
-        let mut process = Process::start(&mut Command::new("true"), &folder.path().join("log")).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo one; echo the port is taken >&2; exit 1"]);
+        let mut process = Process::start(&mut command, &folder.path().join("log")).unwrap();
         let error = process.until("answers", || None::<()>).unwrap_err().to_string();
-        assert!(error.contains("true: answers: it ended"), "{error}");
+        assert!(error.contains("sh: answers: it ended"), "{error}");
+        assert!(error.contains("the port is taken"), "{error}");
     }
 }

@@ -320,7 +320,7 @@ pub fn traceable(array: &Array) -> Audit {
                     .map_err(|err| format!("{}: {err}", incident.action_id))?;
                 let trace = array.trace(*at, action)?;
                 reachable(&trace, action, running.len() == 2)
-                    .map_err(|err| format!("{} {}: {err}", incident.kind, incident.action_id))?;
+                    .map_err(|err| format!("{err}, of {incident:?}"))?;
                 actions += 1;
                 messages += trace.records.len();
             }

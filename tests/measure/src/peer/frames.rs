@@ -16,14 +16,17 @@ use crate::load::{Found, Line, Protocol, Stream};
 use pollux_pairing::{Identity, PublicKey, tls};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
+use tokio::time::sleep;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 const HEAD: usize = 8;
@@ -101,6 +104,9 @@ struct Queue {
 /// Every receiver by its number.
 type Receivers = Rc<RefCell<HashMap<u32, Rc<Queue>>>>;
 
+/// How long a forwarder goes on dialling the other one, and at what intervals.
+const DIAL: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(5);
 /// The number of the other forwarder.
 const LINK: u32 = u32::MAX;
 
@@ -207,6 +213,19 @@ fn too(much: &str) -> Error {
     }
 }
 
+/// Both forwarders start at once: the other one may not listen yet.
+async fn dial(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let end = Instant::now() + DIAL;
+    loop {
+        match TcpStream::connect(address).await {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused && Instant::now() < end => {
+                sleep(AGAIN).await;
+            }
+            dialled => return dialled,
+        }
+    }
+}
+
 async fn connect_other(other: Other) -> Result<TlsStream<TcpStream>> {
     let what = "the other forwarder";
     let keys = |store: &Path| {
@@ -227,7 +246,7 @@ async fn connect_other(other: Other) -> Result<TlsStream<TcpStream>> {
         Other::Dial(address, store) => {
             let (own, partner) = keys(&store)?;
             let connector = TlsConnector::from(tls::client(&own, partner).context(what)?);
-            let stream = TcpStream::connect(address).await.context(what)?;
+            let stream = dial(address).await.context(what)?;
             stream.set_nodelay(true).context(what)?;
             let connected = connector.connect(tls::name(), stream).await;
             connected.map(TlsStream::from).context(what)
