@@ -61,6 +61,7 @@ impl Alone {
             open: true,
             base_length: 0,
             base_hash: LogHash::default(),
+            quorum: Vec::new(),
         };
         alone.handle(Event::SetEpoch {
             request: 0,

@@ -5,6 +5,7 @@
 //! for nobody: every effect that takes time is handed over, and its result comes back as an event.
 
 use crate::{
+    disks::{Disks, Done, Outcomes},
     journal::{Journal, Now},
     keeper::{Ask, Asked},
     moves::{Job, Order},
@@ -16,13 +17,13 @@ use pollux_api::{
     action::ActionId,
     config::Tables,
     heartbeat as api,
-    id::{ControllerId, DiskIndex, Generation, PoolId},
+    id::{ControllerId, PoolId},
 };
 use pollux_heartbeat_core::{
-    Core, Effect, Event, Instant,
-    effect::{Note, Plan, ReadId, Refusal, StopReason, WriteId},
+    Core, Effect, Event, Instant, QuorumSet, Seat,
+    effect::{Note, Plan, Refusal, StopReason},
     event::{PoolStep, Request, RequestId, Victim},
-    layout::{self, Place},
+    layout,
     wire::Datagram,
 };
 use std::{
@@ -34,13 +35,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// A pet that could not be delivered for so long is not delivered at all: it would prove what was, not what is.
 pub const PET_WITHIN: Duration = Duration::from_millis(200);
-
-/// How a command of the loop to a quorum disk ended.
-pub type Outcome = quorum::Outcome<WriteId, (ReadId, ControllerId)>;
-/// Commands to one quorum disk.
-pub type DiskQueue = mpsc::UnboundedSender<quorum::Command<WriteId, (ReadId, ControllerId)>>;
-/// Their results, from all quorum disks.
-pub type Outcomes = mpsc::UnboundedReceiver<(DiskIndex, Outcome)>;
 
 /// What the rest of the daemon asks of the loop.
 pub enum Input {
@@ -69,6 +63,8 @@ pub enum Handover {
     Stopped(StopReason),
     /// The partner answers on the wire, or does so no longer.
     Partner(bool),
+    /// These are the quorum disks: to be kept for the next start.
+    QuorumSet(QuorumSet),
     /// Something for the journal of events.
     Event(api::Event),
 }
@@ -93,12 +89,12 @@ pub struct Driver {
     pub core: Core,
     /// This controller.
     pub controller: ControllerId,
-    /// What every block of each quorum disk must carry.
-    pub places: BTreeMap<DiskIndex, Place>,
     /// Datagrams.
     pub wire: Wire,
-    /// Commands to the quorum disks.
-    pub disks: BTreeMap<DiskIndex, DiskQueue>,
+    /// The quorum disks.
+    pub disks: Disks,
+    /// Events for the core, from what was handed over.
+    pub events: mpsc::UnboundedSender<Event>,
     /// The lease of everybody who answers hosts.
     pub lease: pollux_platform::lease::Writer,
     /// To the pools and to the rest of the daemon.
@@ -150,7 +146,7 @@ impl Driver {
             let left = deadline.since(clock());
             let event = tokio::select! {
                 biased;
-                Some((disk, outcome)) = inlets.outcomes.recv() => self.outcome(disk, outcome),
+                Some((seat, outcome)) = inlets.outcomes.recv() => Some(self.outcome(seat, outcome)),
                 body = self.wire.receive() => self.datagram(&body),
                 Some(event) = inlets.events.recv() => Some(event),
                 input = inlets.inputs.recv() => match input {
@@ -168,15 +164,15 @@ impl Driver {
         }
     }
 
-    fn outcome(&mut self, disk: DiskIndex, outcome: Outcome) -> Option<Event> {
-        Some(match outcome {
+    fn outcome(&self, seat: Seat, outcome: Done) -> Event {
+        match outcome {
             quorum::Outcome::Written {
                 token,
                 submitted_ns,
                 result,
             } => {
                 if let Err(why) = &result {
-                    tracing::debug!(%disk, why, "write to a quorum disk");
+                    tracing::debug!(disk = %seat.disk, why, "write to a quorum disk");
                 }
                 let submitted = Instant::from_nanos(submitted_ns);
                 Event::WriteDone {
@@ -190,21 +186,19 @@ impl Driver {
                 issued_ns,
                 result,
             } => {
-                let place = self.places.get(&disk)?;
                 let bytes = result.unwrap_or_default();
-                let area = layout::decode_area(place, whose, &bytes);
+                let area = layout::decode_area(&self.disks.place(seat), whose, &bytes);
                 Event::ReadDone {
                     id,
                     issued: Instant::from_nanos(issued_ns),
                     area,
                 }
             }
-        })
+        }
     }
 
     fn datagram(&self, body: &[u8]) -> Option<Event> {
-        let place = self.places.values().next()?;
-        match Datagram::decode(body, place.array, self.controller.partner()) {
+        match Datagram::decode(body, self.disks.array(), self.controller.partner()) {
             Ok(datagram) => Some(Event::Received(datagram)),
             Err(error) => {
                 tracing::warn!(%error, "authenticated datagram that cannot be read: is the partner of another version?");
@@ -222,8 +216,15 @@ impl Driver {
                 drop(reply.send(status));
             }
             Input::Why(reply) => drop(reply.send(view::why(self.core.why(now), now))),
-            Input::Plan(request, reply) => drop(reply.send(self.core.plan(now, request))),
+            Input::Plan(request, reply) => {
+                let taken = self.taken(request);
+                drop(reply.send(taken.and_then(|()| self.core.plan(now, request))));
+            }
             Input::Request(request, action, kind, reply) => {
+                if let Err(refusal) = self.taken(request) {
+                    drop(reply.send(Err(refusal)));
+                    return None;
+                }
                 self.waiting.insert(id, Waiting { action, kind, reply });
                 return Some(Event::Request { id, request });
             }
@@ -231,9 +232,25 @@ impl Driver {
         None
     }
 
+    /// What the core cannot know: the configuration says which disks are in use.
+    fn taken(&self, request: Request) -> Result<(), Refusal> {
+        let Request::ReplaceQuorumDisk { to, .. } = request else {
+            return Ok(());
+        };
+        let tables = self.tables.borrow();
+        match tables.pools.values().find(|pool| pool.disks.contains(&to)) {
+            Some(pool) => Err(Refusal {
+                reason: format!("{to} is a member of pool `{}`", pool.name),
+                remedy: "name a disk that no pool has: pollux pool list".to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
     fn apply(&mut self, event: Event) {
         tracing::trace!(?event, "event");
         match &event {
+            Event::DiskFormatted { seat, .. } => self.disks.formatted(seat.disk),
             Event::Legs(up) => {
                 for (leg, up) in self.around.legs.iter_mut().zip(up) {
                     leg.1 = *up;
@@ -276,33 +293,23 @@ impl Driver {
                 block,
                 content,
             } => {
-                let (Some(place), Some(queue)) = (self.places.get(&disk), self.disks.get(&disk)) else {
-                    return;
-                };
-                let data = layout::encode(place, block, self.controller, &content).to_vec();
+                let data = layout::encode(&self.disks.place(disk), block, self.controller, &content).to_vec();
                 let block = layout::block_number(block, self.controller);
-                drop(queue.send(quorum::Command::Write {
-                    token: id,
-                    block,
-                    data,
-                }));
+                let token = id;
+                self.disks
+                    .ask(disk, quorum::Command::Write { token, block, data });
             }
-            Effect::ReadArea { id, disk, whose } => {
-                let Some(queue) = self.disks.get(&disk) else {
-                    return;
-                };
-                let count = u32::try_from(layout::AREA_BLOCKS).unwrap_or(u32::MAX);
-                drop(queue.send(quorum::Command::Read {
-                    token: (id, whose),
-                    block: 0,
-                    count,
-                }));
+            Effect::ReadArea { id, disk, whose } => self.disks.read(disk, (id, whose)),
+            Effect::UseDisks(set) => {
+                self.disks.use_set(&set);
+                drop(self.orders.send(Handover::QuorumSet(set)));
             }
+            Effect::FormatDisk { seat, parts } => self.disks.format(seat, parts, self.events.clone()),
             Effect::Send(datagram) => {
-                let Some(place) = self.places.values().next() else {
-                    return;
-                };
-                if let Err(error) = self.wire.send(&datagram.encode(place.array, self.controller)) {
+                if let Err(error) = self
+                    .wire
+                    .send(&datagram.encode(self.disks.array(), self.controller))
+                {
                     tracing::trace!(%error, "datagram not sent");
                 }
             }
@@ -455,6 +462,13 @@ fn words(note: &Note) -> (&'static str, String) {
             ("claimed", format!("pool {pool}: claim {generation} is durable"))
         }
         Note::Pool { pool, state } => ("pool", format!("pool {pool}: {state}")),
+        Note::Formatted { disk, result: Ok(()) } => {
+            ("formatted", format!("{disk} is ready to join the quorum"))
+        }
+        Note::Formatted {
+            disk,
+            result: Err(why),
+        } => ("formatted", format!("{disk} cannot join the quorum: {why}")),
         Note::Alarm { id, subject, raised } => (
             "alarm",
             format!("{id} ({subject}) {}", if *raised { "raised" } else { "cleared" }),
@@ -481,6 +495,3 @@ fn now() -> Now {
         unix_ms,
     }
 }
-
-/// The generation of the set of quorum disks with which an array is made.
-pub const FIRST_SET: Generation = Generation::new(1);

@@ -197,8 +197,11 @@ impl Journal {
                 }
             }
             Note::Pool { pool, state } => self.pool_state(*pool, state, now),
-            Note::Wire { alive: false } | Note::Fenced { .. } | Note::Claimed { .. } | Note::Alarm { .. } => {
-            }
+            Note::Wire { alive: false }
+            | Note::Fenced { .. }
+            | Note::Claimed { .. }
+            | Note::Formatted { .. }
+            | Note::Alarm { .. } => {}
         }
     }
 

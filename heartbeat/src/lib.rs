@@ -18,6 +18,7 @@
 //! watchdog by a timer of its own.
 
 pub mod array;
+pub mod disks;
 pub mod driver;
 pub mod incarnation;
 pub mod journal;

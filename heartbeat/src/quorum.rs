@@ -8,14 +8,18 @@
 //! write can land late. Until then it is outstanding, and the core will not write that block again.
 
 use bytes::Bytes;
-use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
+use pollux_api::id::{ArrayId, ControllerId};
 use pollux_block_frame::{Client, Hello, Port, Purpose};
-use pollux_heartbeat_core::layout::BLOCK_BYTES as BLOCK;
+use pollux_heartbeat_core::Seat;
+use pollux_heartbeat_core::area::Area;
+use pollux_heartbeat_core::layout::{self, AREA_BLOCKS, BLOCK_BYTES as BLOCK, Place};
 use std::{path::PathBuf, time::Duration};
 use tokio::{sync::mpsc, task::JoinSet};
 
 /// How long a login may take before it is tried again. Not a promise: only how often a dead path is knocked at.
 const LOGIN_WITHIN: Duration = Duration::from_secs(2);
+/// How long a path to a disk that is to be formatted is waited for.
+const FORMAT_WITHIN: Duration = Duration::from_secs(5);
 /// Pause between two attempts to reach a disk.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -68,8 +72,8 @@ pub enum Outcome<W, R> {
 /// Where a quorum disk is, and who asks.
 #[derive(Clone, Debug)]
 pub struct Path {
-    /// The disk.
-    pub disk: DiskIndex,
+    /// The disk, and as which quorum disk.
+    pub seat: Seat,
     /// Its port on this controller.
     pub socket: PathBuf,
     /// The array.
@@ -82,7 +86,7 @@ pub struct Path {
 pub async fn serve<W, R>(
     path: Path,
     mut commands: mpsc::UnboundedReceiver<Command<W, R>>,
-    outcomes: mpsc::UnboundedSender<(DiskIndex, Outcome<W, R>)>,
+    outcomes: mpsc::UnboundedSender<(Seat, Outcome<W, R>)>,
 ) where
     W: Send + 'static,
     R: Send + 'static,
@@ -107,7 +111,7 @@ pub async fn serve<W, R>(
         };
         for (token, submitted_ns, why) in unknown.drain(..) {
             let _ = outcomes.send((
-                path.disk,
+                path.seat,
                 Outcome::Written {
                     token,
                     submitted_ns,
@@ -129,6 +133,57 @@ pub async fn serve<W, R>(
         while let Some(done) = running.join_next().await {
             report(&path, done, &mut unknown, &outcomes);
         }
+    }
+}
+
+/// Makes a disk a quorum disk: looks at what stands there, writes the whole area, reads it back.
+///
+/// # Errors
+/// What stands against it, in words. Nothing of the write is under way any more then.
+pub async fn format(path: &Path, place: &Place, parts: &[Area; 2]) -> Result<(), String> {
+    let session = tokio::time::timeout(FORMAT_WITHIN, connect(path))
+        .await
+        .map_err(|_| {
+            format!(
+                "no path ({}) within {} s",
+                path.socket.display(),
+                FORMAT_WITHIN.as_secs()
+            )
+        })?;
+    let count = u32::try_from(AREA_BLOCKS).unwrap_or(u32::MAX);
+    let before = read_area(&session, count).await?;
+    layout::may_lay_out(place, parts, &before)?;
+    let data = layout::lay_out(place, parts);
+    let write = Command::<(), ()>::Write {
+        token: (),
+        block: 0,
+        data: data.clone(),
+    };
+    match perform(session.clone(), write).await {
+        Done::Ended(Outcome::Written { result, .. }) => result?,
+        Done::Ended(Outcome::Read { .. }) => {}
+        Done::Unknown { why, .. } => {
+            // The next session is let in when everything of this one has ended.
+            connect(path).await;
+            return Err(why);
+        }
+    }
+    if read_area(&session, count).await? == data {
+        Ok(())
+    } else {
+        Err("what was written is not what is read back".to_owned())
+    }
+}
+
+async fn read_area(session: &Session, count: u32) -> Result<Vec<u8>, String> {
+    let read = Command::<(), ()>::Read {
+        token: (),
+        block: 0,
+        count,
+    };
+    match perform(session.clone(), read).await {
+        Done::Ended(Outcome::Read { result, .. }) => result,
+        Done::Ended(Outcome::Written { .. }) | Done::Unknown { .. } => Err("no answer to a read".to_owned()),
     }
 }
 
@@ -166,7 +221,7 @@ async fn connect(path: &Path) -> Session {
             Ok(session) => return session,
             Err(why) => {
                 if why != last {
-                    tracing::warn!(disk = %path.disk, why, "quorum disk cannot be reached");
+                    tracing::warn!(disk = %path.seat.disk, why, "quorum disk cannot be reached");
                     last = why;
                 }
             }
@@ -188,7 +243,7 @@ async fn try_connect(path: &Path, hello: &Hello) -> Result<Session, String> {
     if size == 0 || !(BLOCK as u64).is_multiple_of(size) {
         return Err(format!(
             "{}: logical blocks of {size} bytes do not divide {BLOCK}",
-            path.disk
+            path.seat.disk
         ));
     }
     Ok(Session {
@@ -249,27 +304,27 @@ fn report<W, R>(
     path: &Path,
     done: Result<Done<W, R>, tokio::task::JoinError>,
     unknown: &mut Vec<(W, u64, String)>,
-    outcomes: &mpsc::UnboundedSender<(DiskIndex, Outcome<W, R>)>,
+    outcomes: &mpsc::UnboundedSender<(Seat, Outcome<W, R>)>,
 ) {
     match done {
-        Ok(Done::Ended(outcome)) => drop(outcomes.send((path.disk, outcome))),
+        Ok(Done::Ended(outcome)) => drop(outcomes.send((path.seat, outcome))),
         Ok(Done::Unknown {
             token,
             submitted_ns,
             why,
         }) => unknown.push((token, submitted_ns, why)),
         // A command that panicked has lost its token: the core will see a write that never ends, which is safe.
-        Err(error) => tracing::error!(disk = %path.disk, %error, "command on a quorum disk was lost"),
+        Err(error) => tracing::error!(disk = %path.seat.disk, %error, "command on a quorum disk was lost"),
     }
 }
 
 fn refuse<W, R>(
     path: &Path,
     command: Command<W, R>,
-    outcomes: &mpsc::UnboundedSender<(DiskIndex, Outcome<W, R>)>,
+    outcomes: &mpsc::UnboundedSender<(Seat, Outcome<W, R>)>,
 ) {
     let now = pollux_platform::clock::monotonic_ns();
-    let why = format!("{}: no path ({})", path.disk, path.socket.display());
+    let why = format!("{}: no path ({})", path.seat.disk, path.socket.display());
     let outcome = match command {
         Command::Write { token, .. } => Outcome::Written {
             token,
@@ -282,5 +337,5 @@ fn refuse<W, R>(
             result: Err(why),
         },
     };
-    drop(outcomes.send((path.disk, outcome)));
+    drop(outcomes.send((path.seat, outcome)));
 }

@@ -7,7 +7,9 @@ use crate::{
 };
 use pollux_api::{
     error::{Code, RpcError},
-    heartbeat::{self as api, Accepted, Giveback, OpenAlone, Switchover, Takeover, TimelineQuery},
+    heartbeat::{
+        self as api, Accepted, Giveback, OpenAlone, ReplaceQuorumDisk, Switchover, Takeover, TimelineQuery,
+    },
     pool::PoolEvent,
 };
 use pollux_heartbeat_core::{
@@ -81,7 +83,7 @@ pub fn build(doors: &Doors) -> Typed<api::Contract> {
     }
     let (status, why, timeline) = (doors!(), doors!(), doors!());
     let (switchover, giveback, takeover, abort) = (doors!(), doors!(), doors!(), doors!());
-    let (open_alone, pool_event, config_status) = (doors!(), doors!(), doors!());
+    let (open_alone, replace, pool_event, config_status) = (doors!(), doors!(), doors!(), doors!());
     Service::of::<api::Contract>()
         .serve::<api::STATUS>(move |_, (): ()| {
             let doors = status.clone();
@@ -125,6 +127,15 @@ pub fn build(doors: &Doors) -> Typed<api::Contract> {
             async move {
                 doors
                     .request(ctx, Request::OpenAlone, "membership", ask.dry_run)
+                    .await
+            }
+        })
+        .serve::<api::REPLACE_QUORUM_DISK>(move |ctx, ask: ReplaceQuorumDisk| {
+            let doors = replace.clone();
+            let ReplaceQuorumDisk { from, to, dry_run } = ask;
+            async move {
+                doors
+                    .request(ctx, Request::ReplaceQuorumDisk { from, to }, "quorum", dry_run)
                     .await
             }
         })

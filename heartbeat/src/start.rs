@@ -2,7 +2,8 @@
 
 use crate::{
     array::{self, Array},
-    driver::{self, DiskQueue, Driver, FIRST_SET, Handover, Inlets, Input, Outcomes},
+    disks::{self, Disks, Outcomes},
+    driver::{self, Driver, Handover, Inlets, Input},
     incarnation::{self, IncarnationError},
     journal::Journal,
     keeper::{self, Ask, Asked},
@@ -14,15 +15,13 @@ use crate::{
     view::Surroundings,
     wire::Wire,
 };
-use pollux_api::{
-    heartbeat as api,
-    id::{DiskIndex, Incarnation},
-};
+use pollux_api::{heartbeat as api, id::Incarnation};
 use pollux_heartbeat_core::{
-    Core, Event, Params, Timing,
+    Core, Event, Params, QuorumSet, Seat, Timing,
+    area::Unread,
     effect::{ReadId, StopReason},
     event::{Import, PoolInfo},
-    layout::{self, Place},
+    layout,
     timing::Profile,
 };
 use pollux_platform::{
@@ -90,41 +89,6 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
-}
-
-/// What every block of each quorum disk must carry.
-#[must_use]
-pub fn places(config: &ControllerConfig) -> BTreeMap<DiskIndex, Place> {
-    let place = |disk: &DiskIndex| {
-        (
-            *disk,
-            Place {
-                array: config.array,
-                disk: *disk,
-                set: FIRST_SET,
-            },
-        )
-    };
-    config.quorum.disks.iter().map(place).collect()
-}
-
-/// Opens a task per quorum disk on the present runtime.
-#[must_use]
-pub fn open_disks(config: &ControllerConfig) -> (BTreeMap<DiskIndex, DiskQueue>, Outcomes) {
-    let (sink, outcomes) = mpsc::unbounded_channel();
-    let mut queues = BTreeMap::new();
-    for disk in &config.quorum.disks {
-        let path = quorum::Path {
-            disk: *disk,
-            socket: config.paths.disk_socket(*disk),
-            array: config.array,
-            controller: config.controller,
-        };
-        let (queue, commands) = mpsc::unbounded_channel();
-        tokio::spawn(quorum::serve(path, commands, sink.clone()));
-        queues.insert(*disk, queue);
-    }
-    (queues, outcomes)
 }
 
 /// Runs until asked to stop.
@@ -201,7 +165,6 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
     let stand_in = watch::Sender::new(false);
     tokio::spawn(answer_for_the_partner(array.clone(), stand_in.subscribe()));
     let moves = Moves::new(array.clone(), event_sink.clone(), tables.clone());
-    let bmc = config.paths.bmc.clone();
     tokio::spawn(distribute(
         handover,
         registered,
@@ -209,8 +172,8 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
         array,
         client,
         ask_sink.clone(),
-        event_sink,
-        bmc,
+        event_sink.clone(),
+        config.clone(),
     ));
 
     let (started, ready) = oneshot::channel();
@@ -226,6 +189,7 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
                 inlets,
                 Outlets {
                     handover_sink,
+                    event_sink,
                     ask_sink,
                     bmc_sink,
                     pets,
@@ -254,6 +218,7 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
 
 struct Outlets {
     handover_sink: mpsc::UnboundedSender<Handover>,
+    event_sink: mpsc::UnboundedSender<Event>,
     ask_sink: mpsc::UnboundedSender<Asked>,
     bmc_sink: mpsc::UnboundedSender<driver::Bmc>,
     pets: watch::Sender<u64>,
@@ -310,12 +275,12 @@ async fn assemble(
     out: Outlets,
     realtime: Option<String>,
 ) -> Result<(Driver, Outcomes), StartError> {
-    let places = places(config);
-    let (disks, mut outcomes) = open_disks(config);
+    let mut set = disks::hint(config);
+    let (mut disks, mut outcomes) = Disks::new(config.clone());
     let incarnation = match incarnation::running(&config.paths.run)? {
         Some(kept) => kept,
         None => {
-            let seen = remembered(config, &places, &disks, &mut outcomes).await?;
+            let seen = remembered(config, &mut set, &mut disks, &mut outcomes).await?;
             incarnation::begin(&config.paths.run, &config.paths.var, seen)?
         }
     };
@@ -329,8 +294,7 @@ async fn assemble(
         array: config.array,
         controller: config.controller,
         incarnation,
-        disks: config.quorum.disks.clone(),
-        set: FIRST_SET,
+        set,
         timing: Timing::derive(profile),
         seed,
         power_rung: config.fence.power,
@@ -364,9 +328,9 @@ async fn assemble(
     let driver = Driver {
         core,
         controller: config.controller,
-        places,
         wire,
         disks,
+        events: out.event_sink,
         lease: lease::Writer::open(&config.paths.lease())?,
         orders: out.handover_sink,
         asks: out.ask_sink,
@@ -383,48 +347,65 @@ async fn assemble(
 }
 
 /// The highest incarnation of this controller that a majority of the quorum disks remembers. Waits for a majority:
-/// without one nothing can be decided anyway.
+/// without one nothing can be decided anyway. Of which set, the ballots there say: a later record that they know names its
+/// own disks, and then these are asked.
 async fn remembered(
     config: &ControllerConfig,
-    places: &BTreeMap<DiskIndex, Place>,
-    disks: &BTreeMap<DiskIndex, DiskQueue>,
+    set: &mut QuorumSet,
+    disks: &mut Disks,
     outcomes: &mut Outcomes,
 ) -> Result<Incarnation, StartError> {
-    let majority = disks.len() / 2 + 1;
-    let count = u32::try_from(layout::AREA_BLOCKS).unwrap_or(u32::MAX);
-    let mut seen: BTreeMap<DiskIndex, Incarnation> = BTreeMap::new();
-    let mut blank = BTreeSet::new();
+    let me = config.controller;
+    let mut known = None;
+    // The highest incarnation in the own slot, once the partner's ballot was read there as well.
+    let mut seen: BTreeMap<Seat, Incarnation> = BTreeMap::new();
+    let mut blank: BTreeSet<Seat> = BTreeSet::new();
     loop {
-        for (disk, queue) in disks {
-            if !seen.contains_key(disk) {
-                drop(queue.send(quorum::Command::Read {
-                    token: (ReadId(0), config.controller),
-                    block: 0,
-                    count,
-                }));
-            }
+        disks.use_set(set);
+        let missing: Vec<Seat> = set.all().filter(|seat| !seen.contains_key(seat)).collect();
+        for seat in &missing {
+            disks.read(*seat, (ReadId(0), me));
         }
-        for _ in seen.len()..disks.len() {
-            let Some((disk, quorum::Outcome::Read { result, .. })) = outcomes.recv().await else {
+        for _ in &missing {
+            let Some((seat, quorum::Outcome::Read { result, .. })) = outcomes.recv().await else {
                 continue;
             };
-            let Some(place) = places.get(&disk) else { continue };
-            match result.map(|bytes| layout::decode_area(place, config.controller, &bytes).slot) {
-                Ok(Ok(slot)) => drop(seen.insert(disk, slot.advert.incarnation)),
-                Ok(Err(why)) => {
-                    tracing::warn!(%disk, ?why, "quorum area cannot be read");
-                    if why == pollux_heartbeat_core::area::Unread::Blank {
-                        blank.insert(disk);
+            let bytes = match result {
+                Ok(bytes) => bytes,
+                Err(why) => {
+                    tracing::debug!(disk = %seat.disk, why, "quorum disk");
+                    continue;
+                }
+            };
+            let [mine, theirs] =
+                [me, me.partner()].map(|whose| layout::decode_area(&disks.place(seat), whose, &bytes));
+            for record in [&mine, &theirs]
+                .iter()
+                .filter_map(|area| Some(area.vote.ok()?.decided))
+            {
+                if known.is_none_or(|known| record.epoch > known) {
+                    known = Some(record.epoch);
+                    *set = record.disks;
+                }
+            }
+            match (mine.slot, theirs.vote) {
+                (Ok(slot), Ok(_)) => drop(seen.insert(seat, slot.advert.incarnation)),
+                (slot, vote) => {
+                    tracing::warn!(disk = %seat.disk, slot = ?slot.err(), vote = ?vote.err(), "quorum area cannot be read");
+                    if mine.header == Err(Unread::Blank) {
+                        blank.insert(seat);
                     }
                 }
-                Err(why) => tracing::debug!(%disk, why, "quorum disk"),
-            }
-            if seen.len() >= majority {
-                return Ok(seen.into_values().max().unwrap_or_default());
             }
         }
-        if blank.len() >= majority {
-            let names: Vec<_> = blank.iter().map(ToString::to_string).collect();
+        let among = |seats: &dyn Fn(&Seat) -> bool| {
+            set.reached(|disk| set.seat(disk).is_some_and(|seat| seats(&seat)))
+        };
+        if among(&|seat| seen.contains_key(seat)) {
+            return Ok(seen.into_values().max().unwrap_or_default());
+        }
+        if among(&|seat| blank.contains(seat)) {
+            let names: Vec<_> = blank.iter().map(|seat| seat.disk.to_string()).collect();
             return Err(StartError::Blank(names.join(", ")));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -532,7 +513,7 @@ async fn distribute(
     client: Client,
     asks: mpsc::UnboundedSender<Asked>,
     events: mpsc::UnboundedSender<Event>,
-    bmc: PathBuf,
+    config: ControllerConfig,
 ) {
     loop {
         let item = tokio::select! {
@@ -558,11 +539,18 @@ async fn distribute(
             }
             Handover::Stopped(reason) => {
                 tracing::error!(?reason, "everything is stopped: resetting this controller");
-                let mut control = ChassisBmc::new(&bmc);
+                let mut control = ChassisBmc::new(&config.paths.bmc);
                 tokio::spawn(async move {
                     let error = control.reset_self(Duration::from_secs(5)).await;
                     tracing::error!(%error, "reset not done; the watchdog is no longer petted and will do it");
                 });
+            }
+            Handover::QuorumSet(set) => {
+                tracing::info!(generation = %set.generation(), disks = %set, "quorum disks");
+                // Without it the next start looks where this one began to look.
+                if let Err(error) = disks::keep(&config, &set) {
+                    tracing::error!(%error, "the quorum disks are not kept for the next start");
+                }
             }
             Handover::Partner(reachable) => moves.partner_reachable(reachable),
             Handover::Event(event) => {

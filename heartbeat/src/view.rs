@@ -63,11 +63,15 @@ pub fn status(core: &Status, now: Instant, around: &Surroundings, tables: &Table
         lease_fresh: core.lease_until > now,
         watchdog_armed: core.watchdog,
         realtime: around.realtime.clone().map_or(Ok(()), Err),
+        quorum_generation: core.set.generation(),
         quorum: core
             .quorum
             .iter()
             .map(|disk| api::QuorumDisk {
-                disk: disk.disk,
+                disk: disk.seat.disk,
+                since: disk.seat.since,
+                part: disk.part.to_owned(),
+                for_ms: ago(disk.entered),
                 writable: disk.writable,
                 readable: disk.readable.clone(),
                 latency_us: disk.latency.map(micros),

@@ -802,6 +802,9 @@ impl Keeper {
         if thawed {
             self.frozen = None;
         }
+        if !record.quorum.is_empty() {
+            self.site.quorum = record.quorum.iter().copied().collect();
+        }
         if self.epoch.as_ref() != Some(&record) || thawed || reborn {
             self.epoch = Some(record);
             self.begin();

@@ -23,7 +23,7 @@
 
 use crate::record::{Ballot, Record, Vote};
 use alloc::collections::BTreeSet;
-use pollux_api::id::ControllerId;
+use pollux_api::id::{ControllerId, DiskIndex};
 
 /// What an arbitration came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +55,7 @@ enum Phase {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Run {
     phase: Phase,
-    counted: BTreeSet<usize>,
+    counted: BTreeSet<DiskIndex>,
     /// The highest vote met so far.
     bound: Option<(Ballot, Record)>,
 }
@@ -64,7 +64,6 @@ struct Run {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Arbiter {
     me: ControllerId,
-    majority: usize,
     own: Vote,
     /// Grows when `own` changes: what has to be made durable.
     version: u64,
@@ -73,12 +72,12 @@ pub struct Arbiter {
 }
 
 impl Arbiter {
-    /// On `disks` quorum disks, from the latest own block that a majority of them gave back.
+    /// From the latest own block that a majority of the quorum disks gave back. Those on which the next record is chosen
+    /// are named by the one that the block knows as decided.
     #[must_use]
-    pub fn new(me: ControllerId, disks: usize, own: Vote) -> Self {
+    pub fn new(me: ControllerId, own: Vote) -> Self {
         Self {
             me,
-            majority: disks / 2 + 1,
             own,
             version: 1,
             highest: own.mbal,
@@ -103,10 +102,10 @@ impl Arbiter {
     pub fn numbers(&mut self, visit: &mut dyn FnMut(crate::Number, &mut u64)) {
         visit(crate::Number::Ballot, &mut self.version);
         if let Some(run) = &mut self.run {
-            let mut place = |disk: usize| {
-                let mut number = disk as u64;
+            let mut place = |disk: DiskIndex| {
+                let mut number = u64::from(disk.get());
                 visit(crate::Number::Disk, &mut number);
-                number as usize
+                DiskIndex::new(number as u16)
             };
             run.counted = run.counted.iter().map(|disk| place(*disk)).collect();
         }
@@ -171,6 +170,27 @@ impl Arbiter {
         self.run = None;
     }
 
+    /// An own block, read back after the start. Only if it is later than what is known: then an earlier daemon wrote it to
+    /// a disk that was not read at the start.
+    pub fn restore(&mut self, block: Vote) -> Progress {
+        if block.age() <= self.own.age() {
+            return Progress::None;
+        }
+        let news = block.decided.epoch > self.own.decided.epoch;
+        self.highest = self.highest.max(block.mbal);
+        if news {
+            self.highest = block.mbal;
+        }
+        self.own = block;
+        self.run = None;
+        self.version += 1;
+        if news {
+            Progress::Decided(block.decided)
+        } else {
+            Progress::None
+        }
+    }
+
     /// The other's block, read by whatever occasion: a decided record is learnt from it, and its ballots are noted.
     pub fn observe(&mut self, other: &Vote) -> Progress {
         if other.instance > self.own.instance {
@@ -194,8 +214,8 @@ impl Arbiter {
         Progress::Decided(record)
     }
 
-    /// On disk number `disk` the present own block was durable before `other` was read.
-    pub fn counted(&mut self, disk: usize, other: &Vote) -> Progress {
+    /// On this disk the present own block was durable before `other` was read.
+    pub fn counted(&mut self, disk: DiskIndex, other: &Vote) -> Progress {
         match self.observe(other) {
             Progress::None => {}
             progress => return progress,
@@ -217,7 +237,8 @@ impl Arbiter {
             }
         }
         run.counted.insert(disk);
-        if run.counted.len() < self.majority {
+        let counted = |disk| run.counted.contains(&disk);
+        if !self.own.decided.disks.reached(counted) {
             return Progress::None;
         }
         match run.phase {

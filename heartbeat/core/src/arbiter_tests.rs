@@ -2,15 +2,24 @@
 
 use super::*;
 use crate::record::{Base, Members, Mode};
+use crate::set::QuorumSet;
 use alloc::collections::BTreeSet as Set;
 use alloc::vec::Vec;
-use pollux_api::id::{Generation, Incarnation};
+use pollux_api::id::{DiskIndex, Incarnation};
 
 const A: ControllerId = ControllerId::A;
 const B: ControllerId = ControllerId::B;
 
+fn disk(number: usize) -> DiskIndex {
+    DiskIndex::new(number as u16)
+}
+
+fn set() -> QuorumSet {
+    QuorumSet::first(&[0, 1, 2].map(disk)).unwrap()
+}
+
 fn genesis() -> Vote {
-    Vote::after(Record::genesis(Generation::new(1)))
+    Vote::after(Record::genesis(set()))
 }
 
 fn alone(who: ControllerId, instance: &Vote) -> Record {
@@ -19,18 +28,18 @@ fn alone(who: ControllerId, instance: &Vote) -> Record {
         members: Members::alone(who, Incarnation::new(1)),
         mode: Mode::Sealed,
         base: Base::default(),
-        disks: Generation::new(1),
+        disks: set(),
     }
 }
 
 fn arbiter(me: ControllerId) -> Arbiter {
-    Arbiter::new(me, 3, genesis())
+    Arbiter::new(me, genesis())
 }
 
 /// Counts disks until something happens.
 fn count(arbiter: &mut Arbiter, others: [&Vote; 2]) -> Progress {
-    match arbiter.counted(0, others[0]) {
-        Progress::None => arbiter.counted(1, others[1]),
+    match arbiter.counted(disk(0), others[0]) {
+        Progress::None => arbiter.counted(disk(1), others[1]),
         progress => progress,
     }
 }
@@ -40,9 +49,9 @@ fn alone_it_decides_its_wish_in_two_phases() {
     let mut a = arbiter(A);
     let other = genesis();
     a.propose();
-    assert_eq!(a.counted(0, &other), Progress::None);
-    assert_eq!(a.counted(0, &other), Progress::None, "one disk counts once");
-    assert_eq!(a.counted(2, &other), Progress::Promised { bound: None });
+    assert_eq!(a.counted(disk(0), &other), Progress::None);
+    assert_eq!(a.counted(disk(0), &other), Progress::None, "one disk counts once");
+    assert_eq!(a.counted(disk(2), &other), Progress::Promised { bound: None });
     assert!(!a.voted());
     let wish = alone(A, a.block());
     a.vote(Some(wish));
@@ -106,7 +115,7 @@ fn the_own_vote_binds_after_a_restart() {
     count(&mut a, [&genesis(), &genesis()]);
     let first = alone(A, a.block());
     a.vote(Some(first));
-    let mut restarted = Arbiter::new(A, 3, *a.block());
+    let mut restarted = Arbiter::new(A, *a.block());
     assert!(restarted.voted());
     restarted.propose();
     assert!(restarted.block().mbal > a.block().mbal);
@@ -122,14 +131,14 @@ fn a_higher_ballot_outbids_and_a_later_instance_ends_it() {
     a.propose();
     b.propose();
     assert!(b.block().mbal > a.block().mbal);
-    assert_eq!(a.counted(0, b.block()), Progress::Outbid);
+    assert_eq!(a.counted(disk(0), b.block()), Progress::Outbid);
     assert!(!a.running());
     a.propose();
     assert!(a.block().mbal > b.block().mbal, "it goes above what it met");
     let decided = alone(B, b.block());
     b.learn(decided);
     assert_eq!(
-        a.counted(0, b.block()),
+        a.counted(disk(0), b.block()),
         Progress::Decided(decided),
         "K2: the moved-on block tells the result"
     );
@@ -211,23 +220,23 @@ fn two_proposers_never_decide_differently() {
                     let Some(own) = own.max_by_key(Vote::age) else {
                         continue;
                     };
-                    w.sides[i].arbiter = Arbiter::new(me, 3, own);
+                    w.sides[i].arbiter = Arbiter::new(me, own);
                     w.sides[i].restarts -= 1;
                     w.sides[i].done = [(0, false); 3];
                     next.push(w);
                 }
             }
-            for disk in 0..3 {
-                let (written, counted) = side.done[disk];
+            for at in 0..3 {
+                let (written, counted) = side.done[at];
                 let mut w = world.clone();
                 if written != side.arbiter.version() {
-                    w.disks[disk][i] = *side.arbiter.block();
-                    w.sides[i].done[disk] = (side.arbiter.version(), false);
+                    w.disks[at][i] = *side.arbiter.block();
+                    w.sides[i].done[at] = (side.arbiter.version(), false);
                     next.push(w);
                 } else if !counted {
-                    w.sides[i].done[disk].1 = true;
-                    let other = world.disks[disk][1 - i];
-                    let progress = w.sides[i].arbiter.counted(disk, &other);
+                    w.sides[i].done[at].1 = true;
+                    let other = world.disks[at][1 - i];
+                    let progress = w.sides[i].arbiter.counted(disk(at), &other);
                     react(&mut w.sides[i], me, progress);
                     next.push(w);
                 }
@@ -323,7 +332,7 @@ fn of_several_votes_that_of_the_highest_ballot_binds() {
     }
     // The own vote as well: it binds where it is the later one, and is outvoted where it is not.
     for (own, bound) in [(2, later.value), (8, vote(8, A).value)] {
-        let mut a = Arbiter::new(A, 3, vote(own, A));
+        let mut a = Arbiter::new(A, vote(own, A));
         a.observe(&later);
         a.propose();
         assert_eq!(
@@ -336,12 +345,16 @@ fn of_several_votes_that_of_the_highest_ballot_binds() {
 
 #[test]
 fn a_majority_of_five_disks_are_three() {
-    let mut a = Arbiter::new(A, 5, genesis());
+    let of = |disks: usize| {
+        let disks: Vec<_> = (0..disks).map(disk).collect();
+        Arbiter::new(A, Vote::after(Record::genesis(QuorumSet::first(&disks).unwrap())))
+    };
+    let mut a = of(5);
     a.propose();
-    assert_eq!(a.counted(0, &genesis()), Progress::None);
-    assert_eq!(a.counted(1, &genesis()), Progress::None);
-    assert_eq!(a.counted(2, &genesis()), Progress::Promised { bound: None });
-    let mut a = Arbiter::new(A, 1, genesis());
+    assert_eq!(a.counted(disk(0), &genesis()), Progress::None);
+    assert_eq!(a.counted(disk(1), &genesis()), Progress::None);
+    assert_eq!(a.counted(disk(2), &genesis()), Progress::Promised { bound: None });
+    let mut a = of(1);
     a.propose();
-    assert_eq!(a.counted(0, &genesis()), Progress::Promised { bound: None });
+    assert_eq!(a.counted(disk(0), &genesis()), Progress::Promised { bound: None });
 }

@@ -1,6 +1,7 @@
 //! What stands in the quorum area, as values. The bytes are in [`crate::layout`].
 
 use crate::record::{Base, Record, Vote};
+use crate::set::QuorumSet;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -142,7 +143,7 @@ pub enum Unread {
     Array,
     /// A block that belongs to another place: other disk, block or writer.
     Place,
-    /// A block of another set of quorum disks.
+    /// A block of another seat of this disk: it was a quorum disk before, or was formatted again.
     SetGeneration(Generation),
     /// The checksum is wrong: torn or flipped.
     Checksum,
@@ -161,6 +162,8 @@ impl Unread {
 /// One controller's part of one quorum disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Area {
+    /// The disk is the one that it should be: what is not may belong to somebody else by now, and is never written to.
+    pub header: Result<(), Unread>,
     /// Sign of life.
     pub slot: Result<Slot, Unread>,
     /// The later of the valid copies of the ballot.
@@ -176,6 +179,7 @@ impl Area {
     #[must_use]
     pub fn unread(why: Unread) -> Self {
         Self {
+            header: Err(why),
             slot: Err(why),
             vote: Err(why),
             claims: Err(why),
@@ -183,10 +187,11 @@ impl Area {
         }
     }
 
-    /// What formatting leaves.
+    /// What formatting leaves when an array is made.
     #[must_use]
-    pub fn formatted(disks: Generation) -> Self {
+    pub fn formatted(disks: QuorumSet) -> Self {
         Self {
+            header: Ok(()),
             slot: Ok(Slot::default()),
             vote: Ok(Vote::after(Record::genesis(disks))),
             claims: Ok(Claims::default()),
@@ -197,6 +202,10 @@ impl Area {
 
 /// Content of a block that this controller writes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a ballot names two records with their disks; contents are made, written and dropped"
+)]
 pub enum Content {
     /// To the slot.
     Slot(Slot),

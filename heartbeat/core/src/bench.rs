@@ -10,6 +10,7 @@ use crate::area::{Area, Content};
 use crate::effect::{BlockId, Effect, Note, Plan, Refusal};
 use crate::event::{ConfigStatus, Event, Import, PoolInfo, PoolStep, Power, Request, RequestId};
 use crate::machine::{Core, Params};
+use crate::set::QuorumSet;
 use crate::status::Blocker;
 use crate::time::Instant;
 use crate::timing::{Profile, Timing};
@@ -83,14 +84,18 @@ pub(crate) fn configured() -> Vec<PoolInfo> {
         .to_vec()
 }
 
+/// The quorum disks.
+pub(crate) fn set() -> QuorumSet {
+    QuorumSet::first(&[0, 1, 2].map(DiskIndex::new)).unwrap()
+}
+
 /// What the bench gives a controller to live by.
 pub(crate) fn params(controller: ControllerId, incarnation: u64) -> Params {
     Params {
         array: ArrayId::from_bytes([9; 16]),
         controller,
         incarnation: Incarnation::new(incarnation),
-        disks: [0, 1, 2].map(DiskIndex::new).to_vec(),
-        set: Generation::new(1),
+        set: set(),
         timing: Timing::derive(Profile::Fast),
         seed: 7 * incarnation + controller.index() as u64,
         power_rung: true,
@@ -103,7 +108,7 @@ pub(crate) fn params(controller: ControllerId, incarnation: u64) -> Params {
 impl Bench {
     /// Both are off, and the disks are formatted.
     pub(crate) fn new() -> Self {
-        let area = Area::formatted(Generation::new(1));
+        let area = Area::formatted(set());
         Self {
             now: Instant::from_nanos(1_000_000_000_000),
             cores: [None, None],
@@ -307,11 +312,11 @@ impl Bench {
                 content,
             } => {
                 let ballot = matches!(block, BlockId::Vote0 | BlockId::Vote1);
-                let good = self.health[usize::from(disk.get())] == Health::Good;
+                let good = self.health[usize::from(disk.disk.get())] == Health::Good;
                 let taken = self.shelf[at] && good && (self.ballots || !ballot);
                 let result = if taken { Ok(()) } else { Err(()) };
                 if result.is_ok() {
-                    self.write(who, disk, block, content);
+                    self.write(who, disk.disk, block, content);
                 }
                 Event::WriteDone {
                     id,
@@ -320,9 +325,9 @@ impl Bench {
                 }
             }
             Effect::ReadArea { id, disk, whose } => {
-                let shown = self.shelf[at] && self.health[usize::from(disk.get())] != Health::Gone;
+                let shown = self.shelf[at] && self.health[usize::from(disk.disk.get())] != Health::Gone;
                 let area = if shown {
-                    self.disks[usize::from(disk.get())][whose.index()].clone()
+                    self.disks[usize::from(disk.disk.get())][whose.index()].clone()
                 } else {
                     Area::unread(crate::area::Unread::Io)
                 };
@@ -332,6 +337,8 @@ impl Bench {
                     area,
                 }
             }
+            // The bench has the disks of one set.
+            Effect::UseDisks(_) | Effect::FormatDisk { .. } => return,
             Effect::Send(datagram) => {
                 if self.wire[at] {
                     self.events.push_back((who.partner(), Event::Received(datagram)));
@@ -443,6 +450,7 @@ impl Bench {
                     | Effect::ReadArea { .. }
                     | Effect::Send(_)
                     | Effect::GrantLease { .. }
+                    | Effect::UseDisks(_)
                     | Effect::Pet
             )
         };

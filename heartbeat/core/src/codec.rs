@@ -2,6 +2,7 @@
 
 use crate::area::{Advert, Figures, Letter, Role};
 use crate::record::{Base, Members, Mode, Record};
+use crate::set::QuorumSet;
 use alloc::vec::Vec;
 use core::time::Duration;
 use pollux_api::id::{ControllerId, Epoch, Generation, Hash32, Incarnation, LogLength, PoolId};
@@ -60,7 +61,7 @@ impl Writer {
             Mode::Sealed => 1,
         });
         self.base(record.base);
-        self.u64(record.disks.get());
+        record.disks.encode(self);
     }
 
     pub(crate) fn option_record(&mut self, record: Option<&Record>) {
@@ -190,7 +191,7 @@ impl Reader<'_> {
             members,
             mode,
             base: self.base()?,
-            disks: self.generation()?,
+            disks: QuorumSet::decode(self)?,
         })
     }
 

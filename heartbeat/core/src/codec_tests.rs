@@ -58,7 +58,7 @@ fn a_role_and_a_mode_are_written_as_they_are_read_and_no_other_byte_is_either() 
         let mut bytes = Writer::default();
         bytes.record(&Record {
             mode,
-            ..Record::genesis(Generation::new(1))
+            ..Record::genesis(crate::bench::set())
         });
         bytes.0
     };
@@ -85,7 +85,7 @@ fn an_absent_member_with_an_incarnation_is_malformed() {
     let mut bytes = Writer::default();
     bytes.record(&Record {
         members: Members::alone(ControllerId::A, Incarnation::new(5)),
-        ..Record::genesis(Generation::new(1))
+        ..Record::genesis(crate::bench::set())
     });
     let read = of(&bytes.0, |bytes| bytes.record()).unwrap();
     assert_eq!(

@@ -15,10 +15,12 @@
 //! It must never take an unread slot for an unchanged one.
 
 use crate::area::{Slot, Unread};
+use crate::machine::Disk;
+use crate::set::QuorumSet;
 use crate::time::Instant;
 use alloc::collections::VecDeque;
 use core::time::Duration;
-use pollux_api::id::Incarnation;
+use pollux_api::id::{DiskIndex, Incarnation};
 
 /// The wire to the partner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -146,7 +148,7 @@ impl WireWatch {
 }
 
 /// SplitMix64 (Steele, Lea, Flood, 2014): nonces from an unpredictable seed.
-fn split_mix(seed: u64, count: u64) -> u64 {
+pub(crate) fn split_mix(seed: u64, count: u64) -> u64 {
     let mut z = seed.wrapping_add(count.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -257,34 +259,33 @@ impl SlotWatch {
 }
 
 /// Puts the disks together.
-pub(crate) fn disk_sight<'a>(
-    disks: impl Iterator<Item = &'a SlotWatch> + Clone,
-    now: Instant,
-    started: Instant,
-    limit: Duration,
-) -> DiskSight {
-    let count = |what: fn(&SlotWatch, Instant, Duration) -> bool| {
-        disks.clone().filter(|d| what(d, now, limit)).count()
+pub(crate) fn disk_sight(set: &QuorumSet, disks: &[Disk], now: Instant, limit: Duration) -> DiskSight {
+    let is = |what: fn(&SlotWatch, Instant, Duration) -> bool| {
+        move |index: DiskIndex| {
+            let disk = disks.iter().find(|disk| disk.seat.disk == index);
+            disk.is_some_and(|disk| what(&disk.watch, now, limit))
+        }
     };
-    let all = disks.clone().count();
-    let majority = all / 2 + 1;
-    let (alive, still, readable) = (
-        count(SlotWatch::alive),
-        count(SlotWatch::still),
-        count(SlotWatch::readable),
-    );
-    if alive > 0 {
+    let readable = |disk: &&Disk| disk.watch.readable(now, limit);
+    // A disk that has just come to be gone by is given the time to be read.
+    let young = |index: DiskIndex| {
+        let disk = disks.iter().find(|disk| disk.seat.disk == index);
+        disk.is_some_and(|disk| now.since(disk.entered) < limit || readable(&disk))
+    };
+    let all = || set.all().map(|seat| seat.disk);
+    let still = set.reached(is(SlotWatch::still));
+    if all().any(is(SlotWatch::alive)) {
         // A disk stands out when it is read well and shows nothing new, or cannot be read at all.
-        let odd = still > 0 || readable < all;
-        return match (still >= majority, odd) {
+        let odd = all().any(|disk| is(SlotWatch::still)(disk) || !young(disk));
+        return match (still, odd) {
             (true, _) => DiskSight::MostStill,
             (false, true) => DiskSight::SomeStill,
             (false, false) => DiskSight::Alive,
         };
     }
-    if still >= majority {
+    if still {
         DiskSight::Still
-    } else if readable < majority && now.since(started) >= limit {
+    } else if !set.reached(young) {
         DiskSight::Unreadable
     } else {
         DiskSight::Unknown
@@ -315,15 +316,16 @@ mod tests {
 
     /// Reads every 250 ms from 0 to `until`; `show` says what each disk shows.
     fn watched(until: u64, show: impl Fn(usize, u64) -> Result<u64, Unread>) -> (Vec<SlotWatch>, DiskSight) {
-        let mut disks = alloc::vec![SlotWatch::default(); 3];
+        let set = QuorumSet::first(&[1, 2, 3].map(DiskIndex::new)).unwrap();
+        let mut disks: Vec<Disk> = set.all().map(|seat| Disk::new(seat, at(0))).collect();
         for ms in (0..=until).step_by(250) {
-            for (disk, watch) in disks.iter_mut().enumerate() {
-                let shown = show(disk, ms).map(slot);
-                watch.see(at(ms), at(ms), shown.as_ref().map_err(|why| *why));
+            for (number, disk) in disks.iter_mut().enumerate() {
+                let shown = show(number, ms).map(slot);
+                disk.watch.see(at(ms), at(ms), shown.as_ref().map_err(|why| *why));
             }
         }
-        let sight = disk_sight(disks.iter(), at(until), at(0), LIMIT);
-        (disks, sight)
+        let sight = disk_sight(&set, &disks, at(until), LIMIT);
+        (disks.into_iter().map(|disk| disk.watch).collect(), sight)
     }
 
     #[test]
@@ -452,18 +454,19 @@ mod tests {
     #[test]
     fn a_majority_of_five_disks_are_three() {
         let sight = |still: usize, blank: usize| {
-            let mut disks = alloc::vec![SlotWatch::default(); 5];
+            let set = QuorumSet::first(&[0, 1, 2, 3, 4].map(DiskIndex::new)).unwrap();
+            let mut disks: Vec<Disk> = set.all().map(|seat| Disk::new(seat, at(0))).collect();
             for ms in (0..=2_000).step_by(250) {
-                for (disk, watch) in disks.iter_mut().enumerate() {
-                    let shown = match disk {
-                        disk if disk < still => Ok(slot(7)),
-                        disk if disk < still + blank => Err(Unread::Blank),
+                for (number, disk) in disks.iter_mut().enumerate() {
+                    let shown = match number {
+                        number if number < still => Ok(slot(7)),
+                        number if number < still + blank => Err(Unread::Blank),
                         _ => Ok(slot(ms)),
                     };
-                    watch.see(at(ms), at(ms), shown.as_ref().map_err(|why| *why));
+                    disk.watch.see(at(ms), at(ms), shown.as_ref().map_err(|why| *why));
                 }
             }
-            disk_sight(disks.iter(), at(2_000), at(0), LIMIT)
+            disk_sight(&set, &disks, at(2_000), LIMIT)
         };
         assert_eq!(sight(0, 0), DiskSight::Alive);
         assert_eq!(sight(2, 0), DiskSight::SomeStill);

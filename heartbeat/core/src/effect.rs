@@ -1,10 +1,12 @@
 //! What the core wants done. Effects are data; the driver carries them out in the order given and reports back.
 
-use crate::area::Content;
+use crate::area::{Area, Content};
 use crate::event::{RequestId, Victim};
 use crate::record::{Base, Record};
+use crate::set::{QuorumSet, Seat};
 use crate::time::Instant;
 use crate::wire::Datagram;
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -39,12 +41,12 @@ pub enum BlockId {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Write a block durably (FUA) and answer `Event::WriteDone`. There is never a second write to the same block
-    /// of the same disk before that answer. Whatever depends on this write is emitted only after the answer.
+    /// of the same seat before that answer. Whatever depends on this write is emitted only after the answer.
     WriteBlock {
         /// For the answer.
         id: WriteId,
-        /// The quorum disk.
-        disk: DiskIndex,
+        /// The quorum disk; its blocks carry the seat.
+        disk: Seat,
         /// Its block, of this controller.
         block: BlockId,
         /// What to write; `layout::encode` makes the bytes.
@@ -54,10 +56,22 @@ pub enum Effect {
     ReadArea {
         /// For the answer.
         id: ReadId,
-        /// The quorum disk.
-        disk: DiskIndex,
+        /// The quorum disk; what carries another seat is unread.
+        disk: Seat,
         /// Whose area: the partner's all the time, the own one at start.
         whose: ControllerId,
+    },
+    /// These are the quorum disks from now on: open what is new, let go of what is not among them, and keep the set as
+    /// the place where to look after a restart (`Params::set`). Not answered.
+    UseDisks(QuorumSet),
+    /// Make a disk ready to be a quorum disk: write its whole area durably, with these parts of both controllers
+    /// (`layout::lay_out`); answer `Event::DiskFormatted`. It is no quorum disk yet, and nothing is on its way to it. To be
+    /// refused for a disk that holds anything but zeros or an old area of this array.
+    FormatDisk {
+        /// What it is to be.
+        seat: Seat,
+        /// The parts of both controllers, in the order of [`ControllerId::ALL`].
+        parts: Box<[Area; 2]>,
     },
     /// Send a datagram to the partner, on the bonded interconnect. May be lost.
     Send(Datagram),
@@ -327,6 +341,13 @@ pub enum Note {
         pool: PoolId,
         /// The state's name, as in `status`.
         state: &'static str,
+    },
+    /// A disk is ready to take the place of a quorum disk, or will not.
+    Formatted {
+        /// The disk.
+        disk: DiskIndex,
+        /// Ready, or why not, in words.
+        result: Result<(), String>,
     },
     /// An alarm came or went.
     Alarm {

@@ -3,16 +3,21 @@
 use crate::area::Area;
 use crate::effect::{ReadId, WriteId};
 use crate::record::Base;
+use crate::set::Seat;
 use crate::time::Instant;
 use crate::wire::Datagram;
 use alloc::string::String;
 use alloc::vec::Vec;
-use pollux_api::id::{ControllerId, Epoch, Generation, Incarnation, PoolId};
+use pollux_api::id::{ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId};
 use pollux_api::pool::ReservationKey;
 
 /// Something happened. `Core::handle` takes it with the present instant; instants inside are earlier ones of the
 /// same clock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an area that was read is what most events bring"
+)]
 pub enum Event {
     /// Time has passed: call at `Core::next_deadline` at the latest. Any other event serves as well.
     Tick,
@@ -104,6 +109,13 @@ pub enum Event {
         /// Equal to the partner's, which was frozen.
         equal: bool,
     },
+    /// Answer to `Effect::FormatDisk`.
+    DiskFormatted {
+        /// The seat that the effect named. Answers for another one are ignored.
+        seat: Seat,
+        /// `Ok`: all of it is durable. `Err`: why not, in words; then nothing of it is on its way any more.
+        result: Result<(), String>,
+    },
     /// The watchdog: armed with the timeout of `Timing`, or not (there is none, or it was disarmed).
     Watchdog {
         /// It runs, and only petting keeps the controller up.
@@ -143,6 +155,13 @@ pub enum Request {
     OpenAlone,
     /// Give everything to the partner if it can take it, then stop for good.
     Shutdown,
+    /// Put a disk of the shelf in the place of a quorum disk: format it, decide the joint set, let the old one go.
+    ReplaceQuorumDisk {
+        /// The quorum disk that leaves.
+        from: DiskIndex,
+        /// The disk that joins. That no pool has it is the caller's to know.
+        to: DiskIndex,
+    },
 }
 
 /// A pool of the configuration.

@@ -13,10 +13,10 @@
 //! Each block, little-endian:
 //!
 //! ```text
-//! offset  0  u64  magic            offset 32  u64  generation of the set of quorum disks
+//! offset  0  u64  magic            offset 32  u64  generation of the set with which the disk joined
 //!         8  u16  layout version           40  u32  length of the content
 //!        10  u16  block                    44  u32  CRC32C of bytes 0..64 (this field zero) and the content
-//!        12  u16  disk                     48       zero
+//!        12  u16  disk                     48  u32  mark of the formatting, then zero
 //!        14  u8   writer: 0 a, 1 b, 255 nobody (header)
 //!        15  u8   zero                     64       content, then zero to the end
 //!        16  [16] array id
@@ -25,15 +25,18 @@
 //! A block that is anything but exactly this is [`Unread`]: a wrong disk, a wrong place, a torn, old or wiped block
 //! is never a vote of "nothing". The zeros are part of the rule, so a tear after the content is seen as well.
 
-use crate::area::{Area, Claim, ClaimState, Claims, Content, Letter, POOLS_MAX, Slot, Unread};
+use crate::area::{Area, Claim, ClaimState, Claims, Content, POOLS_MAX, Slot, Unread};
 use crate::codec::{Malformed, Parsed, Reader, Writer};
 use crate::effect::BlockId;
 use crate::record::{Ballot, Vote};
+use crate::set::{QuorumSet, Seat};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Generation};
+use pollux_api::id::{ArrayId, ControllerId, Generation};
 
 /// Bytes of a block.
 pub const BLOCK_BYTES: usize = 4096;
@@ -41,8 +44,9 @@ pub const BLOCK_BYTES: usize = 4096;
 pub const AREA_BLOCKS: usize = 11;
 /// Bytes of the area.
 pub const AREA_BYTES: usize = AREA_BLOCKS * BLOCK_BYTES;
-/// Version of the layout that is written. 1: the first.
-pub const VERSION: u16 = 1;
+/// Version of the layout that is written. 2: a record names its quorum disks, a block the formatting of its disk.
+/// 1: the first.
+pub const VERSION: u16 = 2;
 
 /// Bytes of one block.
 pub type Block = [u8; BLOCK_BYTES];
@@ -56,6 +60,7 @@ const AT_ARRAY: usize = 16;
 const AT_SET: usize = 32;
 const AT_LENGTH: usize = 40;
 const AT_CRC: usize = 44;
+const AT_MARK: usize = 48;
 const AT_CONTENT: usize = 64;
 const NOBODY: u8 = 255;
 const ZEROS: Block = [0; BLOCK_BYTES];
@@ -63,10 +68,12 @@ const ZEROS: Block = [0; BLOCK_BYTES];
 /// A claim: pool 16, epoch 8, generation 8, incarnation 8, state 1, serving 1, placed 1.
 const CLAIM_BYTES: usize = 43;
 const CONTENT_MAX: usize = BLOCK_BYTES - AT_CONTENT;
-/// A record: epoch 8, each member 1 and 8, mode 1, base 8 and 32, generation of the set 8.
-const RECORD_BYTES: usize = 75;
+/// A set of quorum disks: generation 8, count 1, seats of 14, whether one leaves 1 and which 14.
+const SET_BYTES: usize = 94;
+/// A record: epoch 8, each member 1 and 8, mode 1, base 8 and 32, the set.
+const RECORD_BYTES: usize = 67 + SET_BYTES;
 
-const _: () = assert!(AT_CRC + 4 <= AT_CONTENT && AT_CONTENT.is_multiple_of(8));
+const _: () = assert!(AT_CRC + 4 == AT_MARK && AT_MARK + 4 <= AT_CONTENT && AT_CONTENT.is_multiple_of(8));
 const _: () = assert!(
     8 + 1 + POOLS_MAX * CLAIM_BYTES <= CONTENT_MAX,
     "claims of every pool fit one block"
@@ -80,10 +87,8 @@ const _: () = assert!(AREA_BLOCKS == 1 + 2 * 5);
 pub struct Place {
     /// The array.
     pub array: ArrayId,
-    /// The disk.
-    pub disk: DiskIndex,
-    /// Generation of the set of quorum disks.
-    pub set: Generation,
+    /// The disk, as which member of the quorum set.
+    pub seat: Seat,
 }
 
 /// Number of a controller's block, counted from the disk's first.
@@ -141,33 +146,92 @@ pub fn encode(place: &Place, block: BlockId, writer: ControllerId, content: &Con
     seal(place, block_number(block, writer), Some(writer), &bytes.0)
 }
 
-/// The whole area as formatting leaves it: valid blocks in which nobody has said anything, so that a blank block
-/// later is damage.
+/// The whole area as formatting leaves it when an array is made: valid blocks in which nobody has said anything, so that
+/// a blank block later is damage.
 #[must_use]
-pub fn format(place: &Place) -> Vec<u8> {
+pub fn first(place: &Place, set: &QuorumSet) -> Vec<u8> {
+    lay_out(place, &[Area::formatted(*set), Area::formatted(*set)])
+}
+
+/// The whole area with these parts of both controllers. What is unread in a part is left blank, and stays unread.
+#[must_use]
+pub fn lay_out(place: &Place, parts: &[Area; 2]) -> Vec<u8> {
     let mut area = vec![0; AREA_BYTES];
-    let mut put = |number: u64, bytes: &Block| {
+    let mut put = |number: u64, bytes: &[u8]| {
         let at = number as usize * BLOCK_BYTES;
         area[at..at + BLOCK_BYTES].copy_from_slice(bytes);
     };
-    put(0, &seal(place, 0, None, &[]));
-    let blank = Area::formatted(place.set);
-    for writer in ControllerId::ALL {
-        let mut one = |block, content| {
-            put(
-                block_number(block, writer),
-                &encode(place, block, writer, &content),
-            )
-        };
-        if let (Ok(slot), Ok(vote)) = (blank.slot, blank.vote) {
-            one(BlockId::Slot, Content::Slot(slot));
-            one(BlockId::Vote0, Content::Vote(vote));
-            one(BlockId::Vote1, Content::Vote(vote));
+    put(0, &seal(place, 0, None, &[])[..]);
+    for (writer, part) in ControllerId::ALL.into_iter().zip(parts) {
+        let slot = part.slot.map(Content::Slot).ok();
+        let vote = part.vote.map(Content::Vote).ok();
+        let claims = part.claims.clone().map(Content::Claims).ok();
+        let letter = part.letter.clone().map(Content::Letter).ok();
+        let blocks = [
+            (BlockId::Slot, slot),
+            (BlockId::Vote0, vote.clone()),
+            (BlockId::Vote1, vote),
+            (BlockId::Claims, claims),
+            (BlockId::Mailbox, letter),
+        ];
+        for (block, content) in blocks {
+            if let Some(content) = content {
+                put(
+                    block_number(block, writer),
+                    &encode(place, block, writer, &content)[..],
+                );
+            }
         }
-        one(BlockId::Claims, Content::Claims(Claims::default()));
-        one(BlockId::Mailbox, Content::Letter(Letter::default()));
     }
     area
+}
+
+/// Whether a disk of which these are the first [`AREA_BYTES`] may be laid out with these parts: there is nothing on it, or
+/// what an earlier life as a quorum disk of this array has left. A ballot later than those in the parts belongs to a set
+/// of which whoever asks has not heard.
+///
+/// # Errors
+/// What stands there instead, in words.
+pub fn may_lay_out(place: &Place, parts: &[Area; 2], area: &[u8]) -> Result<(), String> {
+    if area.len() != AREA_BYTES {
+        return Err(format!(
+            "{} bytes were read where {AREA_BYTES} were asked",
+            area.len()
+        ));
+    }
+    if area.iter().all(|byte| *byte == 0) {
+        return Ok(());
+    }
+    let number = |at: usize| area[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
+    let mark = area[AT_MARK..AT_MARK + 4]
+        .try_into()
+        .map_or(0, u32::from_le_bytes);
+    let found = Seat {
+        since: Generation::new(number(AT_SET)),
+        mark,
+        ..place.seat
+    };
+    let found = Place {
+        seat: found,
+        ..*place
+    };
+    for (whose, part) in ControllerId::ALL.into_iter().zip(parts) {
+        let there = decode_area(&found, whose, area);
+        match there.header {
+            Ok(()) => {}
+            Err(Unread::Array) => return Err("it is a quorum disk of another array".into()),
+            Err(why) => {
+                return Err(format!(
+                    "it is not blank and no old quorum disk of this array ({why:?}): wipe it"
+                ));
+            }
+        }
+        let later = |vote: Vote| part.vote.is_ok_and(|known| vote.instance > known.instance);
+        if there.vote.is_ok_and(later) {
+            return Err("it is a quorum disk of a later set of this array".into());
+        }
+    }
+    Ok(())
 }
 
 /// Reads one controller's part out of the bytes of the whole area ([`AREA_BYTES`], from the disk's first block).
@@ -187,6 +251,7 @@ pub fn decode_area(place: &Place, whose: ControllerId, area: &[u8]) -> Area {
         [Err(why), Err(_)] => Err(why),
     };
     Area {
+        header: Ok(()),
         slot: parse(read(BlockId::Slot), slot),
         vote,
         claims: parse(read(BlockId::Claims), claims),
@@ -200,10 +265,11 @@ fn seal(place: &Place, number: u64, writer: Option<ControllerId>, content: &[u8]
     put(0, &MAGIC.to_le_bytes());
     put(AT_VERSION, &VERSION.to_le_bytes());
     put(AT_BLOCK, &(number as u16).to_le_bytes());
-    put(AT_DISK, &place.disk.get().to_le_bytes());
+    put(AT_DISK, &place.seat.disk.get().to_le_bytes());
     put(AT_WRITER, &[writer.map_or(NOBODY, |writer| writer.index() as u8)]);
     put(AT_ARRAY, place.array.as_bytes());
-    put(AT_SET, &place.set.get().to_le_bytes());
+    put(AT_SET, &place.seat.since.get().to_le_bytes());
+    put(AT_MARK, &place.seat.mark.to_le_bytes());
     put(AT_LENGTH, &(content.len() as u32).to_le_bytes());
     put(AT_CONTENT, content);
     let crc = crc32c::crc32c(&block[..AT_CONTENT + content.len()]);
@@ -248,11 +314,11 @@ fn content<'a>(
     }
     let writer = writer.map_or(NOBODY, |writer| writer.index() as u8);
     let here = (u64::from(u16_at(AT_BLOCK)), u16_at(AT_DISK), block[AT_WRITER]);
-    if here != (number, place.disk.get(), writer) {
+    if here != (number, place.seat.disk.get(), writer) {
         return Err(Unread::Place);
     }
     let set = block[AT_SET..AT_SET + 8].try_into().map_or(0, u64::from_le_bytes);
-    if set != place.set.get() {
+    if (set, u32_at(AT_MARK)) != (place.seat.since.get(), place.seat.mark) {
         return Err(Unread::SetGeneration(Generation::new(set)));
     }
     Ok(&used[AT_CONTENT..])

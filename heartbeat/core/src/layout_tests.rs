@@ -2,13 +2,16 @@
 
 use super::*;
 use crate::record::Record;
-use alloc::string::String;
+use pollux_api::id::DiskIndex;
 use proptest::prelude::*;
 
 const PLACE: Place = Place {
     array: ArrayId::from_bytes([7; 16]),
-    disk: DiskIndex::new(3),
-    set: Generation::new(5),
+    seat: Seat {
+        disk: DiskIndex::new(3),
+        since: Generation::new(5),
+        mark: 9,
+    },
 };
 const A: ControllerId = ControllerId::A;
 const B: ControllerId = ControllerId::B;
@@ -16,6 +19,8 @@ const B: ControllerId = ControllerId::B;
 pub(crate) mod strategy {
     use crate::area::*;
     use crate::record::*;
+    use crate::set::QuorumSet;
+    use alloc::vec::Vec;
     use core::time::Duration;
     use pollux_api::id::*;
     use proptest::prelude::*;
@@ -26,10 +31,34 @@ pub(crate) mod strategy {
         }
     }
 
+    /// The set that takes most bytes: five disks and one that leaves.
+    pub(crate) fn widest() -> QuorumSet {
+        let disks = [1, 2, 3, 4, 5].map(DiskIndex::new);
+        let set = QuorumSet::first(&disks).unwrap();
+        set.replaced(disks[2], set.next_seat(DiskIndex::new(6), u32::MAX))
+            .unwrap()
+    }
+
+    prop_compose! {
+        pub(crate) fn quorum()(
+            size in 0..3_usize, first in any::<u16>(), changes in proptest::collection::vec((any::<u16>(), any::<u32>()), 0..3),
+            joint in any::<bool>(),
+        ) -> QuorumSet {
+            let disks: Vec<_> = (0..=2 * size as u16).map(|at| DiskIndex::new(first.wrapping_add(at))).collect();
+            let mut set = QuorumSet::first(&disks).unwrap();
+            for (at, (to, mark)) in changes.into_iter().enumerate() {
+                let from = set.seats().nth(at % (2 * size + 1)).unwrap().disk;
+                let seat = set.settled().next_seat(DiskIndex::new(to), mark);
+                set = set.settled().replaced(from, seat).unwrap_or(set);
+            }
+            if joint { set } else { set.settled() }
+        }
+    }
+
     prop_compose! {
         pub(crate) fn record()(
             epoch in 1..u64::MAX, a in any::<Option<u64>>(), b in any::<Option<u64>>(), open in any::<bool>(),
-            base in base(), disks in any::<u64>(),
+            base in base(), disks in quorum(),
         ) -> Record {
             let mut members = Members::default();
             for (controller, incarnation) in [(ControllerId::A, a), (ControllerId::B, b)] {
@@ -38,7 +67,7 @@ pub(crate) mod strategy {
                 }
             }
             let mode = if open { Mode::Open } else { Mode::Sealed };
-            Record { epoch: Epoch::new(epoch), members, mode, base, disks: Generation::new(disks) }
+            Record { epoch: Epoch::new(epoch), members, mode, base, disks }
         }
     }
 
@@ -126,9 +155,17 @@ pub(crate) mod strategy {
     }
 }
 
+fn first() -> QuorumSet {
+    QuorumSet::first(&[1, 2, 3].map(DiskIndex::new)).unwrap()
+}
+
+fn blank() -> Vec<u8> {
+    super::first(&PLACE, &first())
+}
+
 /// A formatted area in which `content` was written by `writer`.
 fn written(writer: ControllerId, content: &Content) -> Vec<u8> {
-    let mut area = format(&PLACE);
+    let mut area = blank();
     let blocks: &[BlockId] = match content {
         Content::Slot(_) => &[BlockId::Slot],
         Content::Vote(_) => &[BlockId::Vote0, BlockId::Vote1],
@@ -161,9 +198,9 @@ fn contents(area: Area) -> Result<[Content; 4], Unread> {
 
 #[test]
 fn a_formatted_area_reads_as_nothing_said() {
-    let area = format(&PLACE);
+    let area = blank();
     for controller in ControllerId::ALL {
-        assert_eq!(decode_area(&PLACE, controller, &area), Area::formatted(PLACE.set));
+        assert_eq!(decode_area(&PLACE, controller, &area), Area::formatted(first()));
     }
 }
 
@@ -177,7 +214,14 @@ fn every_damage_is_unread_and_named() {
     let number = block_number(BlockId::Slot, A);
     let at = number as usize * BLOCK_BYTES;
     let foreign = |place: Place| encode(&place, BlockId::Slot, A, &slot);
-    let cases: [(&str, Vec<u8>, Unread); 12] = [
+    let elsewhere = |change: fn(&mut Seat)| {
+        let mut seat = PLACE.seat;
+        change(&mut seat);
+        with(&good, |area| {
+            put(area, number, &foreign(Place { seat, ..PLACE })[..])
+        })
+    };
+    let cases: [(&str, Vec<u8>, Unread); 13] = [
         ("cut short", good[..at + 100].to_vec(), Unread::Io),
         (
             "wiped",
@@ -191,8 +235,8 @@ fn every_damage_is_unread_and_named() {
         ),
         (
             "of a later layout",
-            with(&good, |area| area[at + AT_VERSION] = 2),
-            Unread::Version(2),
+            with(&good, |area| area[at + AT_VERSION] = 3),
+            Unread::Version(3),
         ),
         (
             "a flipped bit in the content",
@@ -235,31 +279,18 @@ fn every_damage_is_unread_and_named() {
         ),
         (
             "of another disk",
-            with(&good, |area| {
-                put(
-                    area,
-                    number,
-                    &foreign(Place {
-                        disk: DiskIndex::new(4),
-                        ..PLACE
-                    })[..],
-                )
-            }),
+            elsewhere(|seat| seat.disk = DiskIndex::new(4)),
             Unread::Place,
         ),
         (
-            "of an older set of disks",
-            with(&good, |area| {
-                put(
-                    area,
-                    number,
-                    &foreign(Place {
-                        set: Generation::new(4),
-                        ..PLACE
-                    })[..],
-                )
-            }),
+            "of an older membership of this disk",
+            elsewhere(|seat| seat.since = Generation::new(4)),
             Unread::SetGeneration(Generation::new(4)),
+        ),
+        (
+            "of another formatting",
+            elsewhere(|seat| seat.mark = 8),
+            Unread::SetGeneration(Generation::new(5)),
         ),
     ];
     for (name, area, why) in cases {
@@ -280,6 +311,57 @@ fn every_damage_is_unread_and_named() {
     );
 }
 
+#[test]
+fn only_a_blank_disk_or_an_old_one_of_this_array_is_laid_out_again() {
+    let parts = [Area::formatted(first()), Area::formatted(first())];
+    let new = Place {
+        seat: first().next_seat(PLACE.seat.disk, 77),
+        ..PLACE
+    };
+    let may =
+        |area: &[u8]| may_lay_out(&new, &parts, area).map_err(|why| why.split(':').next().map(String::from));
+    assert_eq!(may(&[0; AREA_BYTES]), Ok(()));
+    assert_eq!(may(&blank()), Ok(()), "it was one before");
+    assert_eq!(may(&lay_out(&new, &parts)), Ok(()), "an earlier try");
+    assert!(may(&[0; AREA_BYTES - 1]).is_err(), "cut short");
+    assert!(
+        may(&with(&[0; AREA_BYTES], |area| area[AREA_BYTES - 1] = 1)).is_err(),
+        "something else"
+    );
+    assert!(
+        may(&with(&blank(), |area| area[AT_CONTENT] = 1)).is_err(),
+        "a header that is not whole"
+    );
+    let foreign = Place {
+        array: ArrayId::from_bytes([9; 16]),
+        ..PLACE
+    };
+    assert!(may(&super::first(&foreign, &first())).is_err(), "another array's");
+    let elsewhere = Place {
+        seat: Seat {
+            disk: DiskIndex::new(9),
+            ..PLACE.seat
+        },
+        ..PLACE
+    };
+    assert!(
+        may(&super::first(&elsewhere, &first())).is_err(),
+        "a copy of another disk"
+    );
+    let decided = Record {
+        epoch: Record::genesis(first()).epoch.next(),
+        ..Record::genesis(first())
+    };
+    let ahead = Area {
+        vote: Ok(Vote::after(decided)),
+        ..parts[0].clone()
+    };
+    assert!(
+        may(&lay_out(&PLACE, &[parts[0].clone(), ahead])).is_err(),
+        "one in use by a later set"
+    );
+}
+
 fn with(area: &[u8], damage: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut area = area.to_vec();
     damage(&mut area);
@@ -288,7 +370,7 @@ fn with(area: &[u8], damage: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 
 #[test]
 fn of_two_ballot_copies_the_later_valid_one_counts() {
-    let old = Vote::after(Record::genesis(PLACE.set));
+    let old = Vote::after(Record::genesis(first()));
     let new = Vote {
         mbal: Ballot::NONE.above(A),
         ..old
@@ -298,7 +380,7 @@ fn of_two_ballot_copies_the_later_valid_one_counts() {
     let bytes = |block, vote| encode(&PLACE, block, A, &Content::Vote(vote));
     let torn = [0x55; 512];
     let read = |area: &[u8]| decode_area(&PLACE, A, area).vote;
-    let before = format(&PLACE);
+    let before = blank();
     let half = with(&before, |area| put(area, first, &bytes(BlockId::Vote0, new)[..]));
     assert_eq!(read(&half), Ok(new), "between the two writes");
     assert_eq!(
@@ -337,8 +419,9 @@ fn the_encoding_is_frozen() {
             .iter()
             .fold(String::new(), |text, byte| text + &alloc::format!("{byte:02x}"))
     };
-    assert_eq!(hex(&block[..16]), "504c5851554f524d0100060003000100");
+    assert_eq!(hex(&block[..16]), "504c5851554f524d0200060003000100");
     assert_eq!(hex(&block[32..44]), "05000000000000005d000000");
+    assert_eq!(hex(&block[48..56]), "0900000000000000");
     assert_eq!(hex(&block[64..72]), "0403020100000000");
 }
 
@@ -349,7 +432,7 @@ proptest! {
         let area = written(writer, &content);
         let read = contents(decode_area(&PLACE, writer, &area));
         prop_assert!(read.is_ok_and(|read| read.contains(&content)));
-        prop_assert_eq!(decode_area(&PLACE, writer.partner(), &area), Area::formatted(PLACE.set));
+        prop_assert_eq!(decode_area(&PLACE, writer.partner(), &area), Area::formatted(first()));
     }
 
     #[test]
@@ -361,7 +444,7 @@ proptest! {
             Content::Letter(_) => BlockId::Mailbox,
         };
         let number = block_number(block, A);
-        let mut area = format(&PLACE);
+        let mut area = blank();
         put(&mut area, number, &encode(&PLACE, block, A, &content)[..]);
         area[number as usize * BLOCK_BYTES + at] ^= 1 << bit;
         prop_assert!(super::content(&PLACE, number, Some(A), &area).is_err());
@@ -369,7 +452,7 @@ proptest! {
 
     #[test]
     fn no_content_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..CONTENT_MAX)) {
-        let mut area = format(&PLACE);
+        let mut area = blank();
         for block in [BlockId::Slot, BlockId::Vote0, BlockId::Vote1, BlockId::Claims, BlockId::Mailbox] {
             let number = block_number(block, A);
             put(&mut area, number, &seal(&PLACE, number, Some(A), &bytes)[..]);
@@ -380,13 +463,13 @@ proptest! {
 
 #[test]
 fn of_two_whole_copies_the_later_counts_wherever_it_stands() {
-    let old = Vote::after(Record::genesis(PLACE.set));
+    let old = Vote::after(Record::genesis(first()));
     let new = Vote {
         mbal: Ballot::NONE.above(A),
         ..old
     };
     for [first, second] in [[old, new], [new, old]] {
-        let mut area = format(&PLACE);
+        let mut area = blank();
         for (block, vote) in [(BlockId::Vote0, first), (BlockId::Vote1, second)] {
             let bytes = encode(&PLACE, block, A, &Content::Vote(vote));
             put(&mut area, block_number(block, A), &bytes[..]);
@@ -400,10 +483,10 @@ fn of_two_whole_copies_the_later_counts_wherever_it_stands() {
 fn a_ballot_that_contradicts_itself_is_unread() {
     let value = Record {
         epoch: pollux_api::id::Epoch::new(2),
-        ..Record::genesis(PLACE.set)
+        ..Record::genesis(first())
     };
     let two = Ballot::new(2);
-    let blank = Vote::after(Record::genesis(PLACE.set));
+    let blank = Vote::after(Record::genesis(first()));
     let voted = Vote {
         mbal: two,
         bal: two,
@@ -507,7 +590,8 @@ fn claims_stand_in_ascending_order_each_once_in_a_state_that_there_is() {
 #[test]
 fn a_record_has_the_length_that_the_sizes_are_reckoned_with() {
     let mut bytes = Writer::default();
-    bytes.record(&Record::genesis(PLACE.set));
+    let widest = Record::genesis(strategy::widest());
+    bytes.record(&widest);
     assert_eq!(bytes.0.len(), RECORD_BYTES);
     assert_eq!(AREA_BYTES, 45_056, "eleven blocks of 4 KiB");
 }
@@ -522,7 +606,7 @@ fn damage_is_what_a_writer_may_have_torn_and_nothing_else() {
         Unread::Version(2),
         Unread::Array,
         Unread::Place,
-        Unread::SetGeneration(PLACE.set),
+        Unread::SetGeneration(PLACE.seat.since),
     ];
     assert!(damage.into_iter().all(Unread::is_damage));
     assert!(!other.into_iter().any(Unread::is_damage));

@@ -23,6 +23,7 @@ use pollux_api::id::{ControllerId, Epoch};
 
 /// What is asked of the keeper.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "few of them are ever there at once")]
 pub enum Ask {
     /// This is the highest record.
     Epoch(Record, Option<Lock>),
@@ -40,6 +41,7 @@ pub enum Ask {
 
 /// One call of the keeper.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "few of them are ever there at once")]
 pub enum Call {
     /// Set the epoch: answered by a status.
     SetEpoch(Record, Option<Lock>),
@@ -207,6 +209,7 @@ pub fn epoch_record(record: &Record) -> EpochRecord {
         open: record.mode == Mode::Open,
         base_length: record.base.length.get(),
         base_hash: Hex(*record.base.hash.as_bytes()),
+        quorum: record.disks.all().map(|seat| seat.disk).collect(),
     }
 }
 
@@ -244,12 +247,10 @@ impl Next {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pollux_api::id::Generation;
-
     fn record(epoch: u64) -> Record {
         Record {
             epoch: Epoch::new(epoch),
-            ..Record::genesis(Generation::new(1))
+            ..Record::genesis(crate::QuorumSet::default())
         }
     }
 

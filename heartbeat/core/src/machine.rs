@@ -15,11 +15,13 @@ pub(crate) mod numbers;
 
 use crate::arbiter::{Arbiter, Progress};
 use crate::area::{Advert, Area, Claims, Content, Letter, POOLS_MAX, Role, Slot, Unread};
+use crate::change::Change;
 use crate::detect::{DiskSight, SlotWatch, WireSight, WireWatch, disk_sight};
 use crate::effect::{BlockId, Effect, Lock, Note, ReadId, StopReason, WriteId};
 use crate::event::{ConfigStatus, Event, PoolInfo, PoolStep, Power, RequestId};
 use crate::pools::Pool;
 use crate::record::{Record, Vote};
+use crate::set::{QuorumSet, Seat};
 use crate::status::Alarm;
 use crate::table::{
     self, EpochSight, KeySight, LeaseSight, Own, Partner, PoolSight, PowerSight, RoleSight, ShelfSight,
@@ -42,10 +44,9 @@ pub struct Params {
     pub controller: ControllerId,
     /// Which start of the controller this is. A restart of the daemon keeps it.
     pub incarnation: Incarnation,
-    /// The quorum disks: 1, 3 or 5, all different.
-    pub disks: Vec<DiskIndex>,
-    /// Generation of that set.
-    pub set: Generation,
+    /// Where the quorum disks are looked for: the last set that this controller went by, or the first of the array. What
+    /// stands on these disks says which set it really is.
+    pub set: QuorumSet,
     /// Periods and limits.
     pub timing: Timing,
     /// Unpredictable, fresh at every start of the daemon: nonces are made from it.
@@ -63,8 +64,8 @@ pub struct Params {
 /// Parameters that contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BadParams {
-    /// The number of quorum disks is none of 1, 3, 5, or one is named twice.
-    Disks(Vec<DiskIndex>),
+    /// There is no quorum disk.
+    Disks,
     /// An inequality of the timing does not hold.
     Timing(crate::timing::BadTiming),
     /// Incarnation 0 is nobody's.
@@ -74,9 +75,7 @@ pub enum BadParams {
 impl core::fmt::Display for BadParams {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::Disks(disks) => {
-                write!(f, "quorum disks {disks:?}: expected 1, 3 or 5 different disks")
-            }
+            Self::Disks => f.write_str("no quorum disks: expected 1, 3 or 5 different disks"),
             Self::Timing(bad) => bad.fmt(f),
             Self::Incarnation => f.write_str("incarnation 0: the first start of a controller is number 1"),
         }
@@ -107,9 +106,13 @@ struct BlockWriter {
 /// What is known of one quorum disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Disk {
-    pub(crate) index: DiskIndex,
+    pub(crate) seat: Seat,
+    /// Since when it is one of those that are gone by.
+    pub(crate) entered: Instant,
     /// The own area, as read at the start.
-    own: Option<Area>,
+    pub(crate) own: Option<Area>,
+    /// The own area was read, and the disk is the one that it should be. Nothing is written to it before.
+    pub(crate) ours: bool,
     read: Option<(ReadId, ControllerId)>,
     want_read: bool,
     read_at: Option<Instant>,
@@ -130,10 +133,12 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    fn new(index: DiskIndex) -> Self {
+    pub(crate) fn new(seat: Seat, now: Instant) -> Self {
         Self {
-            index,
+            seat,
+            entered: now,
             own: None,
+            ours: false,
             read: None,
             want_read: false,
             read_at: None,
@@ -171,6 +176,11 @@ impl Disk {
         self.slot_read = id;
     }
 
+    /// The version of the own ballot that stands here in both copies.
+    pub(crate) fn vote_durable(&self) -> u64 {
+        self.blocks[BlockId::Vote1 as usize].durable
+    }
+
     pub(crate) fn read_soon(&mut self) {
         self.want_read = true;
     }
@@ -205,6 +215,8 @@ pub(crate) struct PartnerView {
     nonce: Option<(u64, Incarnation)>,
     /// When it was last given an echo: its lease may count from before that.
     pub(crate) echo_given: Instant,
+    /// When a disk was last let go of: until then it may have written its slot there unseen.
+    pub(crate) left: Option<Instant>,
     pub(crate) power: Option<Power>,
     /// This incarnation was reported off, to a question of that instant.
     pub(crate) off: Option<(Incarnation, Instant)>,
@@ -233,7 +245,7 @@ pub(crate) struct Freeze {
 }
 
 /// What operators have asked for and is not done yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Wishes {
     /// Take over in spite of the partner's life, from this epoch.
     pub(crate) force: Option<Epoch>,
@@ -243,6 +255,8 @@ pub(crate) struct Wishes {
     pub(crate) open: Option<Epoch>,
     /// Give everything and stop.
     pub(crate) shutdown: Option<Instant>,
+    /// Put a disk in the place of a quorum disk.
+    pub(crate) change: Option<Change>,
 }
 
 /// The core of one controller.
@@ -258,10 +272,12 @@ pub struct Core {
     pub(crate) phase: Phase,
     pub(crate) out: Vec<Effect>,
     /// The instant of the present call, or of the last.
-    present: Instant,
+    pub(crate) present: Instant,
     wake: Instant,
     next_id: u64,
     pub(crate) disks: Vec<Disk>,
+    /// The set that the driver was last told to use.
+    pub(crate) used: Option<QuorumSet>,
     pub(crate) arbiter: Arbiter,
     pub(crate) wire: WireWatch,
     next_beat: Instant,
@@ -298,6 +314,8 @@ pub struct Core {
     pub(crate) decided_at: Instant,
     /// Effects of this number and above were emitted when the present record was known.
     pub(crate) decided_stamp: u64,
+    /// Own ballots of this version and above know the present record.
+    pub(crate) decided_version: u64,
     started_stamp: u64,
     pub(crate) config: Option<ConfigStatus>,
     pub(crate) probe: Option<(crate::record::Base, Option<bool>, Instant)>,
@@ -331,17 +349,14 @@ impl Core {
     /// # Errors
     /// [`BadParams`] names what contradicts.
     pub fn new(params: Params, now: Instant) -> Result<Self, BadParams> {
-        let mut distinct = params.disks.clone();
-        distinct.sort_unstable();
-        distinct.dedup();
-        if !matches!(params.disks.len(), 1 | 3 | 5) || distinct.len() != params.disks.len() {
-            return Err(BadParams::Disks(params.disks));
+        if params.set.all().next().is_none() {
+            return Err(BadParams::Disks);
         }
         params.timing.check().map_err(BadParams::Timing)?;
         if params.incarnation == Incarnation::new(0) {
             return Err(BadParams::Incarnation);
         }
-        let disks: Vec<Disk> = params.disks.iter().map(|index| Disk::new(*index)).collect();
+        let disks: Vec<Disk> = params.set.all().map(|seat| Disk::new(seat, now)).collect();
         let nobody = Vote::after(Record {
             epoch: Epoch::new(0),
             ..Record::genesis(params.set)
@@ -353,8 +368,9 @@ impl Core {
             present: now,
             wake: now,
             next_id: 1,
-            arbiter: Arbiter::new(params.controller, disks.len(), nobody),
+            arbiter: Arbiter::new(params.controller, nobody),
             disks,
+            used: None,
             wire: WireWatch::new(now, params.seed),
             next_beat: now,
             next_slot: now,
@@ -388,6 +404,7 @@ impl Core {
             previous: None,
             decided_at: now,
             decided_stamp: 0,
+            decided_version: 0,
             started_stamp: 0,
             config: None,
             probe: None,
@@ -454,8 +471,13 @@ impl Core {
         self.next_id - 1
     }
 
-    pub(crate) fn majority(&self) -> usize {
-        self.disks.len() / 2 + 1
+    /// The quorum disks on which the next record is chosen. Before any record is known, where they are looked for.
+    pub(crate) fn set(&self) -> &QuorumSet {
+        &self.record().disks
+    }
+
+    fn disk(&self, index: DiskIndex) -> Option<&Disk> {
+        self.disks.iter().find(|disk| disk.seat.disk == index)
     }
 
     pub(crate) fn record(&self) -> &Record {
@@ -473,10 +495,13 @@ impl Core {
     }
 
     /// The value that a majority of the disks reaches, of those that each disk has reached.
-    fn majority_of<T: Copy + Ord>(&self, reached: impl Fn(&Disk) -> Option<T>) -> Option<T> {
-        let mut all: Vec<T> = self.disks.iter().filter_map(reached).collect();
-        all.sort_unstable_by(|a, b| b.cmp(a));
-        all.get(self.majority() - 1).copied()
+    pub(crate) fn majority_of<T: Copy + Ord>(&self, reached: impl Fn(&Disk) -> Option<T>) -> Option<T> {
+        self.set().common(|index| self.disk(index).and_then(&reached))
+    }
+
+    /// A majority of the disks is so.
+    pub(crate) fn majority_is(&self, so: impl Fn(&Disk) -> bool) -> bool {
+        self.set().reached(|index| self.disk(index).is_some_and(&so))
     }
 
     /// A majority of the partner's claims was read by effects of this number or above.
@@ -505,6 +530,7 @@ impl Core {
     pub(crate) fn partner_last(&self) -> Instant {
         let changed = self.disks.iter().filter_map(|disk| disk.watch.last()).max();
         changed
+            .max(self.partner.left)
             .unwrap_or(self.started)
             .max(self.partner.echo_given)
             .max(self.started)
@@ -565,6 +591,7 @@ impl Core {
                 }
                 self.caught_up = equal;
             }
+            Event::DiskFormatted { seat, result } => self.formatted(seat, result),
             Event::Watchdog { armed } => self.watchdog = Some(armed),
             Event::Legs(legs) => self.legs = legs,
             Event::Request { id, request } => self.request(now, id, request),
@@ -623,9 +650,11 @@ impl Core {
         // A decided record is true for ever, however late it arrives and whoever is still heard.
         if let Some(record) = datagram.record {
             let progress = self.arbiter.learn(record);
-            // Before the own area was read, it is only kept.
-            if self.phase == Phase::Up {
-                self.progress(now, progress);
+            // Before the own area was read, it is only kept; and it says on which disks to look.
+            match self.phase {
+                Phase::Starting => self.follow_set(now),
+                Phase::Up => self.progress(now, progress),
+                Phase::Stopped(_) => {}
             }
         }
         let incarnation = datagram.advert.incarnation;
@@ -796,12 +825,7 @@ impl Core {
             return;
         };
         if whose == self.me() {
-            let disk = &mut self.disks[at];
-            if area.vote.is_ok() || disk.own.is_none() {
-                disk.own = Some(area);
-            }
-            disk.want_read = true;
-            return;
+            return self.own_read(now, at, area);
         }
         let disk = &mut self.disks[at];
         let changed = disk
@@ -816,7 +840,8 @@ impl Core {
                 self.disks[at].letter = letter;
             }
             self.meet(now, advert.incarnation);
-            let current = advert.incarnation == self.partner.incarnation;
+            // What formatting left in its name tells its incarnation and nothing else.
+            let current = advert.incarnation == self.partner.incarnation && slot.sequence > 0;
             // The wire is fresher while it lives.
             if current
                 && (self.partner.advert.is_none() || (changed && self.wire_sight.0 != WireSight::Alive))
@@ -831,8 +856,13 @@ impl Core {
         }
         let Ok(vote) = area.vote else { return };
         disk.vote = Some((vote, id.0));
-        if self.phase != Phase::Up {
-            return;
+        match self.phase {
+            Phase::Starting => {
+                self.arbiter.learn(vote.decided);
+                return self.follow_set(now);
+            }
+            Phase::Up => {}
+            Phase::Stopped(_) => return,
         }
         let disk = &mut self.disks[at];
         let version = self.arbiter.version();
@@ -840,7 +870,8 @@ impl Core {
             disk.block(BlockId::Vote1).durable == version && disk.vote_stamp.is_some_and(|s| id.0 >= s);
         let progress = if durable && disk.counted != version && self.arbiter.running() {
             disk.counted = version;
-            self.arbiter.counted(at, &vote)
+            let index = disk.seat.disk;
+            self.arbiter.counted(index, &vote)
         } else {
             self.arbiter.observe(&vote)
         };
@@ -872,15 +903,43 @@ impl Core {
         }
     }
 
+    /// The own area, read at the start or when a disk came to be gone by.
+    fn own_read(&mut self, now: Instant, at: usize, area: Area) {
+        let disk = &mut self.disks[at];
+        disk.want_read = true;
+        disk.ours |= area.header.is_ok();
+        let vote = area.vote;
+        match self.phase {
+            Phase::Starting => {
+                if vote.is_ok() || disk.own.is_none() {
+                    disk.own = Some(area);
+                }
+                if let Ok(vote) = vote {
+                    self.arbiter.learn(vote.decided);
+                    self.follow_set(now);
+                }
+            }
+            Phase::Up => {
+                if let Ok(vote) = vote {
+                    let progress = self.arbiter.restore(vote);
+                    self.progress(now, progress);
+                }
+            }
+            Phase::Stopped(_) => {}
+        }
+    }
+
     /// The own area was read back from a majority: go on where an earlier daemon of this incarnation ended.
+    ///
+    /// That it is a majority of the set that counts is known from the partner's ballots, read on a majority as well: who
+    /// has begun to decide on another set has written that to most of the disks of this one (`crate::set`). So the set
+    /// with which this daemon began to look may be years old.
     fn start(&mut self, now: Instant) {
-        let read = |what: &dyn Fn(&Area) -> bool| {
-            self.disks
-                .iter()
-                .filter(|disk| disk.own.as_ref().is_some_and(what))
-                .count()
-                >= self.majority()
-        };
+        let read =
+            |what: &dyn Fn(&Area) -> bool| self.majority_is(|disk| disk.own.as_ref().is_some_and(what));
+        if !self.majority_is(|disk| disk.vote.is_some()) {
+            return;
+        }
         // A slot that tore when the power went is no reason to wait: it says nothing that has to be kept. Claims are
         // needed where an earlier daemon of this incarnation may have written them; an older incarnation's bind nobody.
         let mine = |area: &Area| {
@@ -931,7 +990,7 @@ impl Core {
         self.claims = latest.unwrap_or_default();
         self.claims.sequence += 1;
         let learnt = *self.arbiter.decided();
-        self.arbiter = Arbiter::new(self.me(), self.disks.len(), vote);
+        self.arbiter = Arbiter::new(self.me(), vote);
         self.arbiter.learn(learnt);
         // Exclusion that was lost before the area could be read was lost under the epoch that stands there (S6).
         let known = self.record().epoch;
@@ -942,11 +1001,10 @@ impl Core {
         self.started_stamp = self.stamp();
         self.letter_version = 1;
         self.next_slot = now;
-        for at in 0..self.disks.len() {
-            if let Some((vote, _)) = self.disks[at].vote {
-                let progress = self.arbiter.observe(&vote);
-                self.progress(now, progress);
-            }
+        let votes: Vec<Vote> = self.disks.iter().filter_map(|disk| Some(disk.vote?.0)).collect();
+        for vote in votes {
+            let progress = self.arbiter.observe(&vote);
+            self.progress(now, progress);
         }
         self.adopt_record(now);
     }
@@ -957,13 +1015,10 @@ impl Core {
             let starting = self.phase == Phase::Starting;
             let disk = &self.disks[at];
             let due = disk.read_at.is_none_or(|last| now >= last + timing.slot_period);
-            let own_missing = starting
-                && !disk
-                    .own
-                    .as_ref()
-                    .is_some_and(|own| own.vote.is_ok() && own.slot.is_ok() && own.claims.is_ok());
+            let whole = |own: &Area| own.vote.is_ok() && own.slot.is_ok() && own.claims.is_ok();
+            let own_missing = !disk.ours || starting && !disk.own.as_ref().is_some_and(whole);
             if disk.read.is_none() && (due || disk.want_read) {
-                // At the start own and partner's area take turns, so that a bad own block blinds nobody.
+                // Where the own area is wanted own and partner's area take turns, so that a bad own block blinds nobody.
                 let own_turn = own_missing && !disk.read_own;
                 let whose = if own_turn { self.me() } else { self.me().partner() };
                 let id = ReadId(self.fresh_id());
@@ -972,13 +1027,13 @@ impl Core {
                 disk.read_own = own_turn;
                 disk.want_read = false;
                 disk.read_at = Some(now);
-                let disk = disk.index;
+                let disk = disk.seat;
                 self.emit(Effect::ReadArea { id, disk, whose });
             }
             if let Some(last) = self.disks[at].read_at.filter(|_| self.disks[at].read.is_none()) {
                 self.wake_at(last + timing.slot_period);
             }
-            if self.phase == Phase::Up {
+            if self.phase == Phase::Up && self.disks[at].ours {
                 for block in BLOCKS {
                     self.write_block(now, at, block);
                 }
@@ -997,8 +1052,11 @@ impl Core {
         let writer = &blocks[block as usize];
         // The two copies are never on their way together: one tear must leave one whole copy (K11).
         let (first, second) = (&blocks[BlockId::Vote0 as usize], &blocks[BlockId::Vote1 as usize]);
+        // A ballot tells the partner that everything else of this controller stands on that disk as well (`copied`).
+        let copied = blocks[BlockId::Slot as usize].durable > 0
+            && blocks[BlockId::Claims as usize].durable == self.claims.sequence;
         let in_turn = match block {
-            BlockId::Vote0 => second.flight.is_none(),
+            BlockId::Vote0 => second.flight.is_none() && copied,
             BlockId::Vote1 => first.flight.is_none() && first.durable == version,
             BlockId::Slot | BlockId::Claims | BlockId::Mailbox => true,
         };
@@ -1020,7 +1078,7 @@ impl Core {
         let id = WriteId(self.fresh_id());
         let disk = &mut self.disks[at];
         disk.block(block).flight = Some((id, version));
-        let disk = disk.index;
+        let disk = disk.seat;
         self.emit(Effect::WriteBlock {
             id,
             disk,
@@ -1041,6 +1099,7 @@ impl Core {
             self.wake = self.stop_said + self.params.timing.disk_limit;
             return;
         }
+        self.follow_set(now);
         if self.phase == Phase::Starting {
             self.start(now);
         }
@@ -1051,6 +1110,7 @@ impl Core {
         }
         if self.phase == Phase::Up {
             self.query_power(now);
+            self.change_set(now);
             self.membership(now);
             self.step_pools(now);
             self.tell_config(now);
@@ -1093,12 +1153,7 @@ impl Core {
                 .map(|advert| advert.figures)
                 .unwrap_or_default(),
         );
-        let disk = disk_sight(
-            self.disks.iter().map(|disk| &disk.watch),
-            now,
-            self.started,
-            limit,
-        );
+        let disk = disk_sight(self.set(), &self.disks, now, limit);
         if disk != self.disk_sight.0 {
             self.disk_sight = (disk, now);
         }
@@ -1173,10 +1228,9 @@ impl Core {
 
     /// The own slot was not written on a majority for this long.
     fn unwritten(&self, now: Instant) -> Duration {
-        now.since(
-            self.majority_of(|disk| disk.slot_submitted)
-                .unwrap_or(self.started),
-        )
+        // A disk that has just come to be gone by is given the time to be written.
+        let since = self.majority_of(|disk| Some(disk.slot_submitted.unwrap_or(disk.entered)));
+        now.since(since.unwrap_or(self.started))
     }
 
     /// The way to the quorum disks as the partner is told.

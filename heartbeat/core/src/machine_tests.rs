@@ -30,19 +30,11 @@ fn parameters_that_contradict_each_other_are_refused_and_named() {
         change(&mut params);
         Core::new(params, Instant::ZERO).map(|_| ())
     };
-    let disks = |numbers: &[u16]| numbers.iter().copied().map(DiskIndex::new).collect::<Vec<_>>();
-    let mut given = params(A, 1);
-    for numbers in [&[0][..], &[0, 1, 2], &[4, 3, 2, 1, 0]] {
-        given.disks = disks(numbers);
-        let core = Core::new(given.clone(), Instant::ZERO).unwrap();
-        assert_eq!(core.majority(), numbers.len() / 2 + 1);
-    }
-    for numbers in [&[][..], &[0, 1], &[0, 1, 2, 3], &[0, 1, 2, 3, 4, 5], &[0, 1, 0]] {
-        given.disks = disks(numbers);
-        let bad = Core::new(given.clone(), Instant::ZERO).unwrap_err();
-        assert_eq!(bad, BadParams::Disks(disks(numbers)));
-        assert!(bad.to_string().contains("expected 1, 3 or 5"), "{bad}");
-    }
+    let bad = with(|params| params.set = crate::QuorumSet::default()).unwrap_err();
+    assert!(
+        bad == BadParams::Disks && bad.to_string().contains("expected 1, 3 or 5"),
+        "{bad}"
+    );
     let bad = with(|params| params.incarnation = Incarnation::new(0)).unwrap_err();
     assert!(
         bad == BadParams::Incarnation && bad.to_string().contains("number 1"),
@@ -58,7 +50,7 @@ fn parameters_that_contradict_each_other_are_refused_and_named() {
 #[test]
 fn a_majority_of_five_is_reached_by_the_third_best() {
     let mut given = params(A, 1);
-    given.disks = (0..5).map(DiskIndex::new).collect();
+    given.set = crate::QuorumSet::first(&[0, 1, 2, 3, 4].map(DiskIndex::new)).unwrap();
     let mut core = Core::new(given, Instant::ZERO).unwrap();
     let best = |core: &Core| core.majority_of(|disk| disk.slot_submitted);
     let at = Instant::from_nanos;
@@ -408,11 +400,13 @@ fn a_record_that_is_heard_before_the_area_is_read_is_kept_and_comes_to_nothing_y
     let now = core.present;
     let record = Record {
         epoch: Epoch::new(9),
-        ..Record::genesis(Generation::new(1))
+        ..Record::genesis(crate::bench::set())
     };
     let mut said = datagram(&mut core, now);
     said.record = Some(record);
     core.received(now, said.clone());
+    // But for where to look.
+    core.out.retain(|effect| !matches!(effect, Effect::UseDisks(_)));
     assert!(core.out.is_empty() && core.previous.is_none(), "{:?}", core.out);
     assert_eq!(core.record().epoch, Epoch::new(9));
     let (mut core, now) = whole();
@@ -462,13 +456,13 @@ fn nobody_is_echoed_who_is_excluded_by_a_fence_or_by_a_vote() {
         vote(Members::alone(A, one)),
         vote(Members::alone(A, one).with(B, one)),
     );
-    core.arbiter = Arbiter::new(A, 3, without);
+    core.arbiter = Arbiter::new(A, without);
     assert!(!core.echoes(one), "the vote is against it");
     assert!(
         core.echoes(two),
         "which is no member: nothing of it is ended by that"
     );
-    core.arbiter = Arbiter::new(A, 3, with);
+    core.arbiter = Arbiter::new(A, with);
     assert!(core.echoes(one));
     core.fence = Some(Fence {
         epoch: next,
@@ -490,7 +484,6 @@ fn who_offers_itself_has_learnt_what_was_decided() {
         let mut core = outside.clone();
         core.arbiter = Arbiter::new(
             B,
-            3,
             Vote::after(Record {
                 members: Members::default(),
                 ..*core.record()
@@ -674,7 +667,7 @@ fn a_slot_counts_for_the_lease_when_ballots_read_after_it_do_not_oppose() {
 
 #[test]
 fn the_own_area_is_kept_as_whole_as_it_was_read() {
-    let good = Area::formatted(Generation::new(1));
+    let good = Area::formatted(crate::bench::set());
     let bad = Area::unread(Unread::Checksum);
     let kept = |before: Option<&Area>, read: &Area| {
         let mut core = newborn();
@@ -771,6 +764,25 @@ fn a_disk_is_read_once_a_slot_period_or_when_something_has_to_be_known_soon() {
     );
 }
 
+/// Who has begun to decide on other disks has written that to most of these: to know that these are the ones that count,
+/// the partner's ballots are read as well.
+#[test]
+fn nobody_starts_by_the_own_areas_alone() {
+    let mut core = newborn();
+    let now = core.present;
+    let area = Area::formatted(crate::bench::set());
+    for read in 0..3 {
+        core.disks
+            .iter_mut()
+            .for_each(|disk| disk.own = Some(area.clone()));
+        core.start(now);
+        assert_eq!(core.phase == Phase::Up, read == 2, "{read} ballots were read");
+        if let Some(disk) = core.disks.get_mut(read) {
+            disk.vote = area.vote.ok().map(|vote| (vote, 1));
+        }
+    }
+}
+
 // ---- start ----------------------------------------------------------------------------------------------------
 
 /// Whether a controller starts from own areas like this.
@@ -778,7 +790,8 @@ fn starts(change: &dyn Fn(&mut Area)) -> bool {
     let mut core = newborn();
     let now = core.present;
     for disk in &mut core.disks {
-        let mut area = Area::formatted(Generation::new(1));
+        let mut area = Area::formatted(crate::bench::set());
+        disk.vote = area.vote.ok().map(|vote| (vote, 1));
         change(&mut area);
         disk.own = Some(area);
     }
@@ -816,8 +829,10 @@ fn a_start_needs_a_majority_that_tells_each_disk_in_its_own_way() {
         let mut core = newborn();
         let now = core.present;
         for (disk, change) in core.disks.iter_mut().zip(changes) {
-            let mut area = Area::formatted(Generation::new(1));
+            let mut area = Area::formatted(crate::bench::set());
             change(&mut area);
+            // What is unread of the one part is unread of the other.
+            disk.vote = area.vote.ok().map(|vote| (vote, 0));
             disk.own = Some(area);
         }
         core.start(now);
@@ -849,9 +864,10 @@ fn what_is_written_after_a_start_is_later_than_whatever_stands_there() {
     let mut core = newborn();
     let now = core.present;
     for (disk, sequence) in core.disks.iter_mut().zip([5, 40, 7]) {
-        let mut area = Area::formatted(Generation::new(1));
+        let mut area = Area::formatted(crate::bench::set());
         area.slot.as_mut().unwrap().sequence = sequence;
         area.claims.as_mut().unwrap().sequence = sequence;
+        disk.vote = area.vote.ok().map(|vote| (vote, 1));
         disk.own = Some(area);
     }
     core.disks[2].own = None;
@@ -869,7 +885,7 @@ fn what_is_written_after_a_start_is_later_than_whatever_stands_there() {
 fn at_the_start_both_areas_take_turns_and_then_only_the_partners_is_read() {
     let whose = |bench: &Bench, disk: u16| -> Vec<ControllerId> {
         let reads = bench.said.iter().filter_map(|(_, effect)| match effect {
-            Effect::ReadArea { disk: of, whose, .. } if *of == DiskIndex::new(disk) => Some(*whose),
+            Effect::ReadArea { disk: of, whose, .. } if of.disk == DiskIndex::new(disk) => Some(*whose),
             _ => None,
         });
         reads.collect()

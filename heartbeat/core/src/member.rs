@@ -16,17 +16,19 @@ use crate::effect::{Effect, Note};
 use crate::event::{ConfigStatus, Victim};
 use crate::machine::{Core, Fence, Freeze};
 use crate::record::{Base, Members, Mode, Record};
+use crate::set::QuorumSet;
 use crate::table::Partner;
 use crate::time::Instant;
 use crate::timing::{lease_gone_after, watchdog_gone_after};
 use pollux_api::id::{ControllerId, Incarnation, LogLength};
 
-/// The record that is wanted next, but for its number and its set of disks.
+/// The record that is wanted next, but for its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Want {
     members: Members,
     mode: Mode,
     base: From,
+    disks: QuorumSet,
 }
 
 /// Which point of the log the next record stands on.
@@ -110,7 +112,13 @@ impl Core {
             }
             (false, true, Mode::Open) | (false, false, Mode::Open | Mode::Sealed) => return None,
         };
-        Some(Want { members, mode, base })
+        let disks = record.disks;
+        Some(Want {
+            members,
+            mode,
+            base,
+            disks,
+        })
     }
 
     /// Both have booted and neither is a member: would the partner go on rather than this controller? (K16)
@@ -169,7 +177,7 @@ impl Core {
     }
 
     /// The record that is wanted next.
-    pub(crate) fn want(&self) -> Option<Want> {
+    pub(crate) fn want(&self, now: Instant) -> Option<Want> {
         let record = self.record();
         let alone = Members::alone(self.me(), self.params.incarnation);
         if !self.member() {
@@ -190,6 +198,7 @@ impl Core {
             members: alone,
             mode: Mode::Sealed,
             base: From::Acknowledged,
+            disks: record.disks,
         };
         if let Some(theirs) = self.partner_member() {
             // K14: a rebooted partner has lost its state, however fast it was.
@@ -212,6 +221,7 @@ impl Core {
                     members,
                     mode: Mode::Open,
                     base: From::Whole,
+                    disks: record.disks,
                 });
             }
             let open = self.wishes.open == Some(record.epoch) && record.mode == Mode::Sealed;
@@ -220,23 +230,40 @@ impl Core {
                     members: alone,
                     mode: Mode::Open,
                     base: From::Whole,
+                    disks: record.disks,
                 });
             }
         }
+        self.want_same(now)
+    }
+
+    /// A record with the same members, for another reason than who they are.
+    fn want_same(&self, now: Instant) -> Option<Want> {
+        let record = self.record();
+        let base = match (self.partner_member(), record.mode) {
+            (None, Mode::Open) => From::Whole,
+            (Some(_), _) | (None, Mode::Sealed) => From::Record,
+        };
+        let same = |disks| Want {
+            members: record.members,
+            mode: record.mode,
+            base,
+            disks,
+        };
         // S6: exclusion was lost; the members are confirmed by a new epoch before it is taken again.
         let renew = self
             .renew
             .iter()
             .any(|(id, epoch)| *epoch == record.epoch && self.wants_back(*id));
-        let base = match (self.partner_member(), record.mode) {
-            (None, Mode::Open) => From::Whole,
-            (Some(_), _) | (None, Mode::Sealed) => From::Record,
-        };
-        renew.then_some(Want {
-            members: record.members,
-            mode: record.mode,
-            base,
-        })
+        if renew {
+            return Some(same(record.disks));
+        }
+        if record.disks.leaving().is_some() {
+            let ends = now >= self.end_change_at() && self.copied();
+            return ends.then(|| same(record.disks.settled()));
+        }
+        // Whoever waits to be joined is joined first.
+        self.wanted_set().filter(|_| !self.join_wanted()).map(same)
     }
 
     fn build(&self, want: Want, status: &ConfigStatus) -> Record {
@@ -252,12 +279,12 @@ impl Core {
             members: want.members,
             mode: want.mode,
             base,
-            disks: record.disks,
+            disks: want.disks,
         }
     }
 
     /// A vote of the partner in the present instance that has to be finished before the highest epoch is known.
-    fn partner_voted(&self) -> bool {
+    pub(crate) fn partner_voted(&self) -> bool {
         let instance = self.arbiter.block().instance;
         let votes = self.disks.iter().filter_map(|disk| disk.vote.as_ref());
         votes
@@ -270,7 +297,7 @@ impl Core {
         self.ask_probe(now);
         self.catch_up(now);
         let epoch = self.record().epoch.next();
-        let want = self.want();
+        let want = self.want(now);
         let finish = self.arbiter.voted() || (want.is_none() && self.partner_dead() && self.partner_voted());
         if want.is_none() && !finish && self.arbiter.running() {
             self.arbiter.abandon();
@@ -317,7 +344,7 @@ impl Core {
             .and_then(|f| f.done);
         // What a fresh look says, not the look before the ballot.
         let wish = self
-            .want()
+            .want(now)
             .zip(status)
             .map(|(want, status)| self.build(want, &status));
         if bound.is_none() && wish.is_none() {
@@ -333,11 +360,13 @@ impl Core {
 
     /// A record is known that was not, or the daemon has just read its own area.
     pub(crate) fn adopt_record(&mut self, now: Instant) {
+        self.follow_set(now);
         let record = *self.record();
         self.attempts = 0;
         self.propose_at = now;
         self.decided_at = now;
         self.decided_stamp = self.stamp();
+        self.decided_version = self.arbiter.version();
         self.disks.iter_mut().for_each(crate::machine::Disk::read_soon);
         if self.freeze.is_some_and(|freeze| freeze.epoch <= record.epoch) {
             self.freeze = None;

@@ -54,7 +54,7 @@ fn learn(core: &mut Core, change: impl FnOnce(&mut Record)) {
     let mut record = *core.record();
     record.epoch = record.epoch.next();
     change(&mut record);
-    core.arbiter = Arbiter::new(core.me(), core.disks.len(), Vote::after(record));
+    core.arbiter = Arbiter::new(core.me(), Vote::after(record));
 }
 
 /// An own vote in the present instance.
@@ -72,7 +72,7 @@ fn vote_for(core: &mut Core, members: Members) {
         value,
         ..Vote::after(record)
     };
-    core.arbiter = Arbiter::new(core.me(), core.disks.len(), vote);
+    core.arbiter = Arbiter::new(core.me(), vote);
 }
 
 // ---- letters --------------------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ fn who_is_no_member_proposes_over_a_dead_partner_or_with_its_consent() {
             ..Letter::default()
         };
         change(&mut core);
-        core.want().is_some()
+        core.want(core.present).is_some()
     };
     assert!(wants(|_| {}));
     assert!(!wants(|core| core.partner.letter.consent = false));
@@ -457,7 +457,7 @@ fn a_member_excludes_a_dead_a_rebooted_and_an_operators_partner_and_no_other() {
     let wants = |change: fn(&mut Core)| {
         let mut core = core.clone();
         change(&mut core);
-        core.want()
+        core.want(core.present)
             .map(|want| (want.members.both(), want.mode, want.base))
     };
     let sealed = Some((false, Mode::Sealed, From::Acknowledged));
@@ -489,7 +489,7 @@ fn a_new_epoch_confirms_the_members_before_exclusion_that_was_lost_is_taken_agai
         core.imports.as_mut().unwrap().remove(&POOLS[0]);
         core.renew.insert(POOLS[0], epoch);
         change(&mut core);
-        core.want()
+        core.want(core.present)
             .map(|want| (want.members == core.record().members, want.mode, want.base))
     };
     let mut whole = Bench::whole();
@@ -530,6 +530,7 @@ fn a_record_stands_on_what_was_acknowledged_or_on_the_whole_log_or_on_what_the_l
             members: record.members,
             mode: Mode::Sealed,
             base: from,
+            disks: record.disks,
         };
         let status = ConfigStatus {
             acknowledged: base(4),

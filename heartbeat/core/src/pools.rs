@@ -23,7 +23,7 @@ use crate::area::{Claim, ClaimState, LETTER_MAX, Role};
 use crate::detect::WireSight;
 use crate::effect::{Effect, Evidence, Note};
 use crate::event::PoolStep;
-use crate::machine::Core;
+use crate::machine::{Core, Disk};
 use crate::table::{KeySight, ShelfSight};
 use crate::time::Instant;
 use crate::wire::HOLDINGS_MAX;
@@ -238,13 +238,11 @@ fn order(claim: &Claim) -> (Epoch, Generation, ClaimState) {
 }
 
 impl Core {
-    /// The partner's claim on a pool: the latest of what any disk shows or the partner has told, and on how many disks it
-    /// stands.
-    pub(crate) fn partner_claim(&self, pool: PoolId) -> Option<(Claim, usize)> {
-        let shown = self
-            .disks
-            .iter()
-            .filter_map(|disk| disk.claims.as_ref()?.0.pools.get(&pool));
+    /// The partner's claim on a pool: the latest of what any disk shows or the partner has told, and whether it stands
+    /// on a majority of the disks.
+    pub(crate) fn partner_claim(&self, pool: PoolId) -> Option<(Claim, bool)> {
+        let on = |disk: &Disk| disk.claims.as_ref()?.0.pools.get(&pool).copied();
+        let shown = self.disks.iter().filter_map(on);
         let told = self
             .partner
             .holdings
@@ -258,11 +256,9 @@ impl Core {
                 placed: false,
             });
         // Of two that are equal the disks' counts: it is whole.
-        let latest = told.into_iter().chain(shown.clone().copied()).max_by_key(order)?;
-        Some((
-            latest,
-            shown.filter(|claim| order(claim) == order(&latest)).count(),
-        ))
+        let latest = told.into_iter().chain(shown).max_by_key(order)?;
+        let stands = |disk: &Disk| on(disk).is_some_and(|claim| order(&claim) == order(&latest));
+        Some((latest, self.majority_is(stands)))
     }
 
     /// The claim that counts, and whose it is.
@@ -312,7 +308,7 @@ impl Core {
         let Some((who, claim)) = top else { return free };
         if who == self.me() {
             // Both have yielded, or given, under one and the same number: neither has a word of the other to wait for.
-            let alike = |(theirs, _): (Claim, usize)| order(&theirs) == order(&claim);
+            let alike = |(theirs, _): (Claim, bool)| order(&theirs) == order(&claim);
             let waits = claim.incarnation == me && !self.partner_claim(id).is_some_and(alike);
             return match claim.state {
                 ClaimState::Held if claim.incarnation == me => Basis::Take(Kind::Own),
@@ -336,8 +332,7 @@ impl Core {
             ClaimState::Held => Basis::No,
             ClaimState::Given => {
                 // On a minority the giver may not know it itself after a restart (K5).
-                let count = self.partner_claim(id).map_or(0, |(_, count)| count);
-                if count >= self.majority() {
+                if self.partner_claim(id).is_some_and(|(_, on_most)| on_most) {
                     Basis::Take(Kind::Released(claim.generation))
                 } else {
                     Basis::No
@@ -404,11 +399,7 @@ impl Core {
     }
 
     fn claims_durable(&self, version: u64) -> bool {
-        self.disks
-            .iter()
-            .filter(|disk| disk.claims_durable() >= version)
-            .count()
-            >= self.majority()
+        self.majority_is(|disk| disk.claims_durable() >= version)
     }
 
     fn set_state(&mut self, now: Instant, id: PoolId, state: State) {

@@ -1013,7 +1013,7 @@ fn nothing_is_begun_while_an_own_vote_stands_or_ballots_are_unread() {
             value,
             ..crate::record::Vote::after(record)
         };
-        core.arbiter = crate::arbiter::Arbiter::new(A, 3, vote);
+        core.arbiter = crate::arbiter::Arbiter::new(A, vote);
     };
     assert!(!begun(&voted));
 }
@@ -1398,14 +1398,14 @@ fn holdings_are_told_in_turn_to_a_partner_that_cannot_read_them() {
             .map(|(pool, ..)| pool)
             .collect::<Vec<_>>()
     };
-    let all: Vec<PoolId> = (0..3).flat_map(of).collect();
+    let all: Vec<PoolId> = (0..4).flat_map(of).collect();
     assert_eq!(
         all,
         (0..40)
             .map(|number| PoolId::from_bytes([number; 16]))
             .collect::<Vec<_>>()
     );
-    assert_eq!(of(3), of(0));
+    assert_eq!(of(4), of(0));
     assert!((0..3).all(|sequence| of(sequence).len() <= HOLDINGS_MAX));
 }
 

@@ -3,8 +3,9 @@
 //! Think of the list of watch-keepers on a ship: one sheet per watch, numbered, never altered. Whoever is not on
 //! the highest sheet goes below at once. Sheet n+1 is chosen on the quorum disks ([`crate::arbiter`]).
 
+use crate::set::QuorumSet;
 use core::fmt;
-use pollux_api::id::{ControllerId, Epoch, Generation, Hash32, Incarnation, LogLength};
+use pollux_api::id::{ControllerId, Epoch, Hash32, Incarnation, LogLength};
 
 /// A point of the configuration log: its length and the hash of everything up to there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,15 +74,15 @@ pub struct Record {
     pub mode: Mode,
     /// The part of the configuration log that every member holds and no successor may lack.
     pub base: Base,
-    /// Generation of the set of quorum disks on which the next record is chosen.
-    pub disks: Generation,
+    /// The quorum disks on which the next record is chosen.
+    pub disks: QuorumSet,
 }
 
 impl Record {
     /// What a freshly formatted quorum area holds as decided: epoch 1, both controllers by an incarnation that
     /// never was (0). So nobody is a member, and both may become one as after any common stop.
     #[must_use]
-    pub fn genesis(disks: Generation) -> Self {
+    pub fn genesis(disks: QuorumSet) -> Self {
         Self {
             epoch: Epoch::new(1),
             members: Members::alone(ControllerId::A, Incarnation::new(0))
@@ -112,7 +113,11 @@ impl fmt::Display for Record {
             Mode::Open => "open",
             Mode::Sealed => "sealed",
         };
-        write!(f, "}} {mode}, log {}", self.base.length)
+        write!(f, "}} {mode}, log {}", self.base.length)?;
+        match self.disks.leaving().zip(self.disks.joining()) {
+            Some((leaves, joins)) => write!(f, ", quorum {} -> {}", leaves.disk, joins.disk),
+            None => Ok(()),
+        }
     }
 }
 

@@ -18,10 +18,10 @@ fn members_are_who_was_put_there_with_that_incarnation() {
 
 #[test]
 fn the_first_record_admits_nobody_who_has_ever_started() {
-    let genesis = Record::genesis(Generation::new(7));
+    let genesis = Record::genesis(crate::bench::set());
     assert_eq!(
         (genesis.epoch, genesis.disks, genesis.mode),
-        (Epoch::new(1), Generation::new(7), Mode::Open)
+        (Epoch::new(1), crate::bench::set(), Mode::Open)
     );
     assert!(genesis.members.both());
     assert!(genesis.admits(A, Incarnation::new(0)) && !genesis.admits(A, Incarnation::new(1)));
@@ -29,7 +29,7 @@ fn the_first_record_admits_nobody_who_has_ever_started() {
 
 #[test]
 fn a_record_is_shown_with_its_members_and_its_mode() {
-    let genesis = Record::genesis(Generation::new(1));
+    let genesis = Record::genesis(crate::bench::set());
     assert_eq!(genesis.to_string(), "epoch 1 {a:0, b:0} open, log 0");
     let members = Members::alone(B, Incarnation::new(3));
     let record = Record {
@@ -58,7 +58,7 @@ fn ballots_grow_and_two_controllers_never_have_the_same() {
 
 #[test]
 fn votes_are_in_order_of_instance_and_then_of_ballots() {
-    let first = Vote::after(Record::genesis(Generation::new(1)));
+    let first = Vote::after(Record::genesis(crate::bench::set()));
     assert_eq!((first.instance, first.value), (Epoch::new(2), None));
     let promised = Vote {
         mbal: Ballot::new(4),

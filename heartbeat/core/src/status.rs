@@ -4,10 +4,11 @@ use crate::area::Role;
 use crate::detect::{DiskSight, WireSight};
 use crate::event::Power;
 use crate::record::Record;
+use crate::set::{QuorumSet, Seat};
 use crate::time::Instant;
 use alloc::string::String;
 use alloc::vec::Vec;
-use pollux_api::id::{ControllerId, DiskIndex, Generation, Incarnation, PoolId};
+use pollux_api::id::{ControllerId, Generation, Incarnation, PoolId};
 
 /// One controller's view of the array.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct Status {
     pub watchdog: bool,
     /// Time from sending to echo of the last heartbeat that came back.
     pub round_trip: Option<core::time::Duration>,
+    /// The quorum disks.
+    pub set: QuorumSet,
     /// One line per quorum disk.
     pub quorum: Vec<QuorumStatus>,
     /// One line per pool.
@@ -50,8 +53,12 @@ pub struct Status {
 /// One quorum disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuorumStatus {
-    /// The disk.
-    pub disk: DiskIndex,
+    /// The disk, and when it joined.
+    pub seat: Seat,
+    /// `member`; during a change `joins` or `leaves`.
+    pub part: &'static str,
+    /// Since when it is gone by here.
+    pub entered: Instant,
     /// The own slot was written within the lease.
     pub writable: bool,
     /// The partner's slot was read at the last attempt; otherwise why not.

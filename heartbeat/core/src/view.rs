@@ -4,7 +4,7 @@ use crate::area::{ClaimState, Role};
 use crate::detect::{DiskSight, WireSight};
 use crate::effect::{Effect, Lock, Note, Plan, Refusal};
 use crate::event::{Power, Request, RequestId};
-use crate::machine::{Core, Phase};
+use crate::machine::{Core, Disk, Phase};
 use crate::pools::{Basis, Kind, Pool, State};
 use crate::record::Mode;
 use crate::status::{Alarm, Blocker, PoolStatus, QuorumStatus, Status};
@@ -30,7 +30,13 @@ impl Core {
         let record = Some(*self.record()).filter(|record| record.epoch.get() > 0);
         let lease = self.params.timing.lease;
         let quorum = self.disks.iter().map(|disk| QuorumStatus {
-            disk: disk.index,
+            seat: disk.seat,
+            part: match (self.set().leaving(), self.set().joining()) {
+                (Some(leaves), _) if leaves == disk.seat => "leaves",
+                (_, Some(joins)) if joins == disk.seat => "joins",
+                _ => "member",
+            },
+            entered: disk.entered,
             writable: disk.slot_submitted.is_some_and(|at| now.since(at) < lease),
             readable: match (disk.watch.problem, disk.watch.read) {
                 (Some(why), _) => Err(format!("{why:?}")),
@@ -52,6 +58,7 @@ impl Core {
             lease_until: self.lease_until,
             watchdog: self.watchdog == Some(true),
             round_trip: self.wire.round_trip,
+            set: *self.set(),
             quorum: quorum.collect(),
             pools: self.pools.keys().filter_map(|id| self.pool_status(*id)).collect(),
             lock: self.locked(),
@@ -309,7 +316,7 @@ impl Core {
     ///
     /// # Errors
     /// [`Refusal`] says what stands against it.
-    pub fn plan(&self, _now: Instant, request: Request) -> Result<Plan, Refusal> {
+    pub fn plan(&self, now: Instant, request: Request) -> Result<Plan, Refusal> {
         if self.phase != Phase::Up {
             return refuse(
                 "this controller is starting or has stopped",
@@ -419,6 +426,7 @@ impl Core {
                     steps: alloc::vec![step],
                 })
             }
+            Request::ReplaceQuorumDisk { from, to } => self.plan_replace(now, from, to),
             Request::Shutdown => {
                 let mine = |id: &&PoolId| self.basis(**id) == Basis::Take(Kind::Own);
                 let pools: Vec<PoolId> = self.pools.keys().filter(mine).copied().collect();
@@ -504,6 +512,7 @@ impl Core {
                 }
                 Request::Override(epoch) => self.wishes.override_of = Some(epoch),
                 Request::OpenAlone => self.wishes.open = Some(epoch),
+                Request::ReplaceQuorumDisk { from, to } => self.replace(now, from, to),
                 Request::Shutdown => {
                     self.wishes.shutdown.get_or_insert(now);
                 }
@@ -555,25 +564,29 @@ impl Core {
             );
         }
         let late = self.params.timing.disk_limit;
+        let mend = |disk: &Disk| format!("if it stays so: pollux quorum replace {} NEW", disk.seat.disk);
         for disk in &self.disks {
-            let written = disk.slot_submitted.unwrap_or(self.started);
+            let written = disk.slot_submitted.unwrap_or(disk.entered);
             if let Some(why) = disk.watch.problem {
                 raise(
                     "quorum_disk",
-                    disk.index.to_string(),
-                    format!("the partner's slot cannot be read: {why:?}"),
+                    disk.seat.disk.to_string(),
+                    format!("the partner's slot cannot be read: {why:?}; {}", mend(disk)),
                 );
             } else if self.phase == Phase::Up && now.since(written) >= late {
                 raise(
                     "quorum_disk",
-                    disk.index.to_string(),
-                    "the own slot cannot be written".into(),
+                    disk.seat.disk.to_string(),
+                    format!("the own slot cannot be written; {}", mend(disk)),
                 );
             }
         }
         if self.phase == Phase::Starting && now.since(self.started) >= late {
             let text = "the own area cannot be read back from a majority of the quorum disks";
             raise("quorum_own_area", self.me().to_string(), text.into());
+        }
+        if let Some((disk, text)) = self.change_alarm(now) {
+            raise("quorum_change", disk.to_string(), text);
         }
         if self.member() && self.partner_member().is_none() {
             raise(

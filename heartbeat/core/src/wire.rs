@@ -15,9 +15,10 @@ use pollux_api::id::{ArrayId, ControllerId, Epoch, Generation, PoolId};
 /// No body is longer, in bytes: with its tag (32), UDP (8) and IPv6 (40) it fits a frame of 1500.
 pub const BODY_MAX: usize = 1408;
 /// Holdings that one datagram tells at most. Where there are more, the next ones tell the rest, in turn.
-pub const HOLDINGS_MAX: usize = LETTER_MAX;
+/// Fewer than pools in a letter: a record with five quorum disks and one that leaves has to fit beside them.
+pub const HOLDINGS_MAX: usize = LETTER_MAX - 4;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"PLXBEAT1");
+const MAGIC: u64 = u64::from_le_bytes(*b"PLXBEAT2");
 
 /// One heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -208,7 +209,7 @@ mod tests {
     #[test]
     fn the_fullest_letter_fits_one_frame() {
         let mut full = quiet();
-        full.record = Some(Record::genesis(Generation::new(1)));
+        full.record = Some(Record::genesis(strategy::widest()));
         full.letter.asks = alloc::vec![PoolId::from_bytes([1; 16]); LETTER_MAX];
         full.letter.gifts = alloc::vec![(PoolId::from_bytes([1; 16]), Generation::new(1)); LETTER_MAX];
         full.holdings =

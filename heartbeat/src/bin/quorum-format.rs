@@ -3,8 +3,9 @@
 //! It refuses unless every quorum disk is blank where the area goes: an area that holds anything at all may be all
 //! that remembers who owns what.
 
-use pollux_heartbeat::{quorum, start};
+use pollux_heartbeat::{disks::Disks, quorum};
 use pollux_heartbeat_core::{
+    QuorumSet,
     area::Unread,
     effect::{ReadId, WriteId},
     layout,
@@ -29,28 +30,27 @@ fn main() -> ExitCode {
 }
 
 async fn format(config: &ControllerConfig) -> Result<(), String> {
-    let places = start::places(config);
-    let (disks, mut outcomes) = start::open_disks(config);
-    let count = u32::try_from(layout::AREA_BLOCKS).unwrap_or(u32::MAX);
-    let mut left: BTreeSet<_> = disks.keys().copied().collect();
+    let set = QuorumSet::first(&config.quorum.disks).ok_or_else(|| {
+        format!(
+            "{:?}: an array has 1, 3 or 5 different quorum disks",
+            config.quorum.disks
+        )
+    })?;
+    let (mut disks, mut outcomes) = Disks::new(config.clone());
+    disks.use_set(&set);
+    let mut left: BTreeSet<_> = set.all().collect();
     while !left.is_empty() {
-        for disk in &left {
-            drop(disks[disk].send(quorum::Command::Read {
-                token: (ReadId(0), config.controller),
-                block: 0,
-                count,
-            }));
+        for seat in &left {
+            disks.read(*seat, (ReadId(0), config.controller));
         }
         for _ in 0..left.len() {
-            let Some((disk, quorum::Outcome::Read { result, .. })) = outcomes.recv().await else {
+            let Some((seat, quorum::Outcome::Read { result, .. })) = outcomes.recv().await else {
                 continue;
             };
             let Ok(bytes) = result else { continue };
-            let place = places
-                .get(&disk)
-                .ok_or_else(|| format!("{disk} is not a quorum disk"))?;
-            match layout::decode_area(place, config.controller, &bytes).slot {
-                Err(Unread::Blank) if bytes.iter().all(|byte| *byte == 0) => drop(left.remove(&disk)),
+            let disk = seat.disk;
+            match layout::decode_area(&disks.place(seat), config.controller, &bytes).slot {
+                Err(Unread::Blank) if bytes.iter().all(|byte| *byte == 0) => drop(left.remove(&seat)),
                 found => {
                     return Err(format!(
                         "{disk} is not blank where the quorum area goes ({found:?}): nothing was written; \
@@ -63,26 +63,31 @@ async fn format(config: &ControllerConfig) -> Result<(), String> {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-    for (disk, place) in &places {
+    for seat in set.all() {
         let write = quorum::Command::Write {
             token: WriteId(0),
             block: 0,
-            data: layout::format(place),
+            data: layout::first(&disks.place(seat), &set),
         };
-        drop(disks[disk].send(write));
+        disks.ask(seat, write);
     }
-    for _ in &places {
+    for _ in set.all() {
         match outcomes.recv().await {
             Some((_, quorum::Outcome::Written { result: Ok(()), .. })) => {}
-            Some((disk, quorum::Outcome::Written { result: Err(why), .. })) => {
+            Some((seat, quorum::Outcome::Written { result: Err(why), .. })) => {
                 return Err(format!(
-                    "{disk}: {why}; wipe the quorum disks and format them again"
+                    "{}: {why}; wipe the quorum disks and format them again",
+                    seat.disk
                 ));
             }
-            other => return Err(format!("unexpected outcome {:?}", other.map(|(disk, _)| disk))),
+            other => {
+                return Err(format!(
+                    "unexpected outcome {:?}",
+                    other.map(|(seat, _)| seat.disk)
+                ));
+            }
         }
     }
-    let names: Vec<_> = places.keys().map(ToString::to_string).collect();
-    tracing::info!(disks = names.join(", "), array = %config.array, "quorum area formatted");
+    tracing::info!(disks = %set, array = %config.array, "quorum area formatted");
     Ok(())
 }

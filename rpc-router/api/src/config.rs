@@ -703,6 +703,9 @@ pub struct EpochRecord {
     pub base_length: u64,
     /// Hash of the log at that length.
     pub base_hash: LogHash,
+    /// The quorum disks, one that leaves as well: no pool is made of them. None: those with which the array was made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quorum: Vec<DiskIndex>,
 }
 
 /// From heartbeat: this record is decided and is the highest known.

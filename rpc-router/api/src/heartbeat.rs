@@ -50,6 +50,8 @@ crate::contract! {
         once OPEN_ALONE = "heartbeat.open_alone": OpenAlone => Accepted, [Refused, Failed];
         /// Aborts a planned move before its point of no return.
         once ABORT = "heartbeat.abort": Switchover => Accepted, [Refused, Failed];
+        /// Puts another disk in the place of a quorum disk. Answered when it has begun; `heartbeat.status` shows the end.
+        once REPLACE_QUORUM_DISK = "heartbeat.replace_quorum_disk": ReplaceQuorumDisk => Accepted, [Refused, Failed];
     }
     notifications {
         /// From the pool manager: something happened to a pool that must be known at once.
@@ -94,6 +96,9 @@ pub struct Status {
     pub realtime: Result<(), String>,
     /// Quorum disks.
     pub quorum: Vec<QuorumDisk>,
+    /// Generation of their set: how often a disk was replaced, and one.
+    #[serde(default)]
+    pub quorum_generation: Generation,
     /// Pools that are known here.
     pub pools: Vec<Pool>,
     /// The configuration is locked: why and since when.
@@ -142,6 +147,15 @@ pub struct QuorumDisk {
     pub readable: Result<(), String>,
     /// Time of the last slot write, microseconds.
     pub latency_us: Option<u64>,
+    /// Generation of the set with which it joined.
+    #[serde(default)]
+    pub since: Generation,
+    /// `member`; during a change `joins` or `leaves`.
+    #[serde(default)]
+    pub part: String,
+    /// How long this daemon has gone by it, ms.
+    #[serde(default)]
+    pub for_ms: u64,
 }
 
 /// One pool.
@@ -294,6 +308,19 @@ pub struct Takeover {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OpenAlone {
+    /// Say what would happen, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Put a disk of the shelf in the place of a quorum disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ReplaceQuorumDisk {
+    /// The quorum disk that leaves.
+    pub from: DiskIndex,
+    /// The disk that joins: no pool has it, and it is blank or was a quorum disk of this array.
+    pub to: DiskIndex,
     /// Say what would happen, and do nothing.
     #[serde(default)]
     pub dry_run: bool,

@@ -122,6 +122,12 @@ pub enum Command {
         /// Name or identity of the pool
         pool: String,
     },
+    /// The disks that decide who serves
+    Quorum {
+        /// What to do; without it they are shown
+        #[command(subcommand)]
+        what: Option<Quorum>,
+    },
     /// Pools
     #[command(subcommand)]
     Pool(Pool),
@@ -219,6 +225,25 @@ fn disk(text: &str) -> Result<DiskIndex, String> {
         .parse()
         .map(DiskIndex::new)
         .map_err(|_| format!("`{text}` is no disk: its place, 3 or disk-03"))
+}
+
+/// `pollux quorum`
+#[derive(Debug, Subcommand)]
+pub enum Quorum {
+    /// Show them, as each controller sees them
+    Show,
+    /// Put another disk in the place of one of them
+    Replace {
+        /// The quorum disk that leaves
+        #[arg(value_parser = disk)]
+        old: DiskIndex,
+        /// The disk that joins: no pool has it, and it is blank
+        #[arg(value_parser = disk)]
+        new: DiskIndex,
+        /// How to go about it
+        #[command(flatten)]
+        care: Care,
+    },
 }
 
 /// `pollux pool`
@@ -628,7 +653,8 @@ mod tests {
     fn every_command_is_read_with_every_common_option() {
         let commands = "status|why|timeline|trace|action list --all|action watch 01890a5d-ac96-774b-bcce-b302099a8057\
             |action cancel 01890a5d-ac96-774b-bcce-b302099a8057|switchover p --dry-run|giveback|giveback p --yes|takeover --partner\
-            |abort p|pool create p --home a --disks 0,disk-01|pool list|pool show p|pool home p b|pool delete p\
+            |abort p|quorum|quorum show|quorum replace 1 disk-07 --yes\
+            |pool create p --home a --disks 0,disk-01|pool list|pool show p|pool home p b|pool delete p\
             |volume create v --pool p --size 1G|volume list|volume show v|volume resize v --size 2G|volume delete v\
             |host create h --iqn iqn.2025-01.x:h|host list|host show h|host delete h|map create v h --lun 3|map list\
             |map show v|map delete v h|address create 10.78.0.50/24 --pool p|address list|address show 10.78.0.50/24\

@@ -8,7 +8,7 @@ use pollux_shell::error::Error;
 use pollux_shell::moves::{self, Move};
 use pollux_shell::print::Style;
 use pollux_shell::resources::{self, Shown};
-use pollux_shell::{action, enclosure, pair, status, timeline, trace};
+use pollux_shell::{action, enclosure, pair, quorum, status, timeline, trace};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
@@ -116,6 +116,7 @@ async fn run(line: Line) -> Result<Shown, Error> {
             };
             moves::run(&array, Move::Abort(pool), care, under, style).await
         }
+        Command::Quorum { what } => quorum::run(&array, what, under, style).await,
         Command::Pool(command) => resources::pool(&array, command, under).await,
         Command::Volume(command) => resources::volume(&array, command, under).await,
         Command::Host(command) => resources::host(&array, command, under).await,

@@ -214,7 +214,7 @@ pub async fn run(
     Ok(Shown { text, json })
 }
 
-fn plan_words(at: ControllerId, accepted: &Accepted) -> String {
+pub(crate) fn plan_words(at: ControllerId, accepted: &Accepted) -> String {
     let mut text = format!("controller {at} would:\n");
     for line in &accepted.plan {
         text += &wrap(&format!("- {line}"), 2);
@@ -226,7 +226,7 @@ fn plan_words(at: ControllerId, accepted: &Accepted) -> String {
 }
 
 /// Asks the operator.
-fn confirm(plan: &str) -> Result<(), Error> {
+pub(crate) fn confirm(plan: &str) -> Result<(), Error> {
     let refused = || {
         Error::usage(
             "not confirmed; nothing was done",

@@ -699,6 +699,7 @@ mod tests {
             watchdog_armed: true,
             realtime: Ok(()),
             quorum: Vec::new(),
+            quorum_generation: pollux_api::id::Generation::new(1),
             pools: vec![pool(owner)],
             config_lock: None,
             alarms: Vec::new(),

@@ -5,7 +5,7 @@ use crate::array::{Array, Breakage, Kind, Setup};
 use crate::consensus::{Bound, Proposers};
 use crate::ports;
 use crate::search::{Limits, Report, World, search};
-use crate::worlds::{CALM, TAKEOVER};
+use crate::worlds::{CALM, CHANGED, TAKEOVER};
 use std::time::Duration;
 
 fn limits(faults: u8) -> Limits {
@@ -40,6 +40,15 @@ fn a_disk_that_forgets_an_acknowledged_vote_decides_twice() {
         deaths: [0, 0],
         forgotten: 1,
         ..CALM
+    };
+    must_break("S2", &search(&Proposers::new(bound), limits(0)));
+}
+
+#[test]
+fn a_set_that_changes_at_once_decides_twice() {
+    let bound = Bound {
+        at_once: true,
+        ..CHANGED
     };
     must_break("S2", &search(&Proposers::new(bound), limits(0)));
 }

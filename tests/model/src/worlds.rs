@@ -62,6 +62,16 @@ pub(crate) const CALM: Bound = Bound {
     rots: 0,
     blank_is_empty: false,
     forgotten: 0,
+    changes: 0,
+    at_once: false,
+};
+
+/// One disk, and another that may take its place: joint in between.
+pub(crate) const CHANGED: Bound = Bound {
+    proposals: [2, 1],
+    deaths: [1, 0],
+    changes: 1,
+    ..CALM
 };
 
 /// A whole array in which nothing but reservations can fence, and everything can go wrong.
@@ -123,7 +133,9 @@ const MOVES: &[Request] = &[
 const ARRAY: &str = "changes of the configuration, more pools than one, clocks of different rates, latencies between \
                      none and held back, faults after the array is whole again";
 const ARRAY_AT_REST: &str = "as above, and faults between two cards";
-const CONSENSUS: &str = "more ballots, more than 3 disks, a change of the set of disks (the core has none)";
+const CONSENSUS: &str =
+    "more ballots, more than 3 disks, a change of the set of disks (see `consensus-change`)";
+const CHANGE: &str = "more ballots, more disks, formatting and writes that land late on a disk that is formatted again, a set kept for the start (each start knows the first one alone)";
 
 const PORTS: &str = "more pools than one, volumes, drains, moves that are given up, time";
 
@@ -163,6 +175,18 @@ pub const ALL: &[Named] = &[
             deaths: [0, 0],
             ..CALM
         })
+    ),
+    world!(
+        "consensus-change",
+        "1 disk and another in its place, 2 + 1 proposals, 1 formatting, a ends once, starts that know the first disk alone",
+        CHANGE,
+        Built::Consensus(CHANGED)
+    ),
+    world!(
+        large "consensus-change-back",
+        "1 disk and another in its place, 3 + 1 proposals, 2 formattings, a ends once, starts that know the first disk alone",
+        CHANGE,
+        Built::Consensus(Bound { proposals: [3, 1], changes: 2, ..CHANGED })
     ),
     world!(
         large "consensus-3-death",

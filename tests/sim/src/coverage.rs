@@ -19,7 +19,7 @@ const STATES: [&str; 8] = [
     "releasing",
     "stopped",
 ];
-const EVENTS: [&str; 17] = [
+const EVENTS: [&str; 18] = [
     "tick",
     "received",
     "write-done",
@@ -37,6 +37,7 @@ const EVENTS: [&str; 17] = [
     "watchdog",
     "legs",
     "request",
+    "disk-formatted",
 ];
 /// What a pool is doing.
 const POOL_STATES: [&str; 12] = [
@@ -115,6 +116,7 @@ fn event_number(event: &Event) -> usize {
         Event::Watchdog { .. } => 14,
         Event::Legs(_) => 15,
         Event::Request { .. } => 16,
+        Event::DiskFormatted { .. } => 17,
     }
 }
 
@@ -287,6 +289,11 @@ fn machine_why(state: &str, event: &str) -> Option<Why> {
         ("arbitrating" | "serving" | "holding" | "releasing" | "stopped", _) if joiners => {
             Why::Rare("asked by a joiner; a record overtook the answer")
         }
+        ("starting", "disk-formatted") => {
+            Why::Never("asked for by a daemon that serves; answers to an earlier one are not for it")
+        }
+        ("serving", "disk-formatted") => return None,
+        (_, "disk-formatted") => Why::Rare("asked for by whoever serves, who mostly serves on"),
         ("serving", "request") => return None,
         (_, "request") => Why::Rare("operators ask in few plays, and mostly whoever serves"),
         _ => return None,

@@ -7,7 +7,8 @@ use crate::rng::Rng;
 use pollux_api::id::ControllerId;
 use pollux_heartbeat_core::area::{Area, Unread};
 use pollux_heartbeat_core::effect::BlockId;
-use pollux_heartbeat_core::layout::{self, BLOCK_BYTES, Block, Place};
+use pollux_heartbeat_core::layout::{self, AREA_BYTES, BLOCK_BYTES, Block, Place};
+use pollux_heartbeat_core::{QuorumSet, Seat};
 use std::ops::Range;
 
 /// Every block of one controller.
@@ -22,10 +23,11 @@ pub(crate) static BLOCKS: [BlockId; 5] = [
 /// One quorum disk.
 #[derive(Clone, Debug)]
 pub(crate) struct QuorumDisk {
+    /// As it was formatted last; a spare that never was: as if with the array.
     pub(crate) place: Place,
     area: Vec<u8>,
-    /// What the decoder made of each controller's part, until that part changes.
-    decoded: [Option<Area>; 2],
+    /// What the decoder made of each controller's part, read as that seat, until that part changes.
+    decoded: [Option<(Seat, Area)>; 2],
     /// Per controller: the path works.
     pub(crate) path: [bool; 2],
     /// The shelf that holds it has power.
@@ -43,11 +45,11 @@ pub(crate) struct QuorumDisk {
 }
 
 impl QuorumDisk {
-    /// As formatted.
-    pub(crate) fn new(place: Place) -> Self {
+    /// As formatted with the array; none: a spare, blank.
+    pub(crate) fn new(place: Place, set: Option<&QuorumSet>) -> Self {
         Self {
             place,
-            area: layout::format(&place),
+            area: set.map_or_else(|| vec![0; AREA_BYTES], |set| layout::first(&place, set)),
             decoded: [None, None],
             path: [true; 2],
             up: true,
@@ -57,6 +59,18 @@ impl QuorumDisk {
             read_only: false,
             forgets: false,
         }
+    }
+
+    /// It is formatted as a quorum disk, if it may be.
+    pub(crate) fn format(&mut self, seat: Seat, parts: &[Area; 2]) -> Result<(), String> {
+        let place = Place { seat, ..self.place };
+        layout::may_lay_out(&place, parts, &self.area)?;
+        if !self.forgets {
+            self.place = place;
+            self.area = layout::lay_out(&place, parts);
+            self.decoded = [None, None];
+        }
+        Ok(())
     }
 
     /// A controller can use it.
@@ -120,14 +134,30 @@ impl QuorumDisk {
         self.area = copy;
     }
 
-    /// What a controller reads of one controller's part now.
-    pub(crate) fn read(&mut self, reader: usize, whose: ControllerId, rng: &mut Rng) -> Area {
+    /// It is somebody else's from now on, and full of it.
+    #[cfg(test)]
+    pub(crate) fn sell(&mut self) {
+        self.decoded = [None, None];
+        self.area.fill(0x77);
+    }
+
+    /// Nothing was written to it since.
+    #[cfg(test)]
+    pub(crate) fn is_sold(&self) -> bool {
+        self.area.iter().all(|byte| *byte == 0x77)
+    }
+
+    /// What a controller reads of one controller's part now, for which the disk is this seat.
+    pub(crate) fn read(&mut self, reader: usize, seat: Seat, whose: ControllerId, rng: &mut Rng) -> Area {
         if !self.reaches(reader) {
             return Area::unread(Unread::Io);
         }
-        let (place, bytes) = (&self.place, &self.area);
-        let decoded =
-            self.decoded[whose.index()].get_or_insert_with(|| layout::decode_area(place, whose, bytes));
+        let (place, bytes) = (Place { seat, ..self.place }, &self.area);
+        let kept = self.decoded[whose.index()]
+            .take()
+            .filter(|(as_seat, _)| *as_seat == seat);
+        let (_, decoded) = self.decoded[whose.index()]
+            .insert(kept.unwrap_or_else(|| (seat, layout::decode_area(&place, whose, bytes))));
         let mut area = decoded.clone();
         if rng.chance(self.flaky) {
             match rng.below(4) {

@@ -20,6 +20,8 @@ pub(crate) struct PoolSpec {
 pub(crate) struct Setup {
     pub(crate) profile: Profile,
     pub(crate) quorum_disks: usize,
+    /// Disks that may take the place of quorum disks.
+    pub(crate) spares: usize,
     pub(crate) pools: Vec<PoolSpec>,
     /// Each controller has a watchdog.
     pub(crate) watchdog: [bool; 2],
@@ -70,6 +72,7 @@ impl Setup {
         Self {
             profile: Profile::Fast,
             quorum_disks: 3,
+            spares: 0,
             pools: vec![PoolSpec { home: 0, legs: 2 }, PoolSpec { home: 1, legs: 2 }],
             watchdog: [true; 2],
             pausable: false,
@@ -145,6 +148,7 @@ impl Setup {
         if faults.is_empty() {
             faults.push(Kind::ALL[rng.index(Kind::ALL.len())]);
         }
+        let replaced = faults.contains(&Kind::QuorumReplace);
         let ppm = |rng: &mut Rng| rng.range(0, 20_000) as i64 - 10_000;
         Self {
             profile: match rng.below(10) {
@@ -153,6 +157,7 @@ impl Setup {
                 _ => Profile::Fast,
             },
             quorum_disks: if rng.chance(250_000) { 1 } else { 3 },
+            spares: if replaced { 2 } else { 0 },
             pools,
             watchdog: [rng.chance(850_000), rng.chance(850_000)],
             pausable: false,

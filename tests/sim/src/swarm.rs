@@ -1,7 +1,7 @@
 //! Faults at random: what strikes, for how long, and how it is mended.
 
 use crate::quorum::BLOCKS as QUORUM_BLOCKS;
-use crate::world::{A, B, Happening, Link, MS, SEC, World, nanos, pool_id};
+use crate::world::{A, B, Happening, Link, MS, SEC, World, first_set, nanos, pool_id, quorum_index};
 use pollux_api::id::ControllerId;
 use pollux_heartbeat_core::event::Request;
 
@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     QuorumFlip,
     QuorumWipe,
     QuorumOld,
+    QuorumReplace,
+    StateLost,
     ShelfPath,
     DataPath,
     DataStuck,
@@ -45,7 +47,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 34] = [
+    pub(crate) const ALL: [Self; 36] = [
         Self::WireDead,
         Self::WireOneWay,
         Self::WireLossy,
@@ -71,6 +73,8 @@ impl Kind {
         Self::QuorumFlip,
         Self::QuorumWipe,
         Self::QuorumOld,
+        Self::QuorumReplace,
+        Self::StateLost,
         Self::ShelfPath,
         Self::DataPath,
         Self::DataStuck,
@@ -235,14 +239,14 @@ impl World {
                 self.after(span, Happening::Mend(Mend::ReadOnly { disk }));
             }
             // Only one disk loses what it holds: more is beyond any quorum.
-            Kind::QuorumFlip if self.quorum.len() > 1 => {
+            Kind::QuorumFlip if self.setup.quorum_disks > 1 => {
                 let at = self.rng.index(QUORUM_BLOCKS.len());
                 self.quorum[0].flip(ControllerId::ALL[c], QUORUM_BLOCKS[at], &mut self.rng);
             }
-            Kind::QuorumWipe if self.quorum.len() > 1 => self.quorum[0].wipe(),
+            Kind::QuorumWipe if self.setup.quorum_disks > 1 => self.quorum[0].wipe(),
             // The first time a copy is made, the next time it is what stands there: of what the others hold as well, for
             // a disk that forgets what it alone has confirmed is beyond any quorum, too.
-            Kind::QuorumOld if self.quorum.len() > 1 && self.settled_area() => {
+            Kind::QuorumOld if self.setup.quorum_disks > 1 && self.settled_area() => {
                 let present = self.quorum[0].copy();
                 if let Some(copy) = self.copy.replace(present) {
                     self.quorum[0].restore(copy);
@@ -250,6 +254,25 @@ impl World {
                 }
             }
             Kind::QuorumFlip | Kind::QuorumWipe | Kind::QuorumOld => {}
+            Kind::QuorumReplace => {
+                let set = self.nodes[c].hint;
+                let from = set.all().nth(self.rng.index(set.all().count()));
+                let to = quorum_index(disk);
+                if let Some(from) = from.map(|seat| seat.disk) {
+                    self.ask(c, Request::ReplaceQuorumDisk { from, to });
+                    // Two people at two controllers, at once.
+                    if self.rng.chance(250_000) {
+                        let to = quorum_index(self.rng.index(self.quorum.len()));
+                        self.ask(1 - c, Request::ReplaceQuorumDisk { from, to });
+                    }
+                }
+            }
+            // One folder at a time: the partner's still says where the disks are.
+            Kind::StateLost => {
+                if self.nodes[1 - c].hint == self.record().disks {
+                    self.nodes[c].hint = first_set(self.setup.quorum_disks);
+                }
+            }
             Kind::ShelfPath => {
                 self.shelf_path(c, false);
                 self.after(span, Happening::Mend(Mend::ShelfPath { c }));
@@ -294,9 +317,11 @@ impl World {
     /// Every quorum disk holds the same ballots, claims and letters.
     fn settled_area(&mut self) -> bool {
         ControllerId::ALL.into_iter().all(|writer| {
+            let set = self.record().disks;
             let said: Vec<_> = self
                 .quorum
                 .iter_mut()
+                .filter(|disk| set.seat(disk.place.seat.disk) == Some(disk.place.seat))
                 .map(|disk| disk.stands(writer))
                 .map(|area| (area.vote, area.claims, area.letter))
                 .collect();

@@ -2,6 +2,7 @@
 //! these facts and never what a core says of itself.
 
 use pollux_api::pool::ReservationKey;
+use pollux_heartbeat_core::Seat;
 use pollux_heartbeat_core::effect::Evidence;
 use pollux_heartbeat_core::record::{Record, Vote};
 
@@ -61,13 +62,13 @@ pub(crate) enum Fact {
         what: Answer,
     },
     /// A ballot block took effect on a quorum disk.
-    Voted { c: usize, disk: usize, vote: Vote },
+    Voted { c: usize, seat: Seat, vote: Vote },
     /// A ballot with a value was handed to a quorum disk.
     Proposed { c: usize, vote: Vote },
     /// A controller read its partner's ballot on a quorum disk, after which that disk may count.
     Polled {
         c: usize,
-        disk: usize,
+        seat: Seat,
         seen: Option<Vote>,
     },
     /// A decided record was written, sent, or acted on.

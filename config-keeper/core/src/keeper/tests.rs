@@ -60,6 +60,7 @@ fn record(
         open,
         base_length,
         base_hash,
+        quorum: Vec::new(),
     }
 }
 

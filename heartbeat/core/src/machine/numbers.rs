@@ -11,6 +11,7 @@
 
 use super::{BlockWriter, Core, Disk, Fence, Freeze, PartnerView, Wishes};
 use crate::area::Area;
+use crate::change::Change;
 use crate::effect::BlockId;
 use crate::time::Instant;
 
@@ -87,6 +88,7 @@ impl Core {
             wake,
             next_id,
             disks,
+            used: _,
             arbiter,
             wire,
             next_beat,
@@ -118,6 +120,7 @@ impl Core {
             previous: _,
             decided_at,
             decided_stamp,
+            decided_version,
             started_stamp,
             config: _,
             probe,
@@ -145,6 +148,7 @@ impl Core {
             override_of: _,
             open: _,
             shutdown,
+            change,
         } = wishes;
         let PartnerView {
             incarnation: _,
@@ -154,6 +158,7 @@ impl Core {
             holdings: _,
             nonce,
             echo_given,
+            left,
             power: _,
             off,
         } = partner;
@@ -174,8 +179,17 @@ impl Core {
             &mut wire_sight.1,
             &mut disk_sight.1,
         ];
-        let optional = [slot_basis, served_since, petted, armed_asked, queried, shutdown];
-        let optional = optional.into_iter().flatten();
+        let changed = change.as_mut().map(Change::instant);
+        let optional = [
+            slot_basis,
+            served_since,
+            petted,
+            armed_asked,
+            queried,
+            shutdown,
+            left,
+        ];
+        let optional = optional.into_iter().flatten().chain(changed);
         for at in own.into_iter().chain(optional).chain(silences) {
             visit(Number::Instant, at.number());
         }
@@ -217,6 +231,7 @@ impl Core {
         if let Some((nonce, _)) = nonce {
             visit(Number::Heard, nonce);
         }
+        visit(Number::Ballot, decided_version);
         visit(Number::Letter, letter_version);
         visit(Number::OwnSlot, sequence);
         for disk in disks {
@@ -233,8 +248,10 @@ impl Core {
 impl Disk {
     fn numbers(&mut self, visit: &mut dyn FnMut(Number, &mut u64)) {
         let Self {
-            index: _,
+            seat: _,
+            entered,
             own,
+            ours: _,
             read,
             want_read: _,
             read_at,
@@ -260,7 +277,7 @@ impl Disk {
         for id in ids.into_iter().flatten() {
             visit(Number::Effect, id);
         }
-        for at in [read_at, slot_submitted].into_iter().flatten() {
+        for at in [read_at, slot_submitted].into_iter().flatten().chain([entered]) {
             visit(Number::Instant, at.number());
         }
         visit(Number::Ballot, counted);

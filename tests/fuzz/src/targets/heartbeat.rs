@@ -9,12 +9,16 @@ use pollux_heartbeat_core::effect::BlockId;
 use pollux_heartbeat_core::layout::{self, AREA_BLOCKS, AREA_BYTES, BLOCK_BYTES, Place};
 use pollux_heartbeat_core::record::{Ballot, Members, Record, Vote};
 use pollux_heartbeat_core::wire::{BODY_MAX, Datagram};
+use pollux_heartbeat_core::{QuorumSet, Seat};
 
 const ARRAY: ArrayId = ArrayId::from_bytes([7; 16]);
 const PLACE: Place = Place {
     array: ARRAY,
-    disk: DiskIndex::new(3),
-    set: Generation::new(5),
+    seat: Seat {
+        disk: DiskIndex::new(3),
+        since: Generation::new(5),
+        mark: 9,
+    },
 };
 /// Magic, array and sender of a datagram: what any other array's lacks.
 const HEAD: usize = 25;
@@ -56,7 +60,7 @@ pub(super) fn datagrams() -> Vec<Vec<u8>> {
 /// content, which is sealed; then bytes that fall somewhere on the area, behind their place and length.
 pub(super) fn area(data: &[u8]) {
     let mut script = Script(data);
-    let mut area = layout::format(&PLACE);
+    let mut area = layout::first(&PLACE, &set());
     for number in 0..AREA_BLOCKS {
         let content = script.long();
         if !content.is_empty() {
@@ -182,12 +186,20 @@ fn quiet() -> Datagram {
     }
 }
 
+/// Five disks, one of them about to leave: every field of a set.
+fn set() -> QuorumSet {
+    let disks = [1, 2, 3, 4, 5].map(DiskIndex::new);
+    let first = QuorumSet::first(&disks).unwrap_or_default();
+    let seat = first.next_seat(DiskIndex::new(6), 77);
+    first.replaced(disks[1], seat).unwrap_or(first)
+}
+
 fn record() -> Record {
     let members = Members::alone(ControllerId::A, Incarnation::new(7));
     Record {
         epoch: Epoch::new(4),
         members: members.with(ControllerId::B, Incarnation::new(9)),
-        ..Record::genesis(Generation::new(5))
+        ..Record::genesis(set())
     }
 }
 

@@ -20,14 +20,14 @@ mod node;
 use crate::search::{Violation, World};
 use fault::Step;
 use node::Node;
-use pollux_api::id::{ArrayId, ControllerId, Epoch, Generation, PoolId};
+use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, PoolId};
 use pollux_api::pool::ReservationKey;
 use pollux_heartbeat_core::area::{Area, Claims, Content, Letter, Slot, Unread};
 use pollux_heartbeat_core::effect::{BlockId, Evidence, ReadId, WriteId};
 use pollux_heartbeat_core::event::Request;
 use pollux_heartbeat_core::record::{Record, Vote};
 use pollux_heartbeat_core::wire::Datagram;
-use pollux_heartbeat_core::{Event, Instant, Timing};
+use pollux_heartbeat_core::{Event, Instant, QuorumSet, Timing};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -40,7 +40,6 @@ const ARRAY: ArrayId = ArrayId::from_bytes(*b"all of its ways.");
 const CALM: Duration = Duration::from_secs(4);
 /// No more than so many cards are played at one instant, or somebody spins.
 const CARDS: usize = 1_000;
-const SET: Generation = Generation::new(1);
 const POOL: PoolId = PoolId::from_bytes([1; 16]);
 
 fn id(c: usize) -> ControllerId {
@@ -122,6 +121,10 @@ enum Task {
 
 /// Something that is about to happen at a controller, or because of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an area that was read is what most cards bring"
+)]
 enum Card {
     /// The core is told.
     Tell(Event),
@@ -160,6 +163,12 @@ struct Laid {
     card: Card,
 }
 
+/// The quorum disks of a world.
+fn set(disks: usize) -> QuorumSet {
+    let disks: Vec<_> = (0..disks as u16).map(DiskIndex::new).collect();
+    QuorumSet::first(&disks).unwrap_or_default()
+}
+
 /// One controller's part of a quorum disk. `None`: unreadable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Part {
@@ -170,8 +179,8 @@ struct Part {
 }
 
 impl Part {
-    fn formatted() -> Self {
-        let vote = Vote::after(Record::genesis(SET));
+    fn formatted(disks: usize) -> Self {
+        let vote = Vote::after(Record::genesis(set(disks)));
         Self {
             slot: Some(Slot::default()),
             votes: [Some(vote); 2],
@@ -197,6 +206,7 @@ impl Part {
             [first, second] => first.or(second),
         };
         Area {
+            header: Ok(()),
             slot: self.slot.ok_or(Unread::Checksum),
             vote: vote.ok_or(Unread::Checksum),
             claims: self.claims.clone().ok_or(Unread::Checksum),
@@ -271,7 +281,7 @@ impl Array {
     /// The array does not come up without any fault.
     pub(crate) fn new(setup: Setup) -> Result<Self, Violation> {
         let quorum = Quorum {
-            parts: [Part::formatted(), Part::formatted()],
+            parts: [Part::formatted(setup.disks), Part::formatted(setup.disks)],
             path: [true; 2],
         };
         let mut array = Self {

@@ -1,7 +1,7 @@
 //! One controller: its heartbeat daemon, its pool manager, its power and its watchdog.
 
 use super::judge::shown;
-use super::{ARRAY, Array, Breakage, Card, Laid, POOL, Recovery, SET, Task, UNIT, id, timing};
+use super::{ARRAY, Array, Breakage, Card, Laid, POOL, Recovery, Task, UNIT, id, set, timing};
 use crate::search::Violation;
 use pollux_api::id::{Generation, Incarnation};
 use pollux_api::pool::ReservationKey;
@@ -132,10 +132,7 @@ impl Array {
             array: ARRAY,
             controller: id(c),
             incarnation: node.incarnation(),
-            disks: (0..self.setup.disks as u16)
-                .map(pollux_api::id::DiskIndex::new)
-                .collect(),
-            set: SET,
+            set: set(self.setup.disks),
             timing: timing(),
             seed: u64::from(node.life) * 2 + c as u64,
             power_rung: self.setup.power,
@@ -445,7 +442,7 @@ impl Array {
                 {
                     self.judge_record(c, vote.decided)?;
                 }
-                let disk = usize::from(disk.get());
+                let disk = usize::from(disk.disk.get());
                 self.lay(
                     c,
                     Card::Write {
@@ -458,7 +455,7 @@ impl Array {
                 );
             }
             Effect::ReadArea { id, disk, whose } => {
-                let disk = usize::from(disk.get());
+                let disk = usize::from(disk.disk.get());
                 self.lay(
                     c,
                     Card::Read {
@@ -469,6 +466,8 @@ impl Array {
                     },
                 );
             }
+            // Nobody asks for a change of the set.
+            Effect::UseDisks(_) | Effect::FormatDisk { .. } => {}
             Effect::Send(datagram) => {
                 if let Some(record) = datagram.record {
                     self.judge_record(c, record)?;

@@ -6,18 +6,20 @@
 //! higher ballot of the other in the same instance (Gafni and Lamport, Disk Paxos, 2000).
 
 use crate::truth::Fact;
-use crate::world::World;
-use pollux_api::id::{ControllerId, Epoch, Generation};
+use crate::world::{World, first_set};
+use pollux_api::id::{ControllerId, Epoch};
 use pollux_heartbeat_core::record::{Record, Vote};
+use pollux_heartbeat_core::{QuorumSet, Seat};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OneSurvivor {
-    majority: usize,
-    /// The last vote of each controller on each disk.
-    standing: [Vec<Option<Vote>>; 2],
+    /// The record with which the array is made.
+    genesis: Option<Record>,
+    /// The last vote of each controller on each disk, as which it was formatted.
+    standing: BTreeMap<(usize, Seat), Vote>,
     /// Disks that count, by proposer, instance and ballot.
-    counted: BTreeMap<(usize, u64, u64), BTreeSet<usize>>,
+    counted: BTreeMap<(usize, u64, u64), BTreeSet<Seat>>,
     chosen: BTreeMap<Epoch, Record>,
     published: BTreeMap<Epoch, Record>,
     /// The highest record without itself that each controller was shown.
@@ -26,11 +28,11 @@ pub(crate) struct OneSurvivor {
 
 impl OneSurvivor {
     pub(crate) fn new(disks: usize) -> Self {
-        let genesis = Record::genesis(Generation::new(1));
+        let genesis = Record::genesis(first_set(disks));
         let known: BTreeMap<Epoch, Record> = [(genesis.epoch, genesis)].into();
         Self {
-            majority: disks / 2 + 1,
-            standing: [vec![None; disks], vec![None; disks]],
+            genesis: Some(genesis),
+            standing: BTreeMap::new(),
             counted: BTreeMap::new(),
             chosen: known.clone(),
             published: known,
@@ -43,7 +45,8 @@ impl OneSurvivor {
             .values()
             .next_back()
             .copied()
-            .unwrap_or_else(|| Record::genesis(Generation::new(1)))
+            .or(self.genesis)
+            .unwrap_or_else(|| Record::genesis(QuorumSet::default()))
     }
 
     /// The highest record that the disks decide, published or not.
@@ -59,8 +62,29 @@ impl OneSurvivor {
         self.chosen.len() as u64 - 1
     }
 
-    fn count(&mut self, c: usize, disk: usize, seen: &Vote) -> Result<(), String> {
-        let Some(mine) = self.standing[c][disk] else {
+    /// More than half of the disks of the set on which this instance is chosen; while one leaves, of those before and of
+    /// those after.
+    fn enough(&self, instance: Epoch, counted: &BTreeSet<Seat>) -> bool {
+        let Some((_, last)) = self.chosen.range(..instance).next_back() else {
+            return false;
+        };
+        if last.epoch.next() != instance {
+            return false;
+        }
+        let after: Vec<Seat> = last.disks.seats().collect();
+        let mut before = after.clone();
+        if let Some(leaving) = last.disks.leaving() {
+            before.retain(|seat| seat.since != last.disks.generation());
+            before.push(leaving);
+        }
+        [after, before].iter().all(|set| {
+            let those = set.iter().filter(|seat| counted.contains(seat)).count();
+            those * 2 > set.len()
+        })
+    }
+
+    fn count(&mut self, c: usize, seat: Seat, seen: &Vote) -> Result<(), String> {
+        let Some(mine) = self.standing.get(&(c, seat)).copied() else {
             return Ok(());
         };
         let Some(value) = mine.value.filter(|_| mine.bal == mine.mbal) else {
@@ -75,8 +99,9 @@ impl OneSurvivor {
             .counted
             .entry((c, mine.instance.get(), mine.bal.get()))
             .or_default();
-        disks.insert(disk);
-        if disks.len() < self.majority {
+        disks.insert(seat);
+        let disks = disks.clone();
+        if !self.enough(mine.instance, &disks) {
             return Ok(());
         }
         match self.chosen.insert(mine.instance, value) {
@@ -87,15 +112,15 @@ impl OneSurvivor {
 
     pub(crate) fn observe(&mut self, world: &World, fact: &Fact) -> Result<(), String> {
         match *fact {
-            Fact::Voted { c, disk, vote } => {
-                self.standing[c][disk] = Some(vote);
+            Fact::Voted { c, seat, vote } => {
+                self.standing.insert((c, seat), vote);
                 Ok(())
             }
             Fact::Polled {
                 c,
-                disk,
+                seat,
                 seen: Some(seen),
-            } => self.count(c, disk, &seen),
+            } => self.count(c, seat, &seen),
             Fact::Published { c, record } => {
                 if let Some(other) = self.published.insert(record.epoch, record)
                     && other != record

@@ -6,6 +6,7 @@
 use super::{By, Mutant};
 
 const ARBITER: &str = "heartbeat/core/src/arbiter.rs";
+const CHANGE: &str = "heartbeat/core/src/change.rs";
 const DETECT: &str = "heartbeat/core/src/detect.rs";
 const GROUPS: &str = "alua/core/src/lib.rs";
 const KEEPER: &str = "config-keeper/core/src/keeper.rs";
@@ -15,6 +16,7 @@ const MACHINE: &str = "heartbeat/core/src/machine.rs";
 const MEMBER: &str = "heartbeat/core/src/member.rs";
 const POOLS: &str = "heartbeat/core/src/pools.rs";
 const RECORD: &str = "heartbeat/core/src/record.rs";
+const SET: &str = "heartbeat/core/src/set.rs";
 const TABLE: &str = "heartbeat/core/src/table.rs";
 const TIMING: &str = "heartbeat/core/src/timing.rs";
 const WIRE: &str = "heartbeat/core/src/wire.rs";
@@ -26,8 +28,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "promise-of-one-disk",
         file: ARBITER,
         edits: &[(
-            "if run.counted.len() < self.majority {",
-            "if run.phase == Phase::Two && run.counted.len() < self.majority {",
+            "if !self.own.decided.disks.reached(counted) {",
+            "if run.phase == Phase::Two && !self.own.decided.disks.reached(counted) {",
         )],
         removes: "a vote needs the promises of a majority",
         by: By::Scenario("quorum::k02"),
@@ -36,16 +38,19 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "vote-of-one-disk",
         file: ARBITER,
         edits: &[(
-            "if run.counted.len() < self.majority {",
-            "if run.phase == Phase::One && run.counted.len() < self.majority {",
+            "if !self.own.decided.disks.reached(counted) {",
+            "if run.phase == Phase::One && !self.own.decided.disks.reached(counted) {",
         )],
         removes: "a record is decided by the votes of a majority",
         by: By::Seeds,
     },
     Mutant {
         name: "half-is-a-majority",
-        file: ARBITER,
-        edits: &[("majority: disks / 2 + 1,", "majority: disks / 2,")],
+        file: SET,
+        edits: &[(
+            "values.get(count / 2)",
+            "values.get((count / 2).saturating_sub(1))",
+        )],
         removes: "a majority is more than half of the quorum disks",
         by: By::Seeds,
     },
@@ -124,8 +129,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: MACHINE,
         edits: &[
             (
-                "BlockId::Vote0 => second.flight.is_none(),",
-                "BlockId::Vote0 => second.flight.is_none() || true,",
+                "BlockId::Vote0 => second.flight.is_none() && copied,",
+                "BlockId::Vote0 => copied,",
             ),
             (
                 "BlockId::Vote1 => first.flight.is_none() && first.durable == version,",
@@ -159,8 +164,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "own-vote-forgotten-by-a-restart",
         file: MACHINE,
         edits: &[(
-            "self.arbiter = Arbiter::new(self.me(), self.disks.len(), vote);",
-            "self.arbiter = Arbiter::new(self.me(), self.disks.len(), Vote::after(vote.decided));",
+            "self.arbiter = Arbiter::new(self.me(), vote);",
+            "self.arbiter = Arbiter::new(self.me(), Vote::after(vote.decided));",
         )],
         removes: "what was voted before a restart stays voted",
         by: By::Seeds,
@@ -169,8 +174,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "restart-from-one-disk",
         file: MACHINE,
         edits: &[(
-            "                .count()\n                >= self.majority()\n        };\n        // A slot that tore",
-            "                .count()\n                >= 1\n        };\n        // A slot that tore",
+            "self.majority_is(|disk| disk.own.as_ref().is_some_and(what));",
+            "self.disks.iter().any(|disk| disk.own.as_ref().is_some_and(what));",
         )],
         removes: "after a restart the own ballots of a majority are read back (K7)",
         by: By::Seeds,
@@ -267,8 +272,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "still-on-one-disk",
         file: DETECT,
         edits: &[(
-            "if still >= majority {\n        DiskSight::Still",
-            "if still > 0 {\n        DiskSight::Still",
+            "let still = set.reached(is(SlotWatch::still));",
+            "let still = all().any(is(SlotWatch::still));",
         )],
         removes: "stillness is judged on a majority of the disks",
         by: By::Seeds,
@@ -609,8 +614,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "base-of-the-last-record",
         file: MEMBER,
         edits: &[(
-            "            mode: Mode::Sealed,\n            base: From::Acknowledged,\n        };",
-            "            mode: Mode::Sealed,\n            base: From::Record,\n        };",
+            "            mode: Mode::Sealed,\n            base: From::Acknowledged,\n            disks",
+            "            mode: Mode::Sealed,\n            base: From::Record,\n            disks",
         )],
         removes: "a sealed record stands on everything that was acknowledged",
         by: By::Scenario("configuration::h7"),
@@ -700,7 +705,10 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "given-on-a-minority",
         file: POOLS,
-        edits: &[("if count >= self.majority() {", "if count > 0 {")],
+        edits: &[(
+            "let stands = |disk: &Disk| on(disk).is_some_and(|claim| order(&claim) == order(&latest));",
+            "let stands = |_: &Disk| true;",
+        )],
         removes: "a pool is given when a majority says so (K5)",
         by: By::Seeds,
     },
@@ -1232,8 +1240,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "place-unchecked",
         file: LAYOUT,
         edits: &[(
-            "if here != (number, place.disk.get(), writer) {",
-            "if here != (number, place.disk.get(), writer) && false {",
+            "if here != (number, place.seat.disk.get(), writer) {",
+            "if here != (number, place.seat.disk.get(), writer) && false {",
         )],
         removes: "a block of another place is unread",
         by: By::Scenario("strangers::"),
@@ -1252,10 +1260,10 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "set-unchecked",
         file: LAYOUT,
         edits: &[(
-            "if set != place.set.get() {",
-            "if set != place.set.get() && number > 99 {",
+            "if (set, u32_at(AT_MARK)) != (place.seat.since.get(), place.seat.mark) {",
+            "if u32_at(AT_MARK) != place.seat.mark {",
         )],
-        removes: "a block of another set of quorum disks is unread",
+        removes: "a block of another membership of a quorum disk is unread",
         by: By::Scenario("strangers::"),
     },
     Mutant {
@@ -1277,5 +1285,114 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         )],
         removes: "a heartbeat that is not the partner's is none",
         by: By::Seeds,
+    },
+    Mutant {
+        name: "mark-unchecked",
+        file: LAYOUT,
+        edits: &[(
+            "if (set, u32_at(AT_MARK)) != (place.seat.since.get(), place.seat.mark) {",
+            "if set != place.seat.since.get() {",
+        )],
+        removes: "a block of another formatting of a quorum disk is unread",
+        by: By::Scenario("strangers::"),
+    },
+    // ---- change of the quorum set ---------------------------------------------------------------------------
+    Mutant {
+        name: "new-disks-alone-decide",
+        file: SET,
+        edits: &[(
+            "let Some((leaving, joining)) = self.leaving.zip(self.joining()) else {",
+            "let Some((leaving, joining)) = self.leaving.zip(self.joining()).filter(|_| false) else {",
+        )],
+        removes: "while a disk leaves, most of the old disks and most of the new ones are needed",
+        by: By::Scenario("replace::c1_most"),
+    },
+    Mutant {
+        name: "new-disk-written-unread",
+        file: MACHINE,
+        edits: &[("            ours: false,", "            ours: true,")],
+        removes: "nothing is written to a disk before the own area was read there and the disk is the right one",
+        by: By::Scenario("replace::c1_with_a_forgotten"),
+    },
+    Mutant {
+        name: "own-areas-alone-say-which-set",
+        file: MACHINE,
+        edits: &[("if !self.majority_is(|disk| disk.vote.is_some()) {", "if false {")],
+        removes: "whoever starts reads the partner's ballots as well, to know that the set is the last one",
+        by: By::Scenario("replace::c1_a_forgotten"),
+    },
+    Mutant {
+        name: "last-sign-forgotten-with-its-disk",
+        file: CHANGE,
+        edits: &[("            self.partner.left = Some(now);\n", "")],
+        removes: "the partner's lease may count from a sign of life on a disk that has left (S7)",
+        by: By::Scenario("replace::c1_a_lease"),
+    },
+    Mutant {
+        name: "change-in-the-middle-of-a-change",
+        file: SET,
+        edits: &[(
+            "(self.leaving.is_none() && next.sound()).then_some(next)",
+            "next.sound().then_some(next)",
+        )],
+        removes: "a change of the set begins when the last one has ended",
+        by: By::Scenario("replace::"),
+    },
+    Mutant {
+        name: "request-in-the-middle-of-a-change",
+        file: CHANGE,
+        edits: &[(
+            "if let Some((leaves, joins)) = set.leaving().zip(set.joining()) {",
+            "if let Some((leaves, joins)) = set.leaving().zip(set.joining()).filter(|_| false) {",
+        )],
+        removes: "an operator is told that the last change has not ended",
+        by: By::Scenario("replace::c1_one_change"),
+    },
+    Mutant {
+        name: "proposed-before-it-is-formatted",
+        file: CHANGE,
+        edits: &[(
+            "let ready = change.stage == Stage::Ready;",
+            "let ready = change.under_way();",
+        )],
+        removes: "a disk is formatted before it is proposed",
+        by: By::Scenario("replace::c1_nothing"),
+    },
+    Mutant {
+        name: "formatting-fails-and-it-is-proposed",
+        file: CHANGE,
+        edits: &[(
+            "Err(why) => Stage::Failed(why.clone()),",
+            "Err(_) => Stage::Ready,",
+        )],
+        removes: "a disk that could not be formatted is not proposed",
+        by: By::Scenario("replace::c5_what"),
+    },
+    Mutant {
+        name: "change-ends-uncopied",
+        file: CHANGE,
+        edits: &[(
+            "mine && (self.partner_member().is_none() || self.majority_is(theirs))",
+            "mine || self.majority_is(theirs)",
+        )],
+        removes: "a change ends when every member's words stand on the new disks",
+        by: By::Scenario("replace::c1_a_change_waits"),
+    },
+    Mutant {
+        name: "both-format",
+        file: CHANGE,
+        edits: &[(
+            "self.me() == ControllerId::A || self.partner_member().is_none()",
+            "self.me() == ControllerId::A || self.phase == Phase::Up",
+        )],
+        removes: "of two members one alone formats disks",
+        by: By::Scenario("replace::c1_one_change"),
+    },
+    Mutant {
+        name: "anything-is-formatted-over",
+        file: LAYOUT,
+        edits: &[("if area.iter().all(|byte| *byte == 0) {", "if !area.is_empty() {")],
+        removes: "only a blank disk, or an old one of this array, is formatted",
+        by: By::Scenario("replace::c5_what"),
     },
 ];

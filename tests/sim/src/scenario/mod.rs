@@ -6,6 +6,7 @@ mod configuration;
 mod fencing;
 mod matrix;
 mod quorum;
+mod replace;
 mod strangers;
 mod takeover;
 

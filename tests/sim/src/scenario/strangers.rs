@@ -5,6 +5,7 @@ use super::{demand, mended, scenario, taken_over, whole};
 use crate::setup::Setup;
 use crate::world::{A, B, SEC, World};
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation};
+use pollux_heartbeat_core::Seat;
 use pollux_heartbeat_core::area::Content;
 use pollux_heartbeat_core::effect::BlockId;
 use pollux_heartbeat_core::layout::{self, Place};
@@ -54,7 +55,21 @@ fn ballots_of_another_array_mean_nothing() {
 #[test]
 fn ballots_of_another_set_of_disks_mean_nothing() {
     mean_nothing(|place| Place {
-        set: Generation::new(place.set.get() + 1),
+        seat: Seat {
+            since: Generation::new(place.seat.since.get() + 1),
+            ..place.seat
+        },
+        ..place
+    });
+}
+
+#[test]
+fn ballots_of_another_formatting_mean_nothing() {
+    mean_nothing(|place| Place {
+        seat: Seat {
+            mark: place.seat.mark + 1,
+            ..place.seat
+        },
         ..place
     });
 }
@@ -62,7 +77,10 @@ fn ballots_of_another_set_of_disks_mean_nothing() {
 #[test]
 fn ballots_of_another_disk_mean_nothing() {
     mean_nothing(|place| Place {
-        disk: DiskIndex::new(place.disk.get() + 1),
+        seat: Seat {
+            disk: DiskIndex::new(place.seat.disk.get() + 1),
+            ..place.seat
+        },
         ..place
     });
 }

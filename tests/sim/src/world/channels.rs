@@ -20,22 +20,12 @@ impl World {
         self.span(50, 1_000) + held_up
     }
 
-    pub(super) fn submit(
-        &mut self,
-        c: usize,
-        write: WriteId,
-        disk: DiskIndex,
-        block: BlockId,
-        content: Content,
-    ) {
-        let Some(disk) = self.quorum.iter().position(|known| known.place.disk == disk) else {
+    pub(super) fn submit(&mut self, c: usize, write: WriteId, seat: Seat, block: BlockId, content: Content) {
+        let Some(disk) = self.quorum_number(seat) else {
             return;
         };
-        if let Some((other, _)) = self.nodes[c]
-            .writes
-            .iter()
-            .find(|(_, w)| w.disk == disk && w.block == block)
-        {
+        let same = |w: &QuorumWrite| w.seat == seat && w.block == block;
+        if let Some((other, _)) = self.nodes[c].writes.iter().find(|(_, w)| same(w)) {
             let what = format!(
                 "{}: {write:?} to {block:?} of quorum disk {disk} while {other:?} is outstanding",
                 id(c)
@@ -59,10 +49,11 @@ impl World {
                 self.fact(Fact::Proposed { c, vote: *vote });
             }
         }
-        let bytes = layout::encode(&self.quorum[disk].place, block, id(c), &content);
+        let bytes = layout::encode(&Place { array: ARRAY, seat }, block, id(c), &content);
         let (submitted, life, boot) = (self.local(c), self.nodes[c].life, self.nodes[c].boot);
         let entry = QuorumWrite {
             disk,
+            seat,
             block,
             content,
             bytes,
@@ -78,11 +69,8 @@ impl World {
     pub(super) fn apply(&mut self, c: usize, write: &QuorumWrite) {
         self.quorum[write.disk].write(id(c), write.block, &write.bytes);
         if let Content::Vote(vote) = write.content {
-            self.fact(Fact::Voted {
-                c,
-                disk: write.disk,
-                vote,
-            });
+            let seat = write.seat;
+            self.fact(Fact::Voted { c, seat, vote });
         }
     }
 
@@ -136,15 +124,98 @@ impl World {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
+    fn quorum_number(&self, seat: Seat) -> Option<usize> {
+        self.quorum
+            .iter()
+            .position(|known| known.place.seat.disk == seat.disk)
+    }
+
+    /// A new session of a controller with a disk: nothing that the one before has begun takes effect any more.
+    fn session(&mut self, c: usize, disk: DiskIndex) -> u64 {
+        let elsewhere = |write: &QuorumWrite| write.applied || write.seat.disk != disk;
+        self.nodes[c].writes.retain(|_, write| elsewhere(write));
+        let session = self.nodes[c].sessions.entry(disk).or_default();
+        *session += 1;
+        *session
+    }
+
+    /// A controller goes by these quorum disks.
+    pub(super) fn use_disks(&mut self, c: usize, set: QuorumSet) {
+        self.nodes[c].hint = set;
+        let before = std::mem::replace(&mut self.nodes[c].open, set);
+        for seat in set.all() {
+            if before.seat(seat.disk) != Some(seat) {
+                self.session(c, seat.disk);
+            }
+        }
+    }
+
+    pub(super) fn format_soon(&mut self, c: usize, seat: Seat, parts: Box<[Area; 2]>) {
+        let Some(disk) = self.quorum_number(seat) else {
+            let result = Err("there is no such disk".to_owned());
+            return self.tell_later(c, Event::DiskFormatted { seat, result }, 100, 5_000);
+        };
+        let session = self.session(c, seat.disk);
+        let (life, boot) = (self.nodes[c].life, self.nodes[c].boot);
+        let span = self.disk_latency(disk) * 3;
+        self.after(
+            span,
+            Happening::Format {
+                c,
+                life,
+                boot,
+                session,
+                seat,
+                parts,
+            },
+        );
+    }
+
+    pub(super) fn format(
+        &mut self,
+        c: usize,
+        (life, boot, session): (u32, u32, u64),
+        seat: Seat,
+        parts: Box<[Area; 2]>,
+    ) {
+        let Some(number) = self.quorum_number(seat) else {
+            return;
+        };
+        if self.nodes[c].sessions.get(&seat.disk) != Some(&session) {
+            return;
+        }
+        let disk = &mut self.quorum[number];
+        let result = if disk.reaches(c) && disk.stuck_until > self.now {
+            let at = disk.stuck_until.min(self.now + AGAIN);
+            return self.at(
+                at,
+                Happening::Format {
+                    c,
+                    life,
+                    boot,
+                    session,
+                    seat,
+                    parts,
+                },
+            );
+        } else if !disk.reaches(c) || disk.read_only {
+            Err("it cannot be written".to_owned())
+        } else {
+            disk.format(seat, &parts)
+        };
+        self.say(|| format!("{} formats quorum disk {number} as {seat:?}: {result:?}", id(c)));
+        if self.nodes[c].life == life {
+            self.tell_later(c, Event::DiskFormatted { seat, result }, 50, 5_000);
+        }
+    }
+
     pub(super) fn quorum_read(
         &mut self,
         c: usize,
-        life: u32,
-        boot: u32,
+        (life, boot): (u32, u32),
         read: ReadId,
         disk: usize,
-        whose: ControllerId,
+        (seat, whose): (Seat, ControllerId),
         issued: u64,
     ) {
         let stuck = self.quorum[disk].stuck_until;
@@ -164,22 +235,23 @@ impl World {
                     boot,
                     id: read,
                     disk,
+                    seat,
                     whose,
                     issued,
                 },
             );
         }
-        let area = self.quorum[disk].read(c, whose, &mut self.rng);
+        let area = self.quorum[disk].read(c, seat, whose, &mut self.rng);
         if whose != id(c) {
             if let Ok(seen) = area.vote {
                 self.fact(Fact::Polled {
                     c,
-                    disk,
+                    seat,
                     seen: Some(seen),
                 });
             }
             if self.nodes[c].life == life {
-                self.nodes[c].readings.insert(read, (disk, issued));
+                self.nodes[c].readings.insert(read, (seat, issued));
             }
         }
         let issued = self.nodes[c].clock.read(issued);

@@ -85,15 +85,15 @@ impl World {
             }
             Event::ReadDone { id: read, area, .. } => {
                 let reading = self.nodes[c].readings.remove(read);
-                if let (Some((disk, issued)), Ok(slot)) = (reading, &area.slot) {
+                if let (Some((seat, issued)), Ok(slot)) = (reading, &area.slot) {
                     // A change between two reads is life no earlier than the first of them.
-                    let last = self.nodes[c].slots[disk];
+                    let last = self.nodes[c].slots.get(&seat).copied();
                     let changed = last.filter(|(sequence, _)| *sequence != slot.sequence);
                     if let Some((_, since)) = changed {
                         self.fact(Fact::Sighted { c, since });
                     }
                     self.note_advert(c, slot.advert.incarnation, slot.advert.role);
-                    self.nodes[c].slots[disk] = Some((slot.sequence, issued));
+                    self.nodes[c].slots.insert(seat, (slot.sequence, issued));
                 }
                 if let Ok(vote) = area.vote {
                     self.fact(Fact::Learnt {
@@ -161,7 +161,12 @@ impl World {
                 disk,
                 whose,
             } => {
-                let Some(disk) = self.quorum.iter().position(|known| known.place.disk == disk) else {
+                let seat = disk;
+                let Some(disk) = self
+                    .quorum
+                    .iter()
+                    .position(|known| known.place.seat.disk == seat.disk)
+                else {
                     return;
                 };
                 let (life, boot) = (self.nodes[c].life, self.nodes[c].boot);
@@ -175,11 +180,14 @@ impl World {
                         boot,
                         id: read,
                         disk,
+                        seat,
                         whose,
                         issued,
                     },
                 );
             }
+            Effect::UseDisks(set) => self.use_disks(c, set),
+            Effect::FormatDisk { seat, parts } => self.format_soon(c, seat, parts),
             Effect::Send(datagram) => self.send(c, datagram),
             Effect::GrantLease { until, .. } => self.grant(c, until),
             Effect::ArmWatchdog { timeout } => {

@@ -34,14 +34,15 @@ use pollux_api::alua;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId};
 use pollux_api::pool::ReservationKey;
 use pollux_api::target::Flip;
-use pollux_heartbeat_core::area::{Content, Role};
+use pollux_heartbeat_core::area::{Area, Content, Role};
 use pollux_heartbeat_core::effect::{BlockId, Evidence, ReadId, StopReason, WriteId};
 use pollux_heartbeat_core::event::{Import, PoolInfo, PoolStep, Power, Request, RequestId};
 use pollux_heartbeat_core::layout::{self, Block, Place};
 use pollux_heartbeat_core::liaison::{Ask, Call, Seen};
 use pollux_heartbeat_core::record::Record;
+use pollux_heartbeat_core::set::FIRST;
 use pollux_heartbeat_core::wire::Datagram;
-use pollux_heartbeat_core::{Core, Effect, Event, Instant, Params, Timing};
+use pollux_heartbeat_core::{Core, Effect, Event, Instant, Params, QuorumSet, Seat, Timing};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
@@ -52,8 +53,6 @@ pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SEC: u64 = 1_000 * MS;
 /// Blocks of a pool that hosts use.
 pub(crate) const BLOCKS: usize = 3;
-/// Generation of the set of quorum disks.
-const SET: Generation = Generation::new(1);
 /// The array.
 const ARRAY: ArrayId = ArrayId::from_bytes(*b"one seed, 1 play");
 /// A command that waits in a disk that is stuck is looked at so often: a heal ends the wait.
@@ -69,6 +68,17 @@ pub(crate) const B: usize = 1;
 /// Identity of a pool by its number.
 pub(crate) fn pool_id(pool: usize) -> PoolId {
     PoolId::from_bytes([pool as u8 + 1; 16])
+}
+
+/// Index of a quorum disk, or a spare, by its number.
+pub(crate) fn quorum_index(number: usize) -> DiskIndex {
+    DiskIndex::new(number as u16 + 20)
+}
+
+/// The quorum disks with which the array is made.
+pub(crate) fn first_set(disks: usize) -> QuorumSet {
+    let disks: Vec<DiskIndex> = (0..disks).map(quorum_index).collect();
+    QuorumSet::first(&disks).unwrap_or_default()
 }
 
 fn pool_number(id: PoolId) -> usize {
@@ -109,8 +119,18 @@ pub(crate) enum Happening {
         boot: u32,
         id: ReadId,
         disk: usize,
+        seat: Seat,
         whose: ControllerId,
         issued: u64,
+    },
+    /// A disk is formatted as a quorum disk, or not.
+    Format {
+        c: usize,
+        life: u32,
+        boot: u32,
+        session: u64,
+        seat: Seat,
+        parts: Box<[Area; 2]>,
     },
     /// The heartbeat daemon starts.
     Daemon { c: usize, boot: u32 },
@@ -246,6 +266,7 @@ impl Happening {
             | H::PortLook { c, .. } => Some(c),
             H::QuorumWrite { .. }
             | H::QuorumRead { .. }
+            | H::Format { .. }
             | H::Boot { .. }
             | H::Watchdog { .. }
             | H::PowerControl { .. }
@@ -316,6 +337,7 @@ impl Clock {
 #[derive(Clone, Debug)]
 struct QuorumWrite {
     disk: usize,
+    seat: Seat,
     block: BlockId,
     content: Content,
     bytes: Box<Block>,
@@ -436,11 +458,17 @@ pub(crate) struct Node {
     busy: BTreeMap<(usize, usize), VecDeque<u64>>,
     held: Vec<u64>,
     nonces: VecDeque<(u64, u64)>,
-    slots: Vec<Option<(u64, u64)>>,
     /// Readings of the partner's blocks that are not answered: the disk, and when they were issued.
-    readings: BTreeMap<ReadId, (usize, u64)>,
+    readings: BTreeMap<ReadId, (Seat, u64)>,
     /// What the power control saw: when it was asked, by the own clock; when that was; and which incarnation was off.
     reports: VecDeque<(Instant, u64, u64)>,
+    slots: BTreeMap<Seat, (u64, u64)>,
+    /// Sessions with quorum disks: a new one ends what the one before has begun.
+    sessions: BTreeMap<DiskIndex, u64>,
+    /// The quorum disks that its daemon uses.
+    open: QuorumSet,
+    /// What its state folder says of the quorum disks.
+    pub(crate) hint: QuorumSet,
     desk: configuration::Desk,
     /// The last datagram that came, for the forger.
     heard: Option<Box<Datagram>>,
@@ -576,13 +604,17 @@ impl World {
     pub(crate) fn new(seed: u64, setup: Setup) -> Self {
         let mut rng = Rng::new(seed);
         let timing = Timing::derive(setup.profile);
-        let quorum = (0..setup.quorum_disks)
+        let set = first_set(setup.quorum_disks);
+        let quorum = (0..setup.quorum_disks + setup.spares)
             .map(|at| {
-                QuorumDisk::new(Place {
-                    array: ARRAY,
-                    disk: DiskIndex::new(at as u16 + 20),
-                    set: SET,
-                })
+                let disk = quorum_index(at);
+                let seat = Seat {
+                    disk,
+                    since: FIRST,
+                    mark: 0,
+                };
+                let place = Place { array: ARRAY, seat };
+                QuorumDisk::new(place, set.seat(disk).map(|_| &set))
             })
             .collect::<Vec<_>>();
         let mut disks = Vec::new();
@@ -622,9 +654,12 @@ impl World {
             busy: BTreeMap::new(),
             held: Vec::new(),
             nonces: VecDeque::new(),
-            slots: vec![None; setup.quorum_disks],
             readings: BTreeMap::new(),
             reports: VecDeque::new(),
+            slots: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            open: QuorumSet::default(),
+            hint: set,
             desk: configuration::Desk::default(),
             heard: None,
             role: Role::Starting,
@@ -873,11 +908,20 @@ impl World {
                 boot,
                 id,
                 disk,
+                seat,
                 whose,
                 issued,
             } if self.boot_is(c, boot) => {
-                self.quorum_read(c, life, boot, id, disk, whose, issued);
+                self.quorum_read(c, (life, boot), id, disk, (seat, whose), issued);
             }
+            H::Format {
+                c,
+                life,
+                boot,
+                session,
+                seat,
+                parts,
+            } if self.boot_is(c, boot) => self.format(c, (life, boot, session), seat, parts),
             H::Daemon { c, boot } if self.boot_is(c, boot) => self.daemon(c, boot),
             H::Observe { c, life } => self.observe(c, life),
             H::Boot { c, boot } if self.boot_is(c, boot) => self.boot(c),
@@ -979,6 +1023,7 @@ impl World {
             H::QuorumWrite { .. }
             | H::QuorumWritten { .. }
             | H::QuorumRead { .. }
+            | H::Format { .. }
             | H::Daemon { .. }
             | H::Boot { .. }
             | H::Reset { .. }
@@ -1109,6 +1154,9 @@ impl World {
         }
         if record.mode != pollux_heartbeat_core::record::Mode::Open {
             return Err(format!("{record} is not open"));
+        }
+        if record.disks.leaving().is_some() {
+            return Err(format!("a disk of the quorum is leaving: {}", record.disks));
         }
         for (pool, spec) in self.setup.pools.iter().enumerate() {
             let home = self.serves(spec.home, pool);

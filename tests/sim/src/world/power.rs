@@ -55,7 +55,7 @@ impl World {
         node.busy.clear();
         node.held.clear();
         node.nonces.clear();
-        node.slots.fill(None);
+        node.slots.clear();
         node.readings.clear();
         node.reports.clear();
         node.role = Role::Starting;
@@ -190,8 +190,7 @@ impl World {
             array: ARRAY,
             controller: id(c),
             incarnation: Incarnation::new(self.nodes[c].incarnation),
-            disks: self.quorum.iter().map(|disk| disk.place.disk).collect(),
-            set: SET,
+            set: self.nodes[c].hint,
             timing: self.timing,
             seed: self.rng.next(),
             power_rung: self.setup.power_rung,
@@ -204,9 +203,10 @@ impl World {
         self.nodes[c].core = Some(core);
         self.nodes[c].life += 1;
         self.nodes[c].nonces.clear();
-        self.nodes[c].slots.fill(None);
+        self.nodes[c].slots.clear();
         self.nodes[c].readings.clear();
         self.nodes[c].reports.clear();
+        self.nodes[c].open = QuorumSet::default();
         let life = self.nodes[c].life;
         self.say(|| format!("{} heartbeat daemon starts", id(c)));
         self.tell(c, Event::Tick);
