@@ -237,12 +237,15 @@ fn order(claim: &Claim) -> (Epoch, Generation, ClaimState) {
     (claim.epoch, claim.generation, claim.state)
 }
 
+/// The partner's claim on a pool as a disk shows it.
+fn shown_on(disk: &Disk, pool: PoolId) -> Option<Claim> {
+    disk.claims.as_ref()?.0.pools.get(&pool).copied()
+}
+
 impl Core {
-    /// The partner's claim on a pool: the latest of what any disk shows or the partner has told, and whether it stands
-    /// on a majority of the disks.
-    pub(crate) fn partner_claim(&self, pool: PoolId) -> Option<(Claim, bool)> {
-        let on = |disk: &Disk| disk.claims.as_ref()?.0.pools.get(&pool).copied();
-        let shown = self.disks.iter().filter_map(on);
+    /// The partner's claim on a pool: the latest of what any disk shows or the partner has told.
+    pub(crate) fn partner_claim(&self, pool: PoolId) -> Option<Claim> {
+        let shown = self.disks.iter().filter_map(|disk| shown_on(disk, pool));
         let told = self
             .partner
             .holdings
@@ -256,15 +259,22 @@ impl Core {
                 placed: false,
             });
         // Of two that are equal the disks' counts: it is whole.
-        let latest = told.into_iter().chain(shown).max_by_key(order)?;
-        let stands = |disk: &Disk| on(disk).is_some_and(|claim| order(&claim) == order(&latest));
-        Some((latest, self.majority_is(stands)))
+        told.into_iter().chain(shown).max_by_key(order)
+    }
+
+    /// It stands on a majority of the disks.
+    fn partner_claim_stands(&self, pool: PoolId) -> bool {
+        let Some(latest) = self.partner_claim(pool) else {
+            return false;
+        };
+        let stands = |disk: &Disk| shown_on(disk, pool).is_some_and(|claim| order(&claim) == order(&latest));
+        self.majority_is(stands)
     }
 
     /// The claim that counts, and whose it is.
     pub(crate) fn top_claim(&self, pool: PoolId) -> Option<(ControllerId, Claim)> {
         let mine = self.claims.pools.get(&pool).copied();
-        let theirs = self.partner_claim(pool).map(|(claim, _)| claim);
+        let theirs = self.partner_claim(pool);
         let (me, partner) = (self.me(), self.me().partner());
         match (mine, theirs) {
             (Some(mine), Some(theirs)) if order(&theirs) > order(&mine) => Some((partner, theirs)),
@@ -277,7 +287,7 @@ impl Core {
     /// A generation that no claim on this pool has reached.
     fn next_generation(&self, pool: PoolId) -> Generation {
         let mine = self.claims.pools.get(&pool).map(|claim| claim.generation);
-        let theirs = self.partner_claim(pool).map(|(claim, _)| claim.generation);
+        let theirs = self.partner_claim(pool).map(|claim| claim.generation);
         mine.max(theirs).unwrap_or_default().next()
     }
 
@@ -308,7 +318,7 @@ impl Core {
         let Some((who, claim)) = top else { return free };
         if who == self.me() {
             // Both have yielded, or given, under one and the same number: neither has a word of the other to wait for.
-            let alike = |(theirs, _): (Claim, bool)| order(&theirs) == order(&claim);
+            let alike = |theirs: Claim| order(&theirs) == order(&claim);
             let waits = claim.incarnation == me && !self.partner_claim(id).is_some_and(alike);
             return match claim.state {
                 ClaimState::Held if claim.incarnation == me => Basis::Take(Kind::Own),
@@ -332,7 +342,7 @@ impl Core {
             ClaimState::Held => Basis::No,
             ClaimState::Given => {
                 // On a minority the giver may not know it itself after a restart (K5).
-                if self.partner_claim(id).is_some_and(|(_, on_most)| on_most) {
+                if self.partner_claim_stands(id) {
                     Basis::Take(Kind::Released(claim.generation))
                 } else {
                     Basis::No
@@ -362,7 +372,7 @@ impl Core {
             Kind::Own => self.claims.pools.get(&id).is_some_and(|claim| claim.placed),
             Kind::Released(_) => {
                 let asked = self.pools.get(&id).is_some_and(|pool| pool.ask.is_some());
-                asked || self.partner_claim(id).is_some_and(|(claim, _)| claim.placed)
+                asked || self.partner_claim(id).is_some_and(|claim| claim.placed)
             }
             Kind::Unowned | Kind::Fenced => false,
         }
@@ -945,7 +955,7 @@ impl Core {
             generation: self.next_generation(id),
         };
         if self.partner_member().is_some() {
-            let seen = self.partner_claim(id).map(|(claim, _)| order(&claim));
+            let seen = self.partner_claim(id).map(|claim| order(&claim));
             if let Some(pool) = self.pools.get_mut(&id) {
                 pool.seen = seen;
             }
@@ -1000,7 +1010,7 @@ impl Core {
         if self.claims_read().is_none_or(|read| read < stamp) {
             return false;
         }
-        let theirs = self.partner_claim(id).map(|(claim, _)| order(&claim));
+        let theirs = self.partner_claim(id).map(|claim| order(&claim));
         // A gift by wire is followed by the same on the disks.
         let gift = |given: Generation| {
             theirs.is_some_and(|(_, at, state)| (at, state) == (given, ClaimState::Given))

@@ -4,6 +4,9 @@ use clap::Parser;
 use std::io::Write;
 use std::process::ExitCode;
 
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Simulates both controllers of an array under random faults, each run decided by one seed.
 #[derive(Debug, Parser)]
 #[command(name = "pollux-sim")]

@@ -220,7 +220,7 @@ pub(crate) fn play_with(
     acts(&mut world, length);
     world.stats.seeds = 1;
     world.stats.nanos = u128::from(world.now);
-    world.stats.records = world.invariants.records();
+    world.stats.records = world.invariants.borrow().records();
     world
 }
 
@@ -292,13 +292,14 @@ pub(crate) fn converge(world: &mut World) -> bool {
 pub(crate) fn kept(world: &mut World) -> bool {
     for c in [A, B] {
         let log = &world.nodes[c].keeper.log;
-        if let Some(lost) = world
-            .invariants
+        let judges = world.invariants.borrow();
+        let lost = judges
             .acknowledged()
             .iter()
             .find(|entry| !log.contains(entry))
-            .copied()
-        {
+            .copied();
+        drop(judges);
+        if let Some(lost) = lost {
             return missed(
                 world,
                 "S3",
@@ -308,7 +309,7 @@ pub(crate) fn kept(world: &mut World) -> bool {
     }
     for pool in 0..world.setup.pools.len() {
         for block in 0..BLOCKS {
-            let floor = world.invariants.floor(pool, block);
+            let floor = world.invariants.borrow().floor(pool, block);
             let found = world
                 .disks
                 .iter()

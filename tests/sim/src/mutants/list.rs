@@ -706,7 +706,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "given-on-a-minority",
         file: POOLS,
         edits: &[(
-            "let stands = |disk: &Disk| on(disk).is_some_and(|claim| order(&claim) == order(&latest));",
+            "let stands = |disk: &Disk| shown_on(disk, pool).is_some_and(|claim| order(&claim) == order(&latest));",
             "let stands = |_: &Disk| true;",
         )],
         removes: "a pool is given when a majority says so (K5)",

@@ -522,9 +522,9 @@ fn a10_a_late_report_of_the_power_says_nothing_of_the_next_incarnation() {
         world.power_on(A);
         let back = world.run_till(30 * SEC, |world| world.record().members.both() && world.member(A));
         demand(world, back, "a does not come back");
-        let records = world.invariants.records();
+        let records = world.invariants.borrow().records();
         world.run_for(45 * SEC);
-        let quiet = world.invariants.records() == records && world.stats.stops == 0;
+        let quiet = world.invariants.borrow().records() == records && world.stats.stops == 0;
         demand(world, quiet, "a was voted out on a report of before");
         mended(world);
     });

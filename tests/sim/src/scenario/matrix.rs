@@ -36,7 +36,7 @@ fn busy() -> Setup {
 
 /// Nothing of this is a reason to decide anything: no record, no stop, no reset, and no host waits for long.
 fn undisturbed(world: &mut World, span: u64, act: impl FnOnce(&mut World)) {
-    let records = world.invariants.records();
+    let records = world.invariants.borrow().records();
     let before = (world.stats.stops, world.stats.watchdogs, world.stats.takeovers);
     act(world);
     world.run_for(span);
@@ -44,7 +44,7 @@ fn undisturbed(world: &mut World, span: u64, act: impl FnOnce(&mut World)) {
     demand(world, after == before, "somebody stopped, or took over");
     demand(
         world,
-        world.invariants.records() == records,
+        world.invariants.borrow().records() == records,
         "a record was decided for nothing",
     );
     let since = world.now;
@@ -584,14 +584,14 @@ fn d9_a_fencer_whose_daemon_dies_at_any_step_takes_over_all_the_same() {
 fn e1_a_suspended_pool_is_nobodys_reason_to_take_it() {
     scenario(Setup::fine, |world| {
         whole(world);
-        let records = world.invariants.records();
+        let records = world.invariants.borrow().records();
         for disk in world.disks.iter_mut().filter(|disk| disk.of.0 == 0) {
             disk.stuck_until = world.now + 40 * SEC;
         }
         world.run_for(45 * SEC);
         demand(
             world,
-            world.invariants.records() == records && world.stats.stops == 0,
+            world.invariants.borrow().records() == records && world.stats.stops == 0,
             "a stuck pool was taken from the living",
         );
         whole(world);
@@ -737,7 +737,7 @@ fn h4_two_who_were_alone_in_turn_meet_with_one_log() {
         world.run_for(SEC);
         demand(
             world,
-            served || world.invariants.acknowledged().len() > 1,
+            served || world.invariants.borrow().acknowledged().len() > 1,
             "neither served",
         );
         mended(world);
@@ -897,7 +897,7 @@ fn i2_a_move_that_is_aborted_before_the_point_of_no_return_never_was() {
     for delay in (0..12).map(|step| step * 3) {
         scenario(stays, |world| {
             whole(world);
-            let records = world.invariants.records();
+            let records = world.invariants.borrow().records();
             world.ask(A, Request::Switchover(pool_id(0)));
             world.run_for(delay * MS);
             world.ask(A, Request::Abort(pool_id(0)));
@@ -909,7 +909,7 @@ fn i2_a_move_that_is_aborted_before_the_point_of_no_return_never_was() {
             demand(world, served, "the pool is not where the answer says");
             demand(
                 world,
-                world.invariants.records() == records,
+                world.invariants.borrow().records() == records,
                 "a move that was given up cost a record",
             );
             mended(world);
@@ -984,7 +984,7 @@ fn i5_an_upgrade_of_one_after_the_other_takes_nothing_from_the_living() {
 fn i6_a_thousand_switchovers_cost_no_record() {
     scenario(stays, |world| {
         whole(world);
-        let records = world.invariants.records();
+        let records = world.invariants.borrow().records();
         let mut from = A;
         for _ in 0..250 {
             world.ask(from, Request::Switchover(pool_id(0)));
@@ -996,7 +996,7 @@ fn i6_a_thousand_switchovers_cost_no_record() {
         }
         demand(
             world,
-            world.invariants.records() == records && world.stats.stops == 0,
+            world.invariants.borrow().records() == records && world.stats.stops == 0,
             "a move cost a record or a controller",
         );
         mended(world);

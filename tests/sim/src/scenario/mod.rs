@@ -112,11 +112,11 @@ pub(crate) fn open_alone(world: &mut World, c: usize) {
 fn fine_weather_is_quiet() {
     scenario(Setup::fine, |world| {
         whole(world);
-        let records = world.invariants.records();
+        let records = world.invariants.borrow().records();
         world.run_for(60 * SEC);
         demand(
             world,
-            world.invariants.records() == records,
+            world.invariants.borrow().records() == records,
             "a record was decided for nothing",
         );
         demand(
@@ -136,7 +136,7 @@ fn fine_weather_is_quiet() {
 fn a_switchover_and_back_is_no_takeover() {
     scenario(Setup::fine, |world| {
         whole(world);
-        let records = world.invariants.records();
+        let records = world.invariants.borrow().records();
         world.ask(A, Request::Switchover(crate::world::pool_id(0)));
         let moved = world.run_till(20 * SEC, |world| world.serves(B, 0));
         demand(world, moved, "pool 0 did not move");
@@ -146,7 +146,7 @@ fn a_switchover_and_back_is_no_takeover() {
         demand(world, moved, "pool 0 did not come home");
         demand(
             world,
-            world.invariants.records() == records,
+            world.invariants.borrow().records() == records,
             "a move cost a record",
         );
         mended(world);

@@ -95,7 +95,7 @@ fn c1_a_disk_that_has_left_is_nobodys_when_it_comes_back() {
         world.run_for(5 * SEC);
         replace(world, A, 1, 3);
         demand_replaced(world, 1, 3);
-        let records = world.invariants.records();
+        let records = world.invariants.borrow().records();
         let before = contents(world, 1);
         world.quorum[1].path = [true; 2];
         world.run_for(10 * SEC);
@@ -103,7 +103,7 @@ fn c1_a_disk_that_has_left_is_nobodys_when_it_comes_back() {
         demand(world, after == before, "somebody writes to a disk that has left");
         demand(
             world,
-            world.invariants.records() == records,
+            world.invariants.borrow().records() == records,
             "a record was decided for nothing",
         );
         // And may come back as another seat: what stands there from before does not count.
@@ -187,13 +187,13 @@ fn c1_a_new_disk_that_fails_in_the_middle_stops_nobody() {
 fn c1_nothing_is_decided_on_a_disk_that_is_not_formatted() {
     scenario(spares(1), |world| {
         whole(world);
-        let records = world.invariants.records();
+        let records = world.invariants.borrow().records();
         world.quorum[3].stuck_until = world.now + 10 * SEC;
         replace(world, A, 0, 3);
         world.run_for(9 * SEC);
         demand(
             world,
-            world.invariants.records() == records,
+            world.invariants.borrow().records() == records,
             "a disk that is not formatted is in the set",
         );
         demand_replaced(world, 0, 3);
@@ -395,12 +395,16 @@ fn c1_with_a_forgotten_set_no_strangers_disk_is_written_to() {
 fn c5_what_is_not_blank_is_not_formatted() {
     scenario(spares(1), |world| {
         whole(world);
-        let records = world.invariants.records();
+        let records = world.invariants.borrow().records();
         world.quorum[3].sell();
         replace(world, A, 0, 3);
         world.run_for(5 * SEC);
         demand(world, world.quorum[3].is_sold(), "somebody's data is gone");
-        demand(world, world.invariants.records() == records, "it is in the set");
+        demand(
+            world,
+            world.invariants.borrow().records() == records,
+            "it is in the set",
+        );
         let alarmed = world.nodes[A].core.as_ref().is_some_and(|core| {
             let alarms = core.status(world.local(A)).alarms;
             alarms.iter().any(|alarm| alarm.id == "quorum_change")

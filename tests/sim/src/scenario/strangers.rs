@@ -28,14 +28,14 @@ fn ballots_from(world: &mut World, place: Place) {
 fn mean_nothing(stranger: fn(Place) -> Place) {
     scenario(Setup::fine, |world| {
         whole(world);
-        let records = world.invariants.records();
+        let records = world.invariants.borrow().records();
         let place = stranger(world.quorum[0].place);
         ballots_from(world, place);
         world.run_for(10 * SEC);
         let served = world.serves(A, 0) && world.serves(B, 1) && world.stats.stops == 0;
         demand(
             world,
-            served && world.invariants.records() == records,
+            served && world.invariants.borrow().records() == records,
             "somebody has listened to a stranger",
         );
         world.power_cut(A);

@@ -38,7 +38,7 @@ fn a3_hang_and_a_late_return() {
 fn a5_a_heartbeat_daemon_that_crashes_ten_times_is_no_dead_controller() {
     scenario(Setup::fine, |world| {
         whole(world);
-        let (records, takeovers) = (world.invariants.records(), world.stats.takeovers);
+        let (records, takeovers) = (world.invariants.borrow().records(), world.stats.takeovers);
         for round in 0..10_u64 {
             let c = (round % 2) as usize;
             let restart = world.rng.range(MS, 500 * MS);
@@ -48,7 +48,7 @@ fn a5_a_heartbeat_daemon_that_crashes_ten_times_is_no_dead_controller() {
         }
         demand(
             world,
-            world.invariants.records() == records,
+            world.invariants.borrow().records() == records,
             "a daemon's death cost a record",
         );
         demand(

@@ -43,6 +43,7 @@ use pollux_heartbeat_core::record::Record;
 use pollux_heartbeat_core::set::FIRST;
 use pollux_heartbeat_core::wire::Datagram;
 use pollux_heartbeat_core::{Core, Effect, Event, Instant, Params, QuorumSet, Seat, Timing};
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
@@ -579,7 +580,8 @@ pub(crate) struct World {
     pub(crate) lame: [bool; 2],
     /// This controller's pool manager does not look at keys and conflicts: a kernel target that outlives it.
     pub(crate) blind: [bool; 2],
-    pub(crate) invariants: Invariants,
+    /// They look at the world in which they stand.
+    pub(crate) invariants: RefCell<Invariants>,
     queue: BinaryHeap<Reverse<Scheduled>>,
     order: u64,
     jobs: u64,
@@ -678,7 +680,7 @@ impl World {
                 answered: 0,
             })
             .collect::<Vec<_>>();
-        let invariants = Invariants::new(&setup, &timing);
+        let invariants = RefCell::new(Invariants::new(&setup, &timing));
         let link = setup.link;
         let mut world = Self {
             now: 0,
@@ -819,21 +821,21 @@ impl World {
             return;
         }
         let facts = std::mem::take(&mut self.facts);
-        // The judges look at the world; they are not part of it meanwhile.
-        let mut judges = std::mem::take(&mut self.invariants);
+        let verdict = {
+            let mut judges = self.invariants.borrow_mut();
+            facts.iter().try_for_each(|fact| judges.observe(self, fact))
+        };
         for fact in &facts {
             self.stats.observe(fact);
-            if let Err((invariant, what)) = judges.observe(self, fact) {
-                self.say(|| format!("VIOLATED {invariant}: {what}"));
-                self.violation = Some(Violation {
-                    at: self.now,
-                    invariant,
-                    what,
-                });
-                break;
-            }
         }
-        self.invariants = judges;
+        if let Err((invariant, what)) = verdict {
+            self.say(|| format!("VIOLATED {invariant}: {what}"));
+            self.violation = Some(Violation {
+                at: self.now,
+                invariant,
+                what,
+            });
+        }
         self.facts = facts;
         self.facts.clear();
     }
@@ -1125,7 +1127,7 @@ impl World {
 
     /// The highest record that anybody has acted on.
     pub(crate) fn record(&self) -> Record {
-        self.invariants.highest()
+        self.invariants.borrow().highest()
     }
 
     /// A controller is a member of the highest record, as the incarnation that runs now.
