@@ -363,7 +363,8 @@ fn provision(array: &Array, plan: &Plan) -> Result<(Vec<Pool>, Vec<Volume>)> {
     let half = data.len() / 2;
     let layout = [
         ("alpha", ControllerId::A, &data[..half]),
-        ("beta", ControllerId::B, &data[half..]),
+        // Of an odd number the last disk is nobody's.
+        ("beta", ControllerId::B, &data[half..2 * half]),
     ];
     let redundancy = if half >= 2 {
         Redundancy::Mirror
