@@ -14,15 +14,16 @@
 use crate::link;
 use crate::routing::{ConnectionId, Core, Now, Peer, World};
 use crate::trace::{Entry, Journal};
+use crate::web;
 use pollux_api::action::ActionId;
-use pollux_api::error::RpcError;
+use pollux_api::error::{Code, RpcError};
 use pollux_api::router::MAX_MESSAGE;
 use pollux_pairing::{Identity, IdentityError, PublicKey};
 use pollux_platform::file::{Lock, LockError, raise_descriptors};
 use pollux_platform::notify::Notifier;
 use pollux_platform::signal::Shutdown;
 use pollux_runtime::ControllerConfig;
-use pollux_runtime::wire::Cutter;
+use pollux_runtime::wire::{Cutter, Message};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::os::unix::fs::PermissionsExt;
@@ -220,8 +221,89 @@ impl Queue {
         }
     }
 
+    /// Waits for whole messages and moves some into `out`, in place of what is there: as many as `limit` bytes hold, or
+    /// one.
+    pub(crate) async fn some(&self, out: &mut Vec<u8>, limit: usize) -> Result<(), Closed> {
+        loop {
+            if let Some(why) = &self.state().closed {
+                return Err(Closed(why.clone()));
+            }
+            if self.rest(out, limit) {
+                return Ok(());
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    /// The same without waiting, and of a queue that is closed too; false if nothing is left.
+    pub(crate) fn rest(&self, out: &mut Vec<u8>, limit: usize) -> bool {
+        out.clear();
+        out.shrink_to(KEEP);
+        let mut state = self.state();
+        let waiting = &state.bytes[state.written..];
+        let newline = |byte: &u8| *byte == b'\n';
+        let ends = waiting[..waiting.len().min(limit)].iter().rposition(newline);
+        let Some(end) = ends.or_else(|| waiting.iter().position(newline)) else {
+            return false;
+        };
+        out.extend_from_slice(&waiting[..=end]);
+        state.written += out.len();
+        self.all.fetch_sub(out.len(), Ordering::Relaxed);
+        if state.written == state.bytes.len() {
+            state.written = 0;
+            state.bytes.clear();
+            state.bytes.shrink_to(KEEP);
+        }
+        true
+    }
+
+    /// Waits until it is closed.
+    pub(crate) async fn closed(&self) -> Closed {
+        loop {
+            if let Some(why) = &self.state().closed {
+                return Closed(why.clone());
+            }
+            self.wake.notified().await;
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.state().bytes.is_empty()
+    }
+}
+
+/// A connection of the core that is not a socket of lines; it ends with this value.
+pub(crate) struct Session {
+    bus: Arc<Bus>,
+    id: ConnectionId,
+    queue: Arc<Queue>,
+}
+
+impl Session {
+    /// Of somebody on this machine.
+    pub(crate) fn local(bus: &Arc<Bus>, peer: Peer) -> Self {
+        let (id, queue) = bus.connect(None);
+        bus.with(|core, _, _| core.opened(id, peer));
+        let bus = Arc::clone(bus);
+        Self { bus, id, queue }
+    }
+
+    pub(crate) fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    pub(crate) const fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.bus.disconnect(self.id);
     }
 }
 
@@ -436,6 +518,22 @@ impl Bus {
         });
     }
 
+    /// Hands a text to the core that is one message, or one batch; what is none is refused.
+    pub(crate) fn receive_whole(&self, id: ConnectionId, text: &[u8]) {
+        self.handle(&mut self.lock(), |inner, now| {
+            let Inner { core, outside, .. } = inner;
+            match whole(text) {
+                Ok(message) => core.receive(id, message, now, outside),
+                Err(error) => core.garbage(id, &error, outside),
+            }
+        });
+    }
+
+    /// Something came on a connection that is no message.
+    pub(crate) fn garbage(&self, id: ConnectionId, error: &RpcError) {
+        self.with(|core, outside, _| core.garbage(id, error, outside));
+    }
+
     /// Reads what has come and hands it to the core; how many bytes.
     fn poll_read(
         &self,
@@ -497,6 +595,16 @@ impl Bus {
 
     /// One local connection, from its beginning to its end.
     async fn serve(self: Arc<Self>, stream: UnixStream, peer: Peer) {
+        if web::begins_as_http(&stream).await {
+            // In a box: connections of lines are many, and should not have room for it.
+            Box::pin(web::serve_local(&self, stream, peer)).await;
+        } else {
+            self.lines(stream, peer).await;
+        }
+    }
+
+    /// One connection of lines.
+    async fn lines(&self, stream: UnixStream, peer: Peer) {
         let (mut reader, writer) = stream.into_split();
         let (id, queue) = self.connect(Some(writer));
         self.with(|core, _, _| core.opened(id, peer));
@@ -569,6 +677,23 @@ impl Bus {
                 drop(slot);
             });
         }
+    }
+}
+
+/// The one message that a text is.
+fn whole(text: &[u8]) -> Result<Message<'_>, RpcError> {
+    let mut cutter = Cutter::default();
+    let refuse = |code, what: &str| {
+        RpcError::new(code, "connection", what).remedy("one JSON-RPC message or batch per text message")
+    };
+    let message = match cutter.next_message(text) {
+        Some(message) => message?,
+        None if text.trim_ascii().is_empty() => return Err(refuse(Code::Parse, "an empty text")),
+        None => return Err(refuse(Code::Parse, "the text ends before the message does")),
+    };
+    match text[cutter.done()..].trim_ascii() {
+        [] => Ok(message),
+        _ => Err(refuse(Code::InvalidRequest, "more than one message in a text")),
     }
 }
 
