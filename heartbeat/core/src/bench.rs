@@ -1,4 +1,4 @@
-//! A test bench: two cores, three quorum disks and a wire on one table, and a hand for every lead.
+//! A test bench: two cores, three quorum disks with two spare ones and a wire on one table, and a hand for every lead.
 //!
 //! The simulator plays whole arrays under faults that nobody has thought of. Here a test brings two cores into one
 //! situation, turns one thing, and looks at what they say: the words, the instants, the single effect. Everything is
@@ -6,11 +6,11 @@
 //!
 //! It must never decide anything that a core decides.
 
-use crate::area::{Area, Content};
+use crate::area::{Area, Content, Unread};
 use crate::effect::{BlockId, Effect, Note, Plan, Refusal};
 use crate::event::{ConfigStatus, Event, Import, PoolInfo, PoolStep, Power, Request, RequestId};
 use crate::machine::{Core, Params};
-use crate::set::QuorumSet;
+use crate::set::{QuorumSet, Seat};
 use crate::status::Blocker;
 use crate::time::Instant;
 use crate::timing::{Profile, Timing};
@@ -58,7 +58,11 @@ pub(crate) struct Bench {
     /// The shelf answers that controller.
     pub(crate) shelf: [bool; 2],
     /// Each quorum disk, for both.
-    pub(crate) health: [Health; 3],
+    pub(crate) health: [Health; DISKS],
+    /// As which quorum disk each disk is formatted; none: it is blank.
+    pub(crate) seats: [Option<Seat>; DISKS],
+    /// How the formatting of a disk ends.
+    pub(crate) formats: Comes,
     /// Ballots can be written.
     pub(crate) ballots: bool,
     /// The power control answers.
@@ -76,6 +80,9 @@ pub(crate) struct Bench {
     pub(crate) said: Vec<(ControllerId, Effect)>,
     events: VecDeque<(ControllerId, Event)>,
 }
+
+/// Disks on the table: those of [`set`], and spare ones.
+const DISKS: usize = 5;
 
 /// The pools of the configuration.
 pub(crate) fn configured() -> Vec<PoolInfo> {
@@ -112,10 +119,12 @@ impl Bench {
         Self {
             now: Instant::from_nanos(1_000_000_000_000),
             cores: [None, None],
-            disks: alloc::vec![[area.clone(), area]; 3],
+            disks: alloc::vec![[area.clone(), area]; DISKS],
             wire: [true; 2],
             shelf: [true; 2],
-            health: [Health::Good; 3],
+            health: [Health::Good; DISKS],
+            seats: core::array::from_fn(|disk| set().seats().nth(disk)),
+            formats: Comes::Well,
             ballots: true,
             power: true,
             keeper: true,
@@ -313,6 +322,11 @@ impl Bench {
             } => {
                 let ballot = matches!(block, BlockId::Vote0 | BlockId::Vote1);
                 let good = self.health[usize::from(disk.disk.get())] == Health::Good;
+                assert_eq!(
+                    self.seats[usize::from(disk.disk.get())],
+                    Some(disk),
+                    "a write to a disk that is nobody's"
+                );
                 let taken = self.shelf[at] && good && (self.ballots || !ballot);
                 let result = if taken { Ok(()) } else { Err(()) };
                 if result.is_ok() {
@@ -326,10 +340,13 @@ impl Bench {
             }
             Effect::ReadArea { id, disk, whose } => {
                 let shown = self.shelf[at] && self.health[usize::from(disk.disk.get())] != Health::Gone;
-                let area = if shown {
-                    self.disks[usize::from(disk.disk.get())][whose.index()].clone()
-                } else {
-                    Area::unread(crate::area::Unread::Io)
+                let area = match self.seats[usize::from(disk.disk.get())] {
+                    _ if !shown => Area::unread(Unread::Io),
+                    Some(seat) if seat == disk => {
+                        self.disks[usize::from(disk.disk.get())][whose.index()].clone()
+                    }
+                    Some(seat) => Area::unread(Unread::SetGeneration(seat.since)),
+                    None => Area::unread(Unread::Blank),
                 };
                 Event::ReadDone {
                     id,
@@ -337,8 +354,16 @@ impl Bench {
                     area,
                 }
             }
-            // The bench has the disks of one set.
-            Effect::UseDisks(_) | Effect::FormatDisk { .. } => return,
+            // Every disk is open.
+            Effect::UseDisks(_) => return,
+            Effect::FormatDisk { seat, parts } => {
+                let Some(result) = comes(self.formats) else { return };
+                if result.is_ok() {
+                    let disk = usize::from(seat.disk.get());
+                    (self.seats[disk], self.disks[disk]) = (Some(seat), *parts);
+                }
+                Event::DiskFormatted { seat, result }
+            }
             Effect::Send(datagram) => {
                 if self.wire[at] {
                     self.events.push_back((who.partner(), Event::Received(datagram)));

@@ -316,3 +316,7 @@ impl Core {
         Some((change.to.disk, text))
     }
 }
+
+#[cfg(test)]
+#[path = "change_tests.rs"]
+mod tests;

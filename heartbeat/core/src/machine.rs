@@ -273,7 +273,7 @@ pub struct Core {
     pub(crate) out: Vec<Effect>,
     /// The instant of the present call, or of the last.
     pub(crate) present: Instant,
-    wake: Instant,
+    pub(crate) wake: Instant,
     next_id: u64,
     pub(crate) disks: Vec<Disk>,
     /// The set that the driver was last told to use.
@@ -466,7 +466,7 @@ impl Core {
         self.next_id
     }
 
-    fn fresh_id(&mut self) -> u64 {
+    pub(crate) fn fresh_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id - 1
     }

@@ -155,7 +155,7 @@ fn what_decides_nothing_is_dropped_and_what_decides_is_kept() {
     starting.boot(params(A, 1));
     starting.shelf[0] = true;
     let before = starting.core(A).clone();
-    starting.health = [crate::bench::Health::Gone; 3];
+    starting.health = [crate::bench::Health::Gone; 5];
     starting.health[0] = crate::bench::Health::Good;
     starting.run(Duration::from_secs(1));
     let after = starting.core(A);

@@ -1389,6 +1389,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         by: By::Scenario("replace::c1_one_change"),
     },
     Mutant {
+        name: "formatted-under-a-standing-vote",
+        file: CHANGE,
+        edits: &[(
+            "if change.stage == Stage::Asked && !voted {",
+            "if change.stage == Stage::Asked && (!voted || true) {",
+        )],
+        removes: "a disk that a standing vote may name is not formatted again before that vote is finished",
+        by: By::Scenario("replace::c1_death"),
+    },
+    Mutant {
         name: "anything-is-formatted-over",
         file: LAYOUT,
         edits: &[("if area.iter().all(|byte| *byte == 0) {", "if !area.is_empty() {")],
