@@ -135,7 +135,8 @@ const ARRAY: &str = "changes of the configuration, more pools than one, clocks o
 const ARRAY_AT_REST: &str = "as above, and faults between two cards";
 const CONSENSUS: &str =
     "more ballots, more than 3 disks, a change of the set of disks (see `consensus-change`)";
-const CHANGE: &str = "more ballots, more disks, formatting and writes that land late on a disk that is formatted again, a set kept for the start (each start knows the first one alone)";
+const CHANGE: &str = "more ballots, more disks, formatting and writes that land late on a disk that is formatted again, a set \
+               kept for the start (each start knows the first one alone)";
 
 const PORTS: &str = "more pools than one, volumes, drains, moves that are given up, time";
 
