@@ -22,14 +22,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-/// Records of changes and effects in memory: as many as both files of the journal hold, about 10 MB.
+/// Records of changes and effects in memory, about 10 MB.
 pub const KEPT: usize = 32_768;
 /// Records in memory of what only looked something up.
 pub const LOOKS: usize = 4096;
 /// Records that may wait for the disk.
 const QUEUE: usize = 4096;
-/// A journal file longer than this is put aside, bytes.
-const ROTATE_AT: u64 = 8 << 20;
+/// A journal file with so many records is put aside: both files together are what the ring holds, about 12 MB.
+const ROTATE_AT: usize = KEPT / 2;
 
 /// One message as the ring keeps it: a [`TraceRecord`] whose names are shared with all others of the same name.
 #[derive(Clone, Debug)]
@@ -245,13 +245,16 @@ impl Journal {
         let mut ring = Ring::default();
         // A change stands there twice, from when it came and from when it was answered.
         let mut open = HashMap::new();
+        let mut lines = 0;
         for path in [&aside(&path), &path] {
             let file = match File::open(path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
+            lines = 0;
             for line in BufReader::new(file).split(b'\n') {
+                lines += 1;
                 let Ok(record) = serde_json::from_slice::<TraceRecord>(&line?) else {
                     continue;
                 };
@@ -276,7 +279,7 @@ impl Journal {
         std::thread::Builder::new()
             .name("trace-journal".into())
             .spawn(move || {
-                if let Err(error) = write(&path, file, &records) {
+                if let Err(error) = write(&path, file, lines, &records) {
                     // The ring still answers; what is lost is only its survival of a restart.
                     tracing::error!(path = %path.display(), %error, "trace journal stopped");
                 }
@@ -297,8 +300,7 @@ fn aside(path: &Path) -> PathBuf {
     path.with_extension("1.jsonl")
 }
 
-fn write(path: &Path, file: File, records: &Receiver<TraceRecord>) -> io::Result<()> {
-    let mut length = file.metadata()?.len();
+fn write(path: &Path, file: File, mut lines: usize, records: &Receiver<TraceRecord>) -> io::Result<()> {
     let mut file = BufWriter::new(file);
     // A line that a crash tore must not swallow the first new one.
     file.write_all(b"\n")?;
@@ -306,16 +308,16 @@ fn write(path: &Path, file: File, records: &Receiver<TraceRecord>) -> io::Result
         let mut next = Some(record);
         while let Some(record) = next {
             let line = serde_json::to_vec(&record)?;
-            length += line.len() as u64 + 1;
+            lines += 1;
             file.write_all(&line)?;
             file.write_all(b"\n")?;
             next = records.try_recv().ok();
         }
         file.flush()?;
-        if length > ROTATE_AT {
+        if lines >= ROTATE_AT {
             std::fs::rename(path, aside(path))?;
             file = BufWriter::new(OpenOptions::new().create(true).append(true).open(path)?);
-            length = 0;
+            lines = 0;
         }
     }
     Ok(())
@@ -427,6 +429,26 @@ mod tests {
         written(directory.path(), 3);
         let (_, ring) = Journal::open(directory.path()).unwrap();
         assert_eq!(ring.roots(10).0, [answered, begun[1].clone()]);
+    }
+
+    #[test]
+    fn the_files_are_bounded_and_hold_what_the_ring_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trace.jsonl");
+        let line = serde_json::to_string(&record(1, None, ControllerId::A, "a/x")).unwrap();
+        std::fs::write(&path, format!("{line}\n").repeat(ROTATE_AT - 1)).unwrap();
+        let (journal, ring) = Journal::open(directory.path()).unwrap();
+        assert_eq!(ring.kept.records.len(), ROTATE_AT - 1);
+        assert!(journal.write(&record(2, None, ControllerId::A, "a/x").into()));
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !aside(&path).exists() || std::fs::metadata(&path).unwrap().len() > 0 {
+            assert!(std::time::Instant::now() < end, "a full file was not put aside");
+            std::thread::yield_now();
+        }
+        assert!(journal.write(&record(3, None, ControllerId::A, "a/x").into()));
+        written(directory.path(), 1);
+        let (_, ring) = Journal::open(directory.path()).unwrap();
+        assert_eq!(ring.kept.records.len(), ROTATE_AT + 1);
     }
 
     /// Waits until so many whole records are in the journal.
