@@ -826,27 +826,21 @@ impl Core {
                 if !self.claims_durable(version) {
                     return false;
                 }
+                if evidence.is_some() && !self.may_take(now) {
+                    return false;
+                }
                 self.emit(Effect::Note(Note::Claimed {
                     pool: id,
                     generation: key.generation,
                 }));
-                let next = match evidence {
-                    Some(evidence) => {
-                        self.emit(Effect::TakePool {
-                            pool: id,
-                            key,
-                            evidence,
-                        });
-                        State::Importing { key, evidence }
+                match evidence {
+                    Some(evidence) => self.take(now, id, key, evidence),
+                    None => {
+                        let stamp = self.stamp();
+                        self.set_state(now, id, State::Verifying { key, kind, stamp });
                     }
-                    None => State::Verifying {
-                        key,
-                        kind,
-                        stamp: self.stamp(),
-                    },
-                };
+                }
                 self.disks.iter_mut().for_each(crate::machine::Disk::read_soon);
-                self.set_state(now, id, next);
                 true
             }
             State::Verifying { key, kind, stamp } => self.step_verifying(now, id, key, kind, stamp),
@@ -901,6 +895,21 @@ impl Core {
             | State::Resuming { .. }
             | State::Stopping { .. } => false,
         }
+    }
+
+    /// Whoever has slept may be taken for dead by now, and what was its to take may be the partner's. While the own lease
+    /// runs the partner has not decided that: Td is longer (S5).
+    fn may_take(&self, now: Instant) -> bool {
+        now < self.lease_until
+    }
+
+    fn take(&mut self, now: Instant, id: PoolId, key: ReservationKey, evidence: Evidence) {
+        self.emit(Effect::TakePool {
+            pool: id,
+            key,
+            evidence,
+        });
+        self.set_state(now, id, State::Importing { key, evidence });
     }
 
     fn step_idle(&mut self, now: Instant, id: PoolId) -> bool {
@@ -1100,14 +1109,12 @@ impl Core {
             Evidence::Waited { .. } => "waiting",
             Evidence::Rebooted { .. } => "reboot",
         };
+        if claimed && !self.may_take(now) {
+            return false;
+        }
         self.emit(Effect::Note(Note::Fenced { pool: Some(id), rung }));
         if claimed {
-            self.emit(Effect::TakePool {
-                pool: id,
-                key,
-                evidence,
-            });
-            self.set_state(now, id, State::Importing { key, evidence });
+            self.take(now, id, key, evidence);
         } else {
             self.claim(
                 id,

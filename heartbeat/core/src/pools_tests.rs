@@ -1640,3 +1640,45 @@ fn a_route_says_what_this_controller_is_for_a_pool_and_is_told_when_it_changes()
         "who is heard is not yet a member"
     );
 }
+
+#[test]
+fn nothing_is_taken_after_the_own_lease() {
+    let epoch = |core: &Core| core.record().epoch;
+    let taken = |core: &mut Core| {
+        let state = core.pools[&POOLS[0]].state.clone();
+        matches!(state, State::Importing { .. })
+    };
+    let (core, now) = whole();
+    assert!(core.lease_until > now && core.may_take(now));
+    for leased in [true, false] {
+        let mut claiming = core.clone();
+        let key = ReservationKey {
+            controller: A,
+            epoch: epoch(&core),
+            generation: core.next_generation(POOLS[0]),
+        };
+        claiming.claim(POOLS[0], key.generation, key.epoch, ClaimState::Held, false);
+        let (kind, evidence) = (Kind::Own, Some(Evidence::Own));
+        let mut fencing = claiming.clone();
+        let version = core.claims.sequence;
+        claiming.pools.get_mut(&POOLS[0]).unwrap().state = State::Claiming {
+            key,
+            kind,
+            evidence,
+            version,
+        };
+        fencing.pools.get_mut(&POOLS[0]).unwrap().state = State::Fencing {
+            key,
+            kind,
+            claimed: true,
+            outcome: Some(true),
+        };
+        for core in [&mut claiming, &mut fencing] {
+            if !leased {
+                core.lease_until = now;
+            }
+            assert_eq!(core.step_pool(now, POOLS[0]), leased);
+            assert_eq!(taken(core), leased);
+        }
+    }
+}

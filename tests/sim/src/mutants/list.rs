@@ -696,11 +696,21 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "take-before-the-claim-is-durable",
         file: POOLS,
         edits: &[(
-            "if !self.claims_durable(version) {\n                    return false;\n                }\n                self.emit(Effect::Note(Note::Claimed {",
-            "self.emit(Effect::Note(Note::Claimed {",
+            "if !self.claims_durable(version) {\n                    return false;\n                }\n                if evidence",
+            "if evidence",
         )],
         removes: "a claim is durable on a majority before anything is taken by it",
         by: By::Seeds,
+    },
+    Mutant {
+        name: "taken-by-one-who-has-slept",
+        file: POOLS,
+        edits: &[(
+            "fn may_take(&self, now: Instant) -> bool {\n        now < self.lease_until",
+            "fn may_take(&self, now: Instant) -> bool {\n        now < self.lease_until || true",
+        )],
+        removes: "nothing is taken after the own lease: whoever has slept may be dead to the partner by now (S5)",
+        by: By::Scenario("fencing::a3"),
     },
     Mutant {
         name: "given-on-a-minority",

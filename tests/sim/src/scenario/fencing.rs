@@ -359,6 +359,29 @@ fn k04_a_slot_is_no_lease_while_a_vote_against_its_writer_stands() {
     });
 }
 
+/// It sleeps between its claim and the taking; meanwhile the partner boots, takes it for dead and takes everything. What it
+/// finds when it wakes is the answer to its claim, and nothing that tells what has happened (seed 169728).
+#[test]
+fn a3_one_who_has_slept_takes_nothing_by_what_it_knew_before() {
+    scenario(reservations_only, |world| {
+        whole(world);
+        world.power_cut(B);
+        let claiming = |world: &mut World| {
+            let core = world.nodes[A].core.as_ref();
+            core.is_some_and(|core| core.status(world.local(A)).pools[1].state == "claiming")
+        };
+        let claimed = world.run_till(30 * SEC, claiming);
+        demand(world, claimed, "a does not take the pool of b");
+        world.pause(A);
+        wire(world, false);
+        world.power_on(B);
+        taken_over(world, B);
+        world.resume(A);
+        world.run_for(5 * SEC);
+        mended(world);
+    });
+}
+
 /// What was written long before its answer came gives a lease from when it was written, or the taker waits for too little.
 #[test]
 fn k08_a_slow_answer_is_no_longer_lease() {
