@@ -297,6 +297,8 @@ pub struct Core {
     armed_asked: Option<Instant>,
     // Sights, and since when.
     pub(crate) wire_sight: (WireSight, Instant),
+    /// When this controller woke, if it did not look on for a good part of Tn and that is no longer ago than Tn.
+    pub(crate) slept: Option<Instant>,
     pub(crate) disk_sight: (DiskSight, Instant),
     pub(crate) verdict: Partner,
     silences: VecDeque<Instant>,
@@ -391,6 +393,7 @@ impl Core {
             watchdog: None,
             armed_asked: None,
             wire_sight: (WireSight::Unknown, now),
+            slept: None,
             disk_sight: (DiskSight::Unknown, now),
             verdict: Partner::Watch,
             silences: VecDeque::new(),
@@ -432,6 +435,9 @@ impl Core {
 
     /// Takes one event; returns what to do, in order.
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Effect> {
+        if now.since(self.present) > self.params.timing.wire_limit / 4 {
+            self.slept = Some(now);
+        }
         self.present = now;
         self.wake = now + self.params.timing.disk_limit;
         self.note(now, event);
@@ -1162,6 +1168,16 @@ impl Core {
             None | Some(Role::Starting | Role::Waiting | Role::Serving) => RoleSight::Staying,
         };
         let verdict = table::partner(self.power_sight(), wire, disk, role, self.pool_sight(now));
+        // Whoever has slept did not listen, and what it meant to say before has only left now: the partner gets the time
+        // to answer that (S5).
+        self.slept = self.slept.filter(|woke| now < *woke + timing.wire_limit);
+        let verdict = match (verdict, self.slept) {
+            (Partner::TakeOver, Some(woke)) => {
+                self.wake_at(woke + timing.wire_limit);
+                Partner::Watch
+            }
+            (verdict, _) => verdict,
+        };
         let dead = |verdict| matches!(verdict, Partner::TakeOver | Partner::TakeOverAtOnce);
         if dead(verdict) && !dead(self.verdict) {
             let cause = match verdict {

@@ -1060,3 +1060,37 @@ fn a_letter_that_has_changed_is_another_version() {
     let letter = bench.disks[0][A.index()].letter.clone().unwrap();
     assert_eq!(letter, bench.core(A).letter);
 }
+
+#[test]
+fn whoever_has_slept_calls_nobody_dead_before_it_has_listened_for_tn() {
+    let mut bench = crate::bench::Bench::whole();
+    let limit = bench.core(A).params.timing.wire_limit;
+    // The partner is gone, and that is known.
+    bench.cores[B.index()] = None;
+    bench.power = false;
+    let mut core = bench.core(A).clone();
+    let at = bench.now;
+    core.present = at;
+    // A gap of a quarter of Tn is none.
+    let _ = core.handle(at + limit / 4, Event::Tick);
+    assert_eq!(core.slept, None);
+    let woke = at + limit / 4 + (limit / 4 + Duration::from_nanos(1));
+    let _ = core.handle(woke, Event::Tick);
+    assert_eq!(core.slept, Some(woke));
+
+    // What would be death is none until then.
+    bench.until("it is dead", |bench| {
+        matches!(bench.core(A).verdict, Partner::TakeOver)
+    });
+    let mut slept = bench.core(A).clone();
+    let now = bench.now;
+    slept.slept = Some(now);
+    slept.present = now;
+    slept.sights(now);
+    assert_eq!(slept.verdict, Partner::Watch);
+    assert!(slept.next_deadline() <= now + limit);
+    let end = now + limit;
+    slept.present = end;
+    slept.sights(end);
+    assert_eq!((slept.slept, slept.verdict), (None, Partner::TakeOver));
+}

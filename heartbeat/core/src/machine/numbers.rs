@@ -107,6 +107,7 @@ impl Core {
             watchdog: _,
             armed_asked,
             wire_sight,
+            slept,
             disk_sight,
             verdict: _,
             silences,
@@ -188,6 +189,7 @@ impl Core {
             queried,
             shutdown,
             left,
+            slept,
         ];
         let optional = optional.into_iter().flatten().chain(changed);
         for at in own.into_iter().chain(optional).chain(silences) {

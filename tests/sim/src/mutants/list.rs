@@ -703,6 +703,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         by: By::Seeds,
     },
     Mutant {
+        name: "judged-by-one-who-has-slept",
+        file: MACHINE,
+        edits: &[(
+            "            self.slept = Some(now);",
+            "            self.slept = None;",
+        )],
+        removes: "whoever has slept listens for Tn before it calls its partner dead (S5)",
+        by: By::Scenario("takeover::c8"),
+    },
+    Mutant {
         name: "taken-by-one-who-has-slept",
         file: POOLS,
         edits: &[(

@@ -98,6 +98,31 @@ fn b7_wire_dead_and_later_a_hang() {
     });
 }
 
+/// a has lost the shelf, so its slot is still; b sleeps for longer than Tn, so it has heard nothing. It listens before it calls
+/// a dead: a lives, and gives what it has (seed 213754).
+#[test]
+fn c8_a_controller_that_has_slept_listens_before_it_judges() {
+    for lost in (0..10).map(|step| 600 + step * 100) {
+        scenario(Setup::fine, |world| {
+            whole(world);
+            let members = world.record().members;
+            world.shelf_path(A, false);
+            world.run_for(lost * MS);
+            world.pause(B);
+            world.run_for(1_200 * MS);
+            world.resume(B);
+            world.run_for(2 * SEC);
+            demand(
+                world,
+                world.record().members == members,
+                "b has called a dead that answers on the wire",
+            );
+            world.shelf_path(A, true);
+            mended(world);
+        });
+    }
+}
+
 #[test]
 fn c8_shelf_lost_by_one_controller_with_a_living_wire_gives_its_pools() {
     let volatile = || Setup {
