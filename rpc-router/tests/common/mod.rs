@@ -6,7 +6,7 @@ use pollux_api::error::RpcError;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
 use pollux_api::router::{STATUS, Status};
 use pollux_pairing::identity::provision;
-use pollux_runtime::config::{FILE, Fence, Front, Interconnect, Paths, Quorum};
+use pollux_runtime::config::{FILE, Fence, Front, Interconnect, Management, Paths, Quorum};
 use pollux_runtime::{Client, ControllerConfig, Ctx, Profile, Repeat, Service};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -97,6 +97,7 @@ impl Pair {
                     power: false,
                     watchdog: false,
                 },
+                management: None,
             };
             std::fs::write(own.join(FILE), config.render()).unwrap();
         }
@@ -112,6 +113,25 @@ impl Pair {
 
     pub fn config(&self, controller: ControllerId) -> ControllerConfig {
         ControllerConfig::load(&self.file(controller)).unwrap()
+    }
+
+    /// Changes the file of a controller that has still to start.
+    pub fn configure(&self, controller: ControllerId, change: impl FnOnce(&mut ControllerConfig)) {
+        let mut config = self.config(controller);
+        change(&mut config);
+        std::fs::write(self.file(controller), config.render()).unwrap();
+    }
+
+    /// Gives it a management address: the address of its end of the interconnect, and a port of its own.
+    pub fn manage(&self, controller: ControllerId) {
+        self.configure(controller, |config| {
+            config.management = Some(Management {
+                address: config.interconnect.local,
+                port: 7443,
+                certificate: None,
+                key: None,
+            });
+        });
     }
 
     pub fn start(&mut self, controller: ControllerId) {

@@ -166,6 +166,7 @@ impl Options {
                 power: true,
                 watchdog: true,
             },
+            management: None,
         }
     }
 

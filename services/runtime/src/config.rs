@@ -13,6 +13,7 @@
 //! [front]         interface, address, prefix, portal_port
 //! [quorum]        disks
 //! [fence]         reservations, power, watchdog
+//! [management]    address, port, certificate, key      may be left out, and so may the last two
 //! ```
 
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
@@ -45,6 +46,9 @@ pub struct ControllerConfig {
     pub quorum: Quorum,
     /// Which rungs of the fencing ladder exist here.
     pub fence: Fence,
+    /// Where those are served who come from afar; without it nobody is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub management: Option<Management>,
 }
 
 /// Timing profile; heartbeat's core derives every limit from it.
@@ -210,6 +214,29 @@ pub struct Fence {
     pub watchdog: bool,
 }
 
+/// Where those are served who come from afar, over HTTPS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Management {
+    /// The address; `0.0.0.0` or `::` for all of this controller's.
+    pub address: IpAddr,
+    /// Its TCP port.
+    pub port: u16,
+    /// The operator's own certificate and what it is signed by, PEM; without it the controller makes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// The key of that certificate, PEM, readable by its owner alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+}
+
+impl Management {
+    /// Where the router listens for them.
+    pub fn socket(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+}
+
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -310,6 +337,35 @@ impl ControllerConfig {
             self.front.prefix <= longest,
             format!("front.prefix = {} must be at most {longest}", self.front.prefix),
         );
+        if let Some(management) = &self.management {
+            let (certificate, key) = (&management.certificate, &management.key);
+            check(
+                management.port != 0,
+                "management.port = 0 must be between 1 and 65535".into(),
+            );
+            check(
+                certificate.is_some() == key.is_some(),
+                "management.certificate and management.key stand together or not at all".into(),
+            );
+            for (name, path) in [("certificate", certificate), ("key", key)] {
+                if let Some(path) = path {
+                    check(
+                        path.is_absolute(),
+                        format!("management.{name} = {path:?} must be absolute"),
+                    );
+                }
+            }
+            for (name, taken) in [
+                ("interconnect.router_port", self.interconnect.router_local()),
+                ("front.portal_port", self.front.portal()),
+            ] {
+                let same = management.address.is_unspecified() || management.address == taken.ip();
+                check(
+                    !(same && management.port == taken.port()),
+                    format!("management.port must differ from {name}"),
+                );
+            }
+        }
         let disks = &self.quorum.disks;
         check(
             matches!(disks.len(), 1 | 3 | 5),
@@ -372,6 +428,7 @@ pub(crate) mod tests {
                 power: true,
                 watchdog: true,
             },
+            management: None,
         }
     }
 
@@ -380,8 +437,19 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = example(dir.path());
         let file = dir.path().join(FILE);
-        fs::write(&file, config.render()).unwrap();
-        assert_eq!(ControllerConfig::load(&file).unwrap(), config);
+        let managed = ControllerConfig {
+            management: Some(Management {
+                address: "10.79.0.1".parse().unwrap(),
+                port: 7443,
+                certificate: Some("/etc/pollux/web.crt".into()),
+                key: Some("/etc/pollux/web.key".into()),
+            }),
+            ..config.clone()
+        };
+        for config in [config, managed] {
+            fs::write(&file, config.render()).unwrap();
+            assert_eq!(ControllerConfig::load(&file).unwrap(), config);
+        }
     }
 
     #[test]
@@ -412,6 +480,19 @@ pub(crate) mod tests {
             assert!(good.contains(from), "{from} is not in:\n{good}");
             let text = refusal(&good.replace(from, to));
             assert!(text.contains(named), "{to}: {text}");
+        }
+        for (section, named) in [
+            ("address = \"::\"\nport = 0", "management.port = 0"),
+            ("address = \"10.77.0.1\"\nport = 7710", "interconnect.router_port"),
+            ("address = \"::\"\nport = 3260", "front.portal_port"),
+            ("address = \"::\"\nport = 7443\nkey = \"/k\"", "stand together"),
+            (
+                "address = \"::\"\nport = 7443\nkey = \"k\"\ncertificate = \"/c\"",
+                "management.key = \"k\"",
+            ),
+        ] {
+            let text = refusal(&format!("{good}\n[management]\n{section}\n"));
+            assert!(text.contains(named), "{section}: {text}");
         }
         let missing = ControllerConfig::load(&dir.path().join("nowhere"))
             .unwrap_err()

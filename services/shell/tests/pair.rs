@@ -67,6 +67,7 @@ impl Two {
                     power: false,
                     watchdog: false,
                 },
+                management: None,
             };
             std::fs::write(own.join(FILE), config.render()).unwrap();
         }

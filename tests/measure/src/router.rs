@@ -240,6 +240,7 @@ impl Stage {
                     power: false,
                     watchdog: false,
                 },
+                management: None,
             }
         });
         for config in &configs {
