@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! method   x-kind         request or notification       x-registered   its service is, at this router
+//!          x-afar         the role that may from afar, or null
 //!          x-rank         place in the order of calls   x-errors       names of its own errors
 //!          x-repeat       idempotent, once or each      x-params       the schema of the parameters as one value
 //!          x-peer         the partner's may call it
@@ -69,6 +70,7 @@ static CONTRACT: LazyLock<Value> = LazyLock::new(|| {
                     "name": declaration.name,
                     "description": plain(declaration.about),
                     "schema": params,
+                    "x-afar": declaration.afar,
                 })),
                 _ => methods.push(method(service, declaration, params, result, &schemas)),
             }
@@ -129,6 +131,7 @@ fn method(
         "x-repeat": format!("{:?}", declaration.repeat).to_lowercase(),
         "x-idempotent": declaration.repeat == Repeat::Idempotent,
         "x-peer": declaration.peer,
+        "x-afar": declaration.afar,
         "x-errors": declaration.errors.iter().map(|code| code.name()).collect::<Vec<_>>(),
     });
     if params["type"] != "null" {

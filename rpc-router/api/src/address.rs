@@ -11,18 +11,18 @@ crate::contract! {
     calls [];
     requests {
         /// Adds the addresses of a pool and announces them; those of it that are not listed are removed. Idempotent.
-        idempotent RAISE = "address.raise": Raise => Changed, [Conflict, Failed];
+        idempotent nobody RAISE = "address.raise": Raise => Changed, [Conflict, Failed];
         /// Removes every address of a pool. Idempotent.
-        idempotent LOWER = "address.lower": Lower => Changed, [Failed];
+        idempotent nobody LOWER = "address.lower": Lower => Changed, [Failed];
         /// Removes every floating address from this controller. Idempotent.
-        idempotent LOWER_ALL = "address.lower_all": () => Changed, [Failed];
+        idempotent nobody LOWER_ALL = "address.lower_all": () => Changed, [Failed];
         /// Takes the portal address of a partner whose power is proven off, and has every connection to it end now
         /// instead of when its host loses patience. Idempotent.
-        idempotent STAND_IN = "address.stand_in": StandIn => Changed, [Conflict, Failed];
+        idempotent nobody STAND_IN = "address.stand_in": StandIn => Changed, [Conflict, Failed];
         /// Gives the partner's portal address up. Idempotent.
-        idempotent STEP_BACK = "address.step_back": () => Changed, [Failed];
+        idempotent nobody STEP_BACK = "address.step_back": () => Changed, [Failed];
         /// Floating addresses that are up on this controller.
-        idempotent STATUS = "address.status": () => Status, [];
+        idempotent viewer STATUS = "address.status": () => Status, [];
     }
     notifications {}
     topics {}

@@ -15,9 +15,9 @@ crate::contract! {
     calls [crate::target::HOLD, crate::target::FLIP, crate::target::STATUS];
     requests {
         /// Says what heartbeat knows of a pool; answered when the target has been brought to it. Idempotent.
-        idempotent SET = "alua.set": Set => Done, [Superseded, Failed];
+        idempotent nobody SET = "alua.set": Set => Done, [Superseded, Failed];
         /// State of every port group.
-        idempotent STATUS = "alua.status": () => Status, [];
+        idempotent viewer STATUS = "alua.status": () => Status, [];
     }
     notifications {}
     topics {}

@@ -19,38 +19,38 @@ crate::contract! {
     calls [];
     requests {
         /// Everything that the enclosure knows about itself.
-        idempotent STATUS = "chassis.status": () => Status, [];
+        idempotent nobody STATUS = "chassis.status": () => Status, [];
         /// The power button of a controller.
-        each POWER = "chassis.power": SetPower => Done, [Conflict, Failed];
+        each nobody POWER = "chassis.power": SetPower => Done, [Conflict, Failed];
         /// Stops every process of a controller, or lets them go on.
-        idempotent HANG = "chassis.hang": SetHung => Done, [Conflict, Failed];
+        idempotent nobody HANG = "chassis.hang": SetHung => Done, [Conflict, Failed];
         /// Orderly restart: daemons are asked to end, then the power is cycled.
-        each REBOOT = "chassis.reboot": Reboot => Done, [Conflict, Failed];
+        each nobody REBOOT = "chassis.reboot": Reboot => Done, [Conflict, Failed];
         /// Sends a signal to one daemon of a controller.
-        each DAEMON = "chassis.daemon": SignalDaemon => Done, [NotFound, Conflict, Failed];
+        each nobody DAEMON = "chassis.daemon": SignalDaemon => Done, [NotFound, Conflict, Failed];
         /// Cuts or mends one cable of the interconnect.
-        idempotent LEG = "chassis.leg": SetLeg => Done, [Failed];
+        idempotent nobody LEG = "chassis.leg": SetLeg => Done, [Failed];
         /// Pulls or plugs the front-end cable of a controller.
-        idempotent HOST_PORT = "chassis.host_port": SetHostPort => Done, [Failed];
+        idempotent nobody HOST_PORT = "chassis.host_port": SetHostPort => Done, [Failed];
         /// Cuts or mends the path of one controller to one disk, or to all.
-        idempotent DISK_PATH = "chassis.disk_path": SetDiskPath => Done, [NotFound, Failed];
+        idempotent nobody DISK_PATH = "chassis.disk_path": SetDiskPath => Done, [NotFound, Failed];
         /// Makes a disk misbehave, or behave again.
-        each DISK_FAULT = "chassis.disk_fault": SetDiskFault => Done, [NotFound, Failed];
+        each nobody DISK_FAULT = "chassis.disk_fault": SetDiskFault => Done, [NotFound, Failed];
         /// The shelf's power; what was not flushed is lost.
-        each SHELF_POWER = "chassis.shelf_power": SetShelfPower => Done, [Conflict, Failed];
+        each nobody SHELF_POWER = "chassis.shelf_power": SetShelfPower => Done, [Conflict, Failed];
         /// Lets a controller reach the power control of its partner, or not.
-        idempotent BMC = "chassis.bmc": SetBmc => Done, [Failed];
+        idempotent nobody BMC = "chassis.bmc": SetBmc => Done, [Failed];
         /// Lets the watchdog of a controller act when it runs out, or not.
-        idempotent WATCHDOG = "chassis.watchdog": SetWatchdog => Done, [Failed];
+        idempotent nobody WATCHDOG = "chassis.watchdog": SetWatchdog => Done, [Failed];
         /// Every cable, path, disk, power control and watchdog as new, everything stopped goes on. Power stays as it
         /// is.
-        idempotent HEAL = "chassis.heal": () => Done, [Failed];
+        idempotent nobody HEAL = "chassis.heal": () => Done, [Failed];
         /// Writes a line of the caller's into the journal, on the journal's clock.
-        each NOTE = "chassis.note": Note => Done, [Failed];
+        each nobody NOTE = "chassis.note": Note => Done, [Failed];
         /// Lines of the journal, oldest first.
-        idempotent EVENTS = "chassis.events": EventQuery => Vec<Event>, [];
+        idempotent nobody EVENTS = "chassis.events": EventQuery => Vec<Event>, [];
         /// Ends everything; the answer comes before the end.
-        idempotent SHUTDOWN = "chassis.shutdown": () => Done, [];
+        idempotent nobody SHUTDOWN = "chassis.shutdown": () => Done, [];
     }
     notifications {}
     topics {}
@@ -440,19 +440,19 @@ pub mod bmc {
         calls [];
         requests {
             /// Power of the partner, as its power control reports it.
-            idempotent PARTNER = "bmc.partner": () => Partner, [Failed];
+            idempotent nobody PARTNER = "bmc.partner": () => Partner, [Failed];
             /// Cuts the partner's power; answered when the partner is off.
-            idempotent PARTNER_OFF = "bmc.partner_off": () => Partner, [Failed];
+            idempotent nobody PARTNER_OFF = "bmc.partner_off": () => Partner, [Failed];
             /// Gives the partner power; answered when it has it.
-            idempotent PARTNER_ON = "bmc.partner_on": () => Partner, [Failed];
+            idempotent nobody PARTNER_ON = "bmc.partner_on": () => Partner, [Failed];
             /// Resets the caller's own controller at once; no answer comes.
-            idempotent RESET = "bmc.reset": () => (), [Failed];
+            idempotent nobody RESET = "bmc.reset": () => (), [Failed];
             /// Arms the watchdog of the caller's controller.
-            idempotent WATCHDOG_ARM = "bmc.watchdog_arm": Arm => bool, [];
+            idempotent nobody WATCHDOG_ARM = "bmc.watchdog_arm": Arm => bool, [];
             /// Feeds the watchdog. `conflict`: it is not armed.
-            idempotent WATCHDOG_PET = "bmc.watchdog_pet": () => bool, [Conflict];
+            idempotent nobody WATCHDOG_PET = "bmc.watchdog_pet": () => bool, [Conflict];
             /// Disarms the watchdog.
-            idempotent WATCHDOG_DISARM = "bmc.watchdog_disarm": () => bool, [];
+            idempotent nobody WATCHDOG_DISARM = "bmc.watchdog_disarm": () => bool, [];
         }
         notifications {}
         topics {}

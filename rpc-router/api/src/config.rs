@@ -28,39 +28,39 @@ crate::contract! {
         /// of either controller. The keeper finds repetitions of an action itself, also after a restart and on the
         /// other controller. `invalid_params` has every problem; `conflict`: `expected_index`, or an action_id that
         /// belongs to another change; `failed`: the database.
-        peer CHANGE = "config.change": Change => Changed,
+        peer operator CHANGE = "config.change": Change => Changed,
             [ConfigLocked, Conflict, InDoubt, Superseded, Refused, Failed];
         /// Everything that is acknowledged.
-        idempotent SHOW = "config.show": () => Snapshot, [];
+        idempotent viewer SHOW = "config.show": () => Snapshot, [];
         /// Acknowledged rows of one kind.
-        idempotent LIST = "config.list": List => Listing, [];
+        idempotent viewer LIST = "config.list": List => Listing, [];
         /// One acknowledged row.
-        idempotent GET = "config.get": Get => Resource, [NotFound];
+        idempotent viewer GET = "config.get": Get => Resource, [NotFound];
         /// A piece of the durable log, oldest first. What in it lies beyond the acknowledged length is in doubt;
         /// nothing may be done because of it.
-        idempotent LOG = "config.log": LogQuery => Vec<LogEntry>, [Failed];
+        idempotent viewer LOG = "config.log": LogQuery => Vec<LogEntry>, [Failed];
         /// A long poll: hands over every change once and in order, or a snapshot after a gap.
-        idempotent WATCH = "config.watch": Watch => Watched, [Failed];
+        idempotent viewer WATCH = "config.watch": Watch => Watched, [Failed];
         /// Where the log stands, and why nothing can be changed now.
-        idempotent STATUS = "config.status": () => Status, [];
+        idempotent viewer STATUS = "config.status": () => Status, [];
         /// Checks the hash chain, the tables against the log, and has the database check itself.
-        idempotent VERIFY = "config.verify": () => Verified, [Failed];
+        idempotent viewer VERIFY = "config.verify": () => Verified, [Failed];
         /// Entries that lost their place when a fork was mended.
-        idempotent ASIDE = "config.aside": () => Vec<AsideEntry>, [Failed];
+        idempotent viewer ASIDE = "config.aside": () => Vec<AsideEntry>, [Failed];
         /// From heartbeat, at each decision and after each connect.
-        idempotent SET_EPOCH = "config.set_epoch": SetEpoch => Status, [Superseded, Refused, Failed];
+        idempotent nobody SET_EPOCH = "config.set_epoch": SetEpoch => Status, [Superseded, Refused, Failed];
         /// From heartbeat, before it proposes an epoch. Answered when nothing is on its way to the disk any more.
-        idempotent FREEZE = "config.freeze": Freeze => Status, [Superseded, Refused, Failed];
+        idempotent nobody FREEZE = "config.freeze": Freeze => Status, [Superseded, Refused, Failed];
         /// From heartbeat: what it was frozen for was given up before it was proposed.
-        idempotent UNFREEZE = "config.unfreeze": Unfreeze => Status, [Superseded, Refused, Failed];
+        idempotent nobody UNFREEZE = "config.unfreeze": Unfreeze => Status, [Superseded, Refused, Failed];
         /// From heartbeat, on the joiner: copies the partner's history.
-        idempotent CATCH_UP = "config.catch_up": () => CaughtUp, [Superseded, Refused, Failed];
+        idempotent nobody CATCH_UP = "config.catch_up": () => CaughtUp, [Superseded, Refused, Failed];
         /// From the partner: the sequencer begins a session.
-        peer SYNC = "config.sync": Sync => SyncReply, [Superseded, Refused, Failed];
+        peer nobody SYNC = "config.sync": Sync => SyncReply, [Superseded, Refused, Failed];
         /// From the partner: persist what the sequencer numbered.
-        peer APPEND = "config.append": Append => AppendReply, [Superseded, Refused, Failed];
+        peer nobody APPEND = "config.append": Append => AppendReply, [Superseded, Refused, Failed];
         /// From the partner: give a piece of history.
-        peer FETCH = "config.fetch": Fetch => Fetched, [];
+        peer nobody FETCH = "config.fetch": Fetch => Fetched, [];
     }
     notifications {}
     topics {}

@@ -14,6 +14,7 @@
 
 use crate::error::Code;
 use crate::rank::Rank;
+use crate::role::Role;
 
 /// What happens under a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct Declaration {
     pub repeat: Repeat,
     /// The same service on the partner may call it, in spite of the equal rank.
     pub peer: bool,
+    /// The smallest role that may call it, send it or subscribe to it from afar; `None`: nobody may.
+    pub afar: Option<Role>,
     /// What it does and with what bounds, in sentences.
     pub about: &'static str,
     /// Errors of its own, beside those of [`EVERYWHERE`].
@@ -233,6 +236,8 @@ pub(crate) fn text_schema(about: &str, keyword: &str, value: &str) -> schemars::
 /// Declares a service: see the modules of the services for examples.
 ///
 /// `idempotent`, `once`, `each`: see [`Repeat`]. `peer`: idempotent, and the same service on the partner may call it.
+/// `viewer`, `operator`, `admin`: see [`Role`]; `nobody`: it is not for those who come from afar. What says neither does
+/// not compile.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! contract {
@@ -242,15 +247,15 @@ macro_rules! contract {
         calls [$($calls:expr),* $(,)?];
         requests {$(
             $(#[doc = $request_doc:literal])*
-            $how:ident $request:ident = $request_name:literal: $params:ty => $result:ty, [$($code:ident),* $(,)?];
+            $how:ident $afar:ident $request:ident = $request_name:literal: $params:ty => $result:ty, [$($code:ident),* $(,)?];
         )*}
         notifications {$(
             $(#[doc = $told_doc:literal])*
-            $told:ident = $told_name:literal: $told_type:ty;
+            $told_afar:ident $told:ident = $told_name:literal: $told_type:ty;
         )*}
         topics {$(
             $(#[doc = $topic_doc:literal])*
-            $topic:ident = $topic_name:literal: $topic_type:ty;
+            $topic_afar:ident $topic:ident = $topic_name:literal: $topic_type:ty;
         )*}
     ) => {
         /// Name of the service.
@@ -281,14 +286,15 @@ macro_rules! contract {
         }
 
         $($crate::contract!(@item [$(#[doc = $request_doc])*] $request, $request_name,
-            Request { Params = $params, Result = $result }, $how, [$($code),*]);)*
+            Request { Params = $params, Result = $result }, $how $afar, [$($code),*]);)*
         $($crate::contract!(@item [$(#[doc = $told_doc])*] $told, $told_name,
-            Notification { Params = $told_type }, told, []);)*
+            Notification { Params = $told_type }, told $told_afar, []);)*
         $($crate::contract!(@item [$(#[doc = $topic_doc])*] $topic, $topic_name,
-            Topic { Payload = $topic_type }, told, []);)*
+            Topic { Payload = $topic_type }, told $topic_afar, []);)*
     };
     (@item [$(#[doc = $doc:literal])*] $name:ident, $text:literal,
-        $kind:ident { $first:ident = $params:ty $(, $second:ident = $result:ty)? }, $how:ident, [$($code:ident),*]) => {
+        $kind:ident { $first:ident = $params:ty $(, $second:ident = $result:ty)? }, $how:ident $afar:ident,
+        [$($code:ident),*]) => {
         $(#[doc = $doc])*
         pub const $name: &str = $text;
 
@@ -306,6 +312,7 @@ macro_rules! contract {
                 kind: $crate::contract::Kind::$kind,
                 repeat: $crate::contract!(@repeat $how),
                 peer: $crate::contract!(@peer $how),
+                afar: $crate::contract!(@afar $afar),
                 about: concat!($($doc, "\n"),*),
                 errors: &[$($crate::error::Code::$code),*],
                 #[cfg(feature = "schema")]
@@ -320,6 +327,10 @@ macro_rules! contract {
     (@repeat $how:ident) => { $crate::contract::Repeat::Idempotent };
     (@peer peer) => { true };
     (@peer $how:ident) => { false };
+    (@afar viewer) => { Some($crate::role::Role::Viewer) };
+    (@afar operator) => { Some($crate::role::Role::Operator) };
+    (@afar admin) => { Some($crate::role::Role::Admin) };
+    (@afar nobody) => { None };
 }
 
 #[cfg(test)]
@@ -368,6 +379,25 @@ mod tests {
                     callee.rank
                 );
             }
+        }
+    }
+
+    #[test]
+    fn what_registers_and_what_only_services_say_is_not_for_those_from_afar() {
+        for service in SERVICES {
+            for method in service.methods {
+                let told = method.kind == Kind::Notification;
+                if told || matches!(service.door, Door::Socket(_)) {
+                    assert_eq!(method.afar, None, "{}", method.name);
+                }
+                // A role of somebody who only looks opens nothing that acts.
+                if method.repeat != Repeat::Idempotent {
+                    assert!(!Role::Viewer.opens(method.afar), "{}", method.name);
+                }
+            }
+        }
+        for name in [crate::router::REGISTER, crate::router::UNREGISTER] {
+            assert_eq!(method(name).unwrap().afar, None, "{name}");
         }
     }
 

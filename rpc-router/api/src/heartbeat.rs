@@ -35,33 +35,34 @@ crate::contract! {
     ];
     requests {
         /// The array as this controller sees it.
-        idempotent STATUS = "heartbeat.status": () => Status, [Failed];
+        idempotent viewer STATUS = "heartbeat.status": () => Status, [Failed];
         /// What now blocks a takeover, a switchover, a giveback or a change of the configuration.
-        idempotent WHY = "heartbeat.why": () => Vec<Blocker>, [Failed];
+        idempotent viewer WHY = "heartbeat.why": () => Vec<Blocker>, [Failed];
         /// Takeovers and moves as they went, newest first.
-        idempotent TIMELINE = "heartbeat.timeline": TimelineQuery => Vec<Incident>, [];
+        idempotent viewer TIMELINE = "heartbeat.timeline": TimelineQuery => Vec<Incident>, [];
         /// Planned move of one pool to the partner. Answered when it has begun; its end is in the timeline.
-        once SWITCHOVER = "heartbeat.switchover": Switchover => Accepted, [Refused, Failed];
+        once operator SWITCHOVER = "heartbeat.switchover": Switchover => Accepted, [Refused, Failed];
         /// Moves pools to their homes. Answered when it has begun; its end is in the timeline.
-        once GIVEBACK = "heartbeat.giveback": Giveback => Accepted, [Refused, Failed];
+        once operator GIVEBACK = "heartbeat.giveback": Giveback => Accepted, [Refused, Failed];
         /// Takes what the partner owns, fencing it first. Answered when it has begun; its end is in the timeline.
-        once TAKEOVER = "heartbeat.takeover": Takeover => Accepted, [Refused, Failed];
+        // Admin's, because its parameters can override the highest epoch, and routers read no parameters.
+        once admin TAKEOVER = "heartbeat.takeover": Takeover => Accepted, [Refused, Failed];
         /// A lone controller may change the configuration again; the partner cannot go on without its log any more.
-        once OPEN_ALONE = "heartbeat.open_alone": OpenAlone => Accepted, [Refused, Failed];
+        once admin OPEN_ALONE = "heartbeat.open_alone": OpenAlone => Accepted, [Refused, Failed];
         /// Aborts a planned move before its point of no return.
-        once ABORT = "heartbeat.abort": Switchover => Accepted, [Refused, Failed];
+        once operator ABORT = "heartbeat.abort": Switchover => Accepted, [Refused, Failed];
         /// Puts another disk in the place of a quorum disk. Answered when it has begun; `heartbeat.status` shows the end.
-        once REPLACE_QUORUM_DISK = "heartbeat.replace_quorum_disk": ReplaceQuorumDisk => Accepted, [Refused, Failed];
+        once admin REPLACE_QUORUM_DISK = "heartbeat.replace_quorum_disk": ReplaceQuorumDisk => Accepted, [Refused, Failed];
     }
     notifications {
         /// From the pool manager: something happened to a pool that must be known at once.
-        POOL_EVENT = "heartbeat.pool_event": crate::pool::PoolEvent;
+        nobody POOL_EVENT = "heartbeat.pool_event": crate::pool::PoolEvent;
         /// From the config keeper: its status after each durable change.
-        CONFIG_STATUS = "heartbeat.config_status": crate::config::Status;
+        nobody CONFIG_STATUS = "heartbeat.config_status": crate::config::Status;
     }
     topics {
         /// Everything that heartbeat reports, as it happens.
-        EVENTS = "heartbeat.events": Event;
+        viewer EVENTS = "heartbeat.events": Event;
     }
 }
 /// The array as one controller sees it.

@@ -18,23 +18,23 @@ crate::contract! {
     requests {
         /// Takes exclusion: registers a key on every member disk, preempts and aborts every other, reads back.
         /// Idempotent for one key.
-        idempotent TAKE = "pool.take": Take => Taken, [Conflict, Refused, Superseded, Failed];
+        idempotent nobody TAKE = "pool.take": Take => Taken, [Conflict, Refused, Superseded, Failed];
         /// Imports a pool whose exclusion this process has taken, and serves its volumes. Idempotent for one key.
-        idempotent IMPORT = "pool.import": Import => Imported, [Conflict, Refused, Superseded, Failed];
+        idempotent nobody IMPORT = "pool.import": Import => Imported, [Conflict, Refused, Superseded, Failed];
         /// Gives a pool up: flushes, stops serving its volumes, unregisters. Idempotent.
-        idempotent EXPORT = "pool.export": Export => Exported, [Refused, Superseded, Failed];
+        idempotent nobody EXPORT = "pool.export": Export => Exported, [Refused, Superseded, Failed];
         /// Stops a pool at once without touching its disks: they may be another's. Idempotent.
-        idempotent STOP = "pool.stop": Export => Exported, [Failed];
+        idempotent nobody STOP = "pool.stop": Export => Exported, [Failed];
         /// Brings a returned or replaced leg back into its mirror. Answers when the copy has begun; its progress is
         /// in the status. Idempotent.
-        idempotent RESYNC = "pool.resync": Resync => PoolHealth, [NotFound, Conflict, Refused, Failed];
+        idempotent operator RESYNC = "pool.resync": Resync => PoolHealth, [NotFound, Conflict, Refused, Failed];
         /// What is imported here, and what is seen on the disks.
-        idempotent STATUS = "pool.status": () => Status, [];
+        idempotent viewer STATUS = "pool.status": () => Status, [];
     }
     notifications {}
     topics {
         /// Something happened to a pool; heartbeat also gets it as `heartbeat.pool_event`.
-        EVENTS = "pool.events": PoolEvent;
+        viewer EVENTS = "pool.events": PoolEvent;
     }
 }
 /// The key of a persistent reservation: who, in which epoch, under which claim. Never constant, so that a

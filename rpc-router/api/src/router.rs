@@ -6,6 +6,7 @@
 use crate::action::{Action, ActionId, ActionQuery, Cancel, Progress};
 use crate::id::ControllerId;
 use crate::rank::Rank;
+use crate::role::Role;
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
@@ -15,38 +16,47 @@ crate::contract! {
     calls [SUBSCRIBE, TRACE, EVENT, TRACED, WITHDRAWN];
     requests {
         /// This connection is a service from now on. `conflict`: a service of that name lives.
-        each REGISTER = "router.register": Register => Registered, [Conflict];
+        each nobody REGISTER = "router.register": Register => Registered, [Conflict];
         /// No further calls come on this connection; those that run may be answered.
-        idempotent UNREGISTER = "router.unregister": () => (), [];
+        idempotent nobody UNREGISTER = "router.unregister": () => (), [];
         /// Adds topics to this connection.
-        peer SUBSCRIBE = "router.subscribe": Subscribe => Subscribed, [];
+        peer viewer SUBSCRIBE = "router.subscribe": Subscribe => Subscribed, [];
         /// Takes topics from this connection.
-        idempotent UNSUBSCRIBE = "router.unsubscribe": Subscribe => Subscribed, [];
+        idempotent viewer UNSUBSCRIBE = "router.unsubscribe": Subscribe => Subscribed, [];
         /// Who is registered, the link to the partner's router, and counters.
-        idempotent STATUS = "router.status": () => Status, [];
+        idempotent viewer STATUS = "router.status": () => Status, [];
         /// Every message under an action, from both routers.
-        peer TRACE = "router.trace": Trace => TraceReport, [];
+        peer viewer TRACE = "router.trace": Trace => TraceReport, [];
         /// Long work of this controller's services, oldest first: what goes on, and some of what has ended.
-        idempotent ACTIONS = "router.actions": ActionQuery => Vec<Action>, [];
+        idempotent viewer ACTIONS = "router.actions": ActionQuery => Vec<Action>, [];
         /// Asks for a piece of work to end. Answered when its service has been told; how it ends is seen in its next
         /// reports. `refused`: not safe now; `conflict`: it has ended.
-        idempotent CANCEL = "router.cancel": Cancel => Action, [NotFound, Conflict, Refused];
+        idempotent operator CANCEL = "router.cancel": Cancel => Action, [NotFound, Conflict, Refused];
+        /// The management address of this controller: where it listens, its certificate, and what is wrong with it.
+        idempotent viewer WEB = "router.web": () => Web, [];
+        /// Makes a token for the management address of this controller. It is told once, here. `conflict`: a token of
+        /// that name is there, or there are 256.
+        each admin TOKEN_ADD = "router.token_add": TokenAdd => TokenAdded, [Conflict, Failed];
+        /// Every token of this controller, in order of their names, without what is secret.
+        idempotent admin TOKEN_LIST = "router.token_list": () => Vec<Token>, [Failed];
+        /// Takes a token away; whoever is connected with it is disconnected.
+        idempotent admin TOKEN_REMOVE = "router.token_remove": TokenRemove => TokenRemoved, [Failed];
     }
     notifications {
         /// Publishes an event. Only a service may, on topics that begin with its name.
-        PUBLISH = "router.publish": Publish<crate::contract::Anything>;
+        nobody PUBLISH = "router.publish": Publish<crate::contract::Anything>;
         /// To a subscriber, and from router to router: something was published.
-        EVENT = "router.event": Event<crate::contract::Anything>;
+        nobody EVENT = "router.event": Event<crate::contract::Anything>;
         /// From a service: how far a piece of long work is.
-        PROGRESS = "router.progress": Progress;
+        nobody PROGRESS = "router.progress": Progress;
         /// From router to router: a record of what only the sender saw, so that the survivor can tell it.
-        TRACED = "router.traced": TraceRecord;
+        nobody TRACED = "router.traced": TraceRecord;
         /// To a service: whoever asked for a piece of work wants it no more.
-        WITHDRAWN = "router.withdrawn": Cancel;
+        nobody WITHDRAWN = "router.withdrawn": Cancel;
     }
     topics {
         /// Every report of long work on this controller.
-        WORK = "router.work": Action;
+        viewer WORK = "router.work": Action;
     }
 }
 /// Longest message in bytes, in either direction, its newline included.
@@ -222,6 +232,89 @@ pub struct Counters {
     pub foreign_links: u64,
 }
 
+/// Answer to [`WEB`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Web {
+    /// The controller that answers.
+    pub controller: ControllerId,
+    /// Address and port from the configuration; none if it has no management address.
+    pub address: Option<String>,
+    /// It listens.
+    pub listening: bool,
+    /// Why it does not.
+    pub problem: Option<String>,
+    /// The file of the certificate that it shows.
+    pub certificate: Option<String>,
+    /// SHA-256 of that certificate, as other programs print it: 32 bytes in hexadecimal digits with colons between.
+    pub fingerprint: Option<String>,
+    /// Connections whose token was good, now.
+    pub connections: u64,
+    /// Requests refused since the router started because of their token, or because too many had been before.
+    pub refused: u64,
+}
+
+/// Parameters of [`TOKEN_ADD`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct TokenAdd {
+    /// Its name, by which traces show who did what: up to 32 lower-case letters, digits, `-` and `_`.
+    pub name: String,
+    /// What it opens.
+    pub role: Role,
+    /// It is good for so many days, at most 3650; for ever if not said.
+    #[serde(default)]
+    pub expires_days: Option<u32>,
+}
+
+/// A token, without what is secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Token {
+    /// Its name.
+    pub name: String,
+    /// What it opens.
+    pub role: Role,
+    /// When it was made, ms of Unix time.
+    pub created_unix_ms: u64,
+    /// From when on it is good no longer, ms of Unix time; none: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_unix_ms: Option<u64>,
+}
+
+/// Answer to [`TOKEN_ADD`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct TokenAdded {
+    /// What its owner sends in `Authorization: Bearer`. It is kept nowhere.
+    pub secret: String,
+    /// What is kept of it.
+    pub token: Token,
+}
+
+/// Without the secret: what is printed ends up in a journal.
+impl core::fmt::Debug for TokenAdded {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "TokenAdded(secret, {:?})", self.token)
+    }
+}
+
+/// Parameters of [`TOKEN_REMOVE`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct TokenRemove {
+    /// Its name.
+    pub name: String,
+}
+
+/// Answer to [`TOKEN_REMOVE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct TokenRemoved {
+    /// False: there was none of that name.
+    pub removed: bool,
+}
+
 /// Parameters of [`TRACE`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -277,7 +370,8 @@ pub struct TraceRecord {
     pub at: ControllerId,
     /// Method, without the controller.
     pub method: String,
-    /// Sender: `a/heartbeat`, or `a/shell` for a caller that is no service.
+    /// Sender: `a/heartbeat`, `a/shell` for a caller that is no service, or `a/web:NAME` for one that came over the
+    /// management address with the token NAME.
     pub from: String,
     /// Receiver: `b/pool`.
     pub to: String,

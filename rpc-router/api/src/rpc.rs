@@ -9,7 +9,7 @@ crate::contract! {
     calls [];
     requests {
         /// The OpenRPC document of every service of the contract, with those marked that are registered now.
-        idempotent DISCOVER = "rpc.discover": () => crate::contract::Anything, [];
+        idempotent viewer DISCOVER = "rpc.discover": () => crate::contract::Anything, [];
     }
     notifications {}
     topics {}

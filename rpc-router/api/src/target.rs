@@ -16,18 +16,18 @@ crate::contract! {
     requests {
         /// Opens the local volumes of a pool that has just been imported, and says which answer. Hosts notice
         /// nothing yet. Idempotent.
-        idempotent PUBLISH = "target.publish": Publish => Published, [];
+        idempotent nobody PUBLISH = "target.publish": Publish => Published, [];
         /// Holds the commands of a pool's volumes and waits until none is in flight. Idempotent. `deadline_passed`:
         /// some still are; new ones are held all the same.
-        idempotent HOLD = "target.hold": Hold => Held, [];
+        idempotent nobody HOLD = "target.hold": Hold => Held, [];
         /// Switches the volumes of a pool in one step: backing, access states, unit attention; then held commands go
         /// on. Idempotent for one (epoch, generation, backing, access).
-        idempotent FLIP = "target.flip": Flip => Flipped, [Superseded];
+        idempotent nobody FLIP = "target.flip": Flip => Flipped, [Superseded];
         /// What is published here, who is logged in, and where commands go.
-        peer STATUS = "target.status": () => Status, [];
+        peer viewer STATUS = "target.status": () => Status, [];
         /// The partner's target says who is logged in at its portal, after each change: whoever stands in for that
         /// portal one day has to know whom to tell.
-        peer PARTNER_HOSTS = "target.partner_hosts": Hosts => (), [];
+        peer nobody PARTNER_HOSTS = "target.partner_hosts": Hosts => (), [];
     }
     notifications {}
     topics {}

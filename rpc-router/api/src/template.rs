@@ -10,16 +10,16 @@ crate::contract! {
     calls [crate::router::WORK];
     requests {
         /// The phrase, and what was heard.
-        idempotent STATUS = "template.status": () => Status, [];
+        idempotent viewer STATUS = "template.status": () => Status, [];
         /// Sets the phrase. Idempotent.
-        idempotent SET = "template.set": Phrase => Changed, [];
+        idempotent operator SET = "template.set": Phrase => Changed, [];
         /// Counts, which takes long. Answered when it has begun; it can be cancelled.
-        once COUNT = "template.count": Count => Begun, [];
+        once operator COUNT = "template.count": Count => Begun, [];
     }
     notifications {}
     topics {
         /// The phrase that was set.
-        CHANGED = "template.changed": Phrase;
+        viewer CHANGED = "template.changed": Phrase;
     }
 }
 

@@ -21,6 +21,8 @@ pub fn reference() -> String {
          \x20 go anywhere.\n\
          * *Idempotent*: doing it twice is doing it once. *Once*: done once per action_id; a repetition gets the first\n\
          \x20 answer. *Each*: every repetition acts anew.\n\
+         * *From afar*: the smallest role whose token may call it over the management address; a larger one may too. Where\n\
+         \x20 nothing is said, nobody may.\n\
          * A member with a default, or that may be null, can be left out. Unknown members are ignored, except where a type\n\
          \x20 says that it refuses them.\n",
     );
@@ -123,6 +125,9 @@ fn method(text: &mut String, declaration: &Declaration, described: &Value) {
         declaration.name,
         plain(declaration.about)
     );
+    if let Some(role) = declaration.afar {
+        let _ = writeln!(text, "From afar: {role}.");
+    }
     if !declaration.errors.is_empty() {
         let errors: Vec<String> = declaration
             .errors
