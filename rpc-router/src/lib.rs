@@ -6,7 +6,7 @@
 //!
 //! * [`routing`]: the decisions, without I/O; [`pending`]: calls on their way; [`trace`]: the book;
 //!   [`discover`]: the directory; [`actions`]: long work.
-//! * [`server`]: the local socket; [`web`]: WebSocket; [`link`]: the line to the partner.
+//! * [`server`]: the local socket; [`web`]: WebSocket and the management address; [`link`]: the line to the partner.
 //!
 //! It must never be on the data path, and nothing that keeps data safe may wait for it: heartbeat's wire, its quorum
 //! area and the lease work without it. Killed, it comes back empty; services register again.

@@ -12,17 +12,18 @@
 //! Invariants
 //! * Every request is answered exactly once, in time or with the reason: unknown service, method not found, not
 //!   permitted, overloaded, service gone, partner unreachable, deadline passed.
-//! * Who sent a message, and with which rank, is what the router knows of the connection, never what the message says;
+//! * Who sent a message, with which rank and role, is what the router knows of the connection, never what the message says;
 //!   only the partner's router, which has proven the pairing key, is believed.
 //! * What came over the link never goes back over it.
 //! * Tables and queues are bounded; a caller that does not read its answers is disconnected, nobody waits for it.
 //!
 //! It must never wait, read a clock or touch a socket.
 //! What it does for requests and their answers stands in `calls`, for notifications and events in `events`, for
-//! requests to the router itself in `own`, and what it remembers of all of them in `history`.
+//! requests to the router itself in `own`, who comes from afar in `afar`, and what it remembers of all of them in `history`.
 //!
 //! It must never wait, read a clock or touch a socket.
 
+mod afar;
 mod calls;
 mod events;
 mod history;
@@ -32,8 +33,10 @@ mod shared;
 mod work;
 
 use crate::actions::Actions;
-use crate::pending::Pending;
+use crate::pending::{Pending, Ticket};
 use crate::trace::{Entry, Ring};
+pub use afar::Errand;
+use afar::Remote;
 use calls::{Batch, Call, ReplyTo, overloaded};
 use events::{Topic, event_message};
 use names::{Names, Numbers, RequestId};
@@ -41,6 +44,7 @@ use pollux_api::action::ActionId;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::id::ControllerId;
 use pollux_api::rank::{self, Rank};
+use pollux_api::role;
 use pollux_api::router::{Counters, Link, Method, SERVICE};
 use pollux_runtime::wire::{self, Envelope, Kind, Message};
 use serde_json::value::RawValue;
@@ -89,6 +93,8 @@ pub trait World {
     fn new_action(&mut self) -> ActionId;
     /// Notes a finished trace record; false if there is no room.
     fn journal(&mut self, record: &Entry) -> bool;
+    /// Has something done that waits for a disk; [`Core::done`] follows. False if there is no room.
+    fn run(&mut self, ticket: Ticket, errand: Errand) -> bool;
 }
 
 /// Who is at the other end of a local connection, from the socket's peer credentials.
@@ -107,6 +113,8 @@ enum Role {
     /// A person or a program that has not registered.
     Anonymous(Peer),
     Service(Box<Registration>),
+    /// A person or a program that came over the management address.
+    Remote(Box<Remote>),
     /// The partner's router.
     Link,
 }
@@ -138,6 +146,8 @@ struct Sender {
     from: Arc<str>,
     rank: Rank,
     over_link: bool,
+    /// The role of its token, if it came from afar.
+    afar: Option<role::Role>,
 }
 
 /// Everything that the router knows.
@@ -216,7 +226,7 @@ impl Core {
     pub fn awaited(&self, connection: ConnectionId) -> usize {
         match self.connections.get(&connection) {
             Some(Connection {
-                role: Role::Anonymous(_),
+                role: Role::Anonymous(_) | Role::Remote(_),
                 asked,
                 ..
             }) => *asked,
@@ -323,7 +333,7 @@ impl Core {
                 }
                 String::new()
             }
-            Role::Anonymous(_) => String::new(),
+            Role::Anonymous(_) | Role::Remote(_) => String::new(),
         };
         for topic in self.topics.values_mut() {
             topic.subscribers.remove(&connection);
@@ -447,7 +457,7 @@ impl Core {
         let Some(connection) = self.connections.get(&from) else {
             return;
         };
-        let stranger = matches!(connection.role, Role::Anonymous(_));
+        let stranger = matches!(connection.role, Role::Anonymous(_) | Role::Remote(_));
         let envelope = Envelope::of(message).and_then(|envelope| {
             // Who has registered writes JSON, or harms only whom it calls; what others say is read to its end here.
             if stranger {
@@ -570,11 +580,19 @@ impl Core {
                 from: Arc::clone(&self.shell),
                 rank: rank::SHELL,
                 over_link: false,
+                afar: None,
+            }),
+            Role::Remote(remote) => Ok(Sender {
+                from: Arc::clone(&remote.full),
+                rank: rank::SHELL,
+                over_link: false,
+                afar: Some(remote.role),
             }),
             Role::Service(service) => Ok(Sender {
                 from: Arc::clone(&service.full),
                 rank: service.rank,
                 over_link: false,
+                afar: None,
             }),
             Role::Link => {
                 let said = envelope.from.as_deref().unwrap_or("router");
@@ -583,6 +601,7 @@ impl Core {
                     from: self.names.share_pair(self.me.partner().as_str(), name),
                     rank: envelope.rank.unwrap_or(rank::SHELL),
                     over_link: true,
+                    afar: None,
                 })
             }
         }

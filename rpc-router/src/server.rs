@@ -12,11 +12,13 @@
 //! fills only its own queue, and a full one is refused (`overloaded`), not waited for.
 
 use crate::link;
-use crate::routing::{ConnectionId, Core, Now, Peer, World};
+use crate::pending::Ticket;
+use crate::routing::{ConnectionId, Core, Errand, Now, Peer, World};
 use crate::trace::{Entry, Journal};
 use crate::web;
 use pollux_api::action::ActionId;
 use pollux_api::error::{Code, RpcError};
+use pollux_api::role::Role;
 use pollux_api::router::MAX_MESSAGE;
 use pollux_pairing::{Identity, IdentityError, PublicKey};
 use pollux_platform::file::{Lock, LockError, raise_descriptors};
@@ -37,7 +39,7 @@ use std::{fs, io};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 /// Version that the router tells services and the partner.
@@ -51,8 +53,10 @@ const QUEUES: usize = 64 << 20;
 const SHARE: usize = 64 << 10;
 /// Local connections at the same time; the next is closed at once.
 const CONNECTIONS: usize = 4096;
-/// Files beside connections: the journal, the link, the library's own.
-const FILES: usize = 64;
+/// Errands that wait for a disk at the same time.
+const ERRANDS: usize = 64;
+/// Files beside local connections: those of the management address, the journal, the link, the library's own.
+const FILES: usize = 64 + web::CONNECTIONS;
 /// A buffer that has grown beyond this gives its memory back.
 const KEEP: usize = 128 << 10;
 /// What is read at once: what becomes of it, with what the router adds, fits a queue that keeps its memory.
@@ -288,6 +292,14 @@ impl Session {
         Self { bus, id, queue }
     }
 
+    /// Of somebody who has shown the token `name`.
+    pub(crate) fn afar(bus: &Arc<Bus>, name: &str, role: Role) -> Self {
+        let (id, queue) = bus.connect(None);
+        bus.with(|core, _, _| core.opened_from_afar(id, name, role));
+        let bus = Arc::clone(bus);
+        Self { bus, id, queue }
+    }
+
     pub(crate) fn bus(&self) -> &Bus {
         &self.bus
     }
@@ -341,6 +353,7 @@ struct Outside {
     /// Bytes in all queues.
     waiting: Arc<AtomicUsize>,
     journal: Journal,
+    errands: mpsc::Sender<(Ticket, Errand)>,
 }
 
 impl World for Outside {
@@ -382,11 +395,15 @@ impl World for Outside {
     fn journal(&mut self, record: &Entry) -> bool {
         self.journal.write(record)
     }
+
+    fn run(&mut self, ticket: Ticket, errand: Errand) -> bool {
+        self.errands.try_send((ticket, errand)).is_ok()
+    }
 }
 
 impl Bus {
     /// A switchboard without a socket; see [`run`].
-    fn new(config: &ControllerConfig) -> Result<Arc<Self>, Error> {
+    fn new(config: &ControllerConfig, errands: mpsc::Sender<(Ticket, Errand)>) -> Result<Arc<Self>, Error> {
         let path = &config.paths.var;
         let journal = fs::create_dir_all(path).and_then(|()| Journal::open(path));
         let (journal, ring) = journal.map_err(|source| Error::Journal {
@@ -401,6 +418,7 @@ impl Bus {
             touched: Vec::new(),
             waiting: Arc::default(),
             journal,
+            errands,
         };
         let inner = Mutex::new(Inner {
             core,
@@ -457,6 +475,21 @@ impl Bus {
             outside.queues.remove(&id);
             core.closed(id, now, outside);
         });
+    }
+
+    /// The present.
+    pub(crate) fn now(&self) -> Now {
+        now_since(self.begin)
+    }
+
+    /// An errand is done, or could not be.
+    pub(crate) fn done(&self, ticket: Ticket, answer: Result<String, RpcError>) {
+        self.with(|core, outside, now| core.done(ticket, answer, now, outside));
+    }
+
+    /// A token is good no longer.
+    pub(crate) fn revoked(&self, name: &str) {
+        self.with(|core, outside, _| core.revoked(name, outside));
     }
 
     /// The link to the partner is up: its number and what is to be written to it.
@@ -711,7 +744,7 @@ fn cut(inner: &mut Inner, id: ConnectionId, cutter: &mut Cutter, bytes: &[u8], n
 
 #[allow(
     clippy::disallowed_methods,
-    reason = "the only wall clock of the router: stamps for people, no decision"
+    reason = "the only wall clock of the router: stamps for people, and the dates until which tokens are good"
 )]
 fn now_since(begin: Instant) -> Now {
     let unix = SystemTime::now()
@@ -768,7 +801,8 @@ pub async fn run(config: ControllerConfig, shutdown: Shutdown) -> Result<(), Err
         path: config.paths.keys.clone(),
         source,
     })?;
-    let bus = Bus::new(&config)?;
+    let (errands, asked) = mpsc::channel(ERRANDS);
+    let bus = Bus::new(&config, errands)?;
     let listener = listen(&path)?;
     match Notifier::from_env().and_then(|notifier| notifier.ready()) {
         Ok(()) => tracing::info!(socket = %path.display(), controller = %config.controller, "ready"),
@@ -778,6 +812,7 @@ pub async fn run(config: ControllerConfig, shutdown: Shutdown) -> Result<(), Err
         () = Arc::clone(&bus).accept(listener) => {}
         () = bus.expire() => {}
         () = link::run(&bus, &config, keys) => {}
+        () = web::management::run(&bus, &config, asked) => {}
         () = shutdown.requested() => {}
     }
     if let Err(error) = fs::remove_file(&path) {

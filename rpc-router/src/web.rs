@@ -1,9 +1,14 @@
 //! The side doors: the same switchboard for programs that speak WebSocket or HTTPS instead of lines.
 //!
 //! ```text
-//! run/router.sock   "GET " --> HTTP/1.1 upgrade --> WebSocket --+
-//!                   else   --> lines ---------------------------+--> core
+//! run/router.sock      else   --> lines ---------------------------+
+//!                      "GET " --> HTTP/1.1 upgrade --> WebSocket --+--> core
+//! management address   TLS 1.3 --> token --> upgrade, or one POST -+
 //! ```
+//!
+//! * [`management`]: HTTPS; [`tokens`]: who may come in, [`failures`]: how often one may be wrong, [`certificate`]: what
+//!   is shown.
+//! * [`socket`]: one WebSocket, through whichever door.
 //!
 //! One text message is one JSON-RPC message or one batch, and becomes an event of the core exactly as a line does; what
 //! the core queues for the connection goes out as one text message per line. So rights, limits and refusals are the
@@ -18,7 +23,11 @@
 //!
 //! It must never make a line slower: a connection is looked at once, before its first byte is read.
 
+pub mod certificate;
+mod failures;
+pub mod management;
 mod socket;
+pub mod tokens;
 
 use crate::routing::Peer;
 use crate::server::{Bus, Session};
@@ -49,12 +58,16 @@ use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body
 pub const UPGRADE: Duration = Duration::from_secs(5);
 /// Longest head of an HTTP request, bytes.
 pub const HEADERS: usize = 16 << 10;
+/// Nobody on this machine is asked for a sign of life.
+const NEVER: Duration = Duration::MAX;
 /// Most headers of an HTTP request.
 const COUNT: usize = 64;
 /// Where messages are taken.
 pub const PATH: &str = "/rpc";
 /// How an upgrade begins.
 const GET: &[u8; 4] = b"GET ";
+/// Connections of those who come from afar, and of those who are just leaving.
+pub const CONNECTIONS: usize = management::STRANGERS + management::CLIENTS + 64;
 
 /// An HTTP answer.
 type Answer = Response<Full<Bytes>>;
@@ -87,7 +100,7 @@ pub(crate) async fn begins_as_http(stream: &UnixStream) -> bool {
 pub(crate) async fn serve_local(bus: &Arc<Bus>, stream: UnixStream, peer: Peer) {
     let upgraded: Mutex<Option<OnUpgrade>> = Mutex::default();
     let service = service_fn(async |mut request: Request<Incoming>| {
-        let answer = match upgrade(&mut request) {
+        let answer = match local(&request).and_then(|()| upgrade(&mut request)) {
             Ok((answer, on)) => {
                 *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(on);
                 answer
@@ -114,8 +127,27 @@ pub(crate) async fn serve_local(bus: &Arc<Bus>, stream: UnixStream, peer: Peer) 
         return;
     };
     let session = Session::local(bus, peer);
-    let end = socket::talk(TokioIo::new(stream), &session).await;
+    let end = socket::talk(TokioIo::new(stream), &session, NEVER, std::future::pending()).await;
     tracing::debug!(uid = peer.uid, pid = peer.pid, %end, "WebSocket ended");
+}
+
+/// What begins with `GET ` on the local socket is an upgrade and nothing else.
+fn local<B>(request: &Request<B>) -> Result<(), Answer> {
+    let (status, what) = if !matches!(request.uri().path(), "/" | PATH) {
+        let what = format!("nothing is at {}", request.uri().path());
+        (StatusCode::NOT_FOUND, what)
+    } else if request.method() != Method::GET {
+        let what = format!("{} is no upgrade", request.method());
+        (StatusCode::METHOD_NOT_ALLOWED, what)
+    } else {
+        return Ok(());
+    };
+    let error = RpcError::new(Code::InvalidRequest, "upgrade", what).remedy(format!("GET {PATH}"));
+    let mut refused = refusal(status, &error);
+    refused
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static("GET"));
+    Err(refused)
 }
 
 /// HTTP/1.1 as every door speaks it.
@@ -130,20 +162,6 @@ fn http() -> http1::Builder {
 
 /// The answer to a request for an upgrade, and what becomes of the connection behind it; or the refusal.
 fn upgrade<B>(request: &mut Request<B>) -> Result<(Answer, OnUpgrade), Answer> {
-    if !matches!(request.uri().path(), "/" | PATH) {
-        let what = format!("nothing is at {}", request.uri().path());
-        let error = RpcError::new(Code::NotFound, "upgrade", what).remedy(format!("GET {PATH}"));
-        return Err(refusal(StatusCode::NOT_FOUND, &error));
-    }
-    if request.method() != Method::GET {
-        let what = format!("{} is no upgrade", request.method());
-        let error = RpcError::new(Code::InvalidRequest, "upgrade", what).remedy(format!("GET {PATH}"));
-        let mut refused = refusal(StatusCode::METHOD_NOT_ALLOWED, &error);
-        refused
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static("GET"));
-        return Err(refused);
-    }
     match create_response_with_body(request, Full::default) {
         Ok(answer) => Ok((answer, hyper::upgrade::on(request))),
         Err(error) => {

@@ -108,7 +108,10 @@ impl Core {
                 return self.settle(call, Err(error), now, world);
             }
         };
-        match self.route(from, &sender, &address, &mut call, now) {
+        let routed = self
+            .open(&sender, &address)
+            .and_then(|()| self.route(from, &sender, &address, &mut call, now));
+        match routed {
             Ok(Some(callee)) => self.forward(callee, envelope, call, from, &sender, now, world),
             Ok(None) => {
                 (call.method, call.to) = (self.names.share(address.method), self.me.as_str().into());
@@ -256,7 +259,7 @@ impl Core {
         world.send(to, &self.out)
     }
 
-    fn owe(&mut self, callee: ConnectionId, caller: ConnectionId, change: isize) {
+    pub(super) fn owe(&mut self, callee: ConnectionId, caller: ConnectionId, change: isize) {
         if let Some(connection) = self.connections.get_mut(&callee) {
             connection.owed = connection.owed.saturating_add_signed(change);
         }

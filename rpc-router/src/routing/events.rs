@@ -33,6 +33,7 @@ impl Core {
     ) -> Result<(), RpcError> {
         let sender = self.sender(from, envelope)?;
         let address = self.address(method, sender.over_link)?;
+        self.open(&sender, &address)?;
         let params = envelope.params.unwrap_or("null");
         if address.service == SERVICE && !address.remote {
             return match address.method {

@@ -6,8 +6,8 @@ use pollux_api::contract::{self, Repeat};
 use pollux_api::error::{Code, RpcError};
 use pollux_api::rank;
 use pollux_api::router::{
-    ACTIONS, CANCEL, REGISTER, Register, Registered, SERVICE, STATUS, SUBSCRIBE, ServiceInfo, Status, TRACE,
-    UNREGISTER, UNSUBSCRIBE,
+    ACTIONS, CANCEL, REGISTER, Register, Registered, SERVICE, STATUS, SUBSCRIBE, ServiceInfo, Status,
+    TOKEN_ADD, TOKEN_LIST, TOKEN_REMOVE, TRACE, UNREGISTER, UNSUBSCRIBE, WEB,
 };
 use pollux_api::rpc;
 use pollux_runtime::wire::{self, Envelope};
@@ -29,6 +29,9 @@ impl Core {
         let params = envelope.params.unwrap_or("null");
         let answer = match &*call.method {
             TRACE => return self.trace(from, params, call, now, world),
+            WEB | TOKEN_ADD | TOKEN_LIST | TOKEN_REMOVE => {
+                return self.errand(envelope, call, sender, now, world);
+            }
             REGISTER => self
                 .register(from, params, now)
                 .map(|registered| wire::to_json(&registered)),
@@ -42,7 +45,8 @@ impl Core {
                 Ok(discover::document(self.version, |name| self.services.contains_key(name)).to_string())
             }
             SUBSCRIBE => self
-                .subscribe(from, params, now, world)
+                .open_topics(sender, params)
+                .and_then(|()| self.subscribe(from, params, now, world))
                 .map(|topics| wire::to_json(&topics)),
             UNSUBSCRIBE => self
                 .unsubscribe(from, params)
@@ -68,6 +72,11 @@ impl Core {
             Role::Service(service) => {
                 let what = format!("this connection is {} already", service.name);
                 return Err(RpcError::new(Code::Conflict, place, what).remedy("one connection per service"));
+            }
+            Role::Remote(remote) => {
+                let what = format!("{} comes from afar and cannot be a service", remote.full);
+                return Err(RpcError::new(Code::NotPermitted, place, what)
+                    .remedy("a service registers on the socket of its own controller"));
             }
             Role::Link => {
                 return Err(

@@ -12,6 +12,7 @@ struct Paper {
     full: HashSet<ConnectionId>,
     closed: Vec<ConnectionId>,
     actions: u8,
+    errands: Vec<(Ticket, Errand)>,
 }
 
 impl World for Paper {
@@ -37,6 +38,11 @@ impl World for Paper {
 
     fn journal(&mut self, _record: &Entry) -> bool {
         true
+    }
+
+    fn run(&mut self, ticket: Ticket, errand: Errand) -> bool {
+        self.errands.push((ticket, errand));
+        self.errands.len() < 3
     }
 }
 
@@ -114,6 +120,122 @@ fn a_stranger_is_refused_whatever_it_asks() {
         );
     }
     assert!(!paper.sent.contains_key(&SERVANT) && !paper.sent.contains_key(&LINK));
+}
+
+#[test]
+fn who_comes_from_afar_may_what_the_role_of_its_token_opens() {
+    use pollux_api::contract::Kind;
+    let (mut core, mut paper) = room();
+    for (connection, role) in (10..).zip(role::Role::ALL) {
+        core.opened_from_afar(connection, &format!("t{connection}"), role);
+        for method in pollux_api::contract::SERVICES.iter().flat_map(|s| s.methods) {
+            if method.kind != Kind::Request {
+                continue;
+            }
+            for name in [method.name.to_owned(), format!("partner/{}", method.name)] {
+                ask(&mut core, &mut paper, connection, &name);
+                let on_the_link = name.starts_with("partner/router.") && name.ends_with("subscribe");
+                let shut = !role.opens(method.afar) || on_the_link;
+                let answer = paper.sent.get(&connection).and_then(|sent| sent.last());
+                let refused = answer.is_some_and(|answer| answer.contains(r#""error":{"code":-32006"#));
+                assert_eq!(refused, shut, "{role} {name}");
+                paper.sent.remove(&connection);
+            }
+        }
+        // What the contract does not know is shut, and so is what only services say.
+        ask(&mut core, &mut paper, connection, "echo.back");
+        let refusal = last(&paper, connection);
+        assert!(
+            refusal.contains("not_permitted") && refusal.contains(&format!("a/web:t{connection}")),
+            "{refusal}"
+        );
+        let note = r#"{"jsonrpc":"2.0","method":"echo.note"}"#;
+        say(&mut core, &mut paper, connection, note);
+        assert!(!paper.sent.contains_key(&SERVANT));
+        paper.sent.remove(&connection);
+    }
+    // The refusal says which role would do.
+    ask(&mut core, &mut paper, 10, "partner/heartbeat.switchover");
+    for part in [
+        "a/web:t10 is viewer and may not use heartbeat.switchover",
+        r#""where":"b/heartbeat""#,
+        "a token of role operator or admin",
+    ] {
+        assert!(last(&paper, 10).contains(part), "{}", last(&paper, 10));
+    }
+    // The partner is told the name of the token, and the lowest rank.
+    ask(&mut core, &mut paper, 11, "partner/heartbeat.switchover");
+    assert!(
+        last(&paper, LINK).contains(r#""from":"a/web:t11","rank":0"#),
+        "{}",
+        last(&paper, LINK)
+    );
+}
+
+#[test]
+fn topics_are_opened_as_methods_are() {
+    let (mut core, mut paper) = room();
+    core.opened_from_afar(10, "eye", role::Role::Viewer);
+    for (topic, open) in [
+        ("router.work", true),
+        ("partner/heartbeat.events", true),
+        ("echo.said", false),
+        ("heartbeat.status", false),
+        ("router.event", false),
+    ] {
+        let message = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"router.subscribe","params":{{"topics":["{topic}"]}}}}"#
+        );
+        say(&mut core, &mut paper, 10, &message);
+        assert_eq!(last(&paper, 10).contains("result"), open, "{}", last(&paper, 10));
+    }
+}
+
+#[test]
+fn keys_are_an_errand_and_no_business_of_services() {
+    let (mut core, mut paper) = room();
+    ask(&mut core, &mut paper, SERVANT, "router.token_list");
+    assert!(last(&paper, SERVANT).contains("not_permitted"));
+    ask(&mut core, &mut paper, SERVANT, "partner/router.token_list");
+    assert!(last(&paper, LINK).contains(r#""rank":70"#));
+    let from_the_partner =
+        r#"{"jsonrpc":"2.0","id":1,"method":"router.token_list","from":"b/pool","rank":50}"#;
+    say(&mut core, &mut paper, LINK, from_the_partner);
+    assert!(last(&paper, LINK).contains("not_permitted"));
+    assert_eq!(paper.errands, []);
+    ask(&mut core, &mut paper, PERSON, "router.token_list");
+    let (ticket, errand) = paper.errands[0].clone();
+    assert_eq!(errand, Errand::List);
+    assert_eq!(core.awaited(PERSON), 1);
+    // The caller cannot answer it itself.
+    let forged = format!(r#"{{"jsonrpc":"2.0","id":{ticket},"result":"forged"}}"#);
+    say(&mut core, &mut paper, PERSON, &forged);
+    core.done(ticket, Ok("[]".into()), at(1), &mut paper);
+    assert!(last(&paper, PERSON).contains(r#""result":[]"#));
+    assert_eq!(core.awaited(PERSON), 0);
+    // One that is not answered in time, one for which there is no room, and one whose caller has gone.
+    ask(&mut core, &mut paper, PERSON, "router.web");
+    core.expire(at(60_000), &mut paper);
+    assert!(last(&paper, PERSON).contains("deadline_passed"));
+    ask(&mut core, &mut paper, PERSON, "router.web");
+    assert!(last(&paper, PERSON).contains("overloaded"));
+    paper.errands.clear();
+    core.opened(9, TRUSTED);
+    ask(&mut core, &mut paper, 9, "router.web");
+    core.closed(9, at(2), &mut paper);
+    core.done(paper.errands[0].0, Ok("[]".into()), at(3), &mut paper);
+    assert!(!paper.sent.contains_key(&9));
+}
+
+#[test]
+fn a_token_that_is_removed_ends_its_connections() {
+    let (mut core, mut paper) = room();
+    for (connection, name) in [(10, "one"), (11, "other"), (12, "one")] {
+        core.opened_from_afar(connection, name, role::Role::Viewer);
+    }
+    core.revoked("one", &mut paper);
+    paper.closed.sort_unstable();
+    assert_eq!(paper.closed, [10, 12]);
 }
 
 #[test]

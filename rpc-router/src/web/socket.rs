@@ -7,6 +7,7 @@
 use crate::server::{Bus, Closed, Session};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
+use hyper::body::Bytes;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::router::MAX_MESSAGE;
 use pollux_runtime::wire::Malformed;
@@ -26,7 +27,7 @@ const WRITE: usize = 64 << 10;
 /// Time for the last words.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Bytes that are still taken from somebody who is being disconnected, so that the last words are not lost.
-const LINGER: usize = 16 << 20;
+pub(super) const LINGER: usize = 16 << 20;
 /// Longest reason in a close frame (RFC 6455, 5.5), bytes.
 const REASON: usize = 123;
 
@@ -49,8 +50,13 @@ impl fmt::Display for End {
 
 type Sink<S> = SplitSink<WebSocketStream<S>, Message>;
 
-/// Carries messages both ways until one side has enough.
-pub(super) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(stream: S, session: &Session) -> End {
+/// Carries messages both ways until one side has enough, or it has `lapsed`; asks for a sign of life after `silence`.
+pub(super) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    session: &Session,
+    silence: Duration,
+    lapsed: impl Future<Output = String>,
+) -> End {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ)
         .write_buffer_size(WRITE)
@@ -60,7 +66,8 @@ pub(super) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(stream: S, session: 
     let (mut sink, mut stream) = socket.split();
     let end = tokio::select! {
         end = hear(&mut stream, session) => end,
-        end = say(&mut sink, session) => end,
+        end = say(&mut sink, session, silence) => end,
+        why = lapsed => End::Refused(CloseCode::Policy, why),
     };
     if let End::Refused(code, why) = &end {
         // Who does not listen is not waited for.
@@ -106,11 +113,18 @@ async fn hear<S: AsyncRead + AsyncWrite + Unpin>(
     End::Gone
 }
 
-async fn say<S: AsyncRead + AsyncWrite + Unpin>(sink: &mut Sink<S>, session: &Session) -> End {
+async fn say<S: AsyncRead + AsyncWrite + Unpin>(
+    sink: &mut Sink<S>,
+    session: &Session,
+    silence: Duration,
+) -> End {
     let mut lines = Vec::new();
     loop {
-        if let Err(Closed(why)) = session.queue().some(&mut lines, WRITE).await {
-            return End::Refused(CloseCode::Policy, why);
+        match timeout(silence, session.queue().some(&mut lines, WRITE)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(Closed(why))) => return End::Refused(CloseCode::Policy, why),
+            // No line: a ping.
+            Err(_) => lines.clear(),
         }
         // That a receiver which does not read is to be disconnected has to be heard nevertheless.
         tokio::select! {
@@ -127,6 +141,9 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
     sink: &mut Sink<S>,
     lines: &[u8],
 ) -> Result<(), tungstenite::Error> {
+    if lines.is_empty() {
+        sink.feed(Message::Ping(Bytes::new())).await?;
+    }
     for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         // What was read at this door and at the others is text; a service that is not read here may lie.
         let text = String::from_utf8_lossy(line).into_owned();
@@ -153,15 +170,23 @@ async fn part<S: AsyncRead + AsyncWrite + Unpin>(
     sink.send(Message::Close(Some(CloseFrame { code, reason })))
         .await
         .ok()?;
-    let mut stream = sink.reunite(stream).ok()?.into_inner();
-    stream.shutdown().await.ok()?;
-    // A connection that is closed with something unread is reset, and the last words with it.
-    let (mut taken, mut buffer) = (0, [0; 4096]);
-    while taken < LINGER {
-        match stream.read(&mut buffer).await {
-            Ok(read @ 1..) => taken += read,
-            _ => break,
-        }
-    }
+    linger(sink.reunite(stream).ok()?.into_inner()).await;
     Some(())
+}
+
+/// Ends a connection so that what was written last arrives: one that is closed with something unread is reset.
+pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let take = async {
+        stream.shutdown().await?;
+        let (mut taken, mut buffer) = (0, [0; 4096]);
+        while taken < LINGER {
+            match stream.read(&mut buffer).await? {
+                0 => break,
+                read => taken += read,
+            }
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    // Who does not listen is not waited for.
+    let _ = timeout(FAREWELL, take).await;
 }

@@ -4,7 +4,8 @@ use crate::script::Script;
 use pollux_api::action::ActionId;
 use pollux_api::id::ControllerId;
 use pollux_api::{address, alua, chassis, config, heartbeat, pool, router, target};
-use pollux_rpc_router::routing::{ConnectionId, Core, Now, Peer, World};
+use pollux_rpc_router::pending::Ticket;
+use pollux_rpc_router::routing::{ConnectionId, Core, Errand, Now, Peer, World};
 use pollux_rpc_router::trace::{Entry, Ring};
 use pollux_runtime::wire::{self, Envelope, Framer, Head, Kind, Malformed};
 use serde::{Serialize, de::DeserializeOwned};
@@ -120,6 +121,10 @@ impl World for Wires {
     fn new_action(&mut self) -> ActionId {
         self.actions += 1;
         ActionId::from_bytes(u128::from(self.actions).to_be_bytes())
+    }
+
+    fn run(&mut self, _: Ticket, _: Errand) -> bool {
+        false
     }
 
     fn journal(&mut self, _record: &Entry) -> bool {
