@@ -5,6 +5,7 @@ use crate::print::parse_size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pollux_api::action::ActionId;
 use pollux_api::id::{ControllerId, DiskIndex};
+use pollux_api::role::Role;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -146,6 +147,11 @@ pub enum Command {
     /// The configuration as a whole
     #[command(subcommand)]
     Config(Config),
+    /// Tokens: who may come in over the management address, and what for
+    #[command(subcommand)]
+    Token(Token),
+    /// The management address of each controller, and the fingerprint of its certificate
+    Management,
     /// The enclosure in software: power, cables, faults
     #[command(subcommand)]
     Chassis(Chassis),
@@ -183,6 +189,29 @@ pub enum Work {
     Cancel {
         /// The action under which it was asked for
         id: ActionId,
+    },
+}
+
+/// `pollux token`.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Make a token and show it, this once
+    Add {
+        /// Its name, by which traces show who did what
+        name: String,
+        /// What it opens: viewer looks, operator moves and changes, admin makes tokens and overrides
+        #[arg(long, value_name = "viewer|operator|admin")]
+        role: Role,
+        /// It is good for so many days; for ever if not said
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3650))]
+        expires: Option<u32>,
+    },
+    /// Every token, without what is secret
+    List,
+    /// Take a token away; whoever is connected with it is disconnected
+    Remove {
+        /// Its name
+        name: String,
     },
 }
 
@@ -662,6 +691,7 @@ mod tests {
             |chassis power a off|chassis hang a|chassis resume a|chassis reboot b|chassis daemon a heartbeatd kill\
             |chassis leg 1 cut|chassis interconnect only-a-to-b|chassis host-port a out|chassis disk-path b all out\
             |chassis disk-path b 3 in|chassis disk-fault 2 slow --slow-ms 9|chassis shelf-power off|chassis bmc a off\
+            |token add ops --role operator --expires 30|token list|token remove ops|management\
             |chassis watchdog b on|chassis heal|chassis note x|chassis events|chassis shutdown|call pool.status null";
         for command in commands.split('|') {
             let words = [
@@ -691,6 +721,9 @@ mod tests {
             ("volume create v --pool p --size 12Q", "512M or 1.5G"),
             ("chassis leg 2 cut", "0..=1"),
             ("trace 17", "UUID"),
+            ("token add ops --role root", "viewer, operator or admin"),
+            ("token add ops", "--role"),
+            ("token add ops --role admin --expires 0", "1..=3650"),
             ("takeover", "--partner"),
         ] {
             let line = ["pollux"].into_iter().chain(command.split_whitespace());

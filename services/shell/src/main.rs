@@ -8,7 +8,7 @@ use pollux_shell::error::Error;
 use pollux_shell::moves::{self, Move};
 use pollux_shell::print::Style;
 use pollux_shell::resources::{self, Shown};
-use pollux_shell::{action, enclosure, pair, quorum, status, timeline, trace};
+use pollux_shell::{action, enclosure, pair, quorum, status, timeline, token, trace};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
@@ -126,6 +126,8 @@ async fn run(line: Line) -> Result<Shown, Error> {
             moves::run(&array, Move::OpenAlone, care, under, style).await
         }
         Command::Config(command) => resources::config(&array, command, style).await,
+        Command::Token(command) => token::run(&array, command, under, style).await,
+        Command::Management => Ok(token::management(&array, style).await),
         Command::Call { method, params } => {
             let params = params.as_deref().unwrap_or("null");
             let params: Value = serde_json::from_str(params).map_err(|error| {
