@@ -140,6 +140,16 @@ fn whoever_is_alone_changes_the_set_whichever_it_is() {
 }
 
 #[test]
+fn nothing_is_written_to_a_disk_that_stands_where_a_quorum_disk_should() {
+    let mut bench = Bench::new();
+    bench.seats[2] = None;
+    // The bench looks.
+    let mut bench = bench.made_whole([params(A, 1), params(B, 1)]);
+    bench.run(Duration::from_secs(2));
+    assert_eq!(bench.alarms(B), [("quorum_disk", "disk-02".to_string())]);
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_with_the_reason() {
     let (core, now) = member();
     assert!(core.plan_replace(now, disk(0), disk(3)).is_ok());

@@ -1682,3 +1682,19 @@ fn nothing_is_taken_after_the_own_lease() {
         }
     }
 }
+
+#[test]
+fn what_an_earlier_life_of_the_partner_served_stays_that_lifes() {
+    let mut core = claimed(POOLS[1], None, None);
+    let (epoch, generation) = (core.record().epoch, Generation::new(7));
+    core.partner.incarnation = Incarnation::new(2);
+    core.partner
+        .holdings
+        .insert(POOLS[1], (epoch, generation, Incarnation::new(1)));
+    let told = core.partner_claim(POOLS[1]).unwrap();
+    assert_eq!(
+        (told.epoch, told.generation, told.incarnation),
+        (epoch, generation, Incarnation::new(1))
+    );
+    assert!(told.serving && told.state == ClaimState::Held);
+}

@@ -286,6 +286,21 @@ fn a_freeze_is_answered_when_nothing_is_on_its_way_to_the_disk() {
     );
 }
 
+#[test]
+fn nothing_stands_still_for_an_epoch_that_is_decided() {
+    let mut a = keeper(A);
+    a.handle(set(&record(3, &[A], true, 0, LogHash::default())));
+    for (epoch, late) in [(2, true), (3, true), (4, false)] {
+        let freeze = Freeze {
+            epoch: Epoch::new(epoch),
+            reason: "silent".into(),
+        };
+        let effects = a.handle(Event::Freeze { request: 2, freeze });
+        let stale = matches!(answer_of(&effects, 2), Some(Err(Refusal::Stale(what))) if what.contains("epoch 3 is decided"));
+        assert_eq!((stale, a.frozen().is_some()), (late, !late), "epoch {epoch}");
+    }
+}
+
 /// A sequencer and its follower, standing, with nothing in the log.
 fn pair() -> (Keeper, Keeper) {
     let (mut a, mut b) = (keeper(A), keeper(B));
@@ -394,6 +409,25 @@ fn with_a_partner_both_disks_are_needed_and_late_answers_of_older_sessions_count
         b.answered(action(1), &one(pool("p", 1))),
         a.answered(action(1), &one(pool("p", 1)))
     );
+}
+
+#[test]
+fn a_follower_shows_nothing_that_is_not_on_its_own_disk() {
+    let (mut a, mut b) = pair();
+    let effects = a.handle(Event::Change {
+        request: 1,
+        action: action(1),
+        change: one(pool("p", 1)),
+    });
+    // Whatever it is told: no sequencer announces what a member has not stored.
+    let append = Append {
+        acknowledged: 1,
+        ..append_of(&effects)
+    };
+    let effects = b.handle(Event::AppendIn { request: 5, append });
+    assert_eq!((b.acknowledged(), b.tables().pools.len()), (0, 0));
+    settle(&mut b, effects);
+    assert_eq!((b.acknowledged(), b.tables().pools.len()), (1, 1));
 }
 
 #[test]
