@@ -803,6 +803,7 @@ pub async fn run(config: ControllerConfig, shutdown: Shutdown) -> Result<(), Err
     })?;
     let (errands, asked) = mpsc::channel(ERRANDS);
     let bus = Bus::new(&config, errands)?;
+    let _management = web::management::Running::start(&bus, &config, asked);
     let listener = listen(&path)?;
     match Notifier::from_env().and_then(|notifier| notifier.ready()) {
         Ok(()) => tracing::info!(socket = %path.display(), controller = %config.controller, "ready"),
@@ -812,7 +813,6 @@ pub async fn run(config: ControllerConfig, shutdown: Shutdown) -> Result<(), Err
         () = Arc::clone(&bus).accept(listener) => {}
         () = bus.expire() => {}
         () = link::run(&bus, &config, keys) => {}
-        () = web::management::run(&bus, &config, asked) => {}
         () = shutdown.requested() => {}
     }
     if let Err(error) = fs::remove_file(&path) {

@@ -14,6 +14,8 @@
 //! * Nothing of a request but its head is read before its token was good.
 //! * Strangers are at most [`STRANGERS`], each for at most [`PROVE`]: when one more comes, the oldest of the address that
 //!   has most of them makes room. Clients are at most [`CLIENTS`].
+//! * Handshakes and HTTP are the work of a thread of their own: whoever knocks a thousand times in a second delays others
+//!   who come from afar, and no message between services.
 //! * A token that was removed, or has expired, ends what it had opened.
 //! * A token is in no journal and in no answer but the first.
 //!
@@ -43,13 +45,14 @@ use pollux_runtime::wire::{Envelope, Kind, Malformed, to_json};
 use serde_json::value::RawValue;
 use socket2::SockRef;
 use std::convert::Infallible;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -71,12 +74,49 @@ const RETRY: Duration = Duration::from_secs(1);
 /// First byte of a TLS record that carries a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Answers errands, and listens if there is a management address; never returns.
-pub(crate) async fn run(
-    bus: &Arc<Bus>,
-    config: &ControllerConfig,
-    mut errands: mpsc::Receiver<(Ticket, Errand)>,
-) {
+/// The thread of the management address; it ends with this value.
+pub(crate) struct Running {
+    /// Nothing is said through it; that it is gone is what is heard.
+    _end: oneshot::Sender<()>,
+}
+
+impl Running {
+    /// Begins to answer errands, and to listen if there is a management address.
+    pub(crate) fn start(
+        bus: &Arc<Bus>,
+        config: &ControllerConfig,
+        errands: mpsc::Receiver<(Ticket, Errand)>,
+    ) -> Self {
+        let (end, ended) = oneshot::channel();
+        let (bus, config) = (Arc::clone(bus), config.clone());
+        let work = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(async {
+                tokio::select! {
+                    () = run(&bus, &config, errands) => {}
+                    _ = ended => {}
+                }
+            });
+            Ok::<_, io::Error>(())
+        };
+        let named = std::thread::Builder::new().name("management".into());
+        // What it would have answered is answered `overloaded` then.
+        let begun = named.spawn(move || {
+            if let Err(error) = work() {
+                tracing::error!(%error, "no management address: its thread cannot run");
+            }
+        });
+        if let Err(error) = begun {
+            tracing::error!(%error, "no management address: it has no thread");
+        }
+        Self { _end: end }
+    }
+}
+
+/// Never returns.
+async fn run(bus: &Arc<Bus>, config: &ControllerConfig, mut errands: mpsc::Receiver<(Ticket, Errand)>) {
     let desk = Arc::new(Desk::new(bus, config));
     let work = async {
         while let Some((ticket, errand)) = errands.recv().await {
