@@ -510,8 +510,10 @@ impl Gate {
     /// What is answered to these bytes until the router closes.
     async fn raw(&self, bytes: &[u8]) -> Answered {
         let mut stream = self.tls().await;
-        // It may have been closed before all was written.
-        let _ = stream.write_all(bytes).await;
+        // It may have been closed before all was written; what TLS keeps back has to go out too.
+        if stream.write_all(bytes).await.is_ok() {
+            let _ = stream.flush().await;
+        }
         let mut answer = Vec::new();
         let _ = timeout(BOUND, stream.read_to_end(&mut answer)).await.unwrap();
         Answered::of(&String::from_utf8_lossy(&answer))
@@ -635,6 +637,7 @@ async fn one_connection_carries_many_requests() {
     );
     for _ in 0..3 {
         stream.write_all(head.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
         let mut answer = String::new();
         while !answer.ends_with("}\n") {
             let byte = timeout(BOUND, stream.read_u8()).await.unwrap().unwrap();
