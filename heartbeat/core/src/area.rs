@@ -172,6 +172,9 @@ pub struct Area {
     pub claims: Result<Claims, Unread>,
     /// Wishes to the partner.
     pub letter: Result<Letter, Unread>,
+    /// The disk has another seat than was asked for, and this is the latest record that its ballots call decided: true
+    /// for ever, and it says where the quorum disks are to be found.
+    pub elsewhere: Option<Record>,
 }
 
 impl Area {
@@ -184,6 +187,7 @@ impl Area {
             vote: Err(why),
             claims: Err(why),
             letter: Err(why),
+            elsewhere: None,
         }
     }
 
@@ -196,6 +200,7 @@ impl Area {
             vote: Ok(Vote::after(Record::genesis(disks))),
             claims: Ok(Claims::default()),
             letter: Ok(Letter::default()),
+            elsewhere: None,
         }
     }
 }

@@ -345,7 +345,13 @@ impl Bench {
                     Some(seat) if seat == disk => {
                         self.disks[usize::from(disk.disk.get())][whose.index()].clone()
                     }
-                    Some(seat) => Area::unread(Unread::SetGeneration(seat.since)),
+                    Some(seat) => Area {
+                        elsewhere: self.disks[usize::from(disk.disk.get())][whose.index()]
+                            .vote
+                            .ok()
+                            .map(|vote| vote.decided),
+                        ..Area::unread(Unread::SetGeneration(seat.since))
+                    },
                     None => Area::unread(Unread::Blank),
                 };
                 Event::ReadDone {

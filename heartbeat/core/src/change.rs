@@ -179,6 +179,7 @@ impl Core {
                 vote: Ok(*self.arbiter.block()),
                 claims: Ok(self.claims.clone()),
                 letter: Ok(Letter::default()),
+                elsewhere: None,
             };
         }
         let votes = self.disks.iter().filter_map(|disk| Some(disk.vote?.0));
@@ -200,6 +201,7 @@ impl Core {
                 .cloned()
                 .ok_or(Unread::Blank),
             letter: Ok(Letter::default()),
+            elsewhere: None,
         }
     }
 

@@ -140,6 +140,28 @@ fn whoever_is_alone_changes_the_set_whichever_it_is() {
 }
 
 #[test]
+fn a_disk_that_has_come_back_under_another_seat_leads_to_the_set() {
+    let mut bench = Bench::whole();
+    for (from, to) in [(0, 3), (1, 4), (3, 0), (4, 1)] {
+        bench.ask(A, request(from, to)).unwrap();
+        bench.until("it has ended", |bench| {
+            let ended = |core: &Core| numbers(core).contains(&to) && core.set().leaving().is_none();
+            [A, B].iter().all(|who| ended(bench.core(*who)))
+        });
+    }
+    bench.run(Duration::from_secs(1));
+    let set = *bench.core(A).set();
+    bench.cores = [None, None];
+    // Both have forgotten everything: they look for the disks with which the array was made.
+    bench.boot(params(A, 2));
+    bench.boot(params(B, 2));
+    bench.until("both are members again", |bench| {
+        bench.core(A).record().members.both()
+    });
+    assert_eq!([A, B].map(|who| *bench.core(who).set()), [set, set]);
+}
+
+#[test]
 fn nothing_is_written_to_a_disk_that_stands_where_a_quorum_disk_should() {
     let mut bench = Bench::new();
     bench.seats[2] = None;

@@ -28,7 +28,7 @@
 use crate::area::{Area, Claim, ClaimState, Claims, Content, POOLS_MAX, Slot, Unread};
 use crate::codec::{Malformed, Parsed, Reader, Writer};
 use crate::effect::BlockId;
-use crate::record::{Ballot, Vote};
+use crate::record::{Ballot, Record, Vote};
 use crate::set::{QuorumSet, Seat};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -240,7 +240,10 @@ pub fn may_lay_out(place: &Place, parts: &[Area; 2], area: &[u8]) -> Result<(), 
 pub fn decode_area(place: &Place, whose: ControllerId, area: &[u8]) -> Area {
     // A header that is not ours means that this is not the disk that we think it is, whatever its blocks say.
     if let Err(why) = content(place, 0, None, area) {
-        return Area::unread(why);
+        return Area {
+            elsewhere: decided_elsewhere(place, area),
+            ..Area::unread(why)
+        };
     }
     let read = |block| content(place, block_number(block, whose), Some(whose), area);
     let copies = [read(BlockId::Vote0), read(BlockId::Vote1)].map(|bytes| parse(bytes, vote));
@@ -256,7 +259,30 @@ pub fn decode_area(place: &Place, whose: ControllerId, area: &[u8]) -> Area {
         vote,
         claims: parse(read(BlockId::Claims), claims),
         letter: parse(read(BlockId::Mailbox), |bytes| bytes.letter()),
+        elsewhere: None,
     }
+}
+
+/// The latest decided record on a disk of this array that has another seat than was asked for.
+fn decided_elsewhere(place: &Place, area: &[u8]) -> Option<Record> {
+    let header = area.get(..BLOCK_BYTES)?;
+    let since = u64::from_le_bytes(header[AT_SET..AT_SET + 8].try_into().ok()?);
+    let mark = u32::from_le_bytes(header[AT_MARK..AT_MARK + 4].try_into().ok()?);
+    let seat = Seat {
+        since: Generation::new(since),
+        mark,
+        ..place.seat
+    };
+    let there = Place { seat, ..*place };
+    content(&there, 0, None, area).ok()?;
+    let blocks = ControllerId::ALL
+        .into_iter()
+        .flat_map(|whose| [BlockId::Vote0, BlockId::Vote1].map(|block| (whose, block)));
+    let votes = blocks.filter_map(|(whose, block)| {
+        let bytes = content(&there, block_number(block, whose), Some(whose), area);
+        parse(bytes, vote).ok()
+    });
+    votes.map(|vote| vote.decided).max_by_key(|record| record.epoch)
 }
 
 fn seal(place: &Place, number: u64, writer: Option<ControllerId>, content: &[u8]) -> Box<Block> {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::record::Record;
-use pollux_api::id::DiskIndex;
+use pollux_api::id::{DiskIndex, Epoch};
 use proptest::prelude::*;
 
 const PLACE: Place = Place {
@@ -610,4 +610,49 @@ fn damage_is_what_a_writer_may_have_torn_and_nothing_else() {
     ];
     assert!(damage.into_iter().all(Unread::is_damage));
     assert!(!other.into_iter().any(Unread::is_damage));
+}
+
+#[test]
+fn a_disk_with_another_seat_says_the_latest_record_that_was_decided_and_nothing_else() {
+    let seat = Seat {
+        since: Generation::new(3),
+        mark: 9,
+        ..PLACE.seat
+    };
+    let there = Place { seat, ..PLACE };
+    let mut later = Record::genesis(first());
+    later.epoch = Epoch::new(7);
+    let parts = [
+        Area::formatted(first()),
+        Area {
+            vote: Ok(Vote::after(later)),
+            ..Area::formatted(first())
+        },
+    ];
+    let area = lay_out(&there, &parts);
+    for whose in ControllerId::ALL {
+        let read = decode_area(&PLACE, whose, &area);
+        let unread = Area::unread(Unread::SetGeneration(Generation::new(3)));
+        assert_eq!(
+            read,
+            Area {
+                elsewhere: Some(later),
+                ..unread
+            }
+        );
+        assert_eq!(decode_area(&there, whose, &area).elsewhere, None);
+    }
+    let elsewhere = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut area = area.clone();
+        change(&mut area);
+        decode_area(&PLACE, ControllerId::A, &area).elsewhere
+    };
+    assert_eq!(elsewhere(&|area| area[AT_CONTENT] ^= 1), None, "a damaged header");
+    assert_eq!(elsewhere(&|area| area.fill(0)), None, "a blank disk");
+    assert_eq!(elsewhere(&|area| area.truncate(AT_MARK)), None, "not read whole");
+    let foreign = Place {
+        array: ArrayId::from_bytes([1; 16]),
+        ..PLACE
+    };
+    assert_eq!(decode_area(&foreign, ControllerId::A, &area).elsewhere, None);
 }

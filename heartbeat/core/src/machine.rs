@@ -653,15 +653,9 @@ impl Core {
     // ---- the wire -------------------------------------------------------------------------------------------
 
     fn received(&mut self, now: Instant, datagram: Datagram) {
-        // A decided record is true for ever, however late it arrives and whoever is still heard.
+        // However late it arrives and whoever is still heard.
         if let Some(record) = datagram.record {
-            let progress = self.arbiter.learn(record);
-            // Before the own area was read, it is only kept; and it says on which disks to look.
-            match self.phase {
-                Phase::Starting => self.follow_set(now),
-                Phase::Up => self.progress(now, progress),
-                Phase::Stopped(_) => {}
-            }
+            self.learn(now, record);
         }
         let incarnation = datagram.advert.incarnation;
         if incarnation < self.partner.incarnation {
@@ -681,6 +675,16 @@ impl Core {
                 let held = self.partner.holdings.entry(pool).or_default();
                 *held = (*held).max((epoch, generation, incarnation));
             }
+        }
+    }
+
+    /// A decided record is true for ever. Before the own area was read, it is only kept; and it says on which disks to look.
+    fn learn(&mut self, now: Instant, record: Record) {
+        let progress = self.arbiter.learn(record);
+        match self.phase {
+            Phase::Starting => self.follow_set(now),
+            Phase::Up => self.progress(now, progress),
+            Phase::Stopped(_) => {}
         }
     }
 
@@ -820,6 +824,10 @@ impl Core {
     }
 
     fn read_done(&mut self, now: Instant, id: ReadId, issued: Instant, area: Area) {
+        // The disk was another quorum disk meanwhile, and says what this controller has missed.
+        if let Some(record) = area.elsewhere {
+            self.learn(now, record);
+        }
         let Some(at) = self
             .disks
             .iter()
@@ -967,10 +975,16 @@ impl Core {
         let own = |disk: &Disk| disk.own.clone();
         let areas: Vec<Area> = self.disks.iter().filter_map(own).collect();
         let slots = areas.iter().filter_map(|area| area.slot.as_ref().ok());
-        // An earlier daemon of this incarnation served: if the highest epoch is without it, it has to stop.
-        self.was_member = slots.clone().any(|slot| {
-            let serving = matches!(slot.advert.role, Role::Serving | Role::Releasing | Role::Dying);
-            serving && slot.advert.incarnation == self.params.incarnation
+        // An earlier daemon of this incarnation served: if the highest epoch is without it, it has to stop. Any block may tell,
+        // because any may be torn: its slot, a ballot that knows the record, a claim (nobody but a member claims).
+        let (me, mine) = (self.me(), self.params.incarnation);
+        self.was_member = areas.iter().any(|area| {
+            let serving = |role| matches!(role, Role::Serving | Role::Releasing | Role::Dying);
+            let slot = area.slot.as_ref().map(|slot| slot.advert);
+            let claims = area.claims.iter().flat_map(|claims| claims.pools.values());
+            slot.is_ok_and(|advert| serving(advert.role) && advert.incarnation == mine)
+                || area.vote.is_ok_and(|vote| vote.decided.members.has(me, mine))
+                || claims.map(|claim| claim.incarnation).any(|by| by == mine)
         });
         // It may have offered itself by wire whatever its slot says; without a slot it has not (`role`).
         self.waited = slots

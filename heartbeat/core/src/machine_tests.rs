@@ -1,6 +1,6 @@
 use super::*;
 use crate::arbiter;
-use crate::area::Unread;
+use crate::area::{Claim, ClaimState, Claims, Unread};
 use crate::bench::{A, B, Bench, Comes, POOLS, configured, params};
 use crate::event::Request;
 use crate::record::{Ballot, Members, Mode};
@@ -1093,4 +1093,55 @@ fn whoever_has_slept_calls_nobody_dead_before_it_has_listened_for_tn() {
     slept.present = end;
     slept.sights(end);
     assert_eq!((slept.slept, slept.verdict), (None, Partner::TakeOver));
+}
+
+#[test]
+fn a_daemon_that_starts_again_knows_by_any_whole_block_that_it_was_a_member() {
+    let start = |change: &dyn Fn(&mut Area)| {
+        let mut core = newborn();
+        let now = core.present;
+        for disk in &mut core.disks {
+            let mut area = Area::formatted(crate::bench::set());
+            change(&mut area);
+            disk.vote = Some((Vote::after(*core.arbiter.decided()), 0));
+            disk.own = Some(area);
+        }
+        core.start(now);
+        assert!(core.phase == Phase::Up);
+        core.was_member
+    };
+    let record = |by| {
+        let mut record = Record::genesis(crate::bench::set());
+        record.epoch = Epoch::new(1);
+        record.members = Members::alone(A, Incarnation::new(by));
+        record
+    };
+    let claims = |by| {
+        let claim = Claim {
+            epoch: Epoch::new(1),
+            generation: Generation::new(1),
+            state: ClaimState::Given,
+            incarnation: Incarnation::new(by),
+            serving: false,
+            placed: false,
+        };
+        let pools = [(POOLS[0], claim)].into();
+        Claims { pools, sequence: 1 }
+    };
+    assert!(!start(&|_| {}));
+    for (by, member) in [(1, true), (2, false)] {
+        let slot = |area: &mut Area| {
+            let advert = &mut area.slot.as_mut().unwrap().advert;
+            (advert.incarnation, advert.role) = (Incarnation::new(by), Role::Serving);
+        };
+        assert_eq!(start(&slot), member, "by its slot");
+        assert_eq!(start(&|area| area.claims = Ok(claims(by))), member, "by a claim");
+        let ballot = |area: &mut Area| area.vote = Ok(Vote::after(record(by)));
+        assert_eq!(start(&ballot), member, "by a ballot");
+    }
+    let waiting = |area: &mut Area| {
+        let advert = &mut area.slot.as_mut().unwrap().advert;
+        (advert.incarnation, advert.role) = (Incarnation::new(1), Role::Waiting);
+    };
+    assert!(!start(&waiting));
 }

@@ -210,6 +210,7 @@ impl Part {
             slot: self.slot.ok_or(Unread::Checksum),
             vote: vote.ok_or(Unread::Checksum),
             claims: self.claims.clone().ok_or(Unread::Checksum),
+            elsewhere: None,
             letter: self.letter.clone().ok_or(Unread::Checksum),
         }
     }

@@ -554,8 +554,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "served-before-and-forgotten",
         file: MACHINE,
         edits: &[(
-            "            serving && slot.advert.incarnation == self.params.incarnation\n",
-            "            serving && slot.advert.incarnation == self.params.incarnation && false\n",
+            "self.was_member = areas.iter().any(|area| {",
+            "self.was_member = areas.iter().take(0).any(|area| {",
         )],
         removes: "a daemon that starts knows from its slot that its controller has served",
         by: By::Seeds,
@@ -701,6 +701,29 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         )],
         removes: "a claim is durable on a majority before anything is taken by it",
         by: By::Seeds,
+    },
+    Mutant {
+        name: "served-by-its-slot-alone",
+        file: MACHINE,
+        edits: &[
+            (
+                "|| area.vote.is_ok_and(|vote| vote.decided.members.has(me, mine))",
+                "|| area.vote.is_ok_and(|vote| vote.decided.members.has(me, mine) && false)",
+            ),
+            (
+                "|| claims.map(|claim| claim.incarnation).any(|by| by == mine)",
+                "|| claims.map(|claim| claim.incarnation).any(|by| by == mine && false)",
+            ),
+        ],
+        removes: "who starts beside a torn slot knows by its ballots and claims that it has served",
+        by: By::Scenario("replace::k08"),
+    },
+    Mutant {
+        name: "another-seat-says-nothing",
+        file: LAYOUT,
+        edits: &[("elsewhere: decided_elsewhere(place, area),", "elsewhere: None,")],
+        removes: "a quorum disk that came back under another seat says which set counts now",
+        by: By::Scenario("replace::c1_a_disk_that_came_back"),
     },
     Mutant {
         name: "judged-by-one-who-has-slept",

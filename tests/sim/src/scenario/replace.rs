@@ -9,6 +9,7 @@ use crate::quorum::BLOCKS;
 use crate::setup::Setup;
 use crate::world::{A, B, MS, SEC, World, first_set, quorum_index};
 use pollux_api::id::ControllerId;
+use pollux_heartbeat_core::effect::BlockId;
 use pollux_heartbeat_core::event::Request;
 
 fn spares(spares: usize) -> impl Fn() -> Setup {
@@ -387,6 +388,52 @@ fn c1_with_a_forgotten_set_no_strangers_disk_is_written_to() {
         mended(world);
         let sold = world.quorum[0].is_sold() && world.quorum[1].is_sold();
         demand(world, sold, "somebody writes to disks that are somebody else's");
+    });
+}
+
+/// The only quorum disk leaves and comes back, and both have forgotten where to look: what they look for is not there, and
+/// what is there says what they have missed (seed 238329).
+#[test]
+fn c1_a_disk_that_came_back_leads_whoever_has_forgotten_the_set() {
+    let one = || Setup {
+        quorum_disks: 1,
+        ..spares(1)()
+    };
+    scenario(one, |world| {
+        whole(world);
+        replace(world, A, 0, 1);
+        demand_replaced(world, 0, 1);
+        world.run_for(SEC);
+        replace(world, A, 1, 0);
+        demand_replaced(world, 1, 0);
+        world.run_for(SEC);
+        for c in [A, B] {
+            world.power_cut(c);
+            world.nodes[c].hint = first_set(1);
+        }
+        world.power_on(A);
+        world.power_on(B);
+        mended(world);
+    });
+}
+
+/// b has served, its slot tears, and it dies as a daemon while a goes on alone. Its successor has to know that it served, or
+/// both wait for ever: a for the end of that life, b to be joined (seed 237646).
+#[test]
+fn k08_a_daemon_that_starts_beside_a_torn_slot_knows_that_it_served() {
+    let one = || Setup {
+        quorum_disks: 1,
+        ..on_their_own()
+    };
+    scenario(one, |world| {
+        whole(world);
+        let epoch = world.record().epoch;
+        world.crash(B, Some(10 * SEC));
+        let alone = world.run_till(9 * SEC, |world| world.record().epoch > epoch);
+        demand(world, alone, "a does not take over");
+        world.quorum[0].bytes(ControllerId::B, BlockId::Slot)[100] ^= 1;
+        world.run_for(5 * SEC);
+        mended(world);
     });
 }
 
