@@ -51,6 +51,9 @@ const QUEUE: usize = 4 * MAX_MESSAGE;
 const QUEUES: usize = 64 << 20;
 /// See [`QUEUES`].
 const SHARE: usize = 64 << 10;
+/// Bytes of messages that have begun and not ended, on all connections of lines together; beyond it, whoever has begun
+/// more than [`SHARE`] is disconnected.
+const BEGINNINGS: usize = 64 << 20;
 /// Local connections at the same time; the next is closed at once.
 const CONNECTIONS: usize = 4096;
 /// Errands that wait for a disk at the same time.
@@ -324,6 +327,32 @@ impl Drop for Session {
 pub(crate) struct Beginning {
     cutter: Cutter,
     bytes: Vec<u8>,
+    /// So many of them are counted in `all`, the sum over all connections.
+    counted: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Beginning {
+    fn new(all: Arc<AtomicUsize>) -> Self {
+        let mut new = Self::default();
+        new.all = all;
+        new
+    }
+
+    /// Counts what has begun now; false: it is more than there is room for.
+    fn count(&mut self) -> bool {
+        let now = self.bytes.len();
+        self.all.fetch_add(now, Ordering::Relaxed);
+        let all = self.all.fetch_sub(self.counted, Ordering::Relaxed) - self.counted;
+        self.counted = now;
+        now <= SHARE || all <= BEGINNINGS
+    }
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.counted, Ordering::Relaxed);
+    }
 }
 
 /// The core and its surroundings.
@@ -352,6 +381,8 @@ struct Outside {
     touched: Vec<Arc<Queue>>,
     /// Bytes in all queues.
     waiting: Arc<AtomicUsize>,
+    /// Bytes that have begun and not ended, on all connections.
+    begun: Arc<AtomicUsize>,
     journal: Journal,
     errands: mpsc::Sender<(Ticket, Errand)>,
 }
@@ -417,6 +448,7 @@ impl Bus {
             queues: HashMap::new(),
             touched: Vec::new(),
             waiting: Arc::default(),
+            begun: Arc::default(),
             journal,
             errands,
         };
@@ -601,6 +633,11 @@ impl Bus {
                 if beginning.bytes.len() <= SMALL {
                     beginning.bytes.shrink_to(SMALL);
                 }
+                if !beginning.count() {
+                    inner
+                        .outside
+                        .close(id, "too much has begun and not ended, here and elsewhere");
+                }
             });
         }
         inner.buffer = buffer;
@@ -642,7 +679,7 @@ impl Bus {
         let (id, queue) = self.connect(Some(writer));
         self.with(|core, _, _| core.opened(id, peer));
         let read = async {
-            let mut beginning = Beginning::default();
+            let mut beginning = Beginning::new(Arc::clone(&self.lock().outside.begun));
             loop {
                 match poll_fn(|context| self.poll_read(context, &mut reader, id, &mut beginning)).await {
                     Ok(0) => break,

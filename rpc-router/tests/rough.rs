@@ -334,3 +334,39 @@ async fn two_thousand_connections_cost_little_and_hinder_nobody() {
     // 16 KiB for each that has nothing to say.
     company.well_within(before + 2000 * (16 << 10)).await;
 }
+
+#[tokio::test]
+async fn messages_that_never_end_have_a_bound_together_and_hinder_nobody() {
+    let company = Company::new().await;
+    let before = company.memory();
+    let endless = vec![b'x'; 1_000_000];
+    let mut streams = Vec::new();
+    for _ in 0..100 {
+        let mut stream = UnixStream::connect(&company.socket).await.unwrap();
+        // Whoever is beyond the bound is disconnected while it still writes.
+        let begun = async {
+            stream.write_all(b"{\"method\":\"").await?;
+            stream.write_all(&endless).await
+        };
+        if timeout(BOUND, begun).await.unwrap().is_ok() {
+            streams.push(stream);
+        }
+    }
+    assert!(
+        (60..80).contains(&streams.len()),
+        "{} of 100 MB wait",
+        streams.len()
+    );
+    let mut caller = UnixStream::connect(&company.socket).await.unwrap();
+    let ask = request("1", "\"hello\"") + "\n";
+    caller.write_all(ask.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = BufReader::new(&mut caller).read_line(&mut answer).await;
+    assert!(
+        read.is_ok() && answer.contains("\"result\":\"hello\""),
+        "{answer}"
+    );
+    // What has gone makes room.
+    drop(streams);
+    company.well_within(before + (16 << 20)).await;
+}
