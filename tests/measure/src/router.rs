@@ -181,6 +181,10 @@ impl Stage {
             })?;
             ids[config.controller.index()] = id;
         }
+        let socket = self.path("a").join("run/router.sock");
+        if let Some(last) = self.processes.last_mut() {
+            last.until("is linked", || pollux::is_linked(&socket).then_some(()))?;
+        }
         Ok(ids)
     }
 

@@ -344,7 +344,19 @@ impl Runner {
             eprintln!("the daemons do not build: {what}");
             return ExitCode::FAILURE;
         }
-        pass_on(&mut self.built_for_speed("pollux-measure", arguments))
+        // It starts the daemons that stand beside it.
+        let package = "pollux-measure";
+        let mut command = self.cargo(&[
+            "run",
+            "--release",
+            "--locked",
+            "--package",
+            package,
+            "--bin",
+            package,
+            "--",
+        ]);
+        pass_on(command.args(arguments))
     }
 
     fn summary(self) -> ExitCode {

@@ -64,6 +64,22 @@ pub fn connect(socket: &Path, side: Side, method: &str) -> Result<Line> {
     })
 }
 
+/// The router there and its partner's know each other.
+pub fn is_linked(socket: &Path) -> bool {
+    let ask = || {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(REGISTER))?;
+        writeln!(stream, r#"{{"jsonrpc":"2.0","id":0,"method":"router.status"}}"#)?;
+        let mut answer = String::new();
+        BufReader::new(&stream).read_line(&mut answer)?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = ask()
+        .ok()
+        .and_then(|answer| serde_json::from_str::<serde_json::Value>(&answer).ok());
+    answer.is_some_and(|answer| answer["result"]["link"]["up"] == true)
+}
+
 struct Lines {
     number: u64,
     method: String,
