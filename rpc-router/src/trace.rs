@@ -441,7 +441,9 @@ mod tests {
         assert_eq!(ring.kept.records.len(), ROTATE_AT - 1);
         assert!(journal.write(&record(2, None, ControllerId::A, "a/x").into()));
         let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while !aside(&path).exists() || std::fs::metadata(&path).unwrap().len() > 0 {
+        // Between the old file's new name and the new file there is none.
+        let is_new = || std::fs::metadata(&path).is_ok_and(|file| file.len() == 0);
+        while !aside(&path).exists() || !is_new() {
             assert!(std::time::Instant::now() < end, "a full file was not put aside");
             std::thread::yield_now();
         }
