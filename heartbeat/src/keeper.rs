@@ -12,7 +12,7 @@ pub use pollux_heartbeat_core::liaison::Ask;
 use pollux_heartbeat_core::{
     Event,
     event::ConfigStatus,
-    liaison::{Call, Liaison, Seen, epoch_record, lock_words},
+    liaison::{Call, Liaison, epoch_record, lock_words},
     record::Base,
 };
 use pollux_runtime::Ctx;
@@ -90,7 +90,7 @@ pub async fn serve(
 }
 
 /// A call that is answered by a status; none: refused, failed, or no answer in time.
-async fn carry_out(array: &Array, run: &Path, call: &Call, action: Option<ActionId>) -> Option<Seen> {
+async fn carry_out(array: &Array, run: &Path, call: &Call, action: Option<ActionId>) -> Option<ConfigStatus> {
     let answer: Result<config::Status, _> = match call {
         Call::SetEpoch(record, lock) => {
             let set = config::SetEpoch {
@@ -116,10 +116,10 @@ async fn carry_out(array: &Array, run: &Path, call: &Call, action: Option<Action
     };
     match answer {
         Ok(status) => {
-            let seen = to_seen(&status);
+            let seen = to_status(&status);
             match call {
-                Call::Freeze(epoch) if seen.status.frozen != Some(*epoch) => {
-                    tracing::warn!(%epoch, frozen = ?seen.status.frozen, "the log did not freeze for this epoch");
+                Call::Freeze(epoch) if seen.frozen != Some(*epoch) => {
+                    tracing::warn!(%epoch, frozen = ?seen.frozen, "the log did not freeze for this epoch");
                 }
                 _ => {}
             }
@@ -169,13 +169,6 @@ async fn contains(array: &Array, base: Base) -> Result<bool, pollux_api::error::
         .is_some_and(|entry| entry.index == length && entry.hash.0 == *base.hash.as_bytes()))
 }
 
-fn to_seen(status: &config::Status) -> Seen {
-    Seen {
-        status: to_status(status),
-        epoch: status.epoch.as_ref().map(|record| record.epoch),
-    }
-}
-
 fn to_status(status: &config::Status) -> ConfigStatus {
     let base = |length, hash: Hex<32>| Base {
         length: LogLength::new(length),
@@ -188,5 +181,6 @@ fn to_status(status: &config::Status) -> ConfigStatus {
         in_sync: status.in_sync_as_of == Some(status.length),
         diverged: status.diverged.is_some(),
         frozen: status.frozen,
+        epoch: status.epoch.as_ref().map(|record| record.epoch),
     }
 }

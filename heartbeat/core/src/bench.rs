@@ -389,7 +389,8 @@ impl Bench {
                 Event::Power { state, asked: now }
             }
             Effect::ConfigFreeze { epoch } => {
-                if !self.keeper {
+                // One that goes by a record does not stand still for an epoch that is not above it.
+                if !self.keeper || self.config[at].epoch >= Some(epoch) {
                     return;
                 }
                 self.config[at].frozen = Some(epoch);
@@ -398,8 +399,17 @@ impl Bench {
                     status: self.config[at],
                 }
             }
-            Effect::ConfigUnfreeze { .. } | Effect::ConfigEpoch { .. } => {
+            Effect::ConfigUnfreeze { .. } => {
                 self.config[at].frozen = None;
+                Event::Config(self.config[at])
+            }
+            // Of an older one it takes no notice.
+            Effect::ConfigEpoch { record, .. } => {
+                if self.config[at].epoch > Some(record.epoch) {
+                    return;
+                }
+                self.config[at].frozen = None;
+                self.config[at].epoch = Some(record.epoch);
                 Event::Config(self.config[at])
             }
             Effect::ConfigProbe { base } => Event::ConfigProbed {

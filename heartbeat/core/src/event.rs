@@ -225,6 +225,8 @@ pub struct ConfigStatus {
     pub diverged: bool,
     /// It stands still for this epoch.
     pub frozen: Option<Epoch>,
+    /// The number of the record that it goes by.
+    pub epoch: Option<Epoch>,
 }
 
 /// What is remembered of the partner for messages and evidence.

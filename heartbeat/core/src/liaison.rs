@@ -57,15 +57,6 @@ pub enum Call {
     CatchUp,
 }
 
-/// A status, as far as it matters here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// Where the log stands.
-    pub status: ConfigStatus,
-    /// The record that the keeper goes by.
-    pub epoch: Option<Epoch>,
-}
-
 /// What follows an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Next {
@@ -86,7 +77,7 @@ pub struct Liaison {
     thawing: Option<Epoch>,
     told: Option<ConfigStatus>,
     /// The status of the look that is under way.
-    looking: Option<Seen>,
+    looking: Option<ConfigStatus>,
 }
 
 impl Liaison {
@@ -121,7 +112,7 @@ impl Liaison {
     }
 
     /// Takes the answer to a call that is answered by a status; none: refused, failed, or no answer in time.
-    pub fn answered(&mut self, call: &Call, answer: Option<Seen>) -> Next {
+    pub fn answered(&mut self, call: &Call, answer: Option<ConfigStatus>) -> Next {
         match *call {
             Call::Status => {
                 let Some(seen) = answer else {
@@ -129,7 +120,7 @@ impl Liaison {
                 };
                 self.looking = Some(seen);
                 match self.thawing {
-                    Some(epoch) if seen.status.frozen == Some(epoch) => Next::call(Call::Unfreeze(epoch)),
+                    Some(epoch) if seen.frozen == Some(epoch) => Next::call(Call::Unfreeze(epoch)),
                     _ => {
                         self.thawing = None;
                         self.freeze_again()
@@ -137,7 +128,7 @@ impl Liaison {
                 }
             }
             Call::Unfreeze(epoch) => {
-                let over = answer.is_some_and(|seen| seen.status.frozen != Some(epoch));
+                let over = answer.is_some_and(|seen| seen.frozen != Some(epoch));
                 self.thawing = (!over).then_some(epoch);
                 if self.looking.is_some() {
                     self.freeze_again()
@@ -146,13 +137,10 @@ impl Liaison {
                 }
             }
             Call::Freeze(epoch) => {
-                let frozen = answer.filter(|seen| seen.status.frozen == Some(epoch));
+                let frozen = answer.filter(|seen| seen.frozen == Some(epoch));
                 match (frozen, self.looking) {
                     (Some(_), Some(_)) => self.tell_again(),
-                    (Some(seen), None) => Next::event(Event::ConfigFrozen {
-                        epoch,
-                        status: seen.status,
-                    }),
+                    (Some(status), None) => Next::event(Event::ConfigFrozen { epoch, status }),
                     (None, _) => Next::default(),
                 }
             }
@@ -168,7 +156,7 @@ impl Liaison {
     }
 
     fn freeze_again(&mut self) -> Next {
-        let frozen = self.looking.and_then(|seen| seen.status.frozen);
+        let frozen = self.looking.and_then(|seen| seen.frozen);
         match self.frozen_for {
             Some(epoch) if frozen.is_none() => Next::call(Call::Freeze(epoch)),
             _ => self.tell_again(),
@@ -191,11 +179,11 @@ impl Liaison {
         }
     }
 
-    fn report(&mut self, seen: Seen) -> Next {
-        if self.told.replace(seen.status) == Some(seen.status) {
+    fn report(&mut self, seen: ConfigStatus) -> Next {
+        if self.told.replace(seen) == Some(seen) {
             return Next::default();
         }
-        Next::event(Event::Config(seen.status))
+        Next::event(Event::Config(seen))
     }
 }
 
@@ -254,13 +242,11 @@ mod tests {
         }
     }
 
-    fn seen(epoch: Option<u64>, frozen: Option<u64>) -> Option<Seen> {
-        Some(Seen {
-            status: ConfigStatus {
-                frozen: frozen.map(Epoch::new),
-                ..ConfigStatus::default()
-            },
+    fn seen(epoch: Option<u64>, frozen: Option<u64>) -> Option<ConfigStatus> {
+        Some(ConfigStatus {
+            frozen: frozen.map(Epoch::new),
             epoch: epoch.map(Epoch::new),
+            ..ConfigStatus::default()
         })
     }
 
@@ -323,7 +309,7 @@ mod tests {
         assert_eq!(liaison.answered(&look, seen(None, Some(5))).call, None);
     }
 
-    fn look(liaison: &mut Liaison, answer: Option<Seen>) -> Next {
+    fn look(liaison: &mut Liaison, answer: Option<ConfigStatus>) -> Next {
         let look = liaison.ask(Ask::Look);
         liaison.answered(&look, answer)
     }

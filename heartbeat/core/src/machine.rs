@@ -682,7 +682,14 @@ impl Core {
     fn learn(&mut self, now: Instant, record: Record) {
         let progress = self.arbiter.learn(record);
         match self.phase {
-            Phase::Starting => self.follow_set(now),
+            Phase::Starting => {
+                // An earlier daemon may have granted a lease that still runs. Its member, if it was one, is one no more.
+                let excluded = !record.admits(self.me(), self.params.incarnation);
+                if matches!(progress, Progress::Decided(_)) && excluded {
+                    self.end_lease();
+                }
+                self.follow_set(now);
+            }
             Phase::Up => self.progress(now, progress),
             Phase::Stopped(_) => {}
         }
@@ -871,10 +878,7 @@ impl Core {
         let Ok(vote) = area.vote else { return };
         disk.vote = Some((vote, id.0));
         match self.phase {
-            Phase::Starting => {
-                self.arbiter.learn(vote.decided);
-                return self.follow_set(now);
-            }
+            Phase::Starting => return self.learn(now, vote.decided),
             Phase::Up => {}
             Phase::Stopped(_) => return,
         }
@@ -1381,15 +1385,20 @@ impl Core {
 
     fn stop(&mut self, now: Instant, reason: StopReason) {
         self.phase = Phase::Stopped(reason);
-        self.lease_until = Instant::ZERO;
         self.stop_said = now;
+        self.end_lease();
+        self.emit(Effect::StopAll { reason });
+        self.wake = now + self.params.timing.disk_limit;
+    }
+
+    /// Nothing is answered from here on.
+    fn end_lease(&mut self) {
+        self.lease_until = Instant::ZERO;
         let epoch = self.record().epoch;
         self.emit(Effect::GrantLease {
             until: Instant::ZERO,
             epoch,
         });
-        self.emit(Effect::StopAll { reason });
-        self.wake = now + self.params.timing.disk_limit;
     }
 
     fn query_power(&mut self, now: Instant) {

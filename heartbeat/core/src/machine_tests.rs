@@ -405,8 +405,9 @@ fn a_record_that_is_heard_before_the_area_is_read_is_kept_and_comes_to_nothing_y
     let mut said = datagram(&mut core, now);
     said.record = Some(record);
     core.received(now, said.clone());
-    // But for where to look.
-    core.out.retain(|effect| !matches!(effect, Effect::UseDisks(_)));
+    // But for where to look, and the end of a lease that an earlier daemon may have given.
+    core.out
+        .retain(|effect| !matches!(effect, Effect::UseDisks(_) | Effect::GrantLease { .. }));
     assert!(core.out.is_empty() && core.previous.is_none(), "{:?}", core.out);
     assert_eq!(core.record().epoch, Epoch::new(9));
     let (mut core, now) = whole();
@@ -1144,4 +1145,25 @@ fn a_daemon_that_starts_again_knows_by_any_whole_block_that_it_was_a_member() {
         (advert.incarnation, advert.role) = (Incarnation::new(1), Role::Waiting);
     };
     assert!(!start(&waiting));
+}
+
+/// S2: its own area cannot be read, and an earlier daemon's lease still runs.
+#[test]
+fn a_daemon_that_starts_and_hears_of_an_epoch_without_itself_ends_the_lease() {
+    let ends = |members| {
+        let mut core = newborn();
+        let mut record = Record::genesis(crate::bench::set());
+        (record.epoch, record.members) = (Epoch::new(7), members);
+        core.learn(core.present, record);
+        assert!(core.phase == Phase::Starting);
+        core.out.iter().any(|effect| {
+            matches!(effect, Effect::GrantLease { until, epoch } if (*until, *epoch) == (Instant::ZERO, record.epoch))
+        })
+    };
+    assert!(ends(Members::alone(B, Incarnation::new(1))));
+    assert!(
+        ends(Members::alone(A, Incarnation::new(2))),
+        "another life of its own"
+    );
+    assert!(!ends(Members::alone(A, Incarnation::new(1))), "it is a member");
 }

@@ -322,8 +322,11 @@ impl Core {
             });
             self.emit(Effect::ConfigFreeze { epoch });
         }
-        let done = self.freeze.is_some_and(|freeze| freeze.done.is_some());
-        if done && (want.is_some() || finish) && !self.arbiter.running() {
+        let frozen = self.freeze.is_some_and(|freeze| freeze.done.is_some());
+        // An earlier daemon knew what was decided, told it, and ended before it stood on a disk. Nothing stands still for
+        // that any more, and nothing has to: what a majority voted for is found and finished, and nothing new is proposed.
+        let decided = self.config.is_some_and(|config| config.epoch >= Some(epoch));
+        if (frozen || decided) && (want.is_some() || finish) && !self.arbiter.running() {
             if now >= self.propose_at {
                 self.emit(Effect::Note(Note::Proposing { epoch }));
                 self.arbiter.propose();

@@ -1021,3 +1021,52 @@ fn an_override_is_carried_out() {
     });
     bench.tell(B, Event::Tick);
 }
+
+/// Its daemon was the only one to know what was decided, and ended before it had written that down; its keeper was told.
+#[test]
+fn what_the_keeper_goes_by_is_finished_though_nothing_stands_still_for_it_any_more() {
+    let mut bench = Bench::whole();
+    let before = *bench.core(A).record();
+    bench.cores[B.index()] = None;
+    bench.until("a serves both", |bench| {
+        POOLS.iter().all(|pool| bench.serves(A, *pool))
+    });
+    let after = *bench.core(A).record();
+    let vote = Vote {
+        mbal: Ballot::new(1),
+        bal: Ballot::new(1),
+        value: Some(after),
+        ..Vote::after(before)
+    };
+    bench
+        .disks
+        .iter_mut()
+        .for_each(|disk| disk[A.index()].vote = Ok(vote));
+    let imports = bench.core(A).imports.clone().unwrap().into_iter();
+    let imports = imports.map(|(pool, key)| crate::event::Import { pool, key });
+    let mut again = params(A, 1);
+    again.seed += 1_000;
+    bench.said.clear();
+    bench.start(again, imports.collect());
+    bench.until("it knows the record again, and serves on", |bench| {
+        *bench.core(A).record() == after && POOLS.iter().all(|pool| bench.serves(A, *pool))
+    });
+}
+
+/// Without a vote that stands a decided epoch is nobody's to propose.
+#[test]
+fn what_the_keeper_goes_by_is_never_proposed_anew() {
+    let (mut core, now) = whole();
+    let epoch = core.record().epoch.next();
+    core.config = Some(ConfigStatus {
+        epoch: Some(epoch),
+        ..core.config.unwrap()
+    });
+    core.partner.power = Some(crate::event::Power::Off);
+    core.partner.off = Some((core.partner.incarnation, now));
+    core.sights(now);
+    core.membership(now);
+    assert!(core.arbiter.running(), "it looks what stands");
+    core.promised(now, None);
+    assert!(!core.arbiter.voted());
+}

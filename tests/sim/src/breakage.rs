@@ -137,6 +137,7 @@ fn replies_without_a_lease_break_s7() {
         whole(world);
         world.breakage.lease_ignored = true;
         world.blind[A] = true;
+        slow(world);
         world.crash(A, None);
         world.run_for(30 * SEC);
     });

@@ -7,7 +7,6 @@ use pollux_api::id::{ControllerId, Epoch, Hash32, Incarnation, LogLength};
 use pollux_config_core::keeper::{Job, Keeper as Core, Loaded, Request};
 use pollux_config_core::plan::Site;
 use pollux_heartbeat_core::event::ConfigStatus;
-use pollux_heartbeat_core::liaison::Seen;
 use pollux_heartbeat_core::record::Base;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -240,18 +239,16 @@ impl Keeper {
     }
 
     /// What it says to heartbeat; none: it does not run.
-    pub(crate) fn seen(&self) -> Option<Seen> {
+    pub(crate) fn seen(&self) -> Option<ConfigStatus> {
         let core = self.core.as_ref()?;
         let at = |length| base(length, core.hash_at(length));
-        Some(Seen {
-            status: ConfigStatus {
-                log: at(core.durable()),
-                acknowledged: at(core.acknowledged()),
-                acknowledging: core.acknowledging(),
-                in_sync: core.in_sync() == Some(core.durable()),
-                diverged: core.diverged().is_some(),
-                frozen: core.frozen(),
-            },
+        Some(ConfigStatus {
+            log: at(core.durable()),
+            acknowledged: at(core.acknowledged()),
+            acknowledging: core.acknowledging(),
+            in_sync: core.in_sync() == Some(core.durable()),
+            diverged: core.diverged().is_some(),
+            frozen: core.frozen(),
             epoch: core.epoch().map(|record| record.epoch),
         })
     }

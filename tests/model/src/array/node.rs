@@ -67,13 +67,6 @@ impl Node {
     }
 }
 
-fn config() -> ConfigStatus {
-    ConfigStatus {
-        in_sync: true,
-        ..ConfigStatus::default()
-    }
-}
-
 impl Array {
     /// What is due at this instant.
     pub(super) fn wake(&mut self, c: usize) {
@@ -86,6 +79,7 @@ impl Array {
             let node = &mut self.nodes[c];
             node.boot_at = None;
             node.boots += 1;
+            node.told = None;
             node.well_since = now;
             node.daemon_at =
                 Some(now).filter(|_| self.setup.breakage != Some(Breakage::NoDaemon) || node.boots == 1);
@@ -98,6 +92,15 @@ impl Array {
         let deadline = node.core.as_ref().map(|core| core.next_deadline());
         if !node.stalled && due(&deadline) {
             self.lay(c, Card::Tick);
+        }
+    }
+
+    /// What the keeper says: both hold the same log.
+    fn config(&self, c: usize) -> ConfigStatus {
+        ConfigStatus {
+            in_sync: true,
+            epoch: self.nodes[c].told.map(|record| record.epoch),
+            ..ConfigStatus::default()
         }
     }
 
@@ -148,7 +151,8 @@ impl Array {
             home: id(0),
         };
         self.lay(c, Card::Tell(Event::Pools(vec![pool])));
-        self.lay(c, Card::Tell(Event::Config(config())));
+        let status = self.config(c);
+        self.lay(c, Card::Tell(Event::Config(status)));
         self.lay(c, Card::Observe);
         if armed {
             self.lay(c, Card::Tell(Event::Watchdog { armed }));
@@ -523,10 +527,16 @@ impl Array {
             Effect::StopAll { reason } => self.stop_all(c, reason),
             Effect::ConfigEpoch { record, .. } => {
                 self.judge_record(c, record)?;
-                self.nodes[c].told = Some(record);
+                // Of an older one than they know they take no notice.
+                let told = &mut self.nodes[c].told;
+                if told.is_none_or(|told| told.epoch <= record.epoch) {
+                    *told = Some(record);
+                }
             }
+            // A keeper that goes by a record does not stand still for one that is not above it.
+            Effect::ConfigFreeze { epoch } if self.nodes[c].told.is_some_and(|told| told.epoch >= epoch) => {}
             Effect::ConfigFreeze { epoch } => {
-                let status = config();
+                let status = self.config(c);
                 self.lay(c, Card::Tell(Event::ConfigFrozen { epoch, status }));
             }
             Effect::ConfigProbe { base } => {
@@ -534,7 +544,7 @@ impl Array {
                 self.lay(c, Card::Tell(Event::ConfigProbed { base, contained }));
             }
             Effect::ConfigCatchUp => {
-                let (log, equal) = (config().log, true);
+                let (log, equal) = (self.config(c).log, true);
                 self.lay(c, Card::Tell(Event::ConfigCaughtUp { log, equal }));
             }
             Effect::Route { .. }

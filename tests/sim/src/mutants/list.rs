@@ -642,8 +642,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: MEMBER,
         edits: &[
             (
-                "let done = self.freeze.is_some_and(|freeze| freeze.done.is_some());",
-                "let done = true;",
+                "let frozen = self.freeze.is_some_and(|freeze| freeze.done.is_some());",
+                "let frozen = true;",
             ),
             (
                 "            .filter(|freeze| freeze.epoch == self.record().epoch.next())\n            .and_then(|f| f.done);",
@@ -703,6 +703,23 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         by: By::Seeds,
     },
     Mutant {
+        name: "lease-outlives-the-news",
+        file: MACHINE,
+        edits: &[(
+            "if matches!(progress, Progress::Decided(_)) && excluded {",
+            "if matches!(progress, Progress::Decided(_)) && excluded && false {",
+        )],
+        removes: "a daemon that starts and hears of an epoch without its controller ends the lease of the daemon before",
+        by: By::Scenario("fencing::k04_a_daemon_that_starts"),
+    },
+    Mutant {
+        name: "nothing-finished-without-a-freeze",
+        file: MEMBER,
+        edits: &[("if (frozen || decided) &&", "if frozen &&")],
+        removes: "what the keeper goes by is finished by a daemon that does not know it, though nothing stands still for it",
+        by: By::Scenario("fencing::k13"),
+    },
+    Mutant {
         name: "served-by-its-slot-alone",
         file: MACHINE,
         edits: &[
@@ -716,7 +733,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             ),
         ],
         removes: "who starts beside a torn slot knows by its ballots and claims that it has served",
-        by: By::Scenario("replace::k08"),
+        by: By::Scenario("fencing::k08_a_daemon_that_starts"),
     },
     Mutant {
         name: "another-seat-says-nothing",
@@ -942,7 +959,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "freeze-believed",
         file: LIAISON,
         edits: &[(
-            "let frozen = answer.filter(|seen| seen.status.frozen == Some(epoch));",
+            "let frozen = answer.filter(|seen| seen.frozen == Some(epoch));",
             "let frozen = answer;",
         )],
         removes: "a freeze is reported when the keeper has confirmed it",

@@ -267,6 +267,79 @@ fn k08_a_daemon_that_restarts_goes_on_waiting() {
     }
 }
 
+/// b has served, its slot tears, and it dies as a daemon while a goes on alone. Its successor has to know that it served, or
+/// both wait for ever: a for the end of that life, b to be joined (seed 237646).
+#[test]
+fn k08_a_daemon_that_starts_beside_a_torn_slot_knows_that_it_served() {
+    let one = || Setup {
+        quorum_disks: 1,
+        ..reservations_only()
+    };
+    scenario(one, |world| {
+        whole(world);
+        let epoch = world.record().epoch;
+        world.crash(B, Some(10 * SEC));
+        let alone = world.run_till(9 * SEC, |world| world.record().epoch > epoch);
+        demand(world, alone, "a does not take over");
+        world.quorum[0].bytes(ControllerId::B, BlockId::Slot)[100] ^= 1;
+        world.run_for(5 * SEC);
+        mended(world);
+    });
+}
+
+/// Its own area cannot be read, so that it does not know that it served; what it hears of is enough to end the lease under
+/// which the target goes on answering (seed 338198).
+#[test]
+fn k04_a_daemon_that_starts_and_hears_of_an_epoch_without_itself_ends_the_lease() {
+    scenario(reservations_only, |world| {
+        whole(world);
+        let epoch = world.record().epoch;
+        world.blind[A] = true;
+        world.quorum.iter_mut().for_each(|disk| disk.path[A] = false);
+        world.crash(A, Some(100 * MS));
+        world.ask(B, Request::Takeover);
+        let decided = world.run_till(90 * MS, |world| world.record().epoch > epoch);
+        demand(world, decided, "b does not take over at once");
+        let hears = |world: &World| {
+            let core = world.nodes[A].core.as_ref();
+            let record = core.and_then(|core| core.status(world.local(A)).record);
+            record.is_some_and(|record| record.epoch > epoch)
+        };
+        let heard = world.run_till(SEC / 2, |world| hears(world) || !world.fresh(A));
+        demand(
+            world,
+            heard && hears(world),
+            "the lease ran out before a heard of anything",
+        );
+        demand(world, !world.fresh(A), "the lease runs on");
+        mended(world);
+    });
+}
+
+/// Its daemon was the only one to know what was decided, and told its keeper; it ends before that stands on the disk. Its
+/// successor finishes what it voted for, though its keeper does not stand still for an epoch that it goes by (seed 324547).
+#[test]
+fn k13_what_was_told_and_is_on_no_disk_is_finished_by_the_next_daemon() {
+    let one = || Setup {
+        quorum_disks: 1,
+        ..Setup::fine()
+    };
+    scenario(one, |world| {
+        whole(world);
+        let epoch = world.record().epoch;
+        world.power_cut(A);
+        let decided = world.run_till(30 * SEC, |world| world.record().epoch > epoch);
+        world.quorum[0].read_only = true;
+        let keeper = |world: &World| world.nodes[B].keeper.seen().and_then(|seen| seen.epoch);
+        let told = world.run_till(SEC, |world| keeper(world) > Some(epoch));
+        demand(world, decided && told, "b decides nothing, or tells nobody");
+        world.crash(B, Some(50 * MS));
+        world.quorum[0].read_only = false;
+        taken_over(world, B);
+        mended(world);
+    });
+}
+
 /// The same by one whose lease is out, when it is about to stop by itself: its last pet was long ago.
 #[test]
 fn k08_whoever_has_no_lease_pets_no_more() {

@@ -9,7 +9,6 @@ use crate::quorum::BLOCKS;
 use crate::setup::Setup;
 use crate::world::{A, B, MS, SEC, World, first_set, quorum_index};
 use pollux_api::id::ControllerId;
-use pollux_heartbeat_core::effect::BlockId;
 use pollux_heartbeat_core::event::Request;
 
 fn spares(spares: usize) -> impl Fn() -> Setup {
@@ -413,26 +412,6 @@ fn c1_a_disk_that_came_back_leads_whoever_has_forgotten_the_set() {
         }
         world.power_on(A);
         world.power_on(B);
-        mended(world);
-    });
-}
-
-/// b has served, its slot tears, and it dies as a daemon while a goes on alone. Its successor has to know that it served, or
-/// both wait for ever: a for the end of that life, b to be joined (seed 237646).
-#[test]
-fn k08_a_daemon_that_starts_beside_a_torn_slot_knows_that_it_served() {
-    let one = || Setup {
-        quorum_disks: 1,
-        ..on_their_own()
-    };
-    scenario(one, |world| {
-        whole(world);
-        let epoch = world.record().epoch;
-        world.crash(B, Some(10 * SEC));
-        let alone = world.run_till(9 * SEC, |world| world.record().epoch > epoch);
-        demand(world, alone, "a does not take over");
-        world.quorum[0].bytes(ControllerId::B, BlockId::Slot)[100] ^= 1;
-        world.run_for(5 * SEC);
         mended(world);
     });
 }

@@ -4,7 +4,8 @@ use super::*;
 use crate::keeper::{Called, Keeper, Question, Reply, Waiting, action, change};
 use pollux_api::config::{Freeze, SetEpoch, Unfreeze};
 use pollux_config_core::keeper::{Answer, Effect as Deed, Event as Word, Refusal};
-use pollux_heartbeat_core::liaison::{Ask, Call, Liaison, Seen, epoch_record, lock_words};
+use pollux_heartbeat_core::event::ConfigStatus;
+use pollux_heartbeat_core::liaison::{Ask, Call, Liaison, epoch_record, lock_words};
 
 /// Bounds of calls, and periods, as the daemons have them.
 const CALL: u64 = 2 * SEC;
@@ -142,7 +143,7 @@ impl World {
         self.keep(c, word);
     }
 
-    fn keeper_answers(&mut self, c: usize, number: u64, answer: Option<Seen>) {
+    fn keeper_answers(&mut self, c: usize, number: u64, answer: Option<ConfigStatus>) {
         let life = self.nodes[c].life;
         let span = self.span(50, 1_000);
         self.after(
@@ -157,7 +158,7 @@ impl World {
     }
 
     /// The answer to a call of heartbeat has come; none: it has failed, or nothing came in time.
-    pub(super) fn keeper_says(&mut self, c: usize, number: u64, answer: Option<Seen>) {
+    pub(super) fn keeper_says(&mut self, c: usize, number: u64, answer: Option<ConfigStatus>) {
         let desk = &mut self.nodes[c].desk;
         if desk.catching == Some(number) {
             desk.catching = None;

@@ -36,9 +36,9 @@ use pollux_api::pool::ReservationKey;
 use pollux_api::target::Flip;
 use pollux_heartbeat_core::area::{Area, Content, Role};
 use pollux_heartbeat_core::effect::{BlockId, Evidence, ReadId, StopReason, WriteId};
-use pollux_heartbeat_core::event::{Import, PoolInfo, PoolStep, Power, Request, RequestId};
+use pollux_heartbeat_core::event::{ConfigStatus, Import, PoolInfo, PoolStep, Power, Request, RequestId};
 use pollux_heartbeat_core::layout::{self, Block, Place};
-use pollux_heartbeat_core::liaison::{Ask, Call, Seen};
+use pollux_heartbeat_core::liaison::{Ask, Call};
 use pollux_heartbeat_core::record::Record;
 use pollux_heartbeat_core::set::FIRST;
 use pollux_heartbeat_core::wire::Datagram;
@@ -217,7 +217,7 @@ pub(crate) enum Happening {
         c: usize,
         life: u32,
         number: u64,
-        answer: Option<Seen>,
+        answer: Option<ConfigStatus>,
     },
     /// The target takes a flip. `life` is one of the port groups' daemon.
     Flip { c: usize, life: u32, flip: Flip },
