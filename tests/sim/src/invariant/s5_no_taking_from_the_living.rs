@@ -7,9 +7,9 @@
 use super::s2_one_survivor::OneSurvivor;
 use crate::truth::Fact;
 use crate::world::{MS, World, nanos};
-use pollux_api::id::{ControllerId, Epoch};
+use pollux_api::id::ControllerId;
 use pollux_heartbeat_core::Timing;
-use pollux_heartbeat_core::record::Ballot;
+use pollux_heartbeat_core::record::Record;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NoTakingFromTheLiving {
@@ -23,8 +23,9 @@ pub(crate) struct NoTakingFromTheLiving {
     gone: [u64; 2],
     /// An operator has demanded the takeover in this life of the controller.
     demanded: [bool; 2],
-    /// The last vote that was handed to a disk. It may be on it: its other copies are no new decision (K18).
-    cast: [Option<(Epoch, Ballot)>; 2],
+    /// What was voted for last and handed to a disk. It may be on it, whatever the disk said: its other copies are no new
+    /// decision (K18), and neither are votes for it in a later ballot, which has to finish it.
+    cast: [Option<Record>; 2],
 }
 
 impl NoTakingFromTheLiving {
@@ -61,12 +62,12 @@ impl NoTakingFromTheLiving {
             }
             Fact::Proposed { c, vote } => {
                 let Some(value) = vote.value else { return Ok(()) };
-                if self.cast[c].replace((vote.instance, vote.bal)) == Some((vote.instance, vote.bal)) {
+                if self.cast[c].replace(value) == Some(value) {
                     return Ok(());
                 }
                 let (partner, record) = (1 - c, records.decided());
                 let incarnation = world.nodes[partner].incarnation;
-                let member = |record: &pollux_heartbeat_core::record::Record| {
+                let member = |record: &Record| {
                     record
                         .members
                         .get(ControllerId::ALL[partner])
