@@ -51,8 +51,8 @@ const QUEUE: usize = 4 * MAX_MESSAGE;
 const QUEUES: usize = 64 << 20;
 /// See [`QUEUES`].
 const SHARE: usize = 64 << 10;
-/// Bytes of messages that have begun and not ended, on all connections of lines together; beyond it, whoever has begun
-/// more than [`SHARE`] is disconnected.
+/// Bytes of messages that have begun and not ended, on all connections together; beyond it, whoever has begun more than
+/// [`SHARE`] is disconnected.
 const BEGINNINGS: usize = 64 << 20;
 /// Local connections at the same time; the next is closed at once.
 const CONNECTIONS: usize = 4096;
@@ -119,9 +119,8 @@ pub(crate) struct Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        let state = self.state();
-        self.all
-            .fetch_sub(state.bytes.len() - state.written, Ordering::Relaxed);
+        let waiting = self.state().waiting();
+        self.all.fetch_sub(waiting, Ordering::Relaxed);
     }
 }
 
@@ -130,9 +129,17 @@ struct Waiting {
     bytes: Vec<u8>,
     /// So many of them are written.
     written: usize,
+    /// So many more are being written by who took them, and are not known to be.
+    taken: usize,
     closed: Option<String>,
     /// It stands among those that are written at the end of the batch.
     touched: bool,
+}
+
+impl Waiting {
+    const fn waiting(&self) -> usize {
+        self.bytes.len() - self.written + self.taken
+    }
 }
 
 /// Why there is nothing more to write.
@@ -228,8 +235,8 @@ impl Queue {
         }
     }
 
-    /// Waits for whole messages and moves some into `out`, in place of what is there: as many as `limit` bytes hold, or
-    /// one.
+    /// Waits for whole messages and moves some into `out`, in place of what is there, which is written: as many as
+    /// `limit` bytes hold, or one.
     pub(crate) async fn some(&self, out: &mut Vec<u8>, limit: usize) -> Result<(), Closed> {
         loop {
             if let Some(why) = &self.state().closed {
@@ -247,6 +254,8 @@ impl Queue {
         out.clear();
         out.shrink_to(KEEP);
         let mut state = self.state();
+        self.all
+            .fetch_sub(std::mem::take(&mut state.taken), Ordering::Relaxed);
         let waiting = &state.bytes[state.written..];
         let newline = |byte: &u8| *byte == b'\n';
         let ends = waiting[..waiting.len().min(limit)].iter().rposition(newline);
@@ -255,7 +264,7 @@ impl Queue {
         };
         out.extend_from_slice(&waiting[..=end]);
         state.written += out.len();
-        self.all.fetch_sub(out.len(), Ordering::Relaxed);
+        state.taken = out.len();
         if state.written == state.bytes.len() {
             state.written = 0;
             state.bytes.clear();
@@ -284,23 +293,29 @@ pub(crate) struct Session {
     bus: Arc<Bus>,
     id: ConnectionId,
     queue: Arc<Queue>,
+    begun: Arc<Begun>,
 }
 
 impl Session {
+    fn new(bus: &Arc<Bus>, open: impl FnOnce(&mut Core, ConnectionId)) -> Self {
+        let (id, queue) = bus.connect(None);
+        bus.with(|core, _, _| open(core, id));
+        Self {
+            bus: Arc::clone(bus),
+            id,
+            queue,
+            begun: Arc::new(bus.begun()),
+        }
+    }
+
     /// Of somebody on this machine.
     pub(crate) fn local(bus: &Arc<Bus>, peer: Peer) -> Self {
-        let (id, queue) = bus.connect(None);
-        bus.with(|core, _, _| core.opened(id, peer));
-        let bus = Arc::clone(bus);
-        Self { bus, id, queue }
+        Self::new(bus, |core, id| core.opened(id, peer))
     }
 
     /// Of somebody who has shown the token `name`.
     pub(crate) fn afar(bus: &Arc<Bus>, name: &str, role: Role) -> Self {
-        let (id, queue) = bus.connect(None);
-        bus.with(|core, _, _| core.opened_from_afar(id, name, role));
-        let bus = Arc::clone(bus);
-        Self { bus, id, queue }
+        Self::new(bus, |core, id| core.opened_from_afar(id, name, role))
     }
 
     pub(crate) fn bus(&self) -> &Bus {
@@ -314,6 +329,10 @@ impl Session {
     pub(crate) fn queue(&self) -> &Queue {
         &self.queue
     }
+
+    pub(crate) fn begun(&self) -> &Arc<Begun> {
+        &self.begun
+    }
 }
 
 impl Drop for Session {
@@ -322,37 +341,43 @@ impl Drop for Session {
     }
 }
 
+/// How many bytes one connection has begun and not ended, and how many all have.
+#[derive(Debug, Default)]
+pub(crate) struct Begun {
+    mine: AtomicUsize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Begun {
+    /// So many it is now; false: it is more than there is room for.
+    pub(crate) fn is(&self, now: usize) -> bool {
+        let before = self.mine.swap(now, Ordering::Relaxed);
+        self.all.fetch_add(now, Ordering::Relaxed);
+        let all = self.all.fetch_sub(before, Ordering::Relaxed) - before;
+        now <= SHARE || all <= BEGINNINGS
+    }
+
+    /// So many have come; false: the same.
+    pub(crate) fn grows(&self, by: usize) -> bool {
+        self.is(self.mine.load(Ordering::Relaxed) + by)
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.is(0);
+    }
+}
+
+/// What is said to whom that is too much.
+pub(crate) const TOO_MUCH: &str = "too much has begun and not ended, here and elsewhere";
+
 /// The beginning of a message whose end has not come yet.
 #[derive(Debug, Default)]
 pub(crate) struct Beginning {
     cutter: Cutter,
     bytes: Vec<u8>,
-    /// So many of them are counted in `all`, the sum over all connections.
-    counted: usize,
-    all: Arc<AtomicUsize>,
-}
-
-impl Beginning {
-    fn new(all: Arc<AtomicUsize>) -> Self {
-        let mut new = Self::default();
-        new.all = all;
-        new
-    }
-
-    /// Counts what has begun now; false: it is more than there is room for.
-    fn count(&mut self) -> bool {
-        let now = self.bytes.len();
-        self.all.fetch_add(now, Ordering::Relaxed);
-        let all = self.all.fetch_sub(self.counted, Ordering::Relaxed) - self.counted;
-        self.counted = now;
-        now <= SHARE || all <= BEGINNINGS
-    }
-}
-
-impl Drop for Beginning {
-    fn drop(&mut self) {
-        self.all.fetch_sub(self.counted, Ordering::Relaxed);
-    }
+    begun: Begun,
 }
 
 /// The core and its surroundings.
@@ -396,7 +421,7 @@ impl World for Outside {
         if state.closed.is_some() {
             return true;
         }
-        let waiting = state.bytes.len() - state.written + message.len();
+        let waiting = state.waiting() + message.len();
         let all = self.waiting.load(Ordering::Relaxed) + message.len();
         if waiting > QUEUE || all > QUEUES && waiting > SHARE {
             return false;
@@ -500,6 +525,14 @@ impl Bus {
         let queue = Queue::new(socket, Arc::clone(&inner.outside.waiting));
         inner.outside.queues.insert(id, Arc::clone(&queue));
         (id, queue)
+    }
+
+    /// For a connection that begins nothing yet.
+    fn begun(&self) -> Begun {
+        Begun {
+            mine: AtomicUsize::new(0),
+            all: Arc::clone(&self.lock().outside.begun),
+        }
     }
 
     fn disconnect(&self, id: ConnectionId) {
@@ -633,10 +666,8 @@ impl Bus {
                 if beginning.bytes.len() <= SMALL {
                     beginning.bytes.shrink_to(SMALL);
                 }
-                if !beginning.count() {
-                    inner
-                        .outside
-                        .close(id, "too much has begun and not ended, here and elsewhere");
+                if !beginning.begun.is(beginning.bytes.len()) {
+                    inner.outside.close(id, TOO_MUCH);
                 }
             });
         }
@@ -679,7 +710,10 @@ impl Bus {
         let (id, queue) = self.connect(Some(writer));
         self.with(|core, _, _| core.opened(id, peer));
         let read = async {
-            let mut beginning = Beginning::new(Arc::clone(&self.lock().outside.begun));
+            let mut beginning = Beginning {
+                begun: self.begun(),
+                ..Beginning::default()
+            };
             loop {
                 match poll_fn(|context| self.poll_read(context, &mut reader, id, &mut beginning)).await {
                     Ok(0) => break,

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{BOUND, Pair, Until, call, echo, say};
+use futures_util::{SinkExt, StreamExt};
 use pollux_api::error::{Code, RpcError};
 use pollux_api::id::ControllerId;
 use pollux_api::router::{MAX_DEPTH, MAX_MESSAGE, STATUS, Status};
@@ -14,6 +15,10 @@ use std::path::PathBuf;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
+use tokio_tungstenite::client_async;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
+use tokio_tungstenite::tungstenite::{self, Message};
 
 const A: ControllerId = ControllerId::A;
 const MIB: usize = 1 << 20;
@@ -340,23 +345,41 @@ async fn messages_that_never_end_have_a_bound_together_and_hinder_nobody() {
     let company = Company::new().await;
     let before = company.memory();
     let endless = vec![b'x'; 1_000_000];
-    let mut streams = Vec::new();
-    for _ in 0..100 {
+    let (mut lines, mut sockets) = (Vec::new(), Vec::new());
+    // Whoever is beyond the bound is disconnected while it still writes.
+    for _ in 0..50 {
         let mut stream = UnixStream::connect(&company.socket).await.unwrap();
-        // Whoever is beyond the bound is disconnected while it still writes.
         let begun = async {
             stream.write_all(b"{\"method\":\"").await?;
             stream.write_all(&endless).await
         };
         if timeout(BOUND, begun).await.unwrap().is_ok() {
-            streams.push(stream);
+            lines.push(stream);
+        }
+        let stream = UnixStream::connect(&company.socket).await.unwrap();
+        let (mut socket, _) = client_async("ws://localhost/rpc", stream).await.unwrap();
+        let head = FrameHeader {
+            is_final: false,
+            opcode: OpCode::Data(Data::Text),
+            ..FrameHeader::default()
+        };
+        let first = Message::Frame(Frame::from_payload(head, endless.clone().into()));
+        let answered = async {
+            socket.send(first).await?;
+            // A ping comes back from whoever is still listened to.
+            socket.send(Message::Ping("there?".into())).await?;
+            Ok::<_, tungstenite::Error>(socket.next().await)
+        };
+        match timeout(BOUND, answered).await.unwrap() {
+            Ok(Some(Ok(Message::Pong(_)))) => sockets.push(socket),
+            Ok(Some(Ok(Message::Close(Some(why))))) => assert_eq!(why.code, CloseCode::Again, "{why}"),
+            // It was let go while it still wrote.
+            _ => {}
         }
     }
-    assert!(
-        (60..80).contains(&streams.len()),
-        "{} of 100 MB wait",
-        streams.len()
-    );
+    let all = lines.len() + sockets.len();
+    assert!((60..80).contains(&all), "{all} of 100 MB wait");
+    assert!(lines.len() > 20 && sockets.len() > 20);
     let mut caller = UnixStream::connect(&company.socket).await.unwrap();
     let ask = request("1", "\"hello\"") + "\n";
     caller.write_all(ask.as_bytes()).await.unwrap();
@@ -367,6 +390,6 @@ async fn messages_that_never_end_have_a_bound_together_and_hinder_nobody() {
         "{answer}"
     );
     // What has gone makes room.
-    drop(streams);
+    drop((lines, sockets));
     company.well_within(before + (16 << 20)).await;
 }

@@ -2,18 +2,22 @@
 //!
 //! Reading does not wait for writing: who sends and never reads fills its queue and is disconnected, as on a line.
 //! Messages that come in fragments are put together (RFC 6455 has every server do so) up to the length that a message
-//! may have, and count as one.
+//! may have, and count as one. What has come of a message that has not ended counts among what all connections have
+//! begun, as on a line.
 
-use crate::server::{Bus, Closed, Session};
+use crate::server::{Begun, Bus, Closed, Session, TOO_MUCH};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use hyper::body::Bytes;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::router::MAX_MESSAGE;
 use pollux_runtime::wire::Malformed;
-use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use std::{fmt, io};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -48,7 +52,50 @@ impl fmt::Display for End {
     }
 }
 
-type Sink<S> = SplitSink<WebSocketStream<S>, Message>;
+type Socket<S> = WebSocketStream<Counted<S>>;
+type Sink<S> = SplitSink<Socket<S>, Message>;
+type Stream<S> = SplitStream<Socket<S>>;
+
+/// Counts what comes.
+struct Counted<S> {
+    stream: S,
+    begun: Arc<Begun>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let read = buffer.filled().len() - before;
+        Poll::Ready(if self.begun.grows(read) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::QuotaExceeded.into())
+        })
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
 
 /// Carries messages both ways until one side has enough, or it has `lapsed`; asks for a sign of life after `silence`.
 pub(super) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
@@ -62,7 +109,9 @@ pub(super) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
         .write_buffer_size(WRITE)
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));
-    let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+    let begun = Arc::clone(session.begun());
+    let socket =
+        WebSocketStream::from_raw_socket(Counted { stream, begun }, Role::Server, Some(config)).await;
     let (mut sink, mut stream) = socket.split();
     let end = tokio::select! {
         end = hear(&mut stream, session) => end,
@@ -76,13 +125,14 @@ pub(super) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
     end
 }
 
-async fn hear<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut SplitStream<WebSocketStream<S>>,
-    session: &Session,
-) -> End {
+async fn hear<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut Stream<S>, session: &Session) -> End {
     use tungstenite::Error;
     let (bus, id): (&Bus, _) = (session.bus(), session.id());
     while let Some(message) = stream.next().await {
+        // It has ended; of the next no more can have come than is read at once. A control frame ends nothing.
+        if matches!(message, Ok(Message::Text(_) | Message::Binary(_))) {
+            session.begun().is(0);
+        }
         match message {
             Ok(Message::Text(text)) => bus.receive_whole(id, text.as_bytes()),
             Ok(Message::Binary(bytes)) => {
@@ -105,6 +155,9 @@ async fn hear<S: AsyncRead + AsyncWrite + Unpin>(
             }
             Err(Error::Utf8(_)) => {
                 return End::Refused(CloseCode::Invalid, "a text message that is no UTF-8".into());
+            }
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::QuotaExceeded => {
+                return End::Refused(CloseCode::Again, TOO_MUCH.into());
             }
             Err(Error::Protocol(error)) => return End::Refused(CloseCode::Protocol, error.to_string()),
             Err(_) => return End::Gone,
@@ -155,7 +208,7 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
 /// The last words: what was still to be said, and why it ends.
 async fn part<S: AsyncRead + AsyncWrite + Unpin>(
     mut sink: Sink<S>,
-    stream: SplitStream<WebSocketStream<S>>,
+    stream: Stream<S>,
     session: &Session,
     code: CloseCode,
     why: &str,
@@ -170,7 +223,7 @@ async fn part<S: AsyncRead + AsyncWrite + Unpin>(
     sink.send(Message::Close(Some(CloseFrame { code, reason })))
         .await
         .ok()?;
-    linger(sink.reunite(stream).ok()?.into_inner()).await;
+    linger(sink.reunite(stream).ok()?.into_inner().stream).await;
     Some(())
 }
 
