@@ -12,9 +12,10 @@
 //! ```
 //!
 //! Each session has keys of its own, so no byte of an older one can be played again. An older *controller* can: a copy
-//! of its disks that somebody started, say. It has the right key and an incarnation that has been seen to be over; it
-//! is refused, and so is whoever names another array or says that it is this controller. Such a hello is no accident
-//! and is reported as an error, as the link's problem, and in the counter `foreign_links`.
+//! of its disks that somebody started, say. It has the right key and an incarnation that has been seen to be over (the
+//! newest is kept beside the key, until a key is pinned again); it is refused, and so is whoever names another array or
+//! says that it is this controller. Such a hello is no accident and is reported as an error, as the link's problem, and
+//! in the counter `foreign_links`.
 //!
 //! Invariants: before the hello nothing is believed and at most 4 KiB are kept beside the handshake; silence of
 //! [`SILENCE`] ends the link, whatever TCP thinks of it.
@@ -22,6 +23,7 @@
 use crate::routing::{ConnectionId, PRESENT};
 use crate::server::{Beginning, Bus, Closed, Queue, VERSION};
 use pollux_api::id::{ArrayId, ControllerId};
+use pollux_pairing::identity::{newest_start, remember_start};
 use pollux_pairing::{Identity, PublicKey, tls};
 use pollux_platform::lease::Reader as Lease;
 use pollux_runtime::ControllerConfig;
@@ -87,8 +89,8 @@ pub enum LinkError {
     Twin(ControllerId),
     /// A start of the partner that is over.
     #[error(
-        "the other side says that it is start {said} of the partner, but start {seen} was here: a copy of it, or its past; \
-         stop one of them"
+        "the other side says that it is start {said} of the partner, but start {seen} was here: a copy of it, or its past: \
+         stop one of them; if the partner was installed anew, pair the controllers (pollux pair)"
     )]
     Past {
         /// Incarnation in the hello.
@@ -191,11 +193,15 @@ fn handshake_error(error: io::Error) -> LinkError {
 
 /// Keeps the link for ever, as the listener or as the dialler.
 pub(crate) async fn run(bus: &Arc<Bus>, config: &ControllerConfig, keys: Keys) {
+    let seen = newest_start(&config.paths.keys).unwrap_or_else(|error| {
+        tracing::error!(%error, "it is not known which starts of the partner are over: a copy from its past is not refused");
+        None
+    });
     let end = End {
         bus: Arc::clone(bus),
         config: config.clone(),
         keys,
-        seen: Arc::default(),
+        seen: Arc::new(Mutex::new(seen)),
     };
     match config.controller {
         ControllerId::A => end.listen().await,
@@ -316,6 +322,19 @@ impl End {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// This start of the partner is here; those before it are over, for the next router too.
+    async fn remember(&self, start: Option<u64>) {
+        let Some(start) = start.filter(|start| Some(*start) > *self.newest()) else {
+            return;
+        };
+        *self.newest() = Some(start);
+        let keys = self.config.paths.keys.clone();
+        let written = tokio::task::spawn_blocking(move || remember_start(&keys, start)).await;
+        if let Ok(Err(error)) = written {
+            tracing::error!(%error, "the next router will not know that earlier starts of the partner are over");
+        }
+    }
+
     /// One connection, from its first byte to its last. `known` is called when the other side is no stranger any more.
     async fn talk(
         &self,
@@ -342,10 +361,7 @@ impl End {
         let met = timeout(HANDSHAKE, meet).await;
         let (stream, partner) = met.map_err(|_| LinkError::Slow("handshake", HANDSHAKE))??;
         known();
-        {
-            let mut newest = self.newest();
-            *newest = (*newest).max(partner.incarnation);
-        }
+        self.remember(partner.incarnation).await;
         let (id, queue) = self
             .bus
             .link_up(partner.program.clone(), mine.epoch, partner.epoch);

@@ -75,23 +75,30 @@ async fn a_copy_of_the_partner_from_its_past_is_refused_and_reported() {
     std::fs::write(run.join("incarnation"), "5\n").unwrap();
     pair.start(A);
     pair.start(B);
-    let client = pair.client(A).await;
-    client.until(STATUS, |status: &Status| status.link.up).await;
-    pair.kill(B);
-    std::fs::write(run.join("incarnation"), "4\n").unwrap();
-    pair.start(B);
-    let status = client
-        .until(STATUS, |status: &Status| status.counters.foreign_links > 0)
-        .await;
-    let problem = status.link.problem.unwrap_or_default();
-    assert!(
-        !status.link.up && problem.contains("start 4") && problem.contains("start 5"),
-        "{problem}"
-    );
+    let up = |status: &Status| status.link.up;
+    pair.client(A).await.until(STATUS, up).await;
+    // By the router that met the later one, and by its successor.
+    for again in [false, true] {
+        pair.kill(B);
+        std::fs::write(run.join("incarnation"), "4\n").unwrap();
+        if again {
+            pair.kill(A);
+            pair.start(A);
+        }
+        pair.start(B);
+        let client = pair.client(A).await;
+        let refused = |status: &Status| status.counters.foreign_links > 0;
+        let status = client.until(STATUS, refused).await;
+        let problem = status.link.problem.unwrap_or_default();
+        assert!(
+            !status.link.up && problem.contains("start 4") && problem.contains("start 5"),
+            "{problem}"
+        );
+    }
     pair.kill(B);
     std::fs::write(run.join("incarnation"), "6\n").unwrap();
     pair.start(B);
-    client.until(STATUS, |status: &Status| status.link.up).await;
+    pair.client(A).await.until(STATUS, up).await;
 }
 
 #[tokio::test]

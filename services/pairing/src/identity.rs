@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 const OWN: &str = "link.key";
 const PARTNER: &str = "partner.pub";
+const NEWEST: &str = "partner.newest";
 
 /// Why a key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -90,14 +91,50 @@ impl PublicKey {
         }
     }
 
-    /// Pins this key as the partner's, in place of whatever was pinned.
+    /// Pins this key as the partner's, in place of whatever was pinned. A partner that is paired anew may have been
+    /// installed anew, and counts its starts from the first one again.
     ///
     /// # Errors
     /// [`IdentityError`], naming the file.
     pub fn pin(&self, directory: &Path) -> Result<(), IdentityError> {
+        let path = directory.join(NEWEST);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(IdentityError::Io { path, source });
+            }
+            _ => {}
+        }
         let path = directory.join(PARTNER);
         write_hex(&path, &self.0)
     }
+}
+
+/// The newest start of the partner that was ever met here, if one was.
+///
+/// # Errors
+/// [`IdentityError`], naming the file.
+pub fn newest_start(directory: &Path) -> Result<Option<u64>, IdentityError> {
+    let path = directory.join(NEWEST);
+    let wanted = "a decimal number";
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(IdentityError::Io { path, source }),
+    };
+    let number = text.trim_ascii().parse();
+    number
+        .map(Some)
+        .map_err(|_| IdentityError::Malformed { path, wanted })
+}
+
+/// Remembers it beyond the end of this process and of the power.
+///
+/// # Errors
+/// [`IdentityError`], naming the file.
+pub fn remember_start(directory: &Path, newest: u64) -> Result<(), IdentityError> {
+    let path = directory.join(NEWEST);
+    replace(&path, format!("{newest}\n").as_bytes(), 0o600)
+        .map_err(|source| IdentityError::Io { path, source })
 }
 
 impl fmt::Display for PublicKey {
@@ -247,6 +284,25 @@ mod tests {
         assert_eq!(Identity::load(&a).unwrap().public(), first.public());
         let secret: String = first.pkcs8().iter().map(|byte| format!("{byte:02x}")).collect();
         assert!(!format!("{first:?}").contains(&secret[40..]));
+    }
+
+    #[test]
+    fn the_newest_start_is_kept_until_the_partner_is_paired_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let partner = PublicKey::new([7; 32]);
+        partner.pin(dir.path()).unwrap();
+        assert_eq!(newest_start(dir.path()).unwrap(), None);
+        for newest in [5, u64::MAX] {
+            remember_start(dir.path(), newest).unwrap();
+            assert_eq!(newest_start(dir.path()).unwrap(), Some(newest));
+        }
+        for damaged in ["", "five", "-1", "18446744073709551616"] {
+            std::fs::write(dir.path().join(NEWEST), damaged).unwrap();
+            let refused = newest_start(dir.path()).unwrap_err().to_string();
+            assert!(refused.contains("partner.newest"), "{refused}");
+        }
+        partner.pin(dir.path()).unwrap();
+        assert_eq!(newest_start(dir.path()).unwrap(), None);
     }
 
     #[test]
