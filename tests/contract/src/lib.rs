@@ -5,7 +5,7 @@
 //! * [`examples`]: messages from schemas, from which the recordings of new methods are made.
 //! * [`sources`]: what the services call, read from their sources, against what they declare.
 //!
-//! `cargo test -p pollux-contract` shows it all. It must never repair by itself what it finds: a recording is written
+//! `cargo test -p contract` shows it all. It must never repair by itself what it finds: a recording is written
 //! once (`POLLUX_BLESS=1`), and whoever changes one has to delete it first and say why in the commit.
 
 #![forbid(unsafe_code)]

@@ -15,7 +15,7 @@ pub fn reference() -> String {
     let document = document("", |_| false);
     let mut text = String::from(
         "# Reference of the contract\n\n\
-         Made from the declarations in [src](src) by `POLLUX_BLESS=1 cargo test -p pollux-contract --test reference`;\n\
+         Made from the declarations in [src](src) by `POLLUX_BLESS=1 cargo test -p contract --test reference`;\n\
          a test compares. The same for programs: `rpc.discover`, an OpenRPC document.\n\n\
          * A service may call services of higher rank, and itself at the partner where a method says *peer*. Notifications\n\
          \x20 go anywhere.\n\

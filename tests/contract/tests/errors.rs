@@ -34,7 +34,7 @@ fn every_kind_of_error_reads_as_it_was_recorded() {
     for code in Code::ALL {
         let error = recorded.get(code.name()).unwrap_or_else(|| {
             panic!(
-                "{PATH} has no {}: record it with POLLUX_BLESS=1 cargo test -p pollux-contract",
+                "{PATH} has no {}: record it with POLLUX_BLESS=1 cargo test -p contract",
                 code.name()
             )
         });

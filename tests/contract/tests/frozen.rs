@@ -1,7 +1,7 @@
 //! Old and new understand each other: today's types read what was recorded, in every way that the contract promises.
 
+use contract::frozen::{self, Conversation, Schemas, declarations};
 use pollux_api::contract::{Declaration, Kind};
-use pollux_contract::frozen::{self, Conversation, Schemas, declarations};
 use pollux_runtime::wire::{Envelope, Kind as Said};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ fn all() -> Vec<(&'static Declaration, Conversation)> {
         let path = frozen::file(declaration.name);
         let read = frozen::read(declaration.name).unwrap_or_else(|error| {
             panic!(
-                "{}: {error}: record it with POLLUX_BLESS=1 cargo test -p pollux-contract",
+                "{}: {error}: record it with POLLUX_BLESS=1 cargo test -p contract",
                 path.display()
             )
         });
@@ -90,7 +90,7 @@ fn every_method_has_a_recording_under_seal() {
         let path = frozen::folder().join(name);
         let text = std::fs::read(&path).unwrap_or_else(|error| {
             panic!(
-                "{}: {error}: record it with POLLUX_BLESS=1 cargo test -p pollux-contract",
+                "{}: {error}: record it with POLLUX_BLESS=1 cargo test -p contract",
                 path.display()
             )
         });

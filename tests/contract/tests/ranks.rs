@@ -1,8 +1,8 @@
 //! Calls are one-way streets, and the map of them is true: what services call is what they declare.
 
+use contract::sources::{FOLDERS, calls};
 use pollux_api::contract::{Kind, SERVICES, Service, method, service};
 use pollux_api::rank;
-use pollux_contract::sources::{FOLDERS, calls};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 

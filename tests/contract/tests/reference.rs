@@ -3,7 +3,7 @@
 #[test]
 fn the_reference_is_the_one_that_is_kept() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../rpc-router/api/REFERENCE.md");
-    let now = pollux_contract::reference::reference();
+    let now = contract::reference::reference();
     if std::env::var_os("POLLUX_BLESS").is_some() {
         std::fs::write(path, &now).expect("REFERENCE.md is written");
     }
@@ -16,7 +16,7 @@ fn the_reference_is_the_one_that_is_kept() {
 
 #[test]
 fn every_method_and_every_error_stands_in_it() {
-    let text = pollux_contract::reference::reference();
+    let text = contract::reference::reference();
     for method in pollux_api::contract::SERVICES
         .iter()
         .flat_map(|service| service.methods)
