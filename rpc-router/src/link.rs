@@ -389,7 +389,7 @@ impl End {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
                 Ok(read) => match read? {
                     0 => return Ok(()),
-                    read => self.bus.receive(id, &mut beginning, &buffer[..read]),
+                    read => self.bus.receive(id, &mut beginning, &buffer[..read]).await,
                 },
             }
         }

@@ -9,7 +9,9 @@
 //!
 //! The core stands behind one lock that is never held across a wait. Every read goes into the same 64 KiB, which stay
 //! in the processor's cache; a connection keeps only the beginning of a message that has not come whole. A slow reader
-//! fills only its own queue, and a full one is refused (`overloaded`), not waited for.
+//! fills only its own queue, and a full one is refused (`overloaded`), not waited for. Connections take turns: whoever
+//! has said so much that it took [`TURN`] is heard again when the others were, and keeps the rest meanwhile; and of
+//! those who come, one is let in between two turns.
 
 use crate::link;
 use crate::pending::Ticket;
@@ -40,6 +42,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 /// Version that the router tells services and the partner.
@@ -64,6 +67,11 @@ const FILES: usize = 64 + web::CONNECTIONS;
 const KEEP: usize = 128 << 10;
 /// What is read at once: what becomes of it, with what the router adds, fits a queue that keeps its memory.
 const READ: usize = 64 << 10;
+/// A connection is listened to for so long before it is the next one's turn. Two turns stand between a call and its
+/// answer for each who has that much to say; of 64 calls that come at once most are handled in one.
+pub(crate) const TURN: Duration = Duration::from_micros(100);
+/// Messages between two looks at the clock.
+const LOOK: usize = 2;
 /// The beginning of a message is put before what is read next if it is no longer than this; else that is put behind it.
 const SMALL: usize = 16 << 10;
 
@@ -132,6 +140,8 @@ struct Waiting {
     /// So many more are being written by who took them, and are not known to be.
     taken: usize,
     closed: Option<String>,
+    /// The socket has not taken all, and the writer waits until it takes more.
+    full: bool,
     /// It stands among those that are written at the end of the batch.
     touched: bool,
 }
@@ -187,7 +197,9 @@ impl Queue {
             state.written = 0;
             state.bytes.clear();
             state.bytes.shrink_to(KEEP);
-        } else {
+            state.full = false;
+        } else if !std::mem::replace(&mut state.full, true) {
+            // Once: whoever writes also reads, and is not to be woken in the turns of others for nothing.
             self.wake.notify_one();
         }
     }
@@ -372,12 +384,44 @@ impl Drop for Begun {
 /// What is said to whom that is too much.
 pub(crate) const TOO_MUCH: &str = "too much has begun and not ended, here and elsewhere";
 
-/// The beginning of a message whose end has not come yet.
+/// The beginning of a message whose end has not come yet; or what a connection has said beyond its turn.
 #[derive(Debug, Default)]
 pub(crate) struct Beginning {
     cutter: Cutter,
     bytes: Vec<u8>,
+    /// Whole messages may be among them.
+    whole: bool,
+    /// Since when it has been this connection's turn; none: nothing more had come.
+    turn: Option<Instant>,
     begun: Begun,
+}
+
+impl Beginning {
+    fn turn(&mut self) -> Instant {
+        *self.turn.get_or_insert_with(Instant::now)
+    }
+
+    /// Hands whole messages to the core, of what is here and of `more` behind it, and keeps the rest.
+    fn hand_over(&mut self, inner: &mut Inner, id: ConnectionId, more: &[u8], now: Now) {
+        let turn = self.turn();
+        if self.bytes.is_empty() {
+            let (done, whole) = cut(inner, id, &mut self.cutter, more, now, turn);
+            self.bytes.extend_from_slice(&more[done..]);
+            self.whole = whole;
+        } else {
+            self.bytes.extend_from_slice(more);
+            let (done, whole) = cut(inner, id, &mut self.cutter, &self.bytes, now, turn);
+            self.bytes.drain(..done);
+            self.whole = whole;
+        }
+    }
+
+    /// The turn is over, and the next may begin when the others had theirs.
+    fn is_over(&mut self) -> bool {
+        let over = self.whole || self.turn.is_some_and(|since| since.elapsed() >= TURN);
+        self.turn = self.turn.filter(|_| !over);
+        over
+    }
 }
 
 /// The core and its surroundings.
@@ -599,21 +643,24 @@ impl Bus {
         self.with(|core, _, _| core.link_problem(why));
     }
 
-    /// Hands everything that has come to the core.
-    pub(crate) fn receive(&self, id: ConnectionId, beginning: &mut Beginning, bytes: &[u8]) {
-        self.handle(&mut self.lock(), |inner, now| {
-            if beginning.bytes.is_empty() {
-                let done = cut(inner, id, &mut beginning.cutter, bytes, now);
-                beginning.bytes.extend_from_slice(&bytes[done..]);
-            } else {
-                beginning.bytes.extend_from_slice(bytes);
-                let done = cut(inner, id, &mut beginning.cutter, &beginning.bytes, now);
-                beginning.bytes.drain(..done);
+    /// Hands everything that has come to the core, turn by turn.
+    pub(crate) async fn receive(&self, id: ConnectionId, beginning: &mut Beginning, mut bytes: &[u8]) {
+        loop {
+            self.handle(&mut self.lock(), |inner, now| {
+                beginning.hand_over(inner, id, bytes, now);
+                if beginning.bytes.len() <= SMALL {
+                    beginning.bytes.shrink_to(KEEP);
+                }
+            });
+            bytes = &[];
+            let more = beginning.whole;
+            if beginning.is_over() {
+                yield_now().await;
             }
-            if beginning.bytes.len() <= SMALL {
-                beginning.bytes.shrink_to(KEEP);
+            if !more {
+                break;
             }
-        });
+        }
     }
 
     /// Hands a text to the core that is one message, or one batch; what is none is refused.
@@ -642,6 +689,13 @@ impl Bus {
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.lock();
         let inner = &mut *inner;
+        if beginning.whole {
+            // What was left when its turn was over.
+            self.handle(inner, |inner, now| {
+                beginning.hand_over(inner, id, &[], now);
+            });
+            return Poll::Ready(Ok(1));
+        }
         let mut buffer = std::mem::take(&mut inner.buffer);
         let kept = beginning.bytes.len();
         // A long beginning stays where it is.
@@ -654,24 +708,24 @@ impl Bus {
         if let Poll::Ready(Ok(read @ 1..)) = read {
             self.handle(inner, |inner, now| {
                 if before == kept {
-                    let bytes = &buffer[..before + read];
-                    let done = cut(inner, id, &mut beginning.cutter, bytes, now);
                     beginning.bytes.clear();
-                    beginning.bytes.extend_from_slice(&bytes[done..]);
+                    beginning.hand_over(inner, id, &buffer[..before + read], now);
                 } else {
-                    beginning.bytes.extend_from_slice(&buffer[..read]);
-                    let done = cut(inner, id, &mut beginning.cutter, &beginning.bytes, now);
-                    beginning.bytes.drain(..done);
+                    beginning.hand_over(inner, id, &buffer[..read], now);
                 }
                 if beginning.bytes.len() <= SMALL {
                     beginning.bytes.shrink_to(SMALL);
                 }
-                if !beginning.begun.is(beginning.bytes.len()) {
+                // Whole messages that wait for the next turn are no more than was read at once.
+                if !beginning.begun.is(beginning.bytes.len()) && !beginning.whole {
                     inner.outside.close(id, TOO_MUCH);
                 }
             });
         }
         inner.buffer = buffer;
+        if read.is_pending() {
+            beginning.turn = None;
+        }
         Poll::Ready(ready!(read))
     }
 
@@ -719,6 +773,9 @@ impl Bus {
                     Ok(0) => break,
                     Ok(_) => {}
                     Err(_) => return,
+                }
+                if beginning.is_over() {
+                    yield_now().await;
                 }
             }
             // `echo ... | socat` has said all that it wants to say and waits for the answers.
@@ -780,6 +837,8 @@ impl Bus {
                 bus.serve(stream, peer).await;
                 drop(slot);
             });
+            // Many who come at once must not have their first turns one after the other.
+            yield_now().await;
         }
     }
 }
@@ -801,16 +860,29 @@ fn whole(text: &[u8]) -> Result<Message<'_>, RpcError> {
     }
 }
 
-/// Hands every whole message in `bytes` to the core; how many bytes are done with.
-fn cut(inner: &mut Inner, id: ConnectionId, cutter: &mut Cutter, bytes: &[u8], now: Now) -> usize {
+/// Hands whole messages in `bytes` to the core, until the turn that began then is over: how many bytes are done with,
+/// and whether there may be more.
+fn cut(
+    inner: &mut Inner,
+    id: ConnectionId,
+    cutter: &mut Cutter,
+    bytes: &[u8],
+    now: Now,
+    turn: Instant,
+) -> (usize, bool) {
     let Inner { core, outside, .. } = inner;
+    let mut handled = 0;
     while let Some(message) = cutter.next_message(bytes) {
         match message {
             Ok(message) => core.receive(id, message, now, outside),
             Err(malformed) => core.garbage(id, &RpcError::from(malformed), outside),
         }
+        handled += 1;
+        if handled % LOOK == 0 && turn.elapsed() >= TURN {
+            return (cutter.done(), true);
+        }
     }
-    cutter.done()
+    (cutter.done(), false)
 }
 
 #[allow(

@@ -5,7 +5,7 @@
 //! may have, and count as one. What has come of a message that has not ended counts among what all connections have
 //! begun, as on a line.
 
-use crate::server::{Begun, Bus, Closed, Session, TOO_MUCH};
+use crate::server::{Begun, Bus, Closed, Session, TOO_MUCH, TURN};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use hyper::body::Bytes;
@@ -18,7 +18,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::{fmt, io};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::timeout;
+use tokio::task::yield_now;
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
@@ -128,13 +129,22 @@ pub(super) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
 async fn hear<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut Stream<S>, session: &Session) -> End {
     use tungstenite::Error;
     let (bus, id): (&Bus, _) = (session.bus(), session.id());
+    let mut turn = Duration::ZERO;
     while let Some(message) = stream.next().await {
         // It has ended; of the next no more can have come than is read at once. A control frame ends nothing.
         if matches!(message, Ok(Message::Text(_) | Message::Binary(_))) {
             session.begun().is(0);
         }
         match message {
-            Ok(Message::Text(text)) => bus.receive_whole(id, text.as_bytes()),
+            Ok(Message::Text(text)) => {
+                let begin = Instant::now();
+                bus.receive_whole(id, text.as_bytes());
+                turn += begin.elapsed();
+                if turn >= TURN {
+                    turn = Duration::ZERO;
+                    yield_now().await;
+                }
+            }
             Ok(Message::Binary(bytes)) => {
                 let what = format!("a binary message of {} bytes", bytes.len());
                 let error = RpcError::new(Code::InvalidRequest, "connection", what);

@@ -6,6 +6,7 @@
 //! ratio to each peer.
 //!
 //! * [`router`]: the message bus against a bare forwarder, dbus-broker, dbus-daemon and NATS.
+//! * [`company`]: the same while somebody else misbehaves, against alone.
 //! * [`load`]: who calls and who answers, the same for every bus; [`peer`]: how each bus wants to be spoken to.
 //! * [`statistics`], [`report`]: medians and ratios; the table and the chart.
 //!
@@ -14,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod company;
 pub mod error;
 pub mod load;
 pub mod machine;

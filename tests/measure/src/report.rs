@@ -111,10 +111,31 @@ pub fn markdown(outcome: &Outcome, head: &str) -> String {
         }
         text.push_str("|\n");
     }
+    company(outcome, &mut text);
     for (bus, why) in &outcome.missing {
         let _ = writeln!(text, "\nNot measured: {bus}: {why}");
     }
     text
+}
+
+/// What others make a caller wait who has nothing to do with them.
+fn company(outcome: &Outcome, text: &mut String) {
+    let Some((_, alone)) = outcome.beside.first() else {
+        return;
+    };
+    text.push_str(
+        "\n## The router in rough company\n\nOne call at a time, 200 bytes, while somebody else keeps on doing this; in\n\
+         brackets the ratio to the same round alone.\n\n| who is beside | p50, µs | p99, µs |\n|---|---|---|\n",
+    );
+    for (name, samples) in &outcome.beside {
+        let Some(values) = medians(samples) else { continue };
+        let _ = write!(text, "| {name} ");
+        for (_, figure) in &FIGURES[..2] {
+            let ratio = ratio(samples, alone, *figure).unwrap_or(f64::NAN);
+            let _ = write!(text, "| {:.1} ({ratio:.2}) ", figure(&values));
+        }
+        text.push_str("|\n");
+    }
 }
 
 const COLORS: [&str; 8] = [
@@ -224,6 +245,16 @@ mod tests {
                 measured("dbus-broker", 9.0),
             ],
             missing: vec![("nats-server", "not here".into())],
+            beside: [("nobody", 1.0), ("a flood", 3.0)]
+                .map(|(name, factor)| {
+                    let sample = |round: f64| Sample {
+                        p50_us: 10.0 * factor * round,
+                        p99_us: 20.0 * factor * round,
+                        ..Sample::default()
+                    };
+                    (name, vec![sample(1.0), sample(9.0), sample(1.1)])
+                })
+                .to_vec(),
         }
     }
 
@@ -235,6 +266,7 @@ mod tests {
             "| pollux, p50 | forwarder | 1.12 (<= 1.15) met | 1.12 (<= 1.15) met |",
             "| pollux, calls/s | dbus-broker | 8.00 (>= 7) met | 8.00 (>= 7) met |",
             "| pollux, p50 | nats-server | not measured (<= 0.6)  | not measured (<= 0.6)  |",
+            "| a flood | 33.0 (3.00) | 66.0 (3.00) |",
             "Not measured: nats-server: not here",
         ] {
             assert!(text.contains(line), "{line} is not in:\n{text}");

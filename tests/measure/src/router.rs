@@ -12,6 +12,7 @@
 //! Every bus runs all the time; in each round each one is measured once per size, in an order that rotates. A bus that
 //! is not on this machine is left out, and the report says so.
 
+use crate::company::{self, Beside};
 use crate::error::{Context, Error, Result};
 use crate::load::{Callee, Caller, payload};
 use crate::peer::pollux::Side;
@@ -82,6 +83,8 @@ pub struct Outcome {
     pub measured: Vec<Measured>,
     /// Every bus that could not, and why.
     pub missing: Vec<(&'static str, String)>,
+    /// The router in rough company, if it was measured.
+    pub beside: Beside,
 }
 
 /// A bus that runs, with a caller and a callee on it.
@@ -395,6 +398,11 @@ pub fn measure(plan: Plan, wanted: &[&'static str], progress: impl Fn(usize)) ->
                 samples.push(bus.caller.round(payload.as_bytes(), plan.time, &bus.counted)?);
             }
         }
+    }
+    if let Some(bus) = buses.iter_mut().find(|bus| bus.name == ROUTER) {
+        let socket = stage.path("a").join("run/router.sock");
+        let payload = payloads[0].as_bytes();
+        outcome.beside = company::measure(&socket, &mut bus.caller, payload, plan.rounds, plan.time / 2)?;
     }
     Ok(outcome)
 }

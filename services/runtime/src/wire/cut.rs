@@ -1,5 +1,6 @@
 //! Where one message ends and the next begins.
 
+use memchr::memchr;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::router::{MAX_DEPTH, MAX_MESSAGE};
 use pollux_platform::simd::{Marks, marks};
@@ -85,8 +86,15 @@ impl Cutter {
     /// ones, from the beginning, until [`Cutter::done`].
     pub fn next_message<'a>(&mut self, bytes: &'a [u8]) -> Option<Result<Message<'a>, Malformed>> {
         while let Some(rest) = bytes.get(self.scanned..).filter(|rest| !rest.is_empty()) {
+            if self.skipping {
+                let line = memchr(b'\n', rest);
+                self.skipping = line.is_none();
+                self.scanned += line.map_or(rest.len(), |end| end + 1);
+                self.begin = self.scanned;
+                continue;
+            }
             let length = rest.len().min(BLOCK);
-            let ended = if self.depth == 0 || self.skipping || self.escaped {
+            let ended = if self.depth == 0 || self.escaped {
                 self.slow(&rest[..1])
             } else {
                 let seen = match rest.first_chunk() {
