@@ -358,3 +358,59 @@ fn a_majority_of_five_disks_are_three() {
     a.propose();
     assert_eq!(a.counted(disk(0), &genesis()), Progress::Promised { bound: None });
 }
+
+#[test]
+fn an_own_block_that_is_read_late_counts_if_it_is_later_than_what_is_known() {
+    let voted = Vote {
+        mbal: Ballot::new(8),
+        bal: Ballot::new(8),
+        value: Some(alone(A, &genesis())),
+        ..genesis()
+    };
+    // Of the present instance: its vote stands, and the next ballot is above every one that was met.
+    for (met, next) in [(3, 8), (21, 21)] {
+        let mut a = arbiter(A);
+        a.observe(&Vote {
+            mbal: Ballot::new(met),
+            ..genesis()
+        });
+        let version = a.version();
+        assert_eq!(a.restore(voted), Progress::None);
+        assert!((a.voted(), *a.block(), a.version()) == (true, voted, version + 1));
+        assert!(!a.running());
+        a.propose();
+        assert!(a.block().mbal > Ballot::new(next), "{:?}", a.block());
+        assert!(a.block().mbal < Ballot::new(next + 4), "{:?}", a.block());
+    }
+    // Of a later one: what it knows as decided is decided, and the ballots of the earlier one say nothing.
+    let decided = alone(B, &genesis());
+    let later = Vote {
+        mbal: Ballot::new(4),
+        ..Vote::after(decided)
+    };
+    let mut a = arbiter(A);
+    a.observe(&Vote {
+        mbal: Ballot::new(21),
+        ..genesis()
+    });
+    a.propose();
+    let version = a.version();
+    assert_eq!(a.restore(later), Progress::Decided(decided));
+    assert_eq!(
+        (*a.block(), a.version(), a.running()),
+        (later, version + 1, false)
+    );
+    a.propose();
+    assert!(
+        a.block().mbal > later.mbal && a.block().mbal < Ballot::new(8),
+        "{:?}",
+        a.block()
+    );
+    // What is known already changes nothing.
+    let mut a = Arbiter::new(A, voted);
+    let before = a.clone();
+    for block in [voted, genesis()] {
+        assert_eq!(a.restore(block), Progress::None);
+        assert!(a == before);
+    }
+}

@@ -733,6 +733,7 @@ fn a_slot_speaks_for_the_partner_only_where_the_wire_does_not() {
     assert!(told(&silent, 8, 1));
     assert!(!told(&silent, 7, 1), "it has not changed");
     assert!(told(&unknown, 7, 1), "better than nothing");
+    assert!(!told(&unknown, 0, 1), "what formatting wrote is nobody's word");
     assert!(!told(&silent, 8, 0), "of an earlier incarnation");
     let heard = |core: &mut Core| (same(core), core.partner.advert = None).1;
     assert!(told(&heard, 7, 1));
@@ -1166,4 +1167,67 @@ fn a_daemon_that_starts_and_hears_of_an_epoch_without_itself_ends_the_lease() {
         "another life of its own"
     );
     assert!(!ends(Members::alone(A, Incarnation::new(1))), "it is a member");
+}
+
+#[test]
+fn a_daemon_that_starts_counts_its_slots_far_above_what_any_disk_may_show() {
+    for shown in [0, 1, 7] {
+        let mut core = newborn();
+        let now = core.present;
+        for disk in &mut core.disks {
+            let mut area = Area::formatted(crate::bench::set());
+            area.slot.as_mut().unwrap().sequence = shown;
+            disk.vote = Some((Vote::after(*core.arbiter.decided()), 0));
+            disk.own = Some(area);
+        }
+        core.start(now);
+        assert!(core.phase == Phase::Up);
+        assert_eq!(core.sequence, shown + 1_000);
+    }
+}
+
+/// An earlier daemon wrote it to a disk that could not be read when this one started.
+#[test]
+fn a_later_own_ballot_that_is_read_after_the_start_counts() {
+    let (mut core, now) = whole();
+    let epoch = core.record().epoch;
+    let record = Record {
+        epoch: epoch.next(),
+        ..*core.record()
+    };
+    core.disks[0].read = Some((ReadId(9_999), A));
+    let area = Area {
+        vote: Ok(Vote::after(record)),
+        ..Area::unread(Unread::Io)
+    };
+    core.read_done(now, ReadId(9_999), now, area);
+    assert_eq!(*core.record(), record);
+    assert!(core.out.contains(&Effect::Note(Note::Decided(record))));
+}
+
+/// A ballot tells the partner that the slot and the claims of its writer stand beside it.
+#[test]
+fn a_ballot_is_written_when_slot_and_claims_stand_on_that_disk() {
+    let (core, now) = whole();
+    let written = |change: &dyn Fn(&mut Disk, u64)| {
+        let mut core = core.clone();
+        core.out.clear();
+        core.arbiter.propose();
+        let sequence = core.claims.sequence;
+        core.disks[0].block(BlockId::Slot).durable = 1;
+        core.disks[0].block(BlockId::Claims).durable = sequence;
+        change(&mut core.disks[0], sequence);
+        core.write_block(now, 0, BlockId::Vote0);
+        !core.out.is_empty()
+    };
+    assert!(written(&|_, _| {}));
+    assert!(!written(&|disk, _| disk.block(BlockId::Slot).durable = 0));
+    assert!(!written(
+        &|disk, sequence| disk.block(BlockId::Claims).durable = sequence - 1
+    ));
+    let neither = |disk: &mut Disk, sequence| {
+        disk.block(BlockId::Slot).durable = 0;
+        disk.block(BlockId::Claims).durable = sequence - 1;
+    };
+    assert!(!written(&neither));
 }

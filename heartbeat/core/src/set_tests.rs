@@ -147,4 +147,13 @@ fn its_bytes_are_read_back_and_no_others_are_taken() {
         None,
         "a seat of a later set"
     );
+    let leaves_as_it_comes = |set: &mut QuorumSet| {
+        let generation = set.generation;
+        set.leaving.as_mut().unwrap().since = generation;
+    };
+    assert_eq!(
+        wrong(leaves_as_it_comes),
+        None,
+        "a seat that leaves in the set in which it came"
+    );
 }

@@ -7,6 +7,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
+use pollux_api::id::DiskIndex;
 
 /// Every number of a core, by what it counts.
 fn shown(core: &mut Core) -> Vec<(Number, u64)> {
@@ -85,7 +86,13 @@ fn instants(core: &Core) -> Vec<u64> {
 
 #[test]
 fn every_instant_of_a_core_is_shown_once() {
-    for (core, now) in situations(Bench::whole()) {
+    let mut changing = Bench::whole();
+    changing.formats = crate::bench::Comes::Never;
+    let (from, to) = (DiskIndex::new(0), DiskIndex::new(3));
+    changing.ask(A, Request::ReplaceQuorumDisk { from, to }).unwrap();
+    let changing = (changing.core(A).clone(), changing.now);
+    assert!(changing.0.wishes.change.is_some());
+    for (core, now) in situations(Bench::whole()).into_iter().chain([changing]) {
         let mut core = core.canonical(now);
         let shown = shown(&mut core);
         let mut given: Vec<u64> = shown
