@@ -3,11 +3,12 @@
 #![allow(dead_code, unreachable_pub, reason = "each test takes what it needs")]
 
 use pollux_api::error::RpcError;
-use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
+use pollux_api::id::{ArrayId, ControllerId};
 use pollux_api::router::{STATUS, Status};
 use pollux_pairing::identity::provision;
-use pollux_runtime::config::{FILE, Fence, Front, Interconnect, Management, Paths, Quorum};
-use pollux_runtime::{Client, ControllerConfig, Ctx, Profile, Repeat, Service};
+use pollux_runtime::config::{FILE, Management};
+use pollux_runtime::{Client, ControllerConfig, Ctx, Repeat, Service};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -46,11 +47,8 @@ impl Pair {
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let n = std::process::id().wrapping_mul(31) + NEXT.fetch_add(1, Ordering::Relaxed);
-        let address = |last: u8| {
-            format!("127.{}.{}.{last}", 1 + (n >> 8) % 250, n % 250)
-                .parse()
-                .unwrap()
-        };
+        let (high, low) = (1 + (n >> 8) % 250, n % 250);
+        let addresses = [1, 2].map(|last| Ipv4Addr::new(127, high as u8, low as u8, last));
         let dir = tempfile::tempdir().unwrap();
         let stores = ["a", "b"].map(|own| dir.path().join(own).join("keys"));
         provision([&stores[0], &stores[1]]).unwrap();
@@ -58,47 +56,7 @@ impl Pair {
         for controller in [ControllerId::A, ControllerId::B] {
             let own = dir.path().join(controller.as_str());
             std::fs::create_dir_all(&own).unwrap();
-            let (local, partner) = match controller {
-                ControllerId::A => (address(1), address(2)),
-                ControllerId::B => (address(2), address(1)),
-            };
-            let config = ControllerConfig {
-                controller,
-                array,
-                profile: Profile::Ci,
-                paths: Paths {
-                    run: own.join("run"),
-                    var: own.join("var"),
-                    log: own.join("log"),
-                    port: own.join("port"),
-                    bmc: own.join("bmc.sock"),
-                    keys: own.join("keys"),
-                },
-                interconnect: Interconnect {
-                    interface: "lo".into(),
-                    legs: vec!["lo".into()],
-                    local,
-                    partner,
-                    heartbeat_port: 7700,
-                    router_port: 7710,
-                    forward_port: 7711,
-                },
-                front: Front {
-                    interface: "lo".into(),
-                    address: local,
-                    prefix: 32,
-                    portal_port: 3260,
-                },
-                quorum: Quorum {
-                    disks: vec![DiskIndex::new(0)],
-                },
-                fence: Fence {
-                    reservations: true,
-                    power: false,
-                    watchdog: false,
-                },
-                management: None,
-            };
+            let config = ControllerConfig::on_loopback(controller, array, &own, addresses);
             std::fs::write(own.join(FILE), config.render()).unwrap();
         }
         Self {

@@ -132,19 +132,11 @@ impl Options {
         array: ArrayId,
         quorum: Vec<DiskIndex>,
     ) -> ControllerConfig {
-        let own = self.controller_dir(controller);
         ControllerConfig {
             controller,
             array,
             profile: self.profile,
-            paths: Paths {
-                run: own.join("run"),
-                var: own.join("var"),
-                log: own.join("log"),
-                port: own.join("port"),
-                bmc: own.join("bmc.sock"),
-                keys: own.join("keys"),
-            },
+            paths: Paths::within(&self.controller_dir(controller)),
             interconnect: Interconnect {
                 interface: network::INTERCONNECT.into(),
                 legs: network::LEGS.map(str::to_owned).to_vec(),

@@ -19,7 +19,7 @@
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -93,6 +93,18 @@ pub struct Paths {
 }
 
 impl Paths {
+    /// Everything of a controller in one folder, as on a machine that is more than one controller.
+    pub fn within(folder: &Path) -> Self {
+        Self {
+            run: folder.join("run"),
+            var: folder.join("var"),
+            log: folder.join("log"),
+            port: folder.join("port"),
+            bmc: folder.join("bmc.sock"),
+            keys: folder.join("keys"),
+        }
+    }
+
     /// The router's socket.
     pub fn router_socket(&self) -> PathBuf {
         self.run.join("router.sock")
@@ -267,6 +279,48 @@ pub enum ConfigError {
 }
 
 impl ControllerConfig {
+    /// A controller without a shelf whose partner is on this machine too, each on an address of 127.0.0.0/8 (that of a and
+    /// that of b) and in a folder of its own: what tests and measurements of the bus run.
+    pub fn on_loopback(
+        controller: ControllerId,
+        array: ArrayId,
+        folder: &Path,
+        addresses: [Ipv4Addr; 2],
+    ) -> Self {
+        let address = |of: ControllerId| IpAddr::V4(addresses[of.index()]);
+        let local = address(controller);
+        Self {
+            controller,
+            array,
+            profile: Profile::Ci,
+            paths: Paths::within(folder),
+            interconnect: Interconnect {
+                interface: "lo".into(),
+                legs: vec!["lo".into()],
+                local,
+                partner: address(controller.partner()),
+                heartbeat_port: 7700,
+                router_port: 7710,
+                forward_port: 7711,
+            },
+            front: Front {
+                interface: "lo".into(),
+                address: local,
+                prefix: 32,
+                portal_port: 3260,
+            },
+            quorum: Quorum {
+                disks: vec![DiskIndex::new(0)],
+            },
+            fence: Fence {
+                reservations: true,
+                power: false,
+                watchdog: false,
+            },
+            management: None,
+        }
+    }
+
     /// Reads and checks the file at `path`.
     ///
     /// # Errors

@@ -1,11 +1,12 @@
 //! Pairing with the shipped command: a code goes from one terminal to the other, and nowhere else.
 
-use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
+use pollux_api::id::{ArrayId, ControllerId};
 use pollux_pairing::{Identity, PublicKey};
 use pollux_platform::keys::KeyStore;
-use pollux_runtime::config::{FILE, Fence, Front, Interconnect, Paths, Quorum};
-use pollux_runtime::{ControllerConfig, Profile};
+use pollux_runtime::ControllerConfig;
+use pollux_runtime::config::FILE;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,56 +20,14 @@ impl Two {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let n = std::process::id().wrapping_mul(31) + NEXT.fetch_add(1, Ordering::Relaxed);
-        let address = |last: u8| {
-            format!("127.{}.{}.{last}", 1 + (n >> 8) % 250, n % 250)
-                .parse()
-                .unwrap()
-        };
+        let (high, low) = (1 + (n >> 8) % 250, n % 250);
+        let addresses = [1, 2].map(|last| Ipv4Addr::new(127, high as u8, low as u8, last));
         let dir = tempfile::tempdir().unwrap();
         for controller in ControllerId::ALL {
             let own = dir.path().join(controller.as_str());
             std::fs::create_dir(&own).unwrap();
-            let (local, partner) = match controller {
-                ControllerId::A => (address(1), address(2)),
-                ControllerId::B => (address(2), address(1)),
-            };
-            let config = ControllerConfig {
-                controller,
-                array: ArrayId::from_bytes([7; 16]),
-                profile: Profile::Ci,
-                paths: Paths {
-                    run: own.join("run"),
-                    var: own.join("var"),
-                    log: own.join("log"),
-                    port: own.join("port"),
-                    bmc: own.join("bmc.sock"),
-                    keys: own.join("keys"),
-                },
-                interconnect: Interconnect {
-                    interface: "lo".into(),
-                    legs: vec!["lo".into()],
-                    local,
-                    partner,
-                    heartbeat_port: 7700,
-                    router_port: 7710,
-                    forward_port: 7711,
-                },
-                front: Front {
-                    interface: "lo".into(),
-                    address: local,
-                    prefix: 32,
-                    portal_port: 3260,
-                },
-                quorum: Quorum {
-                    disks: vec![DiskIndex::new(0)],
-                },
-                fence: Fence {
-                    reservations: true,
-                    power: false,
-                    watchdog: false,
-                },
-                management: None,
-            };
+            let array = ArrayId::from_bytes([7; 16]);
+            let config = ControllerConfig::on_loopback(controller, array, &own, addresses);
             std::fs::write(own.join(FILE), config.render()).unwrap();
         }
         Self { dir }

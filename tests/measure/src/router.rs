@@ -19,12 +19,12 @@ use crate::peer::pollux::Side;
 use crate::peer::{dbus, frames, nats, pollux};
 use crate::process::{Process, children};
 use crate::statistics::Sample;
-use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
+use pollux_api::id::{ArrayId, ControllerId};
 use pollux_pairing::identity::provision;
-use pollux_runtime::config::{FILE, Fence, Front, Interconnect, Paths, Quorum};
-use pollux_runtime::{ControllerConfig, Profile};
+use pollux_runtime::ControllerConfig;
+use pollux_runtime::config::FILE;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -204,51 +204,13 @@ impl Stage {
         let array = ArrayId::from_bytes([7; 16]);
         // An address of their own, so that two measurements at the same time do not meet.
         let number = std::process::id();
-        let address = |last: u8| {
-            let [_, _, high, low] = number.to_be_bytes();
-            IpAddr::V4(Ipv4Addr::new(127, high | 1, low, last))
-        };
+        let [_, _, high, low] = number.to_be_bytes();
+        let addresses = [1, 2].map(|last| Ipv4Addr::new(127, high | 1, low, last));
         let configs = ControllerId::ALL.map(|controller| {
             let own = self.path(controller.as_str());
-            let local = address(if controller == ControllerId::A { 1 } else { 2 });
-            let partner = address(if controller == ControllerId::A { 2 } else { 1 });
-            ControllerConfig {
-                controller,
-                array,
-                profile: Profile::Ci,
-                paths: Paths {
-                    run: own.join("run"),
-                    var: own.join("var"),
-                    log: own.clone(),
-                    port: own.join("port"),
-                    bmc: own.join("bmc.sock"),
-                    keys: own.join("keys"),
-                },
-                interconnect: Interconnect {
-                    interface: "lo".into(),
-                    legs: vec!["lo".into()],
-                    local,
-                    partner,
-                    heartbeat_port: 7700,
-                    router_port: 7710,
-                    forward_port: 7711,
-                },
-                front: Front {
-                    interface: "lo".into(),
-                    address: local,
-                    prefix: 32,
-                    portal_port: 3260,
-                },
-                quorum: Quorum {
-                    disks: vec![DiskIndex::new(0)],
-                },
-                fence: Fence {
-                    reservations: true,
-                    power: false,
-                    watchdog: false,
-                },
-                management: None,
-            }
+            let mut config = ControllerConfig::on_loopback(controller, array, &own, addresses);
+            config.paths.log = own;
+            config
         });
         for config in &configs {
             fs::create_dir_all(&config.paths.log).context(config.paths.log.display())?;

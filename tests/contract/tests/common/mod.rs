@@ -2,13 +2,13 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test takes what it needs")]
 
-use pollux_api::id::{ControllerId, DiskIndex};
+use pollux_api::id::ControllerId;
 use pollux_pairing::identity::provision;
 use pollux_platform::keys::KeyStore;
 use pollux_platform::signal::Shutdown;
 use pollux_rpc_router::server::{Error, run};
-use pollux_runtime::config::{Fence, Front, Interconnect, Paths, Quorum};
-use pollux_runtime::{Client, ControllerConfig, Profile};
+use pollux_runtime::{Client, ControllerConfig};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -59,52 +59,11 @@ pub fn config(dir: &Path) -> ControllerConfig {
     let keys = KeyStore::provision(&dir.join("keys")).unwrap();
     // The partner never comes; its key is only pinned.
     provision([&dir.join("keys"), &dir.join("partner")]).unwrap();
-    let own = dir.join("a");
-    let address = |last: u32| {
-        format!(
-            "127.{}.{}.{last}",
-            100 + std::process::id() % 100,
-            std::process::id() / 100 % 250
-        )
-    };
-    let (local, partner) = (address(1).parse().unwrap(), address(2).parse().unwrap());
-    ControllerConfig {
-        controller: ControllerId::A,
-        array: keys.array,
-        profile: Profile::Ci,
-        paths: Paths {
-            run: own.join("run"),
-            var: own.join("var"),
-            log: own.join("log"),
-            port: own.join("port"),
-            bmc: own.join("bmc.sock"),
-            keys: dir.join("keys"),
-        },
-        interconnect: Interconnect {
-            interface: "lo".into(),
-            legs: vec!["lo".into()],
-            local,
-            partner,
-            heartbeat_port: 7700,
-            router_port: 7710,
-            forward_port: 7711,
-        },
-        front: Front {
-            interface: "lo".into(),
-            address: local,
-            prefix: 32,
-            portal_port: 3260,
-        },
-        quorum: Quorum {
-            disks: vec![DiskIndex::new(0)],
-        },
-        fence: Fence {
-            reservations: true,
-            power: false,
-            watchdog: false,
-        },
-        management: None,
-    }
+    let (high, low) = (100 + std::process::id() % 100, std::process::id() / 100 % 250);
+    let addresses = [1, 2].map(|last| Ipv4Addr::new(127, high as u8, low as u8, last));
+    let mut config = ControllerConfig::on_loopback(ControllerId::A, keys.array, &dir.join("a"), addresses);
+    config.paths.keys = dir.join("keys");
+    config
 }
 
 pub async fn client(config: &ControllerConfig) -> Client {
