@@ -23,5 +23,6 @@ pub mod rank;
 pub mod role;
 pub mod router;
 pub mod rpc;
+pub mod size;
 pub mod target;
 pub mod template;

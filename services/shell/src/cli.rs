@@ -1,11 +1,11 @@
 //! The words that `pollux` understands, from which help and errors are made.
 
 use crate::error::EXIT_CODES;
-use crate::print::parse_size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pollux_api::action::ActionId;
 use pollux_api::id::{ControllerId, DiskIndex};
 use pollux_api::role::Role;
+use pollux_api::size::Size;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -330,8 +330,8 @@ pub enum Volume {
         #[arg(long)]
         pool: String,
         /// Its size: 4096, 512M, 1.5G
-        #[arg(long, value_parser = parse_size)]
-        size: u64,
+        #[arg(long)]
+        size: Size,
     },
     /// Every volume
     List,
@@ -345,8 +345,8 @@ pub enum Volume {
         /// Name or identity
         name: String,
         /// Its new size
-        #[arg(long, value_parser = parse_size)]
-        size: u64,
+        #[arg(long)]
+        size: Size,
     },
     /// Delete it
     Delete {
