@@ -211,8 +211,8 @@ pub(crate) struct PartnerView {
     /// What an incarnation served, as it told by wire while the disks that show it were out of reach here. Like a claim
     /// on a disk it stands until a later one does: who forwards by it must not fall back to an earlier one.
     pub(crate) holdings: BTreeMap<PoolId, (Epoch, Generation, Incarnation)>,
-    /// The nonce to echo, with the incarnation that sent it. Each is echoed once.
-    nonce: Option<(u64, Incarnation)>,
+    /// The nonce to echo, with the incarnation that sent it, and whether that acts as a member. Each is echoed once.
+    nonce: Option<(u64, Incarnation, bool)>,
     /// When it was last given an echo: its lease may count from before that.
     pub(crate) echo_given: Instant,
     /// When a disk was last let go of: until then it may have written its slot there unseen.
@@ -661,7 +661,11 @@ impl Core {
         if incarnation < self.partner.incarnation {
             return;
         }
-        self.partner.nonce = Some((datagram.nonce, incarnation));
+        let acts = match datagram.advert.role {
+            Role::Serving | Role::Releasing | Role::Dying => true,
+            Role::Starting | Role::Waiting => false,
+        };
+        self.partner.nonce = Some((datagram.nonce, incarnation, acts));
         // What does not answer my present nonce may be old: nothing of it is believed.
         if !datagram.echo.is_some_and(|nonce| self.wire.echo(now, nonce)) {
             return;
@@ -705,13 +709,16 @@ impl Core {
         }
     }
 
-    /// May this incarnation of the partner be told that it is heard? Its lease may count from an echo.
-    fn echoes(&self, incarnation: Incarnation) -> bool {
+    /// May this incarnation of the partner be told that it is heard? Its lease may count from an echo. One that `acts` as a
+    /// member and is none any more hears of the record, and nothing that its lease could count from.
+    fn echoes(&self, incarnation: Incarnation, acts: bool) -> bool {
         let excluded_by_vote = self.arbiter.block().value.is_some_and(|value| {
             self.partner_member() == Some(incarnation) && !value.admits(self.me().partner(), incarnation)
         });
         let excluded = self.fence.is_some_and(|fence| incarnation <= fence.victim);
-        !excluded_by_vote && !excluded
+        let record = self.record();
+        let over = acts && record.epoch > Epoch::new(0) && !record.admits(self.me().partner(), incarnation);
+        !excluded_by_vote && !excluded && !over
     }
 
     fn beat(&mut self, now: Instant) {
@@ -722,7 +729,7 @@ impl Core {
                 .partner
                 .nonce
                 .take()
-                .filter(|(_, incarnation)| self.echoes(*incarnation));
+                .filter(|(_, incarnation, acts)| self.echoes(*incarnation, *acts));
             if echo.is_some() {
                 self.partner.echo_given = now;
             }
@@ -731,7 +738,7 @@ impl Core {
             let datagram = Datagram {
                 sequence,
                 nonce,
-                echo: echo.map(|(nonce, _)| nonce),
+                echo: echo.map(|(nonce, ..)| nonce),
                 advert: self.advert(now),
                 record,
                 letter: self.letter.clone(),

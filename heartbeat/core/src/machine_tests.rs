@@ -440,7 +440,7 @@ fn nobody_is_echoed_who_is_excluded_by_a_fence_or_by_a_vote() {
     let (mut core, _) = whole();
     let one = Incarnation::new(1);
     let two = Incarnation::new(2);
-    assert!(core.echoes(one) && core.echoes(two));
+    assert!(core.echoes(one, true) && core.echoes(two, false));
     let next = core.record().epoch.next();
     let vote = |members| Vote {
         mbal: Ballot::new(2),
@@ -458,13 +458,13 @@ fn nobody_is_echoed_who_is_excluded_by_a_fence_or_by_a_vote() {
         vote(Members::alone(A, one).with(B, one)),
     );
     core.arbiter = Arbiter::new(A, without);
-    assert!(!core.echoes(one), "the vote is against it");
+    assert!(!core.echoes(one, true), "the vote is against it");
     assert!(
-        core.echoes(two),
+        core.echoes(two, false),
         "which is no member: nothing of it is ended by that"
     );
     core.arbiter = Arbiter::new(A, with);
-    assert!(core.echoes(one));
+    assert!(core.echoes(one, true));
     core.fence = Some(Fence {
         epoch: next,
         victim: one,
@@ -472,7 +472,21 @@ fn nobody_is_echoed_who_is_excluded_by_a_fence_or_by_a_vote() {
         stamp: 0,
         cut_at: None,
     });
-    assert!(!core.echoes(one) && core.echoes(two));
+    assert!(!core.echoes(one, true) && core.echoes(two, false));
+    // Whoever acts as a member and is none, by a record that this controller has learnt.
+    let (mut core, _) = whole();
+    let three = Incarnation::new(3);
+    assert!(core.echoes(three, false), "it waits, or starts");
+    assert!(!core.echoes(three, true));
+    core.arbiter = Arbiter::new(
+        A,
+        Vote::after(Record {
+            members: Members::alone(A, one),
+            ..*core.record()
+        }),
+    );
+    assert!(!core.echoes(one, true) && core.echoes(one, false));
+    assert!(newborn().echoes(one, true), "nothing is decided that it knows of");
 }
 
 #[test]

@@ -230,7 +230,7 @@ impl Core {
         for stamp in [next_id, decided_stamp, started_stamp] {
             visit(Number::Effect, stamp);
         }
-        if let Some((nonce, _)) = nonce {
+        if let Some((nonce, ..)) = nonce {
             visit(Number::Heard, nonce);
         }
         visit(Number::Ballot, decided_version);

@@ -347,11 +347,21 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "the-excluded-is-echoed",
         file: MACHINE,
         edits: &[(
-            "!excluded_by_vote && !excluded\n",
+            "!excluded_by_vote && !excluded && !over\n",
             "!excluded_by_vote || !excluded || true\n",
         )],
         removes: "whoever is voted out or fenced gets no echo, from which its lease would count",
         by: By::Scenario("takeover::an_operators"),
+    },
+    Mutant {
+        name: "the-outdated-is-echoed",
+        file: MACHINE,
+        edits: &[(
+            "!excluded_by_vote && !excluded && !over\n",
+            "!excluded_by_vote && !excluded && (!over || true)\n",
+        )],
+        removes: "whoever acts as a member of a record that is over gets no echo",
+        by: By::Scenario("fencing::k04_whoever"),
     },
     Mutant {
         name: "no-wait-for-the-old-lease",

@@ -316,6 +316,32 @@ fn k04_a_daemon_that_starts_and_hears_of_an_epoch_without_itself_ends_the_lease(
     });
 }
 
+/// b votes a out and loses its power. Its next life finishes that vote, is no member itself, and hears a, which knows nothing
+/// of it, serving on: nothing that it says may lengthen that lease (seed 694545).
+#[test]
+fn k04_whoever_acts_as_a_member_and_is_none_is_not_echoed() {
+    scenario(reservations_only, |world| {
+        whole(world);
+        world.quorum.iter_mut().for_each(|disk| disk.path[A] = false);
+        world.links[B].cut = true;
+        world.ask(B, Request::Takeover);
+        let voted = world.run_till(SEC, |world| promised(world, B, 1, true));
+        demand(world, voted, "b does not vote");
+        world.reset(B);
+        let back = world.run_till(10 * SEC, |world| {
+            let core = world.nodes[B].core.as_ref();
+            core.is_some_and(|core| core.status(world.local(B)).state == "waiting")
+        });
+        demand(
+            world,
+            back && world.nodes[A].stopped.is_none(),
+            "a does not outlast the boot of b",
+        );
+        world.run_for(SEC);
+        mended(world);
+    });
+}
+
 /// Its daemon was the only one to know what was decided, and told its keeper; it ends before that stands on the disk. Its
 /// successor finishes what it voted for, though its keeper does not stand still for an epoch that it goes by (seed 324547).
 #[test]
