@@ -2,6 +2,7 @@
 
 use crate::network;
 use clap::Args;
+use pollux_api::size::{BadSize, Size};
 use pollux_api::{
     chassis::SOCKET,
     id::{ArrayId, ControllerId, DiskIndex},
@@ -214,20 +215,7 @@ pub(crate) fn check_length(dir: &Path) -> Result<(), String> {
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong =
-        || format!("{text:?} is no size; write bytes or a number with K, M, G or T, for instance 256M");
-    let (digits, shift) = match text.trim_end_matches(['K', 'M', 'G', 'T']) {
-        digits if digits.len() == text.len() => (digits, 0),
-        digits if digits.len() + 1 == text.len() => match text.as_bytes()[digits.len()] {
-            b'K' => (digits, 10),
-            b'M' => (digits, 20),
-            b'G' => (digits, 30),
-            _ => (digits, 40),
-        },
-        _ => return Err(wrong()),
-    };
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    let bytes = number.checked_mul(1 << shift).ok_or_else(wrong)?;
+    let Size(bytes) = text.parse().map_err(|error: BadSize| error.to_string())?;
     const LEAST: u64 = 16 << 20;
     if bytes < LEAST || !bytes.is_multiple_of(4096) {
         return Err(format!(
@@ -288,7 +276,7 @@ mod tests {
         for (option, value, named) in [
             ("--disk-size", "lots", "is no size"),
             ("--disk-size", "1MM", "is no size"),
-            ("--disk-size", "99999999T", "is no size"),
+            ("--disk-size", "99999999T", "more than 2^64 bytes"),
             ("--disk-size", "1M", "at least 16M"),
             ("--quorum", "2", "1, 3 or 5"),
             ("--profile", "quick", "fast, safe and ci"),

@@ -434,19 +434,65 @@ pub enum Address {
     },
 }
 
+/// How to bring the configuration to what is written.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Bring {
+    /// Show the difference, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Delete pools and volumes with their data
+    #[arg(long)]
+    pub discard_data: bool,
+    /// Wait so many seconds for the space of a pool that is made
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub wait: u64,
+}
+
 /// `pollux config`
 #[derive(Debug, Subcommand)]
 pub enum Config {
     /// Everything that is configured
     Show,
-    /// Every change, oldest first
-    Log {
+    /// Every change and what it did, oldest first
+    #[command(visible_alias = "log")]
+    History {
         /// Only changes after this index
         #[arg(long, default_value_t = 0)]
         after: u64,
         /// At most so many
         #[arg(long, default_value_t = 50)]
         limit: u32,
+    },
+    /// What differs between the configuration after one change and after another
+    Diff {
+        /// Index of the earlier change; 0: before the first
+        from: u64,
+        /// Index of the later change; the last if it is left out
+        to: Option<u64>,
+    },
+    /// Make the configuration what it was after a change, by a new change
+    Rollback {
+        /// Index of that change
+        index: u64,
+        /// How to go about it
+        #[command(flatten)]
+        how: Bring,
+    },
+    /// Write the configuration as a text that can be edited and imported
+    Export {
+        /// Where to; the standard output if it is left out
+        file: Option<PathBuf>,
+    },
+    /// Make the configuration what a text says, after showing the difference
+    Import {
+        /// The text, as `export` writes it; - reads the standard input
+        file: PathBuf,
+        /// How to go about it
+        #[command(flatten)]
+        how: Bring,
     },
     /// Where the log stands on each controller
     Status,
@@ -687,7 +733,8 @@ mod tests {
             |volume create v --pool p --size 1G|volume list|volume show v|volume resize v --size 2G|volume delete v\
             |host create h --iqn iqn.2025-01.x:h|host list|host show h|host delete h|map create v h --lun 3|map list\
             |map show v|map delete v h|address create 10.78.0.50/24 --pool p|address list|address show 10.78.0.50/24\
-            |address delete 10.78.0.50/24|config show|config log|config status|config verify|chassis status\
+            |address delete 10.78.0.50/24|config show|config log|config history --after 3|config diff 0|config diff 3 5|config rollback 3 --dry-run\
+            |config export|config export /x/y.toml|config import /x/y.toml --yes --discard-data|config import - --dry-run|config status|config verify|chassis status\
             |chassis power a off|chassis hang a|chassis resume a|chassis reboot b|chassis daemon a heartbeatd kill\
             |chassis leg 1 cut|chassis interconnect only-a-to-b|chassis host-port a out|chassis disk-path b all out\
             |chassis disk-path b 3 in|chassis disk-fault 2 slow --slow-ms 9|chassis shelf-power off|chassis bmc a off\

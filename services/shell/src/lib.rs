@@ -4,7 +4,7 @@
 //! it is, and what they could not say.
 //!
 //! * [`cli`]: the words; [`array`]: whom to ask; [`print`]: tables, bars, sizes, times.
-//! * [`status`], [`timeline`], [`trace`], [`resources`], [`moves`], [`quorum`], [`token`], [`enclosure`]: one file per group of commands.
+//! * [`status`], [`timeline`], [`trace`], [`resources`], [`configuration`], [`moves`], [`quorum`], [`token`], [`enclosure`]: one file per group of commands.
 //!
 //! Rules: what is unknown is printed as unknown, never left out; where the controllers disagree both views are printed;
 //! a refusal is printed with its remedy; a change prints its action_id. It must never guess, and never ask twice for
@@ -15,6 +15,7 @@
 pub mod action;
 pub mod array;
 pub mod cli;
+pub mod configuration;
 pub mod enclosure;
 pub mod error;
 pub mod moves;

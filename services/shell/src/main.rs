@@ -4,6 +4,7 @@ use clap::Parser;
 use pollux_runtime::Ctx;
 use pollux_shell::array::{CHANGE, Place};
 use pollux_shell::cli::{Command, Line, Pair};
+use pollux_shell::configuration;
 use pollux_shell::error::Error;
 use pollux_shell::moves::{self, Move};
 use pollux_shell::print::Style;
@@ -125,7 +126,7 @@ async fn run(line: Line) -> Result<Shown, Error> {
         Command::Config(pollux_shell::cli::Config::Open { care }) => {
             moves::run(&array, Move::OpenAlone, care, under, style).await
         }
-        Command::Config(command) => resources::config(&array, command, style).await,
+        Command::Config(command) => configuration::config(&array, command, under, style).await,
         Command::Token(command) => token::run(&array, command, under, style).await,
         Command::Management => Ok(token::management(&array, style).await),
         Command::Call { method, params } => {

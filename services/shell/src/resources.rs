@@ -1,19 +1,16 @@
-//! `pollux pool|volume|host|map|address|config`: the configuration.
+//! `pollux pool|volume|host|map|address`: one thing of the configuration at a time.
 
-use crate::array::{Array, BOTH, CHANGE, QUESTION};
-use crate::cli::{Address, Class, Config, Host, Map, Pool, Redundancy, Volume};
+use crate::array::{Array, CHANGE, QUESTION};
+use crate::cli::{Address, Class, Host, Map, Pool, Redundancy, Volume};
 use crate::error::Error;
-use crate::print::{Style, size, span_ms, table, wrap};
-use crate::status::{Known, snapshot};
+use crate::print::{size, table};
+use crate::status::snapshot;
 use pollux_api::action::ActionId;
-use pollux_api::config::{
-    self, Change, Changed, Get, Kind, LogEntry, LogQuery, Op, Resource, RowOp, Snapshot, Tables, Verified,
-};
-use pollux_api::id::ControllerId;
+use pollux_api::config::{self, Change, Changed, Get, Kind, Op, Resource, RowOp, Snapshot, Tables};
+use pollux_api::size::Size;
 use pollux_runtime::Ctx;
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -43,10 +40,20 @@ pub async fn change(
     ops: Vec<Op>,
     action: Option<ActionId>,
 ) -> Result<(ActionId, Changed), Error> {
+    change_from(array, ops, None, action).await
+}
+
+/// The same, if the last change has that index.
+pub(crate) async fn change_from(
+    array: &Array,
+    ops: Vec<Op>,
+    expected_index: Option<u64>,
+    action: Option<ActionId>,
+) -> Result<(ActionId, Changed), Error> {
     let ctx = action.map_or_else(|| Ctx::new(CHANGE), |action| Ctx::of(action, CHANGE));
     let request = Change {
         ops,
-        expected_index: None,
+        expected_index,
         dry_run: false,
     };
     let mut at = array.here;
@@ -140,7 +147,7 @@ pub async fn pool(array: &Array, command: Pool, action: Option<ActionId>) -> Res
 }
 
 /// Waits until a new pool has been imported for the first time.
-async fn wait_ready(array: &Array, name: &str, patience: Duration) -> Option<config::PoolSpace> {
+pub(crate) async fn wait_ready(array: &Array, name: &str, patience: Duration) -> Option<config::PoolSpace> {
     let end = Instant::now() + patience;
     loop {
         let space = snapshot(array).await.ok().and_then(|snapshot| {
@@ -167,7 +174,7 @@ pub async fn volume(array: &Array, command: Volume, action: Option<ActionId>) ->
         Volume::Create {
             name,
             pool,
-            size: size_bytes,
+            size: Size(size_bytes),
         } => {
             let what = format!("volume {name} made on pool {pool}, {}", size(size_bytes));
             changed(
@@ -186,7 +193,7 @@ pub async fn volume(array: &Array, command: Volume, action: Option<ActionId>) ->
         Volume::Show { name } => show(array, Kind::Volume, &name).await,
         Volume::Resize {
             name,
-            size: size_bytes,
+            size: Size(size_bytes),
         } => {
             let what = format!("volume {name} has {}", size(size_bytes));
             changed(
@@ -310,7 +317,7 @@ fn mapping_cells(tables: &Tables, row: &config::Mapping) -> Vec<String> {
     vec![host, row.lun.to_string(), volume]
 }
 
-fn pool_name(tables: &Tables, id: pollux_api::id::PoolId) -> String {
+pub(crate) fn pool_name(tables: &Tables, id: pollux_api::id::PoolId) -> String {
     tables
         .pools
         .get(&id)
@@ -330,7 +337,7 @@ async fn list(array: &Array, kind: Kind) -> Result<Shown, Error> {
 }
 
 /// Rows of one kind as a table, and whose view it is.
-fn listing(snapshot: &Snapshot, kind: Kind, rows: &[Resource]) -> String {
+pub(crate) fn listing(snapshot: &Snapshot, kind: Kind, rows: &[Resource]) -> String {
     let tables = &snapshot.tables;
     let heading: &[&str] = match kind {
         Kind::Pool => &["NAME", "CLASS", "HOME", "REDUNDANCY", "USED", "CAPACITY", "DISKS"],
@@ -383,7 +390,7 @@ fn listing(snapshot: &Snapshot, kind: Kind, rows: &[Resource]) -> String {
 }
 
 /// The word of an enum of the contract.
-fn word(value: &impl Serialize) -> String {
+pub(crate) fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(Value::String(word)) => word,
         Ok(other) => other.to_string(),
@@ -412,145 +419,4 @@ async fn show(array: &Array, kind: Kind, which: &str) -> Result<Shown, Error> {
         }
     }
     Ok(Shown { text, json })
-}
-
-/// `pollux config`
-///
-/// # Errors
-/// The config keeper cannot be asked.
-pub async fn config(array: &Array, command: Config, style: Style) -> Result<Shown, Error> {
-    match command {
-        Config::Show => {
-            let snapshot = snapshot(array).await?;
-            let mut text = String::new();
-            for kind in [Kind::Pool, Kind::Volume, Kind::Host, Kind::Mapping, Kind::Address] {
-                let rows: Vec<Resource> = snapshot
-                    .tables
-                    .rows()
-                    .filter(|row| row.key().kind() == kind)
-                    .collect();
-                let _ = writeln!(
-                    text,
-                    "{}\n{}",
-                    style.bold(kind.as_str()),
-                    listing(&snapshot, kind, &rows)
-                );
-            }
-            Ok(Shown::new(text, &snapshot))
-        }
-        Config::Log { after, limit } => {
-            let query = LogQuery { after, limit };
-            let entries: Vec<LogEntry> = array
-                .ask(array.here, config::LOG, &query, &Ctx::new(QUESTION))
-                .await?;
-            let mut text = String::new();
-            for entry in &entries {
-                let _ = writeln!(
-                    text,
-                    "{:>6}  epoch {}  action {}",
-                    entry.index, entry.epoch, entry.action_id
-                );
-                for row in &entry.rows {
-                    text += &wrap(&row_words(row), 8);
-                }
-            }
-            if entries.is_empty() {
-                let _ = writeln!(text, "no change after index {after}");
-            }
-            let _ = writeln!(text, "as controller {} has it", array.here);
-            Ok(Shown::new(text, &entries))
-        }
-        Config::Status => {
-            let answers = on_both::<config::Status>(array, config::STATUS).await;
-            let mut text = String::new();
-            for (id, answer) in &answers {
-                let _ = writeln!(text, "{}", style.bold(&format!("controller {id}")));
-                match answer {
-                    Known::No { unknown } => text += &wrap(&format!("unknown: {unknown}"), 2),
-                    Known::Yes(status) => {
-                        let _ = writeln!(
-                            text,
-                            "  durable       {} entries, hash {}",
-                            status.length, status.hash
-                        );
-                        let _ = writeln!(text, "  acknowledged  {} entries", status.acknowledged_length);
-                        let lock = status.locked.as_ref();
-                        let lock = lock.map_or_else(
-                            || "open for changes".to_owned(),
-                            |lock| {
-                                format!(
-                                    "locked for {}: {} [{}]",
-                                    span_ms(lock.for_ms),
-                                    lock.reason,
-                                    lock.remedy
-                                )
-                            },
-                        );
-                        text += &wrap(&lock, 2);
-                        if let Some(diverged) = &status.diverged {
-                            let line = format!("DIVERGED from the partner at index {}", diverged.index);
-                            let _ = writeln!(text, "  {}", style.bad(&line));
-                        }
-                    }
-                }
-            }
-            Ok(Shown::new(text, &answers))
-        }
-        // A move, asked of heartbeat: see `moves`.
-        Config::Open { .. } => Err(Error::usage(
-            "`config open` asks heartbeat",
-            "see `pollux config open --help`",
-        )),
-        Config::Verify => {
-            let answers = on_both::<Verified>(array, config::VERIFY).await;
-            let mut text = String::new();
-            for (id, answer) in &answers {
-                match answer {
-                    Known::No { unknown } => {
-                        text += &wrap(&format!("controller {id}: unknown: {unknown}"), 0)
-                    }
-                    Known::Yes(Verified {
-                        entries,
-                        rows,
-                        problems,
-                    }) if problems.is_empty() => {
-                        let _ = writeln!(
-                            text,
-                            "controller {id}: {entries} entries and {rows} rows are sound"
-                        );
-                    }
-                    Known::Yes(Verified { problems, .. }) => {
-                        for problem in problems {
-                            text += &wrap(&style.bad(&format!("controller {id}: {problem}")), 0);
-                        }
-                    }
-                }
-            }
-            Ok(Shown::new(text, &answers))
-        }
-    }
-}
-
-async fn on_both<T: serde::de::DeserializeOwned>(
-    array: &Array,
-    method: &str,
-) -> BTreeMap<ControllerId, Known<T>> {
-    let mut answers = BTreeMap::new();
-    for id in BOTH {
-        answers.insert(id, array.look::<T>(id, method).await.into());
-    }
-    answers
-}
-
-fn row_words(row: &RowOp) -> String {
-    match row {
-        RowOp::Delete(key) => format!("delete {}", key.kind().as_str()),
-        RowOp::Put(Resource::Pool(row)) => {
-            format!("pool {}: home {}, {} disks", row.name, row.home, row.disks.len())
-        }
-        RowOp::Put(Resource::Volume(row)) => format!("volume {}: {}", row.name, size(row.size_bytes)),
-        RowOp::Put(Resource::Host(row)) => format!("host {}: {}", row.name, row.iqns.join(" ")),
-        RowOp::Put(Resource::Mapping(row)) => format!("mapping: LUN {} of volume {}", row.lun, row.volume),
-        RowOp::Put(Resource::Address(row)) => format!("address {}", row.cidr),
-    }
 }

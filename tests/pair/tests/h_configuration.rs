@@ -63,3 +63,148 @@ fn h1_change_during_takeover() -> Result<()> {
     stage.judge(cut.began_ns)?.expect_clean();
     Ok(())
 }
+
+/// The operator's command; whether it was done, and what it said.
+fn pollux(stage: &Stage, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = std::process::Command::new(stage.array.programs().pollux())
+        .arg("--dir")
+        .arg(stage.array.directory())
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("the operator's command runs");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// As an operator does it: write the configuration out, edit it, look at the difference, bring it in, and take it back.
+#[test]
+fn h_the_configuration_is_edited_as_a_text_and_taken_back() -> Result<()> {
+    let Some(stage) = Stage::set(|plan| plan.array.disks = 5) else {
+        return Ok(());
+    };
+    let said = |arguments: &[&str], code: i32, words: &[&str]| {
+        let (exit, said) = pollux(&stage, arguments);
+        assert_eq!(exit, Some(code), "{arguments:?}: {said}");
+        for word in words {
+            assert!(said.contains(word), "{arguments:?}: `{word}` is not in: {said}");
+        }
+        said
+    };
+    let index = || {
+        stage
+            .array
+            .config(A)
+            .map(|status| status.acknowledged_length)
+            .unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("array.toml");
+    let file = file.to_str().unwrap();
+    let begin = index();
+    said(&["config", "export", file], 0, &["are in"]);
+    said(&["config", "import", file], 0, &["says already"]);
+    let exported = std::fs::read_to_string(file).unwrap();
+    // One thing of each: a volume grows, a host is renamed, another is made; a pool on the spare disk, with a volume that
+    // has to wait for it.
+    let shelf = stage.array.enclosure_status()?;
+    let used: Vec<_> = [A, B]
+        .iter()
+        .flat_map(|who| stage.pool_of(*who).disks.clone())
+        .collect();
+    let spare = shelf
+        .disks
+        .iter()
+        .find(|disk| !disk.quorum && !used.contains(&disk.index));
+    let spare = spare.expect("five data disks, four of them in pools").index.get();
+    let grown = exported.replacen("size = \"32MiB\"", "size = \"40MiB\"", 1);
+    let grown = grown
+        .replace("name = \"rig\"", "name = \"rack\"")
+        .replace("host = \"rig\"", "host = \"rack\"");
+    assert_ne!(grown, exported, "the rig is not what this test edits");
+    let edited = grown
+        + &format!(
+            "\n[[pool]]\nname = \"gamma\"\nclass = \"ordinary\"\nhome = \"b\"\nredundancy = \"single\"\ndisks = [{spare}]\n\
+             \n[[volume]]\nname = \"late\"\npool = \"gamma\"\nsize = \"16MiB\"\n\
+             \n[[host]]\nname = \"guest\"\niqns = [\"iqn.2026-01.test:guest\"]\n\
+             \n[[mapping]]\nvolume = \"late\"\nhost = \"guest\"\n"
+        );
+    std::fs::write(file, &edited).unwrap();
+    let difference = [
+        "~ host rack  name rig -> rack",
+        "size 32MiB -> 40MiB",
+        "+ host guest",
+        "+ pool gamma",
+    ];
+    said(
+        &["config", "import", file, "--dry-run"],
+        0,
+        &[&difference[..], &["nothing was done"]].concat(),
+    );
+    // Nobody to ask: nothing is done.
+    said(&["config", "import", file], 2, &["not confirmed"]);
+    assert_eq!(index(), begin);
+    said(
+        &["config", "import", file, "--yes"],
+        0,
+        &[&difference[..], &["+ volume late", "+ mapping late@guest"]].concat(),
+    );
+    said(&["config", "import", file], 0, &["says already"]);
+    let begin_text = begin.to_string();
+    let last = index();
+    said(
+        &["config", "diff", &begin_text],
+        0,
+        &["+ volume late", "~ host rack  name rig -> rack"],
+    );
+    said(
+        &["config", "diff", &last.to_string(), &begin_text],
+        0,
+        &["- volume late", "~ host rig  name rack -> rig"],
+    );
+    said(
+        &["config", "history", "--after", &begin_text],
+        0,
+        &["+ host guest", "epoch"],
+    );
+    // Back again: data would go, and that is said and not done without being asked for.
+    let refused = said(
+        &["config", "rollback", &begin_text, "--yes"],
+        1,
+        &["a volume does not shrink"],
+    );
+    assert!(!refused.contains("panicked"), "{refused}");
+    assert_eq!(index(), last, "what was refused changed something");
+    std::fs::write(file, exported.replacen("size = \"32MiB\"", "size = \"40MiB\"", 1)).unwrap();
+    said(
+        &["config", "import", file, "--yes"],
+        2,
+        &["volume late", "--discard-data"],
+    );
+    assert_eq!(index(), last);
+    said(
+        &["config", "import", file, "--yes", "--discard-data"],
+        0,
+        &["- pool gamma", "~ host rig  name rack -> rig"],
+    );
+    let report: pollux_api::config::Verified = stage
+        .array
+        .call(B, pollux_api::config::VERIFY, &())
+        .expect("it can be checked");
+    assert!(report.problems.is_empty(), "{report:?}");
+    // Every problem of a bad text at once, with its field.
+    std::fs::write(
+        file,
+        exported
+            .replace("pool = \"alpha\"", "pool = \"omega\"")
+            .replace("32MiB", "1MiB"),
+    )
+    .unwrap();
+    said(
+        &["config", "import", file, "--yes"],
+        1,
+        &["omega", "a volume does not shrink"],
+    );
+    Ok(())
+}

@@ -2,8 +2,10 @@
 
 use crate::script::Script;
 use pollux_api::action::ActionId;
-use pollux_api::config::{Change, FORMAT, Hex, Kind, LogEntry, RowOp, Tables};
-use pollux_api::id::{ControllerId, DiskIndex, Epoch};
+use pollux_api::config::{Change, FORMAT, Hex, Kind, LogEntry, Op, RowOp, Tables};
+use pollux_api::error::Problem;
+use pollux_api::id::{ControllerId, DiskIndex, Epoch, PoolId};
+use pollux_config_core::document::{Document, Steps, steps};
 use pollux_config_core::keeper::{Keeper, Loaded};
 use pollux_config_core::log;
 use pollux_config_core::plan::{Site, find, plan};
@@ -241,6 +243,130 @@ pub(super) fn entry_seeds() -> Vec<Vec<u8>> {
     (0..3)
         .map(|choices| [&[choices][..], text.as_bytes()].concat())
         .collect()
+}
+
+/// What stands between two documents.
+const NEXT: &str = "\n----\n";
+
+/// Documents, each imported on top of what the one before has made.
+pub(super) fn documents(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let mut tables = Tables::default();
+    let mut number = 0_u128;
+    let mut apply = |tables: &mut Tables, ops: Vec<Op>| {
+        number += 1;
+        let change = Change {
+            ops,
+            expected_index: None,
+            dry_run: false,
+        };
+        let rows = plan(
+            &site(),
+            tables,
+            ActionId::from_bytes(number.to_be_bytes()),
+            &change,
+        )?;
+        rows.iter().for_each(|row| tables.apply(row));
+        Ok::<(), Vec<Problem>>(())
+    };
+    for text in text.split(NEXT).take(4) {
+        let document = match toml::from_str::<Document>(text) {
+            Ok(document) => document,
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                continue;
+            }
+        };
+        let again = toml::to_string(&document).expect("a document has a text");
+        assert_eq!(toml::from_str::<Document>(&again).ok().as_ref(), Some(&document));
+        // Once for what can be made at once, once for what stands on the pools that were made.
+        for _ in 0..2 {
+            let way = match steps(&tables, &document) {
+                Ok(way) => way,
+                Err(problems) => {
+                    assert!(!problems.is_empty(), "refused without a reason");
+                    break;
+                }
+            };
+            if way.ops.is_empty() || apply(&mut tables, way.ops).is_err() {
+                break;
+            }
+            sound(&tables);
+            let blank: Vec<PoolId> = tables
+                .pools
+                .values()
+                .filter(|pool| pool.ready.is_none())
+                .map(|pool| pool.id)
+                .collect();
+            for pool in blank {
+                let ready = Op::PoolReady {
+                    pool: pool.to_string(),
+                    capacity_bytes: 1 << 40,
+                    extent_bytes: 1 << 20,
+                };
+                apply(&mut tables, vec![ready]).expect("a pool that is made gets its space");
+            }
+            let left = steps(&tables, &document).expect("what was done can be looked at");
+            let made = |op: &Op| matches!(op, Op::CreateVolume { .. } | Op::Map { .. });
+            assert!(
+                left.ops.iter().all(made) && !left.waits,
+                "not all was done: {left:?}"
+            );
+        }
+        let now = Document::of(&tables);
+        assert_eq!(
+            steps(&tables, &now),
+            Ok(Steps::default()),
+            "what is so needs a step"
+        );
+    }
+}
+
+pub(super) fn document_seeds() -> Vec<Vec<u8>> {
+    let first = r#"[[pool]]
+name = "tank"
+class = "fast"
+home = "a"
+redundancy = "mirror"
+disks = [4, 5]
+
+[[volume]]
+name = "one"
+pool = "tank"
+size = "1.5GiB"
+
+[[host]]
+name = "h"
+iqns = ["iqn.2026-01.com.example:h"]
+
+[[mapping]]
+volume = "one"
+host = "h"
+lun = 3
+
+[[address]]
+address = "fd00::50/64"
+pool = "tank"
+"#;
+    let second = first
+        .replace("\"one\"", "\"two\"")
+        .replace("home = \"a\"", "home = \"b\"")
+        .replace("1.5GiB", "2147483648")
+        .replace("lun = 3", "");
+    let renamed = first.replace(
+        "name = \"one\"",
+        "id = \"00000000-0000-0000-0000-000000000000\"\nname = \"uno\"",
+    );
+    [
+        first.to_owned(),
+        [first, &second].join(NEXT),
+        [&second, "", first].join(NEXT),
+        renamed,
+    ]
+    .map(String::into_bytes)
+    .into()
 }
 
 /// `controller.toml`.

@@ -41,6 +41,7 @@ targets! {
     "block-frame-server": frame::server, frame::servers, 8 * KIB, 10 * MIB;
     "chassis-lines": chassis::lines, chassis::line_seeds, 4 * KIB, MIB;
     "config-change": config::changes, config::change_seeds, 4 * KIB, 4 * MIB;
+    "config-document": config::documents, config::document_seeds, 4 * KIB, 4 * MIB;
     "config-log": config::entries, config::entry_seeds, 4 * KIB, 4 * MIB;
     "controller-toml": config::controller, config::controllers, 2 * KIB, MIB;
     "heartbeat-datagram": heartbeat::datagram, heartbeat::datagrams, 1536, 64 * KIB;

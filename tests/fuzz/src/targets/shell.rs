@@ -5,6 +5,7 @@ use clap::Parser;
 use pollux_api::heartbeat::Incident;
 use pollux_api::id::ControllerId;
 use pollux_api::router::TraceReport;
+use pollux_api::size::Size;
 use pollux_shell::cli::Line;
 use pollux_shell::print::{self, Style};
 use pollux_shell::status::{self, Known, View};
@@ -20,9 +21,9 @@ pub(super) fn arguments(data: &[u8]) {
     // `--help` of every command is clap's own, long, and read by people only.
     let words: Vec<&str> = text.split('\0').collect();
     for word in &words {
-        if let Ok(bytes) = print::parse_size(word) {
-            let again = print::parse_size(&bytes.to_string());
-            assert_eq!(again, Ok(bytes), "one size, two readings");
+        if let Ok(size) = word.parse::<Size>() {
+            let again = size.to_string().parse();
+            assert_eq!(again, Ok(size), "one size, two readings");
         }
         assert!(print::wrap(word, 2).lines().count() <= 2 * word.len() + 2);
         let _ = print::fit(word, words.len() % 40);
@@ -47,7 +48,9 @@ pub(super) fn argument_seeds() -> Vec<Vec<u8>> {
         "address create 10.78.0.50/24 --pool fast",
         "switchover --to b --pool fast",
         "takeover --action 0197fab0-0000-7000-8000-000000000001",
-        "config log",
+        "config history",
+        "config diff 0 3",
+        "config import x.toml --dry-run",
         "chassis power off a",
         "chassis fault delay disk-03 5",
     ]
