@@ -2,7 +2,6 @@
 //!
 //! | part | what it is |
 //! |---|---|
-//! | [`document`] | the configuration as a person writes it, and the way there |
 //! | [`plan`] | what a change does to the tables, or every reason why it may not |
 //! | [`log`] | the hash chain: one length and one hash are one history |
 //! | [`keeper`] | sessions, epochs, freeze, catch-up. Invariants stand here. |
@@ -17,7 +16,6 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-pub mod document;
 pub mod keeper;
 pub mod log;
 pub mod plan;

@@ -733,8 +733,10 @@ mod tests {
             |volume create v --pool p --size 1G|volume list|volume show v|volume resize v --size 2G|volume delete v\
             |host create h --iqn iqn.2025-01.x:h|host list|host show h|host delete h|map create v h --lun 3|map list\
             |map show v|map delete v h|address create 10.78.0.50/24 --pool p|address list|address show 10.78.0.50/24\
-            |address delete 10.78.0.50/24|config show|config log|config history --after 3|config diff 0|config diff 3 5|config rollback 3 --dry-run\
-            |config export|config export /x/y.toml|config import /x/y.toml --yes --discard-data|config import - --dry-run|config status|config verify|chassis status\
+            |address delete 10.78.0.50/24|config show|config log|config history --after 3|config diff 0|config diff 3 5\
+            |config rollback 3 --dry-run\
+            |config export|config export /x/y.toml|config import /x/y.toml --yes --discard-data|config import - --dry-run\
+            |config status|config verify|chassis status\
             |chassis power a off|chassis hang a|chassis resume a|chassis reboot b|chassis daemon a heartbeatd kill\
             |chassis leg 1 cut|chassis interconnect only-a-to-b|chassis host-port a out|chassis disk-path b all out\
             |chassis disk-path b 3 in|chassis disk-fault 2 slow --slow-ms 9|chassis shelf-power off|chassis bmc a off\

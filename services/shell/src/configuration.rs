@@ -1,7 +1,7 @@
 //! `pollux config`: the configuration as a whole, and its history.
 //!
 //! Import and rollback go the same way: the array as it is, the document as it should be, the steps between them
-//! ([`pollux_config_core::document`]), a dry run by the keeper, the difference before the eyes of the operator, and one
+//! ([`pollux_config_document`]), a dry run by the keeper, the difference before the eyes of the operator, and one
 //! change that is refused if the configuration has changed meanwhile. Only what stands on a pool that is made has to wait
 //! for the pool, and follows in a second change.
 
@@ -19,7 +19,7 @@ use pollux_api::config::{
 use pollux_api::error::{Code, RpcError};
 use pollux_api::id::ControllerId;
 use pollux_api::size::Size;
-use pollux_config_core::document::{Difference, Document, Steps, differences, name_of, steps};
+use pollux_config_document::{Difference, Document, Steps, differences, name_of, steps};
 use pollux_runtime::Ctx;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -87,8 +87,12 @@ pub async fn config(
                 let what = format!("the last change is {last}: there is nothing to go back from to {index}");
                 return Err(Error::usage(what, "a lower index: pollux config history"));
             }
-            let wanted = Document::of(&log.at(index).await?);
-            bring_about(array, &wanted, &format!("index {index}"), how, action, style).await
+            let mut wanted = Document::of(&log.at(index).await?);
+            let kept = keep_sizes(&log.at(last).await?, &mut wanted);
+            let name = format!("index {index}");
+            let mut shown = bring_about(array, &wanted, &name, how, action, style).await?;
+            shown.text += &kept;
+            Ok(shown)
         }
         Config::Export { file } => {
             let snapshot = snapshot(array).await?;
@@ -554,6 +558,23 @@ async fn bring_about(
     }
 }
 
+/// Going back makes no volume smaller: whatever a host has put at its end stays. Says which keep their size.
+fn keep_sizes(now: &Tables, wanted: &mut Document) -> String {
+    let mut kept = String::new();
+    for volume in &mut wanted.volume {
+        let present = volume.id.and_then(|id| now.volumes.get(&id));
+        if let Some(present) = present.filter(|present| present.size_bytes > volume.size.0) {
+            volume.size = Size(present.size_bytes);
+            let _ = writeln!(
+                kept,
+                "volume {} keeps its {}: a volume does not shrink",
+                present.name, volume.size
+            );
+        }
+    }
+    kept
+}
+
 fn remarks(way: &Steps, style: Style) -> String {
     let mut text = String::new();
     for lost in &way.lost {
@@ -662,6 +683,19 @@ mod tests {
             assert_eq!(refused.exit_code(), 2);
         }
         assert!(read_document(&folder.path().join("none.toml")).is_err());
+    }
+
+    #[test]
+    fn going_back_makes_no_volume_smaller() {
+        let now = tables();
+        let mut wanted = Document::of(&now);
+        assert_eq!(keep_sizes(&now, &mut wanted), "");
+        wanted.volume[0].size = Size(1 << 30);
+        let kept = keep_sizes(&now, &mut wanted);
+        assert!(kept.contains("volume one keeps its 10GiB"), "{kept}");
+        assert_eq!(wanted, Document::of(&now));
+        wanted.volume[0].size = Size(20 << 30);
+        assert_eq!(keep_sizes(&now, &mut wanted), "", "that volume has not grown");
     }
 
     #[test]

@@ -7,21 +7,23 @@ use std::path::{Path, PathBuf};
 /// Folders of the crates that the daemons share, lowest first. What is not here is a daemon, or a test.
 const SHARED: &[(&str, u8)] = &[
     ("rpc-router/api", 0),
-    ("heartbeat/core", 1),
-    ("config-keeper/core", 1),
-    ("alua/core", 1),
-    ("services/platform", 2),
-    ("services/block-frame", 2),
-    ("services/pairing", 3),
-    ("services/runtime", 3),
+    ("config-keeper/document", 1),
+    ("heartbeat/core", 2),
+    ("config-keeper/core", 2),
+    ("alua/core", 2),
+    ("services/platform", 3),
+    ("services/block-frame", 3),
+    ("services/pairing", 4),
+    ("services/runtime", 4),
 ];
-const DAEMON: u8 = 4;
-const TEST: u8 = 5;
+const DAEMON: u8 = 5;
+const TEST: u8 = 6;
 /// Folders of crates without I/O.
 const CORES: &[&str] = &[
     "rpc-router/api",
     "heartbeat/core",
     "config-keeper/core",
+    "config-keeper/document",
     "alua/core",
 ];
 /// What a core may use: nothing in here knows a clock, a socket, a file or a thread.

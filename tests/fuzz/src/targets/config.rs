@@ -5,10 +5,10 @@ use pollux_api::action::ActionId;
 use pollux_api::config::{Change, FORMAT, Hex, Kind, LogEntry, Op, RowOp, Tables};
 use pollux_api::error::Problem;
 use pollux_api::id::{ControllerId, DiskIndex, Epoch, PoolId};
-use pollux_config_core::document::{Document, Steps, steps};
 use pollux_config_core::keeper::{Keeper, Loaded};
 use pollux_config_core::log;
 use pollux_config_core::plan::{Site, find, plan};
+use pollux_config_document::{Document, Steps, steps};
 use pollux_runtime::ControllerConfig;
 use std::collections::BTreeSet;
 

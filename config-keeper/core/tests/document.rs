@@ -1,10 +1,13 @@
 //! The way from any state to any other is found, and ends where it should; what has no way is named.
 
-use super::*;
-use crate::plan::{Site, plan};
-use alloc::vec;
 use pollux_api::action::ActionId;
-use pollux_api::config::{Change, RowOp};
+use pollux_api::config::{Change, Class, Kind, Op, Redundancy, RowOp, Tables};
+use pollux_api::error::Problem;
+use pollux_api::id::{ControllerId, DiskIndex};
+use pollux_api::size::Size;
+use pollux_config_core::plan::{Site, plan};
+use pollux_config_document::{Document, Steps, Volume, differences, steps};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A small generator: the same numbers every time.
 struct Dice(u64);

@@ -6,9 +6,14 @@
 //!
 //! A document names things by their names. Identities may stand in it; then a thing that has another name is renamed
 //! instead of deleted and made again. What a document leaves out is to be gone. [`steps`] only finds the way: whether
-//! it may be taken is for [`crate::plan`] to say, which every change passes.
+//! it may be taken is for the keeper to say, whose rules every change passes.
 //!
 //! Never here: an op that the document does not ask for; a way that loses data without saying so in [`Steps::lost`].
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
 
 use alloc::borrow::ToOwned;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -721,6 +726,3 @@ pub fn name_of(tables: &Tables, row: &Resource) -> String {
         Resource::Address(row) => row.cidr.clone(),
     }
 }
-
-#[cfg(test)]
-mod tests;
