@@ -168,6 +168,8 @@ pub(crate) struct SlotWatch {
     torn: Option<Instant>,
     /// When the last read was issued that showed what stands there.
     pub(crate) read: Option<Instant>,
+    /// When the last read was issued that showed what stood there before the last change: that was written later.
+    stood: Option<Instant>,
     /// Why the last read was not good.
     pub(crate) problem: Option<Unread>,
 }
@@ -191,6 +193,7 @@ impl SlotWatch {
             }
         };
         self.problem = None;
+        let stood = self.read;
         self.read = Some(self.read.map_or(issued, |read| read.max(issued)));
         let present = (slot.advert.incarnation, slot.sequence);
         let before = self.seen.replace(present);
@@ -198,6 +201,7 @@ impl SlotWatch {
             return false;
         }
         self.since = now;
+        self.stood = stood.filter(|_| before.is_some());
         // The first sight proves no life: the slot of a controller that died last year is also new to me.
         let life = before.is_some() || self.torn.is_some();
         if life {
@@ -213,17 +217,21 @@ impl SlotWatch {
             changed,
             torn,
             read,
+            stood,
             problem: _,
         } = self;
         if let Some((_, sequence)) = seen {
             visit(crate::Number::PartnerSlot, sequence);
         }
-        for at in [Some(since), changed.as_mut(), torn.as_mut(), read.as_mut()]
-            .into_iter()
-            .flatten()
-        {
+        let optional = [changed, torn, read, stood].map(Option::as_mut);
+        for at in [Some(since)].into_iter().chain(optional).flatten() {
             visit(crate::Number::Instant, at.number());
         }
+    }
+
+    /// What stands there was written after that instant.
+    pub(crate) fn is_later_than(&self, at: Instant) -> bool {
+        self.stood.is_some_and(|stood| stood > at)
     }
 
     /// The last moment at which its writer may have lived, by what was seen here.

@@ -122,6 +122,8 @@ pub(crate) struct Disk {
     /// The partner's blocks with the number of the read that gave them.
     pub(crate) vote: Option<(Vote, u64)>,
     pub(crate) claims: Option<(Claims, u64)>,
+    /// Whose slot stood beside these claims.
+    pub(crate) claims_of: Option<Incarnation>,
     letter: Letter,
     slot_read: u64,
     blocks: [BlockWriter; 5],
@@ -146,6 +148,7 @@ impl Disk {
             watch: SlotWatch::default(),
             vote: None,
             claims: None,
+            claims_of: None,
             letter: Letter::default(),
             slot_read: 0,
             blocks: Default::default(),
@@ -206,6 +209,8 @@ pub(crate) struct PartnerView {
     pub(crate) known_since: Instant,
     /// The last advert of that incarnation.
     pub(crate) advert: Option<Advert>,
+    /// The number of the slot from which it is; none: it came by wire.
+    pub(crate) advert_slot: Option<u64>,
     /// The last letter of that incarnation, from wire or mailbox.
     pub(crate) letter: Letter,
     /// What an incarnation served, as it told by wire while the disks that show it were out of reach here. Like a claim
@@ -294,6 +299,8 @@ pub struct Core {
     pub(crate) served_since: Option<Instant>,
     petted: Option<Instant>,
     pub(crate) watchdog: Option<bool>,
+    /// An earlier daemon of this incarnation had armed it. It stays armed: nobody but this daemon disarms it.
+    pub(crate) armed_before: bool,
     armed_asked: Option<Instant>,
     // Sights, and since when.
     pub(crate) wire_sight: (WireSight, Instant),
@@ -391,6 +398,7 @@ impl Core {
             served_since: None,
             petted: None,
             watchdog: None,
+            armed_before: false,
             armed_asked: None,
             wire_sight: (WireSight::Unknown, now),
             slept: None,
@@ -673,6 +681,7 @@ impl Core {
         self.meet(now, incarnation);
         self.briefed |= datagram.record.is_some();
         self.partner.advert = Some(datagram.advert);
+        self.partner.advert_slot = None;
         self.partner.letter = datagram.letter;
         for (pool, epoch, generation) in datagram.holdings {
             if self.pools.contains_key(&pool) {
@@ -705,6 +714,7 @@ impl Core {
             self.partner.incarnation = incarnation;
             self.partner.known_since = now;
             self.partner.advert = None;
+            self.partner.advert_slot = None;
             self.partner.letter = Letter::default();
         }
     }
@@ -757,7 +767,7 @@ impl Core {
             log: self.config.map(|config| config.log).unwrap_or_default(),
             eligible: self.eligible().is_some(),
             shelf: self.shelf(now) == ShelfSight::Reachable,
-            watchdog: self.watchdog == Some(true),
+            watchdog: self.watchdog.unwrap_or(self.armed_before),
             pausable: self.params.pausable,
             figures: self.params.timing.figures(),
         }
@@ -870,17 +880,25 @@ impl Core {
             self.meet(now, advert.incarnation);
             // What formatting left in its name tells its incarnation and nothing else.
             let current = advert.incarnation == self.partner.incarnation && slot.sequence > 0;
-            // The wire is fresher while it lives.
+            // The wire is fresher while it lives. When it has fallen silent, so is whatever was written after its last word.
+            let watch = &self.disks[at].watch;
+            let news = changed || watch.is_later_than(self.wire.last());
+            let later = self
+                .partner
+                .advert_slot
+                .is_none_or(|shown| slot.sequence >= shown);
             if current
-                && (self.partner.advert.is_none() || (changed && self.wire_sight.0 != WireSight::Alive))
+                && (self.partner.advert.is_none() || (news && later && self.wire_sight.0 != WireSight::Alive))
             {
                 self.partner.advert = Some(advert);
+                self.partner.advert_slot = Some(slot.sequence);
                 self.partner.letter = self.disks[at].letter.clone();
             }
         }
         let disk = &mut self.disks[at];
         if let Ok(claims) = area.claims {
             disk.claims = Some((claims, id.0));
+            disk.claims_of = area.slot.ok().map(|slot| slot.advert.incarnation);
         }
         let Ok(vote) = area.vote else { return };
         disk.vote = Some((vote, id.0));
@@ -1005,6 +1023,10 @@ impl Core {
             .filter(|advert| advert.incarnation == self.params.incarnation)
             .map(|advert| advert.epoch)
             .max();
+        // What it said of its watchdog the partner may wait by: until this daemon knows better it says the same (L1).
+        self.armed_before = slots
+            .clone()
+            .any(|slot| slot.advert.incarnation == mine && slot.advert.watchdog);
         let Some(vote) = areas
             .iter()
             .filter_map(|area| area.vote.ok())

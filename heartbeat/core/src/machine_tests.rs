@@ -729,23 +729,46 @@ fn a_slot_speaks_for_the_partner_only_where_the_wire_does_not() {
             .advert
             .is_some_and(|advert| advert.epoch == Epoch::new(99))
     };
-    let sequence = core.disks[0].watch.clone();
-    let same = |core: &mut Core| {
-        let slot = Slot {
-            sequence: 7,
-            advert: Advert {
+    // Slot 7 stands there, and the one before it was read last at `stood`.
+    let seen = |core: &mut Core, stood: Instant| {
+        core.disks[0].watch = SlotWatch::default();
+        for (sequence, issued) in [(6, stood), (7, now)] {
+            let advert = Advert {
                 incarnation: Incarnation::new(1),
                 ..Advert::default()
-            },
-        };
-        core.disks[0].watch = sequence.clone();
-        core.disks[0].watch.see(now, now, Ok(&slot));
+            };
+            core.disks[0]
+                .watch
+                .see(now, issued, Ok(&Slot { sequence, advert }));
+        }
     };
+    let said = core.wire.last();
+    let same = |core: &mut Core| seen(core, said);
     let silent = |core: &mut Core| (same(core), core.wire_sight.0 = WireSight::Silent).1;
     let unknown = |core: &mut Core| (silent(core), core.partner.advert = None).1;
     assert!(!told(&same, 8, 1), "the wire is fresher");
     assert!(told(&silent, 8, 1));
-    assert!(!told(&silent, 7, 1), "it has not changed");
+    assert!(
+        !told(&silent, 7, 1),
+        "it has not changed, and may be older than what was said last"
+    );
+    let written_after = |core: &mut Core| {
+        seen(core, said + NS);
+        core.wire_sight.0 = WireSight::Silent;
+    };
+    assert!(
+        told(&written_after, 7, 1),
+        "it was written after what was said last"
+    );
+    let alive = |core: &mut Core| (written_after(core), core.wire_sight.0 = WireSight::Alive).1;
+    assert!(!told(&alive, 7, 1), "more may be said");
+    let shown_by_another =
+        |shown: u64| move |core: &mut Core| (written_after(core), core.partner.advert_slot = Some(shown)).1;
+    assert!(
+        !told(&shown_by_another(8), 7, 1),
+        "another disk has shown a later one"
+    );
+    assert!(told(&shown_by_another(7), 7, 1));
     assert!(told(&unknown, 7, 1), "better than nothing");
     assert!(!told(&unknown, 0, 1), "what formatting wrote is nobody's word");
     assert!(!told(&silent, 8, 0), "of an earlier incarnation");
@@ -1244,4 +1267,59 @@ fn a_ballot_is_written_when_slot_and_claims_stand_on_that_disk() {
         disk.block(BlockId::Claims).durable = sequence - 1;
     };
     assert!(!written(&neither));
+}
+
+#[test]
+fn of_its_watchdog_a_daemon_says_what_the_one_before_it_said_until_it_knows() {
+    let start = |incarnation: u64, armed: bool| {
+        let mut core = newborn();
+        let now = core.present;
+        for disk in &mut core.disks {
+            let mut area = Area::formatted(crate::bench::set());
+            let advert = &mut area.slot.as_mut().unwrap().advert;
+            (advert.incarnation, advert.watchdog) = (Incarnation::new(incarnation), armed);
+            disk.vote = Some((Vote::after(*core.arbiter.decided()), 0));
+            disk.own = Some(area);
+        }
+        core.start(now);
+        core
+    };
+    let says = |core: &Core| core.advert(core.present).watchdog;
+    let mut core = start(1, true);
+    assert!(says(&core));
+    core.note(core.present, Event::Watchdog { armed: false });
+    assert!(!says(&core));
+    assert!(!says(&start(1, false)));
+    assert!(!says(&start(9, true)), "another life's");
+    let mut core = start(1, false);
+    core.note(core.present, Event::Watchdog { armed: true });
+    assert!(says(&core));
+}
+
+/// S1: what its last life held its present one may not have been able to read.
+#[test]
+fn claims_count_beside_the_slot_of_the_member_and_of_nobody_else() {
+    let (core, now) = whole();
+    let known = |incarnation: Option<u64>| {
+        let mut core = core.clone();
+        for at in 0..core.disks.len() {
+            let id = ReadId(9_000 + at as u64);
+            core.disks[at].read = Some((id, B));
+            let mut area = Area::formatted(crate::bench::set());
+            area.vote = Ok(Vote::after(*core.record()));
+            area.slot = match incarnation {
+                Some(number) => {
+                    let mut slot = area.slot.unwrap();
+                    slot.advert.incarnation = Incarnation::new(number);
+                    Ok(slot)
+                }
+                None => Err(Unread::Checksum),
+            };
+            core.read_done(now, id, now, area);
+        }
+        core.claims_known()
+    };
+    assert!(known(Some(1)));
+    assert!(!known(Some(2)), "a later life's");
+    assert!(!known(None), "nobody knows whose");
 }

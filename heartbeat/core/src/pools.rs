@@ -378,9 +378,16 @@ impl Core {
         }
     }
 
-    /// The partner's claims were read since the present record came to be known: what it claimed before, it shows.
+    /// The partner's claims were read since the present record came to be known: what it claimed before, it shows. What a
+    /// later life of it has written says nothing of what the member holds: its first life may have left more than that one
+    /// could read.
     pub(crate) fn claims_known(&self) -> bool {
-        self.claims_read().is_some_and(|read| read >= self.decided_stamp)
+        let member = self.partner_member();
+        let read = self.majority_of(|disk| {
+            let (_, read) = disk.claims.as_ref()?;
+            (member.is_none() || disk.claims_of == member).then_some(*read)
+        });
+        read.is_some_and(|read| read >= self.decided_stamp)
     }
 
     fn claim(&mut self, pool: PoolId, generation: Generation, epoch: Epoch, state: ClaimState, placed: bool) {

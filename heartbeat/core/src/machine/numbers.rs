@@ -105,6 +105,7 @@ impl Core {
             served_since,
             petted,
             watchdog: _,
+            armed_before: _,
             armed_asked,
             wire_sight,
             slept,
@@ -155,6 +156,7 @@ impl Core {
             incarnation: _,
             known_since,
             advert: _,
+            advert_slot,
             letter: _,
             holdings: _,
             nonce,
@@ -230,6 +232,9 @@ impl Core {
         for stamp in [next_id, decided_stamp, started_stamp] {
             visit(Number::Effect, stamp);
         }
+        if let Some(sequence) = advert_slot {
+            visit(Number::PartnerSlot, sequence);
+        }
         if let Some((nonce, ..)) = nonce {
             visit(Number::Heard, nonce);
         }
@@ -267,6 +272,7 @@ impl Disk {
             vote_stamp,
             counted,
             slot_submitted,
+            claims_of: _,
             latency: _,
         } = self;
         if let Some(Area { slot: Ok(slot), .. }) = own {

@@ -713,6 +713,36 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         by: By::Seeds,
     },
     Mutant {
+        name: "claims-of-another-life",
+        file: POOLS,
+        edits: &[(
+            "(member.is_none() || disk.claims_of == member).then_some(*read)",
+            "(member.is_none() || disk.claims_of.is_some()).then_some(*read)",
+        )],
+        removes: "what a later life of the partner claims says nothing of what the member holds",
+        by: By::Scenario("fencing::k12_what_a_later"),
+    },
+    Mutant {
+        name: "deaf-to-slots-after-silence",
+        file: MACHINE,
+        edits: &[(
+            "let news = changed || watch.is_later_than(self.wire.last());",
+            "let news = changed || false && watch.is_later_than(self.wire.last());",
+        )],
+        removes: "what was written to a slot after the last word on the wire counts when the wire is silent",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "watchdog-forgotten-by-the-next-daemon",
+        file: MACHINE,
+        edits: &[(
+            "watchdog: self.watchdog.unwrap_or(self.armed_before),",
+            "watchdog: self.watchdog.unwrap_or(self.armed_before && false),",
+        )],
+        removes: "a daemon that starts says of its watchdog what the one before it said",
+        by: By::Seeds,
+    },
+    Mutant {
         name: "lease-outlives-the-news",
         file: MACHINE,
         edits: &[(

@@ -342,6 +342,37 @@ fn k04_whoever_acts_as_a_member_and_is_none_is_not_echoed() {
     });
 }
 
+/// a holds a pool of b's and boots so fast that nobody misses it. Its claims have torn, and its new life claims nothing: that
+/// says nothing of what the member held, whose commands may still be under way (seed 766804).
+#[test]
+fn k12_what_a_later_life_claims_says_nothing_of_the_member() {
+    let fast = || Setup {
+        quorum_disks: 1,
+        boot_time: (400 * MS, 400 * MS),
+        ..reservations_only()
+    };
+    scenario(fast, |world| {
+        whole(world);
+        world.ask(B, Request::Switchover(pool_id(1)));
+        let moved = world.run_till(20 * SEC, |world| world.serves(A, 1));
+        demand(world, moved, "a does not get the pool");
+        world.run_for(SEC);
+        let epoch = world.record().epoch;
+        wire(world, false);
+        world.reset(A);
+        world.quorum[0].bytes(ControllerId::A, BlockId::Claims)[100] ^= 1;
+        let taken = world.run_till(20 * SEC, |world| world.serves(B, 1));
+        demand(world, taken, "b does not take what a has left");
+        let key = world.held(B, 1).map(|held| held.key);
+        demand(
+            world,
+            key.is_some_and(|key| key.epoch > epoch),
+            "under the record of the one that has ended",
+        );
+        mended(world);
+    });
+}
+
 /// Its daemon was the only one to know what was decided, and told its keeper; it ends before that stands on the disk. Its
 /// successor finishes what it voted for, though its keeper does not stand still for an epoch that it goes by (seed 324547).
 #[test]
