@@ -349,18 +349,27 @@ fn k12_what_a_later_life_claims_says_nothing_of_the_member() {
     let fast = || Setup {
         quorum_disks: 1,
         boot_time: (400 * MS, 400 * MS),
+        auto_giveback: false,
         ..reservations_only()
     };
     scenario(fast, |world| {
         whole(world);
-        world.ask(B, Request::Switchover(pool_id(1)));
-        let moved = world.run_till(20 * SEC, |world| world.serves(A, 1));
-        demand(world, moved, "a does not get the pool");
+        world.pause(B);
+        taken_over(world, A);
+        world.reset(B);
+        let joined = world.run_till(30 * SEC, |world| world.record().members.both());
+        demand(
+            world,
+            joined && world.serves(A, 1),
+            "b does not join, or gets its pool back",
+        );
         world.run_for(SEC);
         let epoch = world.record().epoch;
         wire(world, false);
         world.reset(A);
         world.quorum[0].bytes(ControllerId::A, BlockId::Claims)[100] ^= 1;
+        // No record without a is decided before b has read what the new life claims.
+        world.crash_keeper(B, 2 * SEC);
         let taken = world.run_till(20 * SEC, |world| world.serves(B, 1));
         demand(world, taken, "b does not take what a has left");
         let key = world.held(B, 1).map(|held| held.key);
