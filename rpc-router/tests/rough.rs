@@ -119,6 +119,26 @@ fn request(id: &str, params: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"echo.back","params":{params}}}"#)
 }
 
+/// More than one turn's worth, with a message that is none in the middle, and one that ends later.
+#[tokio::test]
+async fn what_comes_at_once_is_answered_whole_and_in_order_over_many_turns() {
+    let company = Company::new().await;
+    let status = |id| format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"router.status\"}}\n");
+    let mut lines = String::new();
+    for id in 0..3000 {
+        lines += &status(id);
+        if id == 1500 {
+            lines += "no message\n";
+        }
+    }
+    let said = answers(&company.socket, lines.as_bytes()).await;
+    assert_eq!(said.len(), 3001);
+    let ids: Vec<u64> = said.iter().filter_map(|answer| answer["id"].as_u64()).collect();
+    assert!(ids.into_iter().eq(0..3000));
+    assert_eq!(said[1501]["error"]["message"], "parse_error");
+    company.well().await;
+}
+
 #[tokio::test]
 async fn a_service_that_never_reads_is_refused_to_its_callers_and_slows_nobody() {
     let company = Company::new().await;
