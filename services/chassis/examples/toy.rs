@@ -39,7 +39,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tokio::select! {
         outcome = work => outcome,
         () = shutdown.requested() => {
-            notifier.stopping()?;
+            // Whoever listens may be behind, with a full queue; this daemon ends in order all the same.
+            let _ = notifier.stopping();
             Ok(())
         }
     }

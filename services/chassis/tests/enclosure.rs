@@ -302,7 +302,7 @@ async fn crashed_daemons_are_started_again_and_a_crasher_is_slowed_down() {
     assert_eq!(
         exits.iter().filter(|e| e.detail == "exit code 0").count(),
         2,
-        "a reboot lets daemons end in order"
+        "a reboot lets daemons end in order: {exits:?}"
     );
     f.enclosure.end().await.unwrap();
 
