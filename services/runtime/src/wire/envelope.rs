@@ -304,6 +304,7 @@ impl<'a> Reader<'a> {
         let mut at = self.at + 1;
         loop {
             let rest = bytes.get(at..).unwrap_or_default();
+            // 64: none of them is among the next 64 bytes.
             let stop = match rest.first_chunk() {
                 Some(block) => {
                     let seen = marks(block);
@@ -315,9 +316,9 @@ impl<'a> Reader<'a> {
                     .unwrap_or(64),
             };
             match rest.get(stop) {
+                Some(_) if stop == 64 => at += 64,
                 Some(b'"') => return self.up_to(at + stop + 1),
                 Some(_) => at += stop + 2,
-                None if rest.len() > 64 => at += 64,
                 None => return Err(broken("a string without an end")),
             }
         }
@@ -393,6 +394,32 @@ mod tests {
         let unknown = r#"{"x":{"id":[1]},"jsonrpc":"2.0","method":"a.b","x":1,"params":["id"]}"#;
         let envelope = Envelope::parse(unknown.as_bytes()).unwrap();
         assert_eq!((envelope.id, envelope.params), (None, Some(r#"["id"]"#)));
+    }
+
+    /// Strings are looked at in blocks: wherever in a block one ends, it ends there.
+    #[test]
+    fn a_string_of_any_length_ends_where_it_ends() {
+        for length in 0..400 {
+            for escape in [None, Some(length / 2), Some(length)] {
+                let mut name = "m".repeat(length);
+                if let Some(at) = escape {
+                    name.insert_str(at, r#"\""#);
+                }
+                let text =
+                    format!(r#"{{"jsonrpc":"2.0","method":"a.{name}","id":"{name}","params":["{name}"]}}"#);
+                let envelope = Envelope::parse(text.as_bytes()).unwrap();
+                assert_eq!(
+                    envelope.method.as_deref(),
+                    Some(format!("a.{}", name.replace('\\', "")).as_str())
+                );
+                assert_eq!(envelope.id, Some(format!("\"{name}\"").as_str()), "{length}");
+                assert_eq!(
+                    envelope.params,
+                    Some(format!("[\"{name}\"]").as_str()),
+                    "{length}"
+                );
+            }
+        }
     }
 
     #[test]
