@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `core` | decisions, in a crate of their own: plans, the log, sessions, epochs, freeze, catch-up. Pure. |
 //! | [`store`] | one SQLite database: log and tables in one transaction, commits in groups |
+//! | [`seal`] | secrets, which stand in the database sealed |
 //! | [`service`] | the methods at the router; carries effects out |
 //!
 //! Invariants stand in [`pollux_config_core::keeper`]. The daemon must never: acknowledge what is not durable where it must be;
@@ -14,5 +15,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod seal;
 pub mod service;
 pub mod store;

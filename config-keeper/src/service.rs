@@ -6,16 +6,20 @@
 //!
 //! Never: an answer to a change that the core has not given; a second owner of the keeper.
 
+use crate::seal::{Ring, SealError, place as place_of};
 use crate::store::{Opened, Report, Store, StoreError, Writer};
+use pollux_api::config::item::{Item, Purpose, Secret};
 use pollux_api::config::{
     self, Append, AsideEntry, Change, Changed, Fetch, Freeze, Get, Kind, List, Listing, Locked, LogEntry,
-    LogQuery, Resource, SetEpoch, Snapshot, Status, Sync, Unfreeze, Verified, Watch, Watched,
+    LogQuery, Op, Resource, SealKeys, SetEpoch, Snapshot, Status, Sync, Unfreeze, Unseal, Unsealed, Verified,
+    Watch, Watched,
 };
+use pollux_api::error::Problem;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::id::ControllerId;
 use pollux_api::{heartbeat, rank};
-use pollux_config_core::keeper::{Answer, Effect, Event, Keeper, Refusal, Request};
-use pollux_config_core::plan::{Site, find};
+use pollux_config_core::keeper::{Answer, BATCH_BYTES, Effect, Event, Keeper, Refusal, Request};
+use pollux_config_core::plan::{Site, secret_is_right};
 use pollux_platform::signal::Shutdown;
 use pollux_runtime::config::Paths;
 use pollux_runtime::{Client, ControllerConfig, Ctx, Service};
@@ -64,6 +68,9 @@ struct Actor {
     acknowledged: watch::Sender<u64>,
     inputs: mpsc::UnboundedSender<Input>,
     client: Option<Client>,
+    ring: Ring,
+    /// The session of which the partner has had the keys; with each new one it is given them again.
+    keys_given: Option<u64>,
 }
 
 /// To ask the task. Clones share it.
@@ -266,6 +273,7 @@ impl Actor {
         if self.acknowledged.send_replace(acknowledged) != acknowledged {
             self.writer.mark(acknowledged);
         }
+        self.give_keys();
         if let Some(client) = &self.client {
             let ctx = Ctx::new(PARTNER_WITHIN);
             if let Err(error) = client.notify(heartbeat::CONFIG_STATUS, &self.status(), &ctx) {
@@ -307,13 +315,47 @@ impl Actor {
     }
 
     fn snapshot(&self) -> Snapshot {
+        self.snapshot_of(self.keeper.tables().clone())
+    }
+
+    fn snapshot_of(&self, tables: config::Tables) -> Snapshot {
         let as_of = self.keeper.acknowledged();
         Snapshot {
             controller: self.me,
             as_of,
             hash: self.keeper.hash_at(as_of).unwrap_or_default(),
-            tables: self.keeper.tables().clone(),
+            tables,
         }
+    }
+
+    /// Everything, if it fits into one message; otherwise the rows behind `after` that do.
+    fn part(&self, after: Option<config::Key>) -> Watched {
+        let (mut rows, mut bytes, mut more) = (Vec::new(), 0, false);
+        for row in self.keeper.tables().rows_after(after) {
+            // Its length as text; a row that has none would be a defect that the sender reports.
+            bytes += serde_json::to_string(&row).map_or(0, |text| text.len() + 1);
+            if bytes > BATCH_BYTES && !rows.is_empty() {
+                more = true;
+                break;
+            }
+            rows.push(row);
+        }
+        if after.is_none() && !more {
+            return Watched::Snapshot(self.snapshot());
+        }
+        let Snapshot {
+            controller,
+            as_of,
+            hash,
+            ..
+        } = self.snapshot_of(config::Tables::default());
+        Watched::Part(config::Part {
+            controller,
+            as_of,
+            hash,
+            rows,
+            more,
+        })
     }
 
     fn watched(&self, watch: &Watch) -> Watched {
@@ -323,7 +365,7 @@ impl Actor {
         let known = |(index, hash): &(u64, config::LogHash)| self.keeper.hash_at(*index) == Some(*hash);
         match watch.after.filter(known) {
             None if self.keeper.epoch().is_none() => Watched::Changes(Vec::new()),
-            None => Watched::Snapshot(self.snapshot()),
+            None => self.part(watch.part_after),
             Some((index, _)) if index > self.keeper.acknowledged() => Watched::Changes(Vec::new()),
             Some((index, _)) => {
                 let upto = self.keeper.batch_end(index, self.keeper.acknowledged(), u64::MAX);
@@ -351,6 +393,45 @@ impl Actor {
                 .await;
             // The task is gone only when the process ends.
             let _ = inputs.send(Input::Event(event(answer.map_err(|error| error.to_string()))));
+        });
+    }
+
+    /// Gives the partner the keys that seal secrets, and takes its own, once for each session: it can open what it will
+    /// have to when it is alone.
+    fn give_keys(&mut self) {
+        let session = self.keeper.session();
+        let two = self.keeper.epoch().is_some_and(|record| record.members.len() > 1);
+        if !two || !self.keeper.acknowledging() || self.keys_given == Some(session) {
+            return;
+        }
+        self.keys_given = Some(session);
+        let Some(client) = self.client.clone() else { return };
+        let (inputs, keys) = (
+            self.inputs.clone(),
+            SealKeys {
+                keys: self.ring.give(),
+            },
+        );
+        tokio::spawn(async move {
+            let method = format!("partner/{}", config::SEAL_KEYS);
+            let answer = client
+                .call::<_, SealKeys>(&method, &keys, &Ctx::new(PARTNER_WITHIN))
+                .await;
+            let look: Look = Box::new(move |actor| {
+                let done = answer
+                    .map_err(|error| error.to_string())
+                    .and_then(|theirs| actor.ring.adopt(&theirs.keys).map_err(|error| error.to_string()));
+                if let Err(error) = done {
+                    tracing::warn!(
+                        error,
+                        "the partner's keeper and this one have not exchanged the keys of secrets"
+                    );
+                    // With the next news again.
+                    actor.keys_given = None;
+                }
+            });
+            // The task is gone only when the process ends.
+            let _ = inputs.send(Input::Look(look));
         });
     }
 
@@ -417,6 +498,9 @@ pub enum RunError {
         /// Which entry, and why.
         what: String,
     },
+    /// The keys that seal secrets.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// Signals cannot be received.
     #[error("cannot wait for signals: {0}")]
     Signals(#[from] std::io::Error),
@@ -452,6 +536,7 @@ pub fn start(config: &ControllerConfig) -> Result<(Service, tokio::task::JoinHan
     let keeper = Keeper::load(me, None, site(config), loaded).map_err(log_damaged)?;
     tracing::info!(length = keeper.length(), acknowledged = keeper.acknowledged(), database = %path.display(), "opened");
 
+    let ring = Ring::load(&config.paths.keys)?;
     let (inputs, queue) = mpsc::unbounded_channel();
     let reports = inputs.clone();
     let writer = store.spawn(move |report| {
@@ -489,6 +574,8 @@ pub fn start(config: &ControllerConfig) -> Result<(Service, tokio::task::JoinHan
         acknowledged,
         inputs,
         client,
+        ring,
+        keys_given: None,
     };
     Ok((service, tokio::spawn(serve(actor, queue))))
 }
@@ -623,6 +710,21 @@ fn register(config: &ControllerConfig, handle: &Handle) -> Service {
         .serve::<config::FETCH>(on(handle, |handle, _ctx, fetch: Fetch| async move {
             handle.look(move |actor| actor.keeper.fetch(&fetch)).await
         }))
+        .serve::<config::SEAL_KEYS>(on(handle, |handle, ctx, given: SealKeys| async move {
+            // Another controller's keeper, not one of this controller.
+            let partner = format!("{}/{}", handle.me.partner(), config::SERVICE);
+            if ctx.caller.as_deref() != Some(partner.as_str()) {
+                return Err(not_permitted(&handle, &ctx, "exchange keys", &partner));
+            }
+            let keys = handle
+                .look(move |actor| actor.ring.adopt(&given.keys).map(|()| actor.ring.give()))
+                .await?;
+            keys.map(|keys| SealKeys { keys })
+                .map_err(|error| seal_error(&handle, &error))
+        }))
+        .serve::<config::UNSEAL>(on(handle, |handle, ctx, unseal: Unseal| async move {
+            open_secret(&handle, &ctx, unseal).await
+        }))
         .version(env!("CARGO_PKG_VERSION"))
         .start(config);
     // Handlers run only after this function has returned to the runtime.
@@ -662,13 +764,201 @@ fn unexpected(handle: &Handle, answer: &Answer) -> RpcError {
     )
 }
 
+fn not_permitted(handle: &Handle, ctx: &Ctx, what: &str, who: &str) -> RpcError {
+    let caller = ctx.caller.as_deref().unwrap_or("somebody who is no service");
+    RpcError::new(
+        Code::NotPermitted,
+        place(handle.me),
+        format!("{caller} may not {what}: only {who} may"),
+    )
+    .remedy("nothing: this is between the services of the array")
+}
+
+fn seal_error(handle: &Handle, error: &SealError) -> RpcError {
+    RpcError::new(Code::Failed, place(handle.me), error.to_string())
+        .remedy("see the message; secrets can always be set anew")
+}
+
+/// The service that uses secrets of a purpose.
+fn user_of(item: &Item) -> Option<&'static str> {
+    match item {
+        Item::Key(key) => match key.purpose {
+            Purpose::Chap | Purpose::MutualChap | Purpose::NvmeDhChap => Some(pollux_api::target::SERVICE),
+            Purpose::Bmc => Some(heartbeat::SERVICE),
+            // No service of the array signs in at a directory or a mail server yet.
+            Purpose::Directory | Purpose::Mail => None,
+        },
+        _ => None,
+    }
+}
+
+async fn open_secret(handle: &Handle, ctx: &Ctx, unseal: Unseal) -> Result<Unsealed, RpcError> {
+    let item = match get_row(
+        handle,
+        Get {
+            kind: unseal.kind,
+            which: unseal.which,
+        },
+    )
+    .await?
+    {
+        Resource::Item(item) => item,
+        other => return Err(no_secret(handle, other.key().kind(), &unseal.field)),
+    };
+    let user = user_of(&item).map(|service| format!("{}/{service}", handle.me));
+    if user.is_none() || ctx.caller != user {
+        let who = user.unwrap_or_else(|| "nobody".to_owned());
+        return Err(not_permitted(handle, ctx, "see this secret", &who));
+    }
+    let (kind, mut row) = (item.kind(), item);
+    let mut secrets = row.secrets().into_iter();
+    let Some((field, secret)) = secrets.find(|(field, _)| *field == unseal.field) else {
+        return Err(no_secret(handle, kind, &unseal.field));
+    };
+    let (place, secret) = (format!("{kind}/{field}"), secret.clone());
+    let open = handle.look(move |actor| actor.ring.open(&place, &secret)).await?;
+    open.map(|clear| Unsealed {
+        secret: Secret::new(clear),
+    })
+    .map_err(|error| seal_error(handle, &error))
+}
+
+fn no_secret(handle: &Handle, kind: Kind, field: &str) -> RpcError {
+    let what = format!("a {kind} has no secret `{}`", field.escape_default());
+    RpcError::new(Code::NotFound, place(handle.me), what).remedy("`secret` of a key")
+}
+
+/// Everything that is wrong with secrets in the clear; none: there are none.
+fn clear_secrets(change: &Change) -> Option<Vec<Problem>> {
+    let (mut problems, mut any) = (Vec::new(), false);
+    for (op, deed) in change.ops.iter().enumerate() {
+        let Op::Set { item } = deed else { continue };
+        for (field, secret) in item.clone().secrets() {
+            if secret.is_sealed() {
+                continue;
+            }
+            any = true;
+            if let Err(remedy) = secret_is_right(item, secret.expose()) {
+                problems.push(Problem {
+                    path: format!("ops[{op}].item.{field}"),
+                    what: format!("{} bytes", secret.expose().len()),
+                    remedy,
+                });
+            }
+        }
+    }
+    any.then_some(problems)
+}
+
+/// Seals every secret of a change, by a key that every member has.
+async fn seal(
+    handle: &Handle,
+    client: Option<&Client>,
+    ctx: &Ctx,
+    mut change: Change,
+) -> Result<Change, RpcError> {
+    let (mine, two, locked) = handle
+        .look(|actor| {
+            let two = actor
+                .keeper
+                .epoch()
+                .is_some_and(|record| record.members.len() > 1);
+            (actor.ring.give(), two, actor.keeper.locked().is_some())
+        })
+        .await?;
+    if change.dry_run {
+        // Nothing is kept of it: no key is made for its sake.
+        let Ok(()) = seal_all(&mut change, |_, _| {
+            Ok::<_, std::convert::Infallible>(Secret::new(Secret::SEALED))
+        });
+        return Ok(change);
+    }
+    if locked {
+        // Nothing will be changed; but an action that is asked again has its answer.
+    } else if two {
+        let client = client.ok_or_else(|| handle.stopped())?;
+        let exchange = |keys: Vec<Secret>| async {
+            let mut onward = ctx.clone().within(PARTNER_WITHIN.min(ctx.remaining() / 4));
+            onward.caller = None;
+            let method = format!("partner/{}", config::SEAL_KEYS);
+            let theirs: Result<SealKeys, RpcError> = client.call(&method, &SealKeys { keys }, &onward).await;
+            theirs.map_err(|error| {
+                let what =
+                    format!("the partner's keeper does not take the key that seals the secret: {error}");
+                RpcError::new(Code::Failed, place(handle.me), what).remedy(
+                    "ask again when the partner answers: it could not open the secret when it is alone",
+                )
+            })
+        };
+        let theirs = exchange(mine).await?;
+        let fresh = handle
+            .look(move |actor| {
+                actor.ring.adopt(&theirs.keys)?;
+                let fresh = !actor.ring.can_seal();
+                actor.ring.provide()?;
+                Ok(fresh.then(|| actor.ring.give()))
+            })
+            .await?
+            .map_err(|error| seal_error(handle, &error))?;
+        if let Some(keys) = fresh {
+            exchange(keys).await?;
+        }
+    } else {
+        let provided = handle.look(|actor| actor.ring.provide()).await?;
+        provided.map_err(|error| seal_error(handle, &error))?;
+    }
+    let action = ctx.action;
+    let sealed = handle
+        .look(move |actor| {
+            seal_all(&mut change, |place, clear| actor.ring.seal(action, place, clear))?;
+            Ok(change)
+        })
+        .await?;
+    sealed.map_err(|error: SealError| seal_error(handle, &error))
+}
+
+fn seal_all<E>(change: &mut Change, mut seal: impl FnMut(&str, &str) -> Result<Secret, E>) -> Result<(), E> {
+    for deed in &mut change.ops {
+        let Op::Set { item } = deed else { continue };
+        let kind = item.clone();
+        for (field, secret) in item.secrets() {
+            if !secret.is_sealed() {
+                *secret = seal(&place_of(&kind, field), secret.expose())?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Decides a change here, or carries it to the sequencer.
 async fn change_anywhere(
     handle: &Handle,
     client: Option<&Client>,
     ctx: &Ctx,
-    change: Change,
+    mut change: Change,
 ) -> Result<Changed, RpcError> {
+    if let Some(problems) = clear_secrets(&change) {
+        if !problems.is_empty() {
+            return Err(handle.refused(Refusal::Invalid(problems)).await);
+        }
+        let (elsewhere, locked, can_seal) = handle
+            .look(|actor| {
+                (
+                    actor.keeper.is_partners_to_decide(),
+                    actor.keeper.locked(),
+                    actor.ring.can_seal(),
+                )
+            })
+            .await?;
+        // The sequencer seals: what it compares with an earlier change must be sealed alike.
+        if elsewhere && locked.is_none() && !from_a_keeper(ctx) {
+            return carry(handle, client, ctx, &change).await;
+        }
+        if let Some((reason, remedy)) = locked.filter(|_| !can_seal) {
+            return Err(handle.refused(Refusal::Locked(reason, remedy)).await);
+        }
+        change = seal(handle, client, ctx, change).await?;
+    }
     let (action, asked) = (ctx.action, change.clone());
     let known = handle
         .look(move |actor| {
@@ -679,10 +969,7 @@ async fn change_anywhere(
             )
         })
         .await?;
-    let forwarded = ctx
-        .caller
-        .as_deref()
-        .is_some_and(|caller| caller.ends_with(&format!("/{}", config::SERVICE)));
+    let forwarded = from_a_keeper(ctx);
     match known {
         (Some(Ok(Answer::Changed(changed))), ..) => return Ok(changed),
         (Some(Ok(other)), ..) => return Err(unexpected(handle, &other)),
@@ -707,6 +994,12 @@ async fn change_anywhere(
             "it was not durable on both controllers in time",
         )),
     }
+}
+
+/// Carried here by the other controller's keeper.
+fn from_a_keeper(ctx: &Ctx) -> bool {
+    let caller = ctx.caller.as_deref();
+    caller.is_some_and(|caller| caller.ends_with(&format!("/{}", config::SERVICE)))
 }
 
 async fn carry(
@@ -746,27 +1039,17 @@ async fn carry(
 
 async fn list_rows(handle: &Handle, kind: Kind) -> Result<Listing, RpcError> {
     handle
-        .look(move |actor| {
-            let rows = actor
-                .keeper
-                .tables()
-                .rows()
-                .filter(|row| row.key().kind() == kind)
-                .collect();
-            Listing {
-                controller: actor.me,
-                as_of: actor.keeper.acknowledged(),
-                rows,
-            }
+        .look(move |actor| Listing {
+            controller: actor.me,
+            as_of: actor.keeper.acknowledged(),
+            rows: actor.keeper.tables().of_kind(kind),
         })
         .await
 }
 
 async fn get_row(handle: &Handle, get: Get) -> Result<Resource, RpcError> {
     let (kind, which) = (get.kind, get.which.clone());
-    let found = handle
-        .look(move |actor| find(actor.keeper.tables(), kind, &which))
-        .await?;
+    let found = handle.look(move |actor| actor.keeper.find(kind, &which)).await?;
     found.ok_or_else(|| {
         let what = format!("there is no {} `{}`", kind.as_str(), get.which.escape_default());
         RpcError::new(Code::NotFound, place(handle.me), what)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! log        index, epoch, session, action_id, request, format, rows, previous, hash     the truth
-//! resource   kind, id, body                                                              what the log amounts to
+//! (kind)     id, body, and columns read from the body; one table for each kind            what the log amounts to
 //! meta       array, session, acknowledged                                                small facts
 //! aside      entries that lost their place when a fork was mended                        for people
 //! ```
@@ -18,7 +18,8 @@
 //! the pages is not known); touch a database of another array or of a newer version.
 
 use pollux_api::action::ActionId;
-use pollux_api::config::{AsideEntry, Hex, LogEntry, LogHash, Resource, RowOp, Tables, Verified};
+use pollux_api::config::item::reference;
+use pollux_api::config::{AsideEntry, Hex, Kind, LogEntry, LogHash, Resource, RowOp, Tables, Verified};
 use pollux_api::id::{ArrayId, Epoch};
 use pollux_config_core::keeper::{Job, Loaded};
 use pollux_config_core::log::encode_rows;
@@ -38,20 +39,7 @@ const GROUP: usize = 256;
 const IDLE: Duration = Duration::from_millis(500);
 
 /// Steps from one version of the schema to the next; `user_version` counts those that were taken. Append only.
-const MIGRATIONS: &[&str] = &["
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
-    CREATE TABLE log (
-        idx INTEGER PRIMARY KEY CHECK (idx > 0), epoch INTEGER NOT NULL, session INTEGER NOT NULL,
-        action_id BLOB NOT NULL UNIQUE, request BLOB NOT NULL, format INTEGER NOT NULL, rows TEXT NOT NULL,
-        previous BLOB NOT NULL, hash BLOB NOT NULL
-    ) STRICT;
-    CREATE TABLE resource (
-        kind TEXT NOT NULL, id TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (kind, id)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE aside (
-        n INTEGER PRIMARY KEY, entry TEXT NOT NULL, acknowledged INTEGER NOT NULL
-    ) STRICT;
-"];
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -300,19 +288,21 @@ impl Store {
         for row in entries.iter().flat_map(|entry| &entry.rows) {
             tables.apply(row);
         }
-        let mut wanted: std::collections::BTreeMap<(String, String), String> =
+        let mut wanted: std::collections::BTreeMap<(Kind, String), String> =
             tables.rows().map(|row| (place(&row), body(&row))).collect();
         let mut problems = vec![];
-        let mut statement = self.connection.prepare("SELECT kind, id, body FROM resource")?;
-        let found = statement.query_map([], |row| {
-            Ok(((row.get(0)?, row.get(1)?), row.get::<_, String>(2)?))
-        })?;
-        for row in found {
-            let (place, body) = row?;
-            match wanted.remove(&place) {
-                Some(wanted) if wanted == body => {}
-                Some(_) => problems.push(format!("{} {} is not what the log says", place.0, place.1)),
-                None => problems.push(format!("{} {} is in no entry of the log", place.0, place.1)),
+        for kind in Kind::ALL {
+            let mut statement = self
+                .connection
+                .prepare(&format!("SELECT id, body FROM \"{kind}\""))?;
+            let found = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))?;
+            for row in found {
+                let (id, body): (String, String) = row?;
+                match wanted.remove(&(kind, id.clone())) {
+                    Some(wanted) if wanted == body => {}
+                    Some(_) => problems.push(format!("{kind} {id} is not what the log says")),
+                    None => problems.push(format!("{kind} {id} is in no entry of the log")),
+                }
             }
         }
         problems.extend(
@@ -388,9 +378,15 @@ impl Store {
             (length, last) = (entry.index, entry.hash);
         }
         problems.extend(self.compare(&entries).map_err(self.failed("read the tables"))?);
+        let counts: Vec<String> = Kind::ALL
+            .into_iter()
+            .map(|kind| format!("(SELECT count(*) FROM \"{kind}\")"))
+            .collect();
         let rows = self
             .connection
-            .query_row("SELECT count(*) FROM resource", [], |row| row.get::<_, i64>(0))
+            .query_row(&format!("SELECT {}", counts.join(" + ")), [], |row| {
+                row.get::<_, i64>(0)
+            })
             .map_err(self.failed("count rows"))?;
         Ok(Verified {
             entries: length,
@@ -589,16 +585,16 @@ fn fold(transaction: &Transaction<'_>, row: &RowOp) -> rusqlite::Result<()> {
     match row {
         RowOp::Put(row) => {
             let (kind, id) = place(row);
-            let put = "INSERT INTO resource VALUES (?1, ?2, ?3) ON CONFLICT (kind, id) DO UPDATE SET body = excluded.body";
+            let put = format!(
+                "INSERT INTO \"{kind}\" (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = excluded.body"
+            );
             transaction
-                .prepare_cached(put)?
-                .execute(params![kind, id, body(row)])?;
+                .prepare_cached(&put)?
+                .execute(params![id, body(row)])?;
         }
         RowOp::Delete(key) => {
-            let (kind, id) = (key.kind().as_str(), key_id(key));
-            transaction
-                .prepare_cached("DELETE FROM resource WHERE kind = ?1 AND id = ?2")?
-                .execute(params![kind, id])?;
+            let delete = format!("DELETE FROM \"{}\" WHERE id = ?1", key.kind());
+            transaction.prepare_cached(&delete)?.execute([reference(key)])?;
         }
     }
     Ok(())
@@ -606,7 +602,9 @@ fn fold(transaction: &Transaction<'_>, row: &RowOp) -> rusqlite::Result<()> {
 
 /// Makes the tables again from what is left of the log.
 fn rebuild(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
-    transaction.execute("DELETE FROM resource", [])?;
+    for kind in Kind::ALL {
+        transaction.execute(&format!("DELETE FROM \"{kind}\""), [])?;
+    }
     let mut statement = transaction.prepare("SELECT rows FROM log ORDER BY idx")?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
@@ -628,20 +626,9 @@ fn fact(transaction: &Transaction<'_>, key: &str, value: u64) -> rusqlite::Resul
         .map(drop)
 }
 
-fn key_id(key: &pollux_api::config::Key) -> String {
-    use pollux_api::config::Key;
-    match key {
-        Key::Pool(id) => id.to_string(),
-        Key::Volume(id) => id.to_string(),
-        Key::Host(id) => id.to_string(),
-        Key::Mapping(id) => id.to_string(),
-        Key::Address(id) => id.to_string(),
-    }
-}
-
-fn place(row: &Resource) -> (String, String) {
+fn place(row: &Resource) -> (Kind, String) {
     let key = row.key();
-    (key.kind().as_str().to_owned(), key_id(&key))
+    (key.kind(), reference(&key))
 }
 
 fn body(row: &Resource) -> String {

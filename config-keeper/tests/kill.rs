@@ -291,10 +291,7 @@ fn tables_that_are_not_what_the_log_says_are_damage() {
     filled(&path, 3);
     let connection = rusqlite::Connection::open(&path).unwrap();
     connection
-        .execute(
-            "DELETE FROM resource WHERE id = (SELECT min(id) FROM resource)",
-            [],
-        )
+        .execute("DELETE FROM host WHERE id = (SELECT min(id) FROM host)", [])
         .unwrap();
     drop(connection);
     let Err(error) = Store::open(&path, ARRAY) else {

@@ -5,6 +5,7 @@
 //! has succeeded is idempotent: asked again, it finds the work done.
 
 use crate::timeline::Timeline;
+use pollux_api::config::follow::Follower;
 use pollux_api::{
     action::ActionId,
     address, alua,
@@ -331,30 +332,19 @@ impl Array {
 
 /// Follows the configuration for ever; the receiver always has the newest acknowledged tables.
 pub async fn follow(client: Client, tables: watch::Sender<Arc<Tables>>) {
-    let mut after = None;
+    let mut follower = Follower::default();
     loop {
-        let request = config::Watch {
-            after,
-            wait_ms: 10_000,
-        };
         let ctx = Ctx::new(Duration::from_secs(15));
         match client
-            .call::<_, config::Watched>(config::WATCH, &request, &ctx)
+            .call::<_, config::Watched>(config::WATCH, &follower.ask(10_000), &ctx)
             .await
         {
-            Ok(config::Watched::Snapshot(snapshot)) => {
-                after = Some((snapshot.as_of, snapshot.hash));
-                tables.send_replace(Arc::new(snapshot.tables));
-            }
-            Ok(config::Watched::Changes(entries)) => {
-                let Some(last) = entries.last() else { continue };
-                after = Some((last.index, last.hash));
-                let mut next = Tables::clone(&tables.borrow());
-                entries
-                    .iter()
-                    .flat_map(|entry| &entry.rows)
-                    .for_each(|row| next.apply(row));
-                tables.send_replace(Arc::new(next));
+            Ok(answer) => {
+                if follower.take(answer)
+                    && let Some((fresh, _)) = follower.tables()
+                {
+                    tables.send_replace(Arc::new(fresh.clone()));
+                }
             }
             Err(error) => {
                 tracing::debug!(%error, "the configuration cannot be followed now");

@@ -15,7 +15,8 @@ use crate::disks::Disks;
 use crate::embedded::{Embedded, is_stopped};
 use crate::fence::{self, Exclusion, FenceError};
 use crate::record::{Record, Records};
-use pollux_api::config::{self, Op, PoolSpace, Tables, Watch, Watched};
+use pollux_api::config::follow::Follower;
+use pollux_api::config::{self, Op, PoolSpace, Tables, Watched};
 use pollux_api::error::{Code, RpcError};
 use pollux_api::heartbeat;
 use pollux_api::id::PoolId;
@@ -574,38 +575,33 @@ async fn follow<P: Imported>(pool: std::sync::Weak<P>, mut config: watch::Receiv
 
 /// Watches the configuration for ever.
 async fn watch_config(client: Client, config: watch::Sender<Known>) {
-    let mut known: Option<(u64, config::LogHash, Tables)> = None;
+    let mut follower = Follower::default();
     loop {
-        let after = known.as_ref().map(|(index, hash, _)| (*index, *hash));
-        let wait_ms = if after.is_some() {
+        // Without anything there is nothing to wait for: what is there is wanted at once.
+        let wait_ms = if follower.tables().is_some() {
             WATCH_WAIT.as_millis() as u64
         } else {
             0
         };
         let ctx = Ctx::new(WATCH_WAIT + Duration::from_secs(5));
         match client
-            .call::<_, Watched>(config::WATCH, &Watch { after, wait_ms }, &ctx)
+            .call::<_, Watched>(config::WATCH, &follower.ask(wait_ms), &ctx)
             .await
         {
-            Ok(Watched::Snapshot(snapshot)) => known = Some((snapshot.as_of, snapshot.hash, snapshot.tables)),
-            Ok(Watched::Changes(entries)) if entries.is_empty() => continue,
-            Ok(Watched::Changes(entries)) => {
-                let Some((index, hash, tables)) = &mut known else {
-                    continue;
-                };
-                for entry in entries {
-                    entry.rows.iter().for_each(|row| tables.apply(row));
-                    (*index, *hash) = (entry.index, entry.hash);
+            Ok(answer) => {
+                if follower.take(answer)
+                    && let Some((tables, (index, _))) = follower.tables()
+                {
+                    config.send_replace(Some(Arc::new((index, tables.clone()))));
+                } else if wait_ms == 0 && follower == Follower::default() {
+                    // The keeper has nothing to show before it knows which epoch counts.
+                    tokio::time::sleep(RETRY).await;
                 }
             }
             Err(error) => {
                 debug!(%error, "the configuration cannot be watched now");
                 tokio::time::sleep(RETRY).await;
-                continue;
             }
-        }
-        if let Some((index, _, tables)) = &known {
-            config.send_replace(Some(Arc::new((*index, tables.clone()))));
         }
     }
 }

@@ -28,6 +28,7 @@
 //!
 //! Never: a clock, randomness, I/O; an answer before the condition that it claims.
 
+use crate::book::Book;
 use crate::log::{self, follows, request_digest};
 use crate::plan::{Site, plan};
 use alloc::borrow::ToOwned;
@@ -39,8 +40,9 @@ use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
 use pollux_api::action::ActionId;
 use pollux_api::config::{
-    Append, AppendReply, CaughtUp, Change, Changed, Diverged, EpochRecord, FORMAT, Fetch, Fetched, Freeze,
-    LogEntry, LogHash, RowOp, SetEpoch, Sync, SyncReply, Tables, Unfreeze,
+    Append, AppendReply, CaughtUp, Change, Changed, Diverged, EpochRecord, FORMAT, FORMAT_FIRST, Fetch,
+    Fetched, Freeze, Kind, LogEntry, LogHash, Resource, RowOp, SetEpoch, Sync, SyncReply, Tables, Unfreeze,
+    format_of,
 };
 use pollux_api::error::Problem;
 use pollux_api::id::{ControllerId, DiskIndex, Epoch, Incarnation};
@@ -324,12 +326,16 @@ pub struct Keeper {
     weights: Vec<usize>,
     actions: BTreeMap<ActionId, u64>,
     durable: u64,
-    head: Tables,
+    head: Book,
     acknowledged: u64,
     announced: u64,
-    shown: Tables,
+    shown: Book,
     session_epoch: Epoch,
     session: u64,
+    /// The newest version of the log's encoding that the partner's program knows; none: it has not said.
+    partner_format: Option<u16>,
+    /// The newest that stands in the log: whoever reads it knows that one.
+    log_format: u16,
     epoch: Option<EpochRecord>,
     lock: Option<String>,
     frozen: Option<(Epoch, String)>,
@@ -373,12 +379,14 @@ impl Keeper {
             weights: vec![],
             actions: BTreeMap::new(),
             durable: 0,
-            head: Tables::default(),
+            head: Book::default(),
             acknowledged: 0,
             announced: 0,
-            shown: Tables::default(),
+            shown: Book::default(),
             session_epoch: loaded.session_epoch,
             session: loaded.session,
+            partner_format: None,
+            log_format: FORMAT_FIRST,
             epoch: None,
             lock: None,
             frozen: None,
@@ -467,7 +475,13 @@ impl Keeper {
     /// The configuration as far as it is acknowledged.
     #[must_use]
     pub fn tables(&self) -> &Tables {
-        &self.shown
+        self.shown.tables()
+    }
+
+    /// The acknowledged row with this name or identity; see [`Book::find`].
+    #[must_use]
+    pub fn find(&self, kind: Kind, which: &str) -> Option<Resource> {
+        self.shown.find(kind, which)
     }
 
     /// Hash of the log at a length; none beyond its end.
@@ -707,7 +721,7 @@ impl Keeper {
                 Refusal::Conflict(what, "look again, then ask with the present index".into()),
             );
         }
-        let rows = match plan(&self.site, &self.head, action, change) {
+        let rows = match plan(&self.site, &mut self.head, action, change) {
             Ok(rows) => rows,
             Err(problems) => return self.refuse(request, Refusal::Invalid(problems)),
         };
@@ -739,6 +753,21 @@ impl Keeper {
         let Some(record) = &self.epoch else {
             return Err(Refusal::Stale("there is no epoch".into()));
         };
+        let format = format_of(&rows);
+        let common = self.partner_format.unwrap_or(FORMAT_FIRST).max(self.log_format);
+        if format > common {
+            let what = match self.partner_format {
+                Some(theirs) => format!(
+                    "the change needs version {format} of the log, the partner's program knows up to {theirs}"
+                ),
+                None => format!(
+                    "the change needs version {format} of the log, and the partner has not said which it knows"
+                ),
+            };
+            let remedy = "upgrade the partner, or start it, then ask again: it could not come back to a log that it \
+                          cannot read";
+            return Err(Refusal::Conflict(what, remedy.into()));
+        }
         let mut entry = LogEntry {
             index: self.length() + 1,
             epoch: record.epoch,
@@ -746,7 +775,7 @@ impl Keeper {
             action_id,
             request: request_digest(change),
             rows,
-            format: FORMAT,
+            format,
             previous: self.hash_at(self.length()).unwrap_or_default(),
             hash: LogHash::default(),
         };
@@ -1065,6 +1094,7 @@ impl Keeper {
                 return;
             }
         };
+        self.partner_format = Some(reply.format);
         if self.compare(reply.length, reply.entry_epoch, reply.hash) {
             return;
         }
@@ -1448,8 +1478,9 @@ impl Keeper {
         let acknowledged = self.acknowledged.min(keep);
         self.weights.clear();
         self.actions.clear();
-        self.head = Tables::default();
-        self.shown = Tables::default();
+        self.head = Book::default();
+        self.shown = Book::default();
+        self.log_format = FORMAT_FIRST;
         (self.acknowledged, self.announced, self.durable) = (0, 0, self.durable.min(keep));
         for entry in entries.into_iter().take(keep as usize) {
             self.record(entry);
@@ -1536,6 +1567,7 @@ impl Keeper {
                         .map_or_else(Epoch::default, |entry| entry.epoch),
                     hash: self.hash_at(length).unwrap_or_default(),
                     tail: self.entries(sync.length, self.durable).to_vec(),
+                    format: FORMAT,
                 };
                 self.answer(request, Ok(Answer::Synced(reply)));
             }
@@ -1605,6 +1637,7 @@ impl Keeper {
 
     fn record(&mut self, entry: LogEntry) {
         self.weights.push(log::encode_rows(&entry.rows).len());
+        self.log_format = self.log_format.max(entry.format);
         self.actions.insert(entry.action_id, entry.index);
         for row in &entry.rows {
             self.head.apply(row);

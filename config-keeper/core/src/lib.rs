@@ -3,6 +3,7 @@
 //! | part | what it is |
 //! |---|---|
 //! | [`plan`] | what a change does to the tables, or every reason why it may not |
+//! | [`book`] | the tables with a register of names and of who refers to whom |
 //! | [`log`] | the hash chain: one length and one hash are one history |
 //! | [`keeper`] | sessions, epochs, freeze, catch-up. Invariants stand here. |
 //!
@@ -16,6 +17,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod book;
 pub mod keeper;
 pub mod log;
 pub mod plan;

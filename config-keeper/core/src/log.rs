@@ -6,7 +6,7 @@
 
 use alloc::format;
 use alloc::string::String;
-use pollux_api::config::{FORMAT, LogEntry, LogHash, RowOp};
+use pollux_api::config::{FORMAT, FORMAT_FIRST, LogEntry, LogHash, RowOp, format_of};
 
 /// Hash of an entry, from everything in it but the hash itself, and how many bytes its rows take.
 ///
@@ -50,10 +50,18 @@ pub fn request_digest(change: &pollux_api::config::Change) -> LogHash {
 /// # Errors
 /// In words, with the index.
 pub fn follows(length: u64, last: LogHash, entry: &LogEntry) -> Result<usize, String> {
-    if entry.format != FORMAT {
+    if !(FORMAT_FIRST..=FORMAT).contains(&entry.format) {
         return Err(format!(
-            "entry {}: format {}, this version knows only {FORMAT}",
+            "entry {}: version {} of the encoding, this program knows {FORMAT_FIRST} to {FORMAT}: upgrade it",
             entry.index, entry.format
+        ));
+    }
+    if entry.format != format_of(&entry.rows) {
+        return Err(format!(
+            "entry {}: version {} of the encoding, its rows are of version {}",
+            entry.index,
+            entry.format,
+            format_of(&entry.rows)
         ));
     }
     if entry.index != length + 1 {

@@ -7,6 +7,7 @@
 //!
 //! Never here: a rule that depends on anything but the tables, the request and the [`Site`].
 
+use crate::book::Book;
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -40,23 +41,24 @@ pub struct Site {
     pub reserved: BTreeSet<IpAddr>,
 }
 
-/// What a change does, row by row; empty: nothing, all is so already.
+/// What a change does, row by row; empty: nothing, all is so already. The book is as before when this returns.
 ///
 /// # Errors
 /// Every problem of every op. An op that refers to what a refused op would have made is not blamed for it.
 pub fn plan(
     site: &Site,
-    tables: &Tables,
+    book: &mut Book,
     action: ActionId,
     change: &Change,
 ) -> Result<Vec<RowOp>, Vec<Problem>> {
     let mut planner = Planner {
         site,
-        tables: tables.clone(),
+        book,
         action,
         op: 0,
         refused: BTreeSet::new(),
         rows: vec![],
+        before: vec![],
         problems: vec![],
     };
     if change.ops.is_empty() {
@@ -74,6 +76,9 @@ pub fn plan(
             planner.deed(deed);
         }
     }
+    for (row, before) in planner.rows.iter().zip(planner.before).rev() {
+        planner.book.undo(row, before);
+    }
     if planner.problems.is_empty() {
         Ok(planner.rows)
     } else {
@@ -83,12 +88,14 @@ pub fn plan(
 
 struct Planner<'a> {
     site: &'a Site,
-    tables: Tables,
+    book: &'a mut Book,
     action: ActionId,
     op: usize,
     /// What refused ops would have made.
     refused: BTreeSet<(Kind, String)>,
     rows: Vec<RowOp>,
+    /// What each of the rows was before.
+    before: Vec<Option<Resource>>,
     problems: Vec<Problem>,
 }
 
@@ -106,8 +113,12 @@ impl Planner<'_> {
     }
 
     fn row(&mut self, op: RowOp) {
-        self.tables.apply(&op);
+        self.before.push(self.book.apply(&op));
         self.rows.push(op);
+    }
+
+    fn tables(&self) -> &Tables {
+        self.book.tables()
     }
 
     fn put(&mut self, row: Resource) {
@@ -169,7 +180,7 @@ impl Planner<'_> {
                     );
                 }
                 if let Some(row) = &found {
-                    let used = self.tables.used_bytes(row.id);
+                    let used = self.book.used_bytes(row.id);
                     if *capacity_bytes < used.max(1) {
                         self.wrong(
                             "capacity_bytes",
@@ -223,7 +234,7 @@ impl Planner<'_> {
                 let Some(row) = self.volume("volume", volume) else {
                     return;
                 };
-                let pool = self.tables.pools.get(&row.pool).cloned();
+                let pool = self.tables().pools.get(&row.pool).cloned();
                 if *size_bytes < row.size_bytes {
                     let want = format!(
                         "at least the present {} bytes: a volume does not shrink",
@@ -265,13 +276,8 @@ impl Planner<'_> {
                 let Some((volume, host)) = volume.zip(host) else {
                     return;
                 };
-                let found = self
-                    .tables
-                    .mappings
-                    .values()
-                    .find(|row| row.volume == volume.id && row.host == host.id);
-                match found.map(|row| row.id) {
-                    Some(id) => self.row(RowOp::Delete(Key::Mapping(id))),
+                match self.book.mapping_of(&Key::Volume(volume.id), &Key::Host(host.id)) {
+                    Some(key) => self.row(RowOp::Delete(key)),
                     None => self.wrong(
                         "volume",
                         &format!("`{}` is not mapped to `{}`", volume.name, host.name),
@@ -291,6 +297,7 @@ impl Planner<'_> {
                     }));
                 }
             }
+            Op::Set { item } => self.set(item),
             Op::Rename { kind, which, name } => self.rename(*kind, which, name),
             Op::Delete { kind, which } => self.delete(*kind, which),
         }
@@ -318,7 +325,7 @@ impl Planner<'_> {
                 &format!("`{name}` reads like an identity"),
                 "a name that is not 32 hexadecimal digits",
             );
-        } else if find(&self.tables, kind, name).is_some() {
+        } else if self.book.find(kind, name).is_some() {
             self.wrong(
                 "name",
                 &format!("a {} `{name}` exists", kind.as_str()),
@@ -346,7 +353,7 @@ impl Planner<'_> {
         for (place, disk) in disks.iter().enumerate() {
             let field = format!("disks[{place}]");
             let user = self
-                .tables
+                .tables()
                 .pools
                 .values()
                 .find(|pool| pool.disks.contains(disk))
@@ -395,9 +402,7 @@ impl Planner<'_> {
                 .div_ceil(space.extent_bytes)
                 .saturating_mul(space.extent_bytes)
         };
-        let free = space
-            .capacity_bytes
-            .saturating_sub(self.tables.used_bytes(pool.id));
+        let free = space.capacity_bytes.saturating_sub(self.book.used_bytes(pool.id));
         let room = free.saturating_add(round(now));
         if round(size) > room {
             let what = format!("{size} bytes do not fit into pool `{}`", pool.name);
@@ -416,12 +421,8 @@ impl Planner<'_> {
         }
         for (place, iqn) in iqns.iter().enumerate() {
             let field = format!("iqns[{place}]");
-            let user = self
-                .tables
-                .hosts
-                .values()
-                .find(|host| Some(host.id) != of && host.iqns.contains(iqn));
-            let user = user.map(|host| host.name.clone());
+            let user = self.book.host_of(iqn).filter(|host| Some(*host) != of);
+            let user = user.and_then(|host| Some(self.tables().hosts.get(&host)?.name.clone()));
             if let Err(want) = iscsi_name(iqn) {
                 self.wrong(
                     &field,
@@ -452,7 +453,10 @@ impl Planner<'_> {
         let Some((volume, host)) = volume.zip(host) else {
             return;
         };
-        let of_host = self.tables.mappings.values().filter(|row| row.host == host.id);
+        let of_host = self.book.users(Key::Host(host.id)).filter_map(|key| match key {
+            Key::Mapping(id) => self.tables().mappings.get(id),
+            _ => None,
+        });
         let taken: Vec<(u16, VolumeId)> = of_host.map(|row| (row.lun, row.volume)).collect();
         let free = (0..=LUN_MAX).find(|lun| taken.iter().all(|(used, _)| used != lun));
         if let Some((lun, _)) = taken.iter().find(|(_, other)| *other == volume.id) {
@@ -465,7 +469,7 @@ impl Planner<'_> {
         let user = lun.and_then(|lun| taken.iter().find(|(used, _)| *used == lun));
         if let Some((lun, user)) = user {
             let user = self
-                .tables
+                .tables()
                 .volumes
                 .get(user)
                 .map_or_else(String::new, |volume| volume.name.clone());
@@ -542,7 +546,7 @@ impl Planner<'_> {
             return None;
         }
         for other in self
-            .tables
+            .tables()
             .addresses
             .values()
             .map(|row| row.cidr.clone())
@@ -583,11 +587,12 @@ impl Planner<'_> {
             Resource::Pool(row) => &row.name,
             Resource::Volume(row) => &row.name,
             Resource::Host(row) => &row.name,
+            Resource::Item(row) => row.name(),
             Resource::Mapping(_) | Resource::Address(_) => {
                 return self.wrong(
                     "kind",
-                    &format!("a {} has no name", kind.as_str()),
-                    "pool, volume or host",
+                    &format!("a {kind} has no name"),
+                    "pool, volume or host, or any kind of item",
                 );
             }
         };
@@ -601,6 +606,10 @@ impl Planner<'_> {
                 Resource::Pool(row) => Resource::Pool(Pool { name, ..row }),
                 Resource::Volume(row) => Resource::Volume(Volume { name, ..row }),
                 Resource::Host(row) => Resource::Host(Host { name, ..row }),
+                Resource::Item(mut row) => {
+                    *row.name_mut() = name;
+                    Resource::Item(row)
+                }
                 other @ (Resource::Mapping(_) | Resource::Address(_)) => other,
             });
         }
@@ -610,31 +619,8 @@ impl Planner<'_> {
         let Some(row) = self.find("which", kind, which) else {
             return;
         };
-        let tables = &self.tables;
-        let users: Vec<String> = match &row {
-            Resource::Pool(pool) => {
-                let volumes = tables
-                    .volumes
-                    .values()
-                    .filter(|row| row.pool == pool.id)
-                    .map(|row| format!("volume `{}`", row.name));
-                let addresses = tables
-                    .addresses
-                    .values()
-                    .filter(|row| row.pool == pool.id)
-                    .map(|row| format!("address {}", row.cidr));
-                volumes.chain(addresses).collect()
-            }
-            Resource::Volume(volume) => {
-                let mappings = tables.mappings.values().filter(|row| row.volume == volume.id);
-                mappings.map(|row| self.mapping(row)).collect()
-            }
-            Resource::Host(host) => {
-                let mappings = tables.mappings.values().filter(|row| row.host == host.id);
-                mappings.map(|row| self.mapping(row)).collect()
-            }
-            Resource::Mapping(_) | Resource::Address(_) => vec![],
-        };
+        let users = self.book.users(row.key());
+        let users: Vec<String> = users.map(|key| self.called(key)).collect();
         if users.is_empty() {
             self.row(RowOp::Delete(row.key()));
         } else {
@@ -643,20 +629,29 @@ impl Planner<'_> {
         }
     }
 
-    fn mapping(&self, row: &Mapping) -> String {
-        let volume = self
-            .tables
-            .volumes
-            .get(&row.volume)
-            .map_or("?", |volume| &volume.name);
-        let host = self.tables.hosts.get(&row.host).map_or("?", |host| &host.name);
-        format!("the mapping of `{volume}` to `{host}` as LUN {}", row.lun)
+    /// A row, as a sentence speaks of it.
+    fn called(&self, key: &Key) -> String {
+        let name = |key: Key| {
+            let row = self.tables().get(&key);
+            row.and_then(|row| row.name().cloned())
+                .unwrap_or_else(|| "?".to_owned())
+        };
+        match self.tables().get(key) {
+            Some(Resource::Mapping(row)) => format!(
+                "the mapping of `{}` to `{}` as LUN {}",
+                name(Key::Volume(row.volume)),
+                name(Key::Host(row.host)),
+                row.lun
+            ),
+            Some(Resource::Address(row)) => format!("address {}", row.cidr),
+            _ => format!("{} `{}`", key.kind(), name(*key)),
+        }
     }
 
     fn find(&mut self, field: &str, kind: Kind, which: &str) -> Option<Resource> {
-        let found = find(&self.tables, kind, which);
+        let found = self.book.find(kind, which);
         if found.is_none() && !self.refused.contains(&(kind, which.to_owned())) {
-            let known = names(&self.tables, kind);
+            let known = names(self.tables(), kind);
             let want = if known.is_empty() {
                 format!("there is no {} yet: make one first", kind.as_str())
             } else {
@@ -693,66 +688,6 @@ impl Planner<'_> {
     }
 }
 
-/// The row with this name or identity; of an address also by the address, of a mapping by `volume@host`.
-#[must_use]
-pub fn find(tables: &Tables, kind: Kind, which: &str) -> Option<Resource> {
-    match kind {
-        Kind::Pool => {
-            let id = which.parse::<PoolId>().ok();
-            let row = tables
-                .pools
-                .values()
-                .find(|row| row.name == which || Some(row.id) == id);
-            row.cloned().map(Resource::Pool)
-        }
-        Kind::Volume => {
-            let id = which.parse::<VolumeId>().ok();
-            let row = tables
-                .volumes
-                .values()
-                .find(|row| row.name == which || Some(row.id) == id);
-            row.cloned().map(Resource::Volume)
-        }
-        Kind::Host => {
-            let id = which.parse().ok().map(HostId);
-            let row = tables
-                .hosts
-                .values()
-                .find(|row| row.name == which || Some(row.id) == id);
-            row.cloned().map(Resource::Host)
-        }
-        Kind::Mapping => {
-            let id = which.parse().ok().map(MappingId);
-            let pair = which.split_once('@').and_then(|(volume, host)| {
-                let Resource::Volume(volume) = find(tables, Kind::Volume, volume)? else {
-                    return None;
-                };
-                let Resource::Host(host) = find(tables, Kind::Host, host)? else {
-                    return None;
-                };
-                Some((volume.id, host.id))
-            });
-            let row = tables
-                .mappings
-                .values()
-                .find(|row| Some(row.id) == id || Some((row.volume, row.host)) == pair);
-            row.cloned().map(Resource::Mapping)
-        }
-        Kind::Address => {
-            let id = which.parse().ok().map(AddressId);
-            let ip = which.parse::<IpAddr>().ok().map(|ip| format!("{ip}/"));
-            let named = |row: &&Address| {
-                row.cidr == which || ip.as_ref().is_some_and(|ip| row.cidr.starts_with(ip.as_str()))
-            };
-            let row = tables
-                .addresses
-                .values()
-                .find(|row| Some(row.id) == id || named(row));
-            row.cloned().map(Resource::Address)
-        }
-    }
-}
-
 /// What the rows of a kind are called.
 fn names(tables: &Tables, kind: Kind) -> Vec<String> {
     match kind {
@@ -761,6 +696,10 @@ fn names(tables: &Tables, kind: Kind) -> Vec<String> {
         Kind::Host => tables.hosts.values().map(|row| row.name.clone()).collect(),
         Kind::Mapping => tables.mappings.keys().map(ToString::to_string).collect(),
         Kind::Address => tables.addresses.values().map(|row| row.cidr.clone()).collect(),
+        item => {
+            let rows = tables.items.get(&item).into_iter().flatten();
+            rows.map(|(_, row)| row.name().clone()).collect()
+        }
     }
 }
 
@@ -848,5 +787,7 @@ fn network(ip: IpAddr, prefix: u8) -> Option<(u128, u128)> {
     Some((bits(ip) & !mask, bits(ip) | mask))
 }
 
+mod items;
+pub use items::secret_is_right;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,15 @@
 //! The way from any state to any other is found, and ends where it should; what has no way is named.
 
 use pollux_api::action::ActionId;
+use pollux_api::config::item::{
+    Access, AccessRole, FileSystem, HostGroup, Item, ItemId, Schedule, Secret, Share, Smb, Snapshot, User,
+};
 use pollux_api::config::{Change, Class, Kind, Op, Redundancy, RowOp, Tables};
 use pollux_api::error::Problem;
 use pollux_api::id::{ControllerId, DiskIndex};
+use pollux_api::role::Role;
 use pollux_api::size::Size;
+use pollux_config_core::book::Book;
 use pollux_config_core::plan::{Site, plan};
 use pollux_config_document::{Document, Steps, Volume, differences, steps};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,9 +34,89 @@ fn apply(tables: &mut Tables, number: u64, ops: Vec<Op>) -> Result<Vec<RowOp>, V
     };
     let mut action = [0; 16];
     action[..8].copy_from_slice(&number.to_le_bytes());
-    let rows = plan(&Site::default(), tables, ActionId::from_bytes(action), &change)?;
+    let mut book = Book::from(&*tables);
+    let rows = plan(&Site::default(), &mut book, ActionId::from_bytes(action), &change)?;
+    assert_eq!(book.tables(), tables, "planning changes nothing");
     rows.iter().for_each(|row| tables.apply(row));
     Ok(rows)
+}
+
+/// Some item that refers to others; of kinds of which any two may be had at once.
+fn item(dice: &mut Dice) -> Item {
+    let (id, name) = (ItemId::default(), word(dice));
+    let some = |dice: &mut Dice| (dice.below(2) == 0).then(|| word(dice));
+    let list = |dice: &mut Dice| -> Vec<String> {
+        let words = (0..dice.below(3)).map(|_| word(dice));
+        words.collect::<BTreeSet<_>>().into_iter().collect()
+    };
+    match dice.below(7) {
+        0 => Item::FileSystem(FileSystem {
+            name,
+            pool: ["fast", "slow", "spare"][dice.below(3)].to_owned(),
+            quota_bytes: (dice.below(2) == 0).then_some(1 << 30),
+            reserved_bytes: 0,
+            id,
+        }),
+        1 => Item::HostGroup(HostGroup {
+            name,
+            hosts: list(dice),
+            id,
+        }),
+        2 => Item::Schedule(Schedule {
+            name,
+            volumes: list(dice),
+            file_systems: list(dice),
+            every_minutes: 60,
+            offset_minutes: dice.below(9) as u32,
+            keep: 7,
+            enabled: dice.below(2) == 0,
+            id,
+        }),
+        3 => {
+            let of = dice.below(2) == 0;
+            Item::Snapshot(Snapshot {
+                name,
+                volume: of.then(|| word(dice)),
+                file_system: (!of).then(|| word(dice)),
+                taken_ms: 1,
+                schedule: some(dice),
+                id,
+            })
+        }
+        4 => Item::AccessRole(AccessRole {
+            name,
+            level: Role::ALL[dice.below(3)],
+            services: Vec::new(),
+            id,
+        }),
+        5 => Item::User(User {
+            name,
+            level: Role::ALL[dice.below(3)],
+            role: some(dice),
+            full_name: None,
+            password: (dice.below(2) == 0).then(|| Secret::new("sealed:1:x")),
+            enabled: true,
+            id,
+        }),
+        _ => Item::Share(Share {
+            name,
+            file_system: word(dice),
+            path: "/p".to_owned(),
+            nfs: None,
+            smb: Some(Smb {
+                users: list(dice),
+                access: Access::ReadWrite,
+                guest: true,
+                encrypted: false,
+                listed: true,
+            }),
+            id,
+        }),
+    }
+}
+
+fn word(dice: &mut Dice) -> String {
+    ["x", "y", "z", "u"][dice.below(4)].to_owned()
 }
 
 /// Some deed; it may be refused.
@@ -44,7 +129,20 @@ fn deed(dice: &mut Dice) -> Op {
         let names = (0..count).map(|_| format!("iqn.2026-01.com.example:{}", dice.below(6)));
         names.collect::<BTreeSet<_>>().into_iter().collect()
     };
-    match dice.below(14) {
+    match dice.below(22) {
+        14..22 => match item(dice) {
+            // Of items, as many deletions as of the rest.
+            item if dice.below(4) == 0 => Op::Delete {
+                kind: item.kind(),
+                which: item.name().clone(),
+            },
+            item if dice.below(6) == 0 => Op::Rename {
+                kind: item.kind(),
+                which: item.name().clone(),
+                name: name(dice),
+            },
+            item => Op::Set { item },
+        },
         0 => {
             let first = dice.below(4) as u16 * 2;
             Op::CreatePool {
@@ -107,7 +205,7 @@ fn deed(dice: &mut Dice) -> Op {
 }
 
 fn walk(tables: &mut Tables, dice: &mut Dice, number: &mut u64) {
-    for _ in 0..1 + dice.below(40) {
+    for _ in 0..1 + dice.below(60) {
         *number += 1;
         let op = deed(dice);
         // What is refused changes nothing.
@@ -121,6 +219,34 @@ fn nameless(tables: &Tables) -> Document {
     document.pool.iter_mut().for_each(|pool| pool.id = None);
     document.volume.iter_mut().for_each(|volume| volume.id = None);
     document.host.iter_mut().for_each(|host| host.id = None);
+    document
+        .file_system
+        .iter_mut()
+        .for_each(|item| item.id = ItemId::default());
+    document
+        .host_group
+        .iter_mut()
+        .for_each(|item| item.id = ItemId::default());
+    document
+        .schedule
+        .iter_mut()
+        .for_each(|item| item.id = ItemId::default());
+    document
+        .snapshot
+        .iter_mut()
+        .for_each(|item| item.id = ItemId::default());
+    document
+        .access_role
+        .iter_mut()
+        .for_each(|item| item.id = ItemId::default());
+    document
+        .user
+        .iter_mut()
+        .for_each(|item| item.id = ItemId::default());
+    document
+        .share
+        .iter_mut()
+        .for_each(|item| item.id = ItemId::default());
     document
 }
 
@@ -189,7 +315,8 @@ fn there_is_a_way_from_every_state_to_every_other_or_a_reason() {
                             .count()
                     };
                     let lost = ways.iter().map(|way| way.lost.len()).sum::<usize>();
-                    assert_eq!(lost, gone(Kind::Pool) + gone(Kind::Volume), "seed {seed}");
+                    let data = [Kind::Pool, Kind::Volume, Kind::FileSystem, Kind::Snapshot];
+                    assert_eq!(lost, data.into_iter().map(gone).sum::<usize>(), "seed {seed}");
                 }
                 Err(problems) => {
                     for problem in problems {

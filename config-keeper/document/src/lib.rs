@@ -21,31 +21,90 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::IpAddr;
-use pollux_api::config::{self, Class, HostId, Kind, Op, Redundancy, Resource, Tables};
+use pollux_api::config::item::{self, Item, ItemId, reference};
+use pollux_api::config::{self, Class, HostId, Key, Kind, Op, Redundancy, Resource, Tables};
 use pollux_api::error::Problem;
 use pollux_api::id::{ControllerId, DiskIndex, PoolId, VolumeId};
 use pollux_api::size::Size;
 use serde::{Deserialize, Serialize};
 
-/// The whole configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Document {
-    /// Pools.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub pool: Vec<Pool>,
-    /// Volumes.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub volume: Vec<Volume>,
-    /// Hosts.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub host: Vec<Host>,
-    /// Which host sees which volume.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub mapping: Vec<Mapping>,
-    /// Addresses that move with a pool.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub address: Vec<Address>,
+macro_rules! document {
+    ($($(#[$doc:meta])* $Kind:ident $field:ident;)*) => {
+        /// The whole configuration.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct Document {
+            /// Pools.
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            pub pool: Vec<Pool>,
+            /// Volumes.
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            pub volume: Vec<Volume>,
+            /// Hosts.
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            pub host: Vec<Host>,
+            /// Which host sees which volume.
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            pub mapping: Vec<Mapping>,
+            /// Addresses that move with a pool.
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            pub address: Vec<Address>,
+            $($(#[$doc])* #[serde(skip_serializing_if = "Vec::is_empty")] pub $field: Vec<item::$Kind>,)*
+        }
+
+        impl Document {
+            fn push(&mut self, item: Item) {
+                match item {
+                    $(Item::$Kind(item) => self.$field.push(item),)*
+                }
+            }
+
+            /// Every item with its number among those of its kind, kind by kind.
+            #[must_use]
+            pub fn items(&self) -> Vec<(usize, Item)> {
+                let mut items = Vec::new();
+                $(items.extend(self.$field.iter().cloned().map(Item::$Kind).enumerate());)*
+                items
+            }
+
+            fn sort_items(&mut self) {
+                $(self.$field.sort_by(|one, other| one.name.cmp(&other.name));)*
+            }
+        }
+    };
+}
+
+document! {
+    /// What is a controller's own.
+    Controller controller;
+    /// Networks.
+    Network network;
+    /// Ports of the controllers.
+    Port port;
+    /// Disks that are in no pool.
+    Disk disk;
+    /// Groups of hosts.
+    HostGroup host_group;
+    /// File systems.
+    FileSystem file_system;
+    /// When snapshots are taken.
+    Schedule schedule;
+    /// Snapshots.
+    Snapshot snapshot;
+    /// Roles of the operator's own making.
+    AccessRole access_role;
+    /// Who may sign in.
+    User user;
+    /// Shares.
+    Share share;
+    /// Tokens of programs.
+    Token token;
+    /// Secrets of services, sealed.
+    Key key;
+    /// Rules.
+    Policy policy;
+    /// Settings of services.
+    Settings settings;
 }
 
 /// A pool.
@@ -179,7 +238,10 @@ impl Document {
                     pool: pool_name(row.pool),
                 })
                 .collect(),
+            ..Self::default()
         };
+        tables.items().for_each(|item| document.push(named(tables, item)));
+        document.sort_items();
         document.pool.sort_by(|one, other| one.name.cmp(&other.name));
         document.volume.sort_by(|one, other| one.name.cmp(&other.name));
         document.host.sort_by(|one, other| one.name.cmp(&other.name));
@@ -193,14 +255,37 @@ impl Document {
     }
 }
 
+/// An item with names where the row has identities.
+#[must_use]
+pub fn named(tables: &Tables, item: &Item) -> Item {
+    let mut item = item.clone();
+    for link in item.links() {
+        if let Some(name) = key_of(link.kind, link.which).and_then(|key| tables.get(&key)?.name().cloned()) {
+            *link.which = name;
+        }
+    }
+    item
+}
+
+/// A key from how a row writes it.
+fn key_of(kind: Kind, id: &str) -> Option<Key> {
+    Some(match kind {
+        Kind::Pool => Key::Pool(id.parse().ok()?),
+        Kind::Volume => Key::Volume(id.parse().ok()?),
+        Kind::Host => Key::Host(HostId(id.parse().ok()?)),
+        Kind::Mapping | Kind::Address => return None,
+        item => Key::Item(item, ItemId(id.parse().ok()?)),
+    })
+}
+
 /// The way from what is to what is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Steps {
     /// What to ask for, in this order; empty: all is so already.
     pub ops: Vec<Op>,
-    /// Pools and volumes that go, and their data with them.
+    /// Pools, volumes, file systems and snapshots that go, and their data with them.
     pub lost: Vec<String>,
-    /// Pools and volumes that are made: they are empty, whatever was once called that.
+    /// Pools, volumes and file systems that are made: they are empty, whatever was once called that.
     pub made: Vec<String>,
     /// Something waits until a pool that is made has its space: ask again then.
     pub waits: bool,
@@ -216,12 +301,15 @@ pub fn steps(now: &Tables, wanted: &Document) -> Result<Steps, Vec<Problem>> {
         wanted,
         problems: Vec::new(),
         steps: Steps::default(),
+        gone: BTreeSet::new(),
+        early: Vec::new(),
     };
     let pools = way.pools();
     let volumes = way.volumes(&pools);
     let hosts = way.hosts();
     way.mappings(&volumes, &hosts);
     way.addresses(&pools);
+    way.items(&pools, &volumes, &hosts);
     if way.problems.is_empty() {
         Ok(way.in_order())
     } else {
@@ -234,6 +322,10 @@ struct Way<'a> {
     wanted: &'a Document,
     problems: Vec<Problem>,
     steps: Steps,
+    /// Rows that are deleted.
+    gone: BTreeSet<Key>,
+    /// What has to be done before anything is deleted.
+    early: Vec<Op>,
 }
 
 /// Which row each entry of a kind is; none: it is made.
@@ -348,7 +440,7 @@ impl Way<'_> {
             }
         }
         for row in now.pools.values().filter(|row| !met.rows.contains(&Some(row.id))) {
-            self.delete(Kind::Pool, row.id.to_string());
+            self.delete(Key::Pool(row.id));
             self.steps.lost.push(format!("pool {}", row.name));
         }
         met
@@ -414,7 +506,7 @@ impl Way<'_> {
             .values()
             .filter(|row| !met.rows.contains(&Some(row.id)))
         {
-            self.delete(Kind::Volume, row.id.to_string());
+            self.delete(Key::Volume(row.id));
             self.steps.lost.push(format!("volume {}", row.name));
         }
         met
@@ -477,7 +569,7 @@ impl Way<'_> {
         }
         self.steps.ops.extend(fewer.into_iter().chain(final_));
         for row in now.hosts.values().filter(|row| !met.rows.contains(&Some(row.id))) {
-            self.delete(Kind::Host, row.id.to_string());
+            self.delete(Key::Host(row.id));
         }
         met
     }
@@ -553,8 +645,146 @@ impl Way<'_> {
             }
         }
         for row in now.addresses.values().filter(|row| !kept.contains(&row.id)) {
-            self.delete(Kind::Address, row.id.to_string());
+            self.delete(Key::Address(row.id));
         }
+    }
+
+    /// Items, kind by kind: each after what it may refer to.
+    fn items(&mut self, pools: &Met<PoolId>, volumes: &Met<VolumeId>, hosts: &Met<HostId>) {
+        let (now, wanted) = (self.now, self.wanted.items());
+        // What each name in the document is: a row that stays, or one that is made; and what waits for a pool.
+        let mut meant: BTreeMap<(Kind, String), Option<Key>> = BTreeMap::new();
+        fn note<I: Copy>(
+            meant: &mut BTreeMap<(Kind, String), Option<Key>>,
+            kind: Kind,
+            met: &Met<I>,
+            key: impl Fn(I) -> Key,
+        ) {
+            for (name, place) in &met.place {
+                meant.insert((kind, name.clone()), met.rows[*place].map(&key));
+            }
+        }
+        note(&mut meant, Kind::Pool, pools, Key::Pool);
+        note(&mut meant, Kind::Volume, volumes, Key::Volume);
+        note(&mut meant, Kind::Host, hosts, Key::Host);
+        let makes = |op: &Op| match op {
+            Op::CreateVolume { name, .. } => Some((Kind::Volume, name.clone())),
+            _ => None,
+        };
+        let made: BTreeSet<_> = self.steps.ops.iter().filter_map(makes).collect();
+        let mut waiting: BTreeSet<(Kind, String)> = meant
+            .iter()
+            .filter(|(place, row)| place.0 == Kind::Volume && row.is_none() && !made.contains(*place))
+            .map(|(place, _)| place.clone())
+            .collect();
+        for kind in Kind::ALL.into_iter().filter(|kind| kind.is_item()) {
+            let entries: Vec<&(usize, Item)> =
+                wanted.iter().filter(|(_, item)| item.kind() == kind).collect();
+            let names: Vec<_> = entries
+                .iter()
+                .map(|(_, item)| (Some(item.id()).filter(|id| !id.is_none()), item.name().as_str()))
+                .collect();
+            let rows: Vec<&Item> = now
+                .items
+                .get(&kind)
+                .into_iter()
+                .flatten()
+                .map(|(_, row)| row)
+                .collect();
+            let present: Vec<_> = rows.iter().map(|row| (row.id(), row.name().as_str())).collect();
+            let met = self.meet(kind, &names, &present);
+            for row in rows.iter().filter(|row| !met.rows.contains(&Some(row.id()))) {
+                self.lose(row);
+            }
+            for ((at, item), found) in entries.into_iter().zip(&met.rows) {
+                let row = found.and_then(|id| rows.iter().copied().find(|row| row.id() == id));
+                let key = self.item(*at, item, row, &meant, &mut waiting);
+                meant.insert((kind, item.name().clone()), key);
+            }
+        }
+    }
+
+    fn lose(&mut self, row: &Item) {
+        self.delete(Key::Item(row.kind(), row.id()));
+        if matches!(row.kind(), Kind::FileSystem | Kind::Snapshot) {
+            self.steps.lost.push(format!("{} {}", row.kind(), row.name()));
+        }
+    }
+
+    /// One item; the row that it is afterwards, none: one that is made.
+    fn item(
+        &mut self,
+        at: usize,
+        item: &Item,
+        row: Option<&Item>,
+        meant: &BTreeMap<(Kind, String), Option<Key>>,
+        waiting: &mut BTreeSet<(Kind, String)>,
+    ) -> Option<Key> {
+        let (now, kind) = (self.now, item.kind());
+        let (mut asked, mut settled, mut waits) = (item.clone(), true, false);
+        for link in asked.links() {
+            let place = (link.kind, link.which.clone());
+            match meant.get(&place) {
+                None => {
+                    let path = format!("{kind}[{at}].{}", link.field);
+                    self.no_such(path, link.kind.as_str(), link.which);
+                }
+                Some(Some(key)) => *link.which = reference(key),
+                Some(None) => {
+                    settled = false;
+                    waits |= waiting.contains(&place);
+                }
+            }
+        }
+        let gone = |row: &&Item| {
+            let uses = Resource::Item((*row).clone()).uses();
+            uses.iter().any(|used| self.gone.contains(used))
+        };
+        let torn = row.is_some_and(|row| gone(&row));
+        if let Some(row) = row.filter(|_| !torn || settled && !waits) {
+            *asked.id_mut() = row.id();
+            self.rename(kind, row.id().to_string(), row.name(), item.name());
+            let mut same = asked.clone();
+            same.name_mut().clone_from(row.name());
+            if torn {
+                // Before what it refers to is deleted, and so before it has its new name.
+                self.early.push(Op::Set { item: same });
+            } else if same != *row {
+                if waits {
+                    waiting.insert((kind, item.name().clone()));
+                    self.steps.waits = true;
+                } else {
+                    self.steps.ops.push(Op::Set { item: asked });
+                }
+            }
+            return Some(Key::Item(kind, row.id()));
+        }
+        if let Some(row) = row {
+            let key = Key::Item(kind, row.id());
+            let others = now
+                .items()
+                .any(|other| Resource::Item(other.clone()).uses().contains(&key));
+            if others && !matches!(kind, Kind::FileSystem | Kind::Snapshot) {
+                self.wrong(
+                    format!("{kind}[{at}]"),
+                    format!("what {kind} `{}` refers to is deleted and made again", row.name()),
+                    "import it in two steps: first without the reference, then with it",
+                );
+                return Some(key);
+            }
+            self.lose(row);
+        }
+        if kind == Kind::FileSystem {
+            self.steps.made.push(format!("{kind} {}", item.name()));
+        }
+        if waits {
+            waiting.insert((kind, item.name().clone()));
+            self.steps.waits = true;
+        } else {
+            *asked.id_mut() = ItemId::default();
+            self.steps.ops.push(Op::Set { item: asked });
+        }
+        None
     }
 
     fn rename(&mut self, kind: Kind, which: String, from: &str, to: &str) {
@@ -564,7 +794,9 @@ impl Way<'_> {
         }
     }
 
-    fn delete(&mut self, kind: Kind, which: String) {
+    fn delete(&mut self, key: Key) {
+        self.gone.insert(key);
+        let (kind, which) = (key.kind(), reference(&key));
         self.steps.ops.push(Op::Delete { kind, which });
     }
 
@@ -575,24 +807,23 @@ impl Way<'_> {
 
     /// First what goes, so that names, numbers, disks and addresses are free for what comes.
     fn in_order(self) -> Steps {
+        // Kinds stand in an order in which each comes after what it refers to: deleted backwards, made forwards.
+        let place = |kind: Kind| kind as i32;
         let rank = |op: &Op| match op {
-            Op::Unmap { .. } => 0,
-            Op::Delete { kind, .. } => match kind {
-                Kind::Mapping | Kind::Address => 1,
-                Kind::Volume => 2,
-                Kind::Host => 3,
-                Kind::Pool => 4,
-            },
-            Op::Rename { .. } => 5,
-            Op::SetHome { .. } | Op::PoolReady { .. } | Op::CreatePool { .. } => 6,
-            Op::ResizeVolume { .. } | Op::CreateVolume { .. } => 7,
-            Op::SetIqns { .. } => 8,
-            Op::CreateHost { .. } => 9,
-            Op::Map { .. } | Op::CreateAddress { .. } => 10,
+            Op::Unmap { .. } => (0, 0),
+            Op::Delete { kind, .. } => (1, -place(*kind)),
+            Op::Rename { .. } => (2, 0),
+            Op::SetHome { .. } | Op::PoolReady { .. } | Op::CreatePool { .. } => (3, 0),
+            Op::ResizeVolume { .. } | Op::CreateVolume { .. } => (4, 0),
+            Op::SetIqns { .. } => (5, 0),
+            Op::CreateHost { .. } => (6, 0),
+            Op::Map { .. } | Op::CreateAddress { .. } => (7, 0),
+            Op::Set { item } => (8, place(item.kind())),
         };
         let mut steps = self.steps;
         steps.ops.sort_by_key(rank);
         steps.ops = free_names(self.now, steps.ops);
+        steps.ops.splice(0..0, self.early);
         steps
     }
 }
@@ -616,13 +847,8 @@ fn free_names(now: &Tables, ops: Vec<Op>) -> Vec<Op> {
         .rows()
         .filter_map(|row| {
             let kind = row.key().kind();
-            let (id, name) = match row {
-                Resource::Pool(row) => (row.id.to_string(), row.name),
-                Resource::Volume(row) => (row.id.to_string(), row.name),
-                Resource::Host(row) => (row.id.to_string(), row.name),
-                Resource::Mapping(_) | Resource::Address(_) => return None,
-            };
-            Some(((kind, id), name))
+            let name = row.name()?.clone();
+            Some(((kind, reference(&row.key())), name))
         })
         .filter(|(key, _)| !deleted.contains(key))
         .collect();
@@ -711,9 +937,6 @@ pub fn differences(before: &Tables, after: &Tables) -> Vec<Difference> {
 #[must_use]
 pub fn name_of(tables: &Tables, row: &Resource) -> String {
     match row {
-        Resource::Pool(row) => row.name.clone(),
-        Resource::Volume(row) => row.name.clone(),
-        Resource::Host(row) => row.name.clone(),
         Resource::Mapping(row) => {
             let volume = tables.volumes.get(&row.volume);
             let host = tables.hosts.get(&row.host);
@@ -724,5 +947,6 @@ pub fn name_of(tables: &Tables, row: &Resource) -> String {
             )
         }
         Resource::Address(row) => row.cidr.clone(),
+        named => named.name().cloned().unwrap_or_default(),
     }
 }

@@ -19,10 +19,15 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use core::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+pub mod follow;
+pub mod item;
+
+use item::{Item, ItemId};
+
 crate::contract! {
     service "config", rank crate::rank::CONFIG_KEEPER, door crate::contract::Door::Router;
     /// Keeps the configuration of the array: one log, the same on both controllers.
-    calls [crate::heartbeat::CONFIG_STATUS, APPEND, CHANGE, FETCH, SYNC];
+    calls [crate::heartbeat::CONFIG_STATUS, APPEND, CHANGE, FETCH, SEAL_KEYS, SYNC];
     requests {
         /// Changes the configuration: all of it or nothing, durable on every member when it is answered. May be asked
         /// of either controller. The keeper finds repetitions of an action itself, also after a restart and on the
@@ -47,6 +52,10 @@ crate::contract! {
         idempotent viewer VERIFY = "config.verify": () => Verified, [Failed];
         /// Entries that lost their place when a fork was mended.
         idempotent viewer ASIDE = "config.aside": () => Vec<AsideEntry>, [Failed];
+        /// Gives a controller that has lost its database the log of a backup, piece by piece. It counts once the last piece
+        /// is durable and holds what the record of the epoch stands on. `conflict`: no database is lost here, or the
+        /// backup is older than that.
+        idempotent admin RESTORE = "config.restore": Restore => Restored, [Conflict, Refused, Failed];
         /// From heartbeat, at each decision and after each connect.
         idempotent nobody SET_EPOCH = "config.set_epoch": SetEpoch => Status, [Superseded, Refused, Failed];
         /// From heartbeat, before it proposes an epoch. Answered when nothing is on its way to the disk any more.
@@ -61,12 +70,24 @@ crate::contract! {
         peer nobody APPEND = "config.append": Append => AppendReply, [Superseded, Refused, Failed];
         /// From the partner: give a piece of history.
         peer nobody FETCH = "config.fetch": Fetch => Fetched, [];
+        /// From the partner's keeper: the keys by which it seals secrets. The answer has those of this controller;
+        /// afterwards both have all of them.
+        peer nobody SEAL_KEYS = "config.seal_keys": SealKeys => SealKeys, [NotPermitted, Failed];
+        /// A secret in the clear, for the service of the same controller that uses secrets of this kind and purpose;
+        /// for nobody else.
+        idempotent nobody UNSEAL = "config.unseal": Unseal => Unsealed, [NotPermitted, NotFound, Failed];
     }
     notifications {}
     topics {}
 }
-/// Version of the encoding of [`LogEntry`]; part of what the hash covers.
-pub const FORMAT: u16 = 1;
+/// Newest version of the encoding of [`LogEntry`] that is known here; part of what the hash covers. An entry has the oldest
+/// version that can say what it says ([`format_of`]).
+///
+/// * 2: [`Item`]s.
+/// * 1: pools, volumes, hosts, mappings, addresses.
+pub const FORMAT: u16 = 2;
+/// The first version.
+pub const FORMAT_FIRST: u16 = 1;
 /// Sizes of volumes are multiples of it (bytes).
 pub const VOLUME_BLOCK: u64 = 4096;
 /// Smallest volume (bytes).
@@ -288,7 +309,7 @@ pub struct Address {
     pub cidr: String,
 }
 
-/// Kind of a resource.
+/// Kind of a resource, in an order in which each comes after what it refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -303,9 +324,63 @@ pub enum Kind {
     Mapping,
     /// [`Address`].
     Address,
+    /// [`item::Controller`].
+    Controller,
+    /// [`item::Network`].
+    Network,
+    /// [`item::Port`].
+    Port,
+    /// [`item::Disk`].
+    Disk,
+    /// [`item::HostGroup`].
+    HostGroup,
+    /// [`item::FileSystem`].
+    FileSystem,
+    /// [`item::Schedule`].
+    Schedule,
+    /// [`item::Snapshot`].
+    Snapshot,
+    /// [`item::AccessRole`].
+    AccessRole,
+    /// [`item::User`].
+    User,
+    /// [`item::Share`].
+    Share,
+    /// [`item::Token`].
+    Token,
+    /// [`item::Key`].
+    Key,
+    /// [`item::Policy`].
+    Policy,
+    /// [`item::Settings`].
+    Settings,
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 20] = [
+        Self::Pool,
+        Self::Volume,
+        Self::Host,
+        Self::Mapping,
+        Self::Address,
+        Self::Controller,
+        Self::Network,
+        Self::Port,
+        Self::Disk,
+        Self::HostGroup,
+        Self::FileSystem,
+        Self::Schedule,
+        Self::Snapshot,
+        Self::AccessRole,
+        Self::User,
+        Self::Share,
+        Self::Token,
+        Self::Key,
+        Self::Policy,
+        Self::Settings,
+    ];
+
     /// The word for it, as it stands in messages and paths.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -315,7 +390,41 @@ impl Kind {
             Self::Host => "host",
             Self::Mapping => "mapping",
             Self::Address => "address",
+            Self::Controller => "controller",
+            Self::Network => "network",
+            Self::Port => "port",
+            Self::Disk => "disk",
+            Self::HostGroup => "host_group",
+            Self::FileSystem => "file_system",
+            Self::Schedule => "schedule",
+            Self::Snapshot => "snapshot",
+            Self::AccessRole => "access_role",
+            Self::User => "user",
+            Self::Share => "share",
+            Self::Token => "token",
+            Self::Key => "key",
+            Self::Policy => "policy",
+            Self::Settings => "settings",
         }
+    }
+
+    /// The kind of that word, also with `-` for `_`.
+    #[must_use]
+    pub fn named(word: &str) -> Option<Self> {
+        let word = word.replace('-', "_");
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
+    /// Its rows are [`Item`]s.
+    #[must_use]
+    pub fn is_item(self) -> bool {
+        self > Self::Address
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 
@@ -334,12 +443,15 @@ pub enum Resource {
     Mapping(Mapping),
     /// A floating address.
     Address(Address),
+    /// Anything else, which says its kind itself.
+    #[serde(untagged)]
+    Item(Item),
 }
 
 /// Names one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(tag = "kind", content = "id", rename_all = "snake_case")]
+#[serde(into = "PlainKey", try_from = "PlainKey")]
 pub enum Key {
     /// A pool.
     Pool(PoolId),
@@ -351,6 +463,42 @@ pub enum Key {
     Mapping(MappingId),
     /// A floating address.
     Address(AddressId),
+    /// An item of that kind.
+    Item(Kind, ItemId),
+}
+
+/// How a key is written.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+struct PlainKey {
+    /// Its kind.
+    kind: Kind,
+    /// Its identity, in the spelling of its kind.
+    id: String,
+}
+
+impl From<Key> for PlainKey {
+    fn from(key: Key) -> Self {
+        Self {
+            kind: key.kind(),
+            id: item::reference(&key),
+        }
+    }
+}
+
+impl TryFrom<PlainKey> for Key {
+    type Error = BadId;
+
+    fn try_from(PlainKey { kind, id }: PlainKey) -> Result<Self, BadId> {
+        Ok(match kind {
+            Kind::Pool => Self::Pool(id.parse()?),
+            Kind::Volume => Self::Volume(id.parse()?),
+            Kind::Host => Self::Host(HostId(id.parse()?)),
+            Kind::Mapping => Self::Mapping(MappingId(id.parse()?)),
+            Kind::Address => Self::Address(AddressId(id.parse()?)),
+            item => Self::Item(item, ItemId(id.parse()?)),
+        })
+    }
 }
 
 impl Key {
@@ -363,6 +511,7 @@ impl Key {
             Self::Host(_) => Kind::Host,
             Self::Mapping(_) => Kind::Mapping,
             Self::Address(_) => Kind::Address,
+            Self::Item(kind, _) => kind,
         }
     }
 }
@@ -377,6 +526,39 @@ impl Resource {
             Self::Host(row) => Key::Host(row.id),
             Self::Mapping(row) => Key::Mapping(row.id),
             Self::Address(row) => Key::Address(row.id),
+            Self::Item(row) => Key::Item(row.kind(), row.id()),
+        }
+    }
+
+    /// Its name; none: rows of its kind have none.
+    #[must_use]
+    pub const fn name(&self) -> Option<&String> {
+        match self {
+            Self::Pool(row) => Some(&row.name),
+            Self::Volume(row) => Some(&row.name),
+            Self::Host(row) => Some(&row.name),
+            Self::Item(row) => Some(row.name()),
+            Self::Mapping(_) | Self::Address(_) => None,
+        }
+    }
+
+    /// The rows to which this one refers. What an item says there is an identity; anything else is none.
+    #[must_use]
+    pub fn uses(&self) -> Vec<Key> {
+        match self {
+            Self::Pool(_) | Self::Host(_) => Vec::new(),
+            Self::Volume(row) => alloc::vec![Key::Pool(row.pool)],
+            Self::Mapping(row) => alloc::vec![Key::Volume(row.volume), Key::Host(row.host)],
+            Self::Address(row) => alloc::vec![Key::Pool(row.pool)],
+            Self::Item(row) => {
+                let mut row = row.clone();
+                let plain = |link: item::Link<'_>| PlainKey {
+                    kind: link.kind,
+                    id: link.which.clone(),
+                };
+                let links = row.links().into_iter();
+                links.filter_map(|link| Key::try_from(plain(link)).ok()).collect()
+            }
         }
     }
 }
@@ -390,6 +572,19 @@ pub enum RowOp {
     Put(Resource),
     /// The row is gone.
     Delete(Key),
+}
+
+/// The oldest version of the encoding that knows these rows.
+#[must_use]
+pub fn format_of(rows: &[RowOp]) -> u16 {
+    let newer = |row: &RowOp| {
+        let kind = match row {
+            RowOp::Put(row) => row.key().kind(),
+            RowOp::Delete(key) => key.kind(),
+        };
+        kind.is_item()
+    };
+    if rows.iter().any(newer) { 2 } else { 1 }
 }
 
 /// The configuration: what the log says when it is read from its first entry.
@@ -406,6 +601,9 @@ pub struct Tables {
     pub mappings: BTreeMap<MappingId, Mapping>,
     /// Floating addresses.
     pub addresses: BTreeMap<AddressId, Address>,
+    /// Everything else, by kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub items: BTreeMap<Kind, BTreeMap<ItemId, Item>>,
 }
 
 impl Tables {
@@ -422,7 +620,38 @@ impl Tables {
             RowOp::Delete(Key::Host(id)) => drop(self.hosts.remove(id)),
             RowOp::Delete(Key::Mapping(id)) => drop(self.mappings.remove(id)),
             RowOp::Delete(Key::Address(id)) => drop(self.addresses.remove(id)),
+            RowOp::Put(Resource::Item(row)) => {
+                let kind = self.items.entry(row.kind()).or_default();
+                drop(kind.insert(row.id(), row.clone()));
+            }
+            RowOp::Delete(Key::Item(kind, id)) => {
+                if let Some(rows) = self.items.get_mut(kind) {
+                    rows.remove(id);
+                    // No difference between none left and never any.
+                    if rows.is_empty() {
+                        self.items.remove(kind);
+                    }
+                }
+            }
         }
+    }
+
+    /// The row of that key.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<Resource> {
+        match key {
+            Key::Pool(id) => self.pools.get(id).cloned().map(Resource::Pool),
+            Key::Volume(id) => self.volumes.get(id).cloned().map(Resource::Volume),
+            Key::Host(id) => self.hosts.get(id).cloned().map(Resource::Host),
+            Key::Mapping(id) => self.mappings.get(id).cloned().map(Resource::Mapping),
+            Key::Address(id) => self.addresses.get(id).cloned().map(Resource::Address),
+            Key::Item(kind, id) => self.items.get(kind)?.get(id).cloned().map(Resource::Item),
+        }
+    }
+
+    /// Every item.
+    pub fn items(&self) -> impl Iterator<Item = &Item> + '_ {
+        self.items.values().flat_map(BTreeMap::values)
     }
 
     /// Every row, kind by kind, each in the order of its identity.
@@ -432,7 +661,84 @@ impl Tables {
         let hosts = self.hosts.values().cloned().map(Resource::Host);
         let mappings = self.mappings.values().cloned().map(Resource::Mapping);
         let addresses = self.addresses.values().cloned().map(Resource::Address);
-        pools.chain(volumes).chain(hosts).chain(mappings).chain(addresses)
+        let items = self.items().cloned().map(Resource::Item);
+        pools
+            .chain(volumes)
+            .chain(hosts)
+            .chain(mappings)
+            .chain(addresses)
+            .chain(items)
+    }
+
+    /// Every row behind a key, in the order of keys; none: from the first.
+    pub fn rows_after(&self, after: Option<Key>) -> impl Iterator<Item = Resource> + '_ {
+        /// Of the map whose keys are `own`: what lies behind `after`, which may be in another map.
+        fn tail<'a, I: Ord + Copy, R>(
+            map: &'a BTreeMap<I, R>,
+            after: Option<Key>,
+            first: Key,
+            own: impl Fn(Key) -> Option<I>,
+        ) -> alloc::collections::btree_map::Range<'a, I, R> {
+            use core::ops::Bound::{Excluded, Unbounded};
+            let from = match after {
+                None => Unbounded,
+                Some(key) => match own(key) {
+                    Some(id) => Excluded(id),
+                    // In another map: everything of this one is behind it, or nothing.
+                    None if key < first => Unbounded,
+                    None => match map.last_key_value() {
+                        Some((last, _)) => Excluded(*last),
+                        None => Unbounded,
+                    },
+                },
+            };
+            map.range((from, Unbounded))
+        }
+        macro_rules! part {
+            ($map:ident, $Kind:ident, $least:expr) => {
+                tail(&self.$map, after, Key::$Kind($least), |key| match key {
+                    Key::$Kind(id) => Some(id),
+                    _ => None,
+                })
+                .map(|(_, row)| Resource::$Kind(row.clone()))
+            };
+        }
+        let zero = Hex([0; 16]);
+        let items = self.items.iter().flat_map(move |(kind, map)| {
+            let of_kind = *kind;
+            tail(
+                map,
+                after,
+                Key::Item(of_kind, ItemId(zero)),
+                move |key| match key {
+                    Key::Item(kind, id) if kind == of_kind => Some(id),
+                    _ => None,
+                },
+            )
+            .map(|(_, row)| Resource::Item(row.clone()))
+        });
+        part!(pools, Pool, PoolId::from_bytes([0; 16]))
+            .chain(part!(volumes, Volume, VolumeId::from_bytes([0; 16])))
+            .chain(part!(hosts, Host, HostId(zero)))
+            .chain(part!(mappings, Mapping, MappingId(zero)))
+            .chain(part!(addresses, Address, AddressId(zero)))
+            .chain(items)
+    }
+
+    /// Every row of a kind, in the order of its identity.
+    #[must_use]
+    pub fn of_kind(&self, kind: Kind) -> Vec<Resource> {
+        match kind {
+            Kind::Pool => self.pools.values().cloned().map(Resource::Pool).collect(),
+            Kind::Volume => self.volumes.values().cloned().map(Resource::Volume).collect(),
+            Kind::Host => self.hosts.values().cloned().map(Resource::Host).collect(),
+            Kind::Mapping => self.mappings.values().cloned().map(Resource::Mapping).collect(),
+            Kind::Address => self.addresses.values().cloned().map(Resource::Address).collect(),
+            item => {
+                let rows = self.items.get(&item).into_iter().flat_map(BTreeMap::values);
+                rows.cloned().map(Resource::Item).collect()
+            }
+        }
     }
 
     /// Bytes that the volumes of a pool take from it, each rounded up to whole extents.
@@ -538,7 +844,13 @@ pub enum Op {
         /// Address with prefix length.
         cidr: String,
     },
-    /// Rename a pool, a volume or a host.
+    /// This item is so: made if there is none of that kind and name (or identity), changed otherwise. Fields that are left
+    /// out are at their defaults afterwards.
+    Set {
+        /// The item.
+        item: Item,
+    },
+    /// Rename anything that has a name.
     Rename {
         /// Kind of the resource.
         kind: Kind,
@@ -676,6 +988,9 @@ pub struct Watch {
     /// Wait so long for news, at most 30,000 ms; 0: do not wait.
     #[serde(default)]
     pub wait_ms: u64,
+    /// Go on with the parts of a snapshot behind this row; [`follow::Follower`] does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_after: Option<Key>,
 }
 
 /// News, at once when there is some, otherwise at the end of the wait.
@@ -687,6 +1002,25 @@ pub enum Watched {
     Changes(Vec<LogEntry>),
     /// The watcher has nothing, is too far behind, or followed a history that lost its place: start from this.
     Snapshot(Snapshot),
+    /// The same, where all of it does not fit into one message: its first rows, or its next ones.
+    Part(Part),
+}
+
+/// Some rows of a snapshot. Parts are taken one after the other while the configuration changes: whoever has the last
+/// one has to apply every change from the first part's index to the last part's before the whole means anything.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Part {
+    /// Whose view this is.
+    pub controller: ControllerId,
+    /// Index of the last change that these rows contain.
+    pub as_of: u64,
+    /// Hash of the log up to it.
+    pub hash: LogHash,
+    /// Rows, in the order of their keys.
+    pub rows: Vec<Resource>,
+    /// There are rows behind the last of these.
+    pub more: bool,
 }
 
 /// An epoch record, as far as the configuration is concerned.
@@ -873,6 +1207,13 @@ pub struct SyncReply {
     pub hash: LogHash,
     /// Its entries beyond the sequencer's log, oldest first: the sequencer had sent them and lost them.
     pub tail: Vec<LogEntry>,
+    /// The newest version of the log's encoding that its program knows.
+    #[serde(default = "first_format")]
+    pub format: u16,
+}
+
+const fn first_format() -> u16 {
+    FORMAT_FIRST
 }
 
 /// Persist these.
@@ -901,6 +1242,52 @@ pub struct AppendReply {
     pub length: u64,
     /// Its own hash at that length.
     pub hash: LogHash,
+}
+
+/// A piece of a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Restore {
+    /// Entries in order, without gaps; what is there already is passed over.
+    pub entries: Vec<LogEntry>,
+    /// Nothing comes behind these.
+    pub last: bool,
+}
+
+/// A piece is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Restored {
+    /// Length of the log now.
+    pub length: u64,
+}
+
+/// Keys that seal secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct SealKeys {
+    /// Each of 32 bytes, as hexadecimal digits.
+    pub keys: Vec<item::Secret>,
+}
+
+/// Which secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Unseal {
+    /// Kind of the item that has it.
+    pub kind: Kind,
+    /// Its name or identity.
+    pub which: String,
+    /// The field.
+    pub field: String,
+}
+
+/// It, in the clear.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Unsealed {
+    /// The secret.
+    pub secret: item::Secret,
 }
 
 /// Give me history.

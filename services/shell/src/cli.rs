@@ -494,6 +494,59 @@ pub enum Config {
         #[command(flatten)]
         how: Bring,
     },
+    /// Write every change into a file, from which a lost database can be restored
+    Backup {
+        /// Where to
+        file: PathBuf,
+    },
+    /// Give a controller that has lost its database the changes of a backup; where none is lost, make the array what it was
+    /// at the end of the backup, after showing the difference
+    Restore {
+        /// What `backup` has written
+        file: PathBuf,
+        /// How to go about it
+        #[command(flatten)]
+        how: Bring,
+    },
+    /// Things of a kind that has no command of its own: networks, ports, shares, users, schedules ...
+    List {
+        /// The kind: controller, network, port, disk, host-group, file-system, schedule, snapshot, access-role, user,
+        /// share, token, key, policy, settings
+        kind: String,
+    },
+    /// One of them, as the exported text has it
+    Get {
+        /// Its kind
+        kind: String,
+        /// Its name or identity
+        name: String,
+    },
+    /// Make one, or change fields of it
+    Set {
+        /// Its kind
+        kind: String,
+        /// Its name
+        name: String,
+        /// field=value, the value as in the exported text; field=@FILE or field=@- for what nobody else should read;
+        /// field= takes it out
+        fields: Vec<String>,
+        /// Show what would change; change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Delete one to which nothing refers
+    Delete {
+        /// Its kind
+        kind: String,
+        /// Its name or identity
+        name: String,
+        /// A file system or a snapshot goes with its data
+        #[arg(long)]
+        discard_data: bool,
+        /// Show what would change; change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Where the log stands on each controller
     Status,
     /// Check the hash chain, the tables and the database of each controller

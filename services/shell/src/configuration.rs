@@ -6,6 +6,7 @@
 //! for the pool, and follows in a second change.
 
 use crate::array::{Array, BOTH, CHANGE, QUESTION};
+use crate::backup;
 use crate::cli::{Bring, Config};
 use crate::error::Error;
 use crate::moves::confirm;
@@ -45,12 +46,11 @@ pub async fn config(
         Config::Show => {
             let snapshot = snapshot(array).await?;
             let mut text = String::new();
-            for kind in [Kind::Pool, Kind::Volume, Kind::Host, Kind::Mapping, Kind::Address] {
-                let rows: Vec<Resource> = snapshot
-                    .tables
-                    .rows()
-                    .filter(|row| row.key().kind() == kind)
-                    .collect();
+            for kind in Kind::ALL {
+                let rows = snapshot.tables.of_kind(kind);
+                if kind.is_item() && rows.is_empty() {
+                    continue;
+                }
                 let _ = writeln!(
                     text,
                     "{}\n{}",
@@ -120,6 +120,11 @@ pub async fn config(
         Config::Import { file, how } => {
             let wanted = read_document(&file)?;
             bring_about(array, &wanted, &file.display().to_string(), how, action, style).await
+        }
+        Config::Backup { file } => backup::backup(array, &file).await,
+        Config::Restore { file, how } => backup::restore(array, &file, how, action, style).await,
+        Config::List { .. } | Config::Get { .. } | Config::Set { .. } | Config::Delete { .. } => {
+            crate::item::run(array, command, action, style).await
         }
         Config::Status => {
             let answers = on_both::<config::Status>(array, config::STATUS).await;
@@ -204,7 +209,7 @@ async fn on_both<T: serde::de::DeserializeOwned>(
 }
 
 /// The log of the array, read from its first entry and folded as far as it was asked for.
-struct Log<'a> {
+pub(crate) struct Log<'a> {
     array: &'a Array,
     last: u64,
     index: u64,
@@ -215,7 +220,7 @@ struct Log<'a> {
 
 impl<'a> Log<'a> {
     /// At its beginning; and the index of the last change that is acknowledged.
-    async fn of(array: &'a Array) -> Result<(Self, u64), Error> {
+    pub(crate) async fn of(array: &'a Array) -> Result<(Self, u64), Error> {
         let last = snapshot(array).await?.as_of;
         let log = Self {
             array,
@@ -227,7 +232,7 @@ impl<'a> Log<'a> {
         Ok((log, last))
     }
 
-    async fn next(&mut self) -> Result<Option<LogEntry>, Error> {
+    pub(crate) async fn next(&mut self) -> Result<Option<LogEntry>, Error> {
         if self.index == self.last {
             return Ok(None);
         }
@@ -258,7 +263,7 @@ impl<'a> Log<'a> {
     }
 
     /// What the configuration was after that change.
-    async fn at(&mut self, index: u64) -> Result<Tables, Error> {
+    pub(crate) async fn at(&mut self, index: u64) -> Result<Tables, Error> {
         if index > self.last {
             let what = format!("there is no change {index}: the last is {}", self.last);
             return Err(Error::usage(
@@ -304,8 +309,9 @@ async fn history(array: &Array, after: u64, limit: u32, style: Style) -> Result<
 }
 
 /// What a row says, for people.
-fn fields(tables: &Tables, row: &Resource) -> Vec<(&'static str, String)> {
-    match row {
+fn fields(tables: &Tables, row: &Resource) -> Vec<(String, String)> {
+    let fixed = match row {
+        Resource::Item(item) => return crate::item::fields(tables, item),
         Resource::Pool(row) => vec![
             ("name", row.name.clone()),
             ("class", word(&row.class)),
@@ -338,18 +344,30 @@ fn fields(tables: &Tables, row: &Resource) -> Vec<(&'static str, String)> {
             ("address", row.cidr.clone()),
             ("pool", pool_name(tables, row.pool)),
         ],
-    }
+    };
+    let named = fixed.into_iter();
+    named.map(|(field, value)| (field.to_owned(), value)).collect()
 }
 
 /// One line for each difference: `+` is there now, `-` was, `~` is otherwise.
-fn difference_text(before: &Tables, after: &Tables, found: &[Difference], style: Style) -> String {
+pub(crate) fn difference_text(before: &Tables, after: &Tables, found: &[Difference], style: Style) -> String {
     let mut text = String::new();
     for one in found {
         let (sign, details) = match (&one.before, &one.after) {
             (Some(was), Some(is)) => {
-                let changed = fields(before, was).into_iter().zip(fields(after, is));
-                let changed = changed.filter(|((_, was), (_, is))| was != is);
-                let changed = changed.map(|((field, was), (_, is))| format!("{field} {was} -> {is}"));
+                let (was, is) = (fields(before, was), fields(after, is));
+                let value = |list: &[(String, String)], field: &str| {
+                    let found = list.iter().find(|(name, _)| name == field);
+                    found.map_or_else(|| "(default)".to_owned(), |(_, value)| value.clone())
+                };
+                let only_before = was
+                    .iter()
+                    .filter(|(field, _)| is.iter().all(|(other, _)| other != field));
+                let all = is.iter().chain(only_before).map(|(field, _)| field.as_str());
+                let changed = all
+                    .map(|field| (field, value(&was, field), value(&is, field)))
+                    .filter(|(_, was, is)| was != is)
+                    .map(|(field, was, is)| format!("{field} {was} -> {is}"));
                 ('~', changed.collect::<Vec<_>>())
             }
             (None, Some(row)) => ('+', said(after, row)),
@@ -430,13 +448,14 @@ fn op_words(op: &Op) -> String {
         Op::Map { volume, host, .. } => format!("show volume {volume} to host {host}"),
         Op::Unmap { volume, host } => format!("show volume {volume} to host {host} no longer"),
         Op::CreateAddress { cidr, .. } => format!("make address {cidr}"),
+        Op::Set { item } => format!("set {} {}", item.kind(), item.name()),
         Op::Rename { kind, which, name } => format!("call {} {which} {name}", kind.as_str()),
         Op::Delete { kind, which } => format!("delete {} {which}", kind.as_str()),
     }
 }
 
 /// A refusal of steps speaks of them by number: says which they are.
-fn explained(error: Error, ops: &[Op]) -> Error {
+pub(crate) fn explained(error: Error, ops: &[Op]) -> Error {
     let Error::Refused(mut error) = error else {
         return error;
     };
@@ -455,7 +474,7 @@ fn explained(error: Error, ops: &[Op]) -> Error {
 }
 
 /// Asks the keeper what the steps would do.
-async fn try_out(array: &Array, ops: &[Op], as_of: u64) -> Result<Changed, Error> {
+pub(crate) async fn try_out(array: &Array, ops: &[Op], as_of: u64) -> Result<Changed, Error> {
     let request = Change {
         ops: ops.to_vec(),
         expected_index: Some(as_of),
@@ -481,7 +500,7 @@ fn find_steps(now: &Tables, wanted: &Document, name: &str) -> Result<Steps, Erro
 }
 
 /// Makes the array what the document says.
-async fn bring_about(
+pub(crate) async fn bring_about(
     array: &Array,
     wanted: &Document,
     name: &str,
@@ -559,7 +578,7 @@ async fn bring_about(
 }
 
 /// Going back makes no volume smaller: whatever a host has put at its end stays. Says which keep their size.
-fn keep_sizes(now: &Tables, wanted: &mut Document) -> String {
+pub(crate) fn keep_sizes(now: &Tables, wanted: &mut Document) -> String {
     let mut kept = String::new();
     for volume in &mut wanted.volume {
         let present = volume.id.and_then(|id| now.volumes.get(&id));

@@ -14,10 +14,12 @@
 
 pub mod action;
 pub mod array;
+mod backup;
 pub mod cli;
 pub mod configuration;
 pub mod enclosure;
 pub mod error;
+mod item;
 pub mod moves;
 pub mod pair;
 pub mod print;

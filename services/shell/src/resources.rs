@@ -326,11 +326,7 @@ pub(crate) fn pool_name(tables: &Tables, id: pollux_api::id::PoolId) -> String {
 
 async fn list(array: &Array, kind: Kind) -> Result<Shown, Error> {
     let snapshot = snapshot(array).await?;
-    let rows: Vec<Resource> = snapshot
-        .tables
-        .rows()
-        .filter(|row| row.key().kind() == kind)
-        .collect();
+    let rows = snapshot.tables.of_kind(kind);
     let text = listing(&snapshot, kind, &rows);
     let json = json!({ "controller": snapshot.controller, "as_of": snapshot.as_of, "rows": rows });
     Ok(Shown { text, json })
@@ -345,6 +341,7 @@ pub(crate) fn listing(snapshot: &Snapshot, kind: Kind, rows: &[Resource]) -> Str
         Kind::Host => &["NAME", "INITIATORS"],
         Kind::Mapping => MAPPING,
         Kind::Address => &["ADDRESS", "POOL"],
+        _ => &["NAME", "SETTINGS"],
     };
     let cells: Vec<Vec<String>> = rows
         .iter()
@@ -372,6 +369,7 @@ pub(crate) fn listing(snapshot: &Snapshot, kind: Kind, rows: &[Resource]) -> Str
             Resource::Host(host) => vec![host.name.clone(), host.iqns.join(" ")],
             Resource::Mapping(mapping) => mapping_cells(tables, mapping),
             Resource::Address(address) => vec![address.cidr.clone(), pool_name(tables, address.pool)],
+            Resource::Item(_) => crate::item::cells(tables, row),
         })
         .collect();
     let mut text = if rows.is_empty() {

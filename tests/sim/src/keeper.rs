@@ -22,7 +22,8 @@ impl Question {
     /// As one of the next version would write it.
     pub(crate) fn newer(&mut self) {
         if let Self::Append(append) = self {
-            append.entries.iter_mut().for_each(|entry| entry.format += 1);
+            let newer = pollux_api::config::FORMAT + 1;
+            append.entries.iter_mut().for_each(|entry| entry.format = newer);
         }
     }
 }

@@ -3,7 +3,6 @@
 //! in every history that serves later.
 
 use super::*;
-use crate::plan::find;
 use pollux_api::config::{Class, Hex, Kind, Op, Redundancy};
 use pollux_api::id::DiskIndex;
 use std::collections::BTreeSet;
@@ -553,7 +552,7 @@ fn a_store_that_fails_locks_and_keeps_reading() {
     assert_eq!(answer_of(&effects, 1), Some(&Err(Refusal::InDoubt)));
     assert!(a.locked().unwrap().0.contains("disk full"));
     assert!(a.handle(Event::Tick).is_empty());
-    assert!(find(a.tables(), Kind::Pool, "p").is_none());
+    assert!(a.find(Kind::Pool, "p").is_none());
 }
 
 // ---------------------------------------------------------------------------------------------------------------

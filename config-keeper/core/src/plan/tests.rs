@@ -4,11 +4,19 @@ use super::*;
 use pollux_api::config::Class;
 use pollux_api::id::ControllerId;
 
-fn action(number: u8) -> ActionId {
+/// Plans over tables, and has the book be as before.
+fn plan(site: &Site, tables: &Tables, action: ActionId, change: &Change) -> Result<Vec<RowOp>, Vec<Problem>> {
+    let mut book = Book::from(tables);
+    let planned = super::plan(site, &mut book, action, change);
+    assert_eq!(book, Book::from(tables));
+    planned
+}
+
+pub(super) fn action(number: u8) -> ActionId {
     ActionId::from_bytes([number; 16])
 }
 
-fn site() -> Site {
+pub(super) fn site() -> Site {
     let disks = |range: std::ops::Range<u16>| range.map(DiskIndex::new).collect();
     Site {
         disks: disks(0..12),
@@ -17,7 +25,7 @@ fn site() -> Site {
     }
 }
 
-fn change(ops: Vec<Op>) -> Change {
+pub(super) fn change(ops: Vec<Op>) -> Change {
     Change {
         ops,
         expected_index: None,
@@ -84,7 +92,7 @@ fn ready(pool: &str, capacity_bytes: u64) -> Op {
 const MIB: u64 = 1 << 20;
 
 /// A pool of 100 MiB with a volume of 10, mapped to a host as LUN 0; an address; a pool that is not ready.
-fn tables() -> Tables {
+pub(super) fn tables() -> Tables {
     let ops = vec![
         pool("fast", Redundancy::Mirror, &[3, 4]),
         ready("fast", 100 * MIB),

@@ -2,12 +2,13 @@
 
 use crate::script::Script;
 use pollux_api::action::ActionId;
-use pollux_api::config::{Change, FORMAT, Hex, Kind, LogEntry, Op, RowOp, Tables};
+use pollux_api::config::{Change, Hex, Kind, LogEntry, Op, Resource, RowOp, Tables, format_of};
 use pollux_api::error::Problem;
 use pollux_api::id::{ControllerId, DiskIndex, Epoch, PoolId};
+use pollux_config_core::book::Book;
 use pollux_config_core::keeper::{Keeper, Loaded};
 use pollux_config_core::log;
-use pollux_config_core::plan::{Site, find, plan};
+use pollux_config_core::plan::{self, Site};
 use pollux_config_document::{Document, Steps, steps};
 use pollux_runtime::ControllerConfig;
 use std::collections::BTreeSet;
@@ -19,6 +20,14 @@ fn site() -> Site {
         quorum: disks(0..3),
         reserved: BTreeSet::from([[10, 78, 0, 1].into()]),
     }
+}
+
+/// Plans over tables, which planning leaves as they are.
+fn plan(site: &Site, tables: &Tables, action: ActionId, change: &Change) -> Result<Vec<RowOp>, Vec<Problem>> {
+    let mut book = Book::from(tables);
+    let planned = plan::plan(site, &mut book, action, change);
+    assert_eq!(book.tables(), tables, "planning has changed something");
+    planned
 }
 
 /// Changes, one JSON object per line, each on top of the one before.
@@ -118,9 +127,31 @@ fn sound(tables: &Tables) {
             "a pool on a quorum disk"
         );
     }
+    let book = Book::from(tables);
+    for row in tables.rows() {
+        for used in row.uses() {
+            assert!(
+                tables.get(&used).is_some(),
+                "{:?} refers to {used:?}, which is not there",
+                row.key()
+            );
+        }
+        if let Resource::Item(mut item) = row {
+            let links = item.links().len();
+            assert_eq!(
+                Resource::Item(item.clone()).uses().len(),
+                links,
+                "a reference is no identity"
+            );
+            assert!(
+                item.secrets().iter().all(|(_, secret)| secret.is_sealed()),
+                "a secret in the clear"
+            );
+        }
+    }
     for volume in tables.volumes.values() {
         assert!(tables.pools.contains_key(&volume.pool), "a volume of no pool");
-        let found = find(tables, Kind::Volume, &volume.name);
+        let found = book.find(Kind::Volume, &volume.name);
         assert!(found.is_some(), "{} is not found by its name", volume.name);
     }
     for mapping in tables.mappings.values() {
@@ -187,7 +218,7 @@ pub(super) fn entries(data: &[u8]) {
             index: number,
             epoch: Epoch::new(1),
             session: 1,
-            format: FORMAT,
+            format: format_of(&rows),
             action_id: ActionId::from_bytes(u128::from(number).to_be_bytes()),
             request: Hex([1; 32]),
             rows,
