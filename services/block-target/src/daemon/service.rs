@@ -8,7 +8,8 @@ use crate::iscsi::server::{self, BindError};
 use crate::paths::{HOLD_LIMIT, Route};
 use crate::scsi::inquiry::port_number;
 use crate::target::Target;
-use pollux_api::config::{self, Tables, Watch, Watched};
+use pollux_api::config::follow::Follower;
+use pollux_api::config::{self, Watched};
 use pollux_api::error::{Code, RpcError};
 use pollux_api::target::{
     Contract, FLIP, Flip, HOLD, Held, Hold, Hosts, PARTNER_HOSTS, PUBLISH, Publish, SERVICE, STATUS, Session,
@@ -252,26 +253,14 @@ fn report(world: &World, portal: SocketAddr, neighbour: &Neighbour) -> Status {
 /// Follows the configuration for ever.
 async fn watch(client: Client, world: Arc<World>, first: oneshot::Sender<()>) {
     let mut first = Some(first);
-    let mut tables = Tables::default();
-    let mut after = None;
+    let mut follower = Follower::default();
     loop {
-        let ask = Watch {
-            after,
-            wait_ms: WATCH.as_millis() as u64,
-        };
+        let ask = follower.ask(WATCH.as_millis() as u64);
         let ctx = Ctx::new(WATCH + Duration::from_secs(5));
         match client.call::<_, Watched>(config::WATCH, &ask, &ctx).await {
-            Ok(Watched::Snapshot(snapshot)) => {
-                after = Some((snapshot.as_of, snapshot.hash));
-                tables = snapshot.tables;
-            }
-            Ok(Watched::Changes(entries)) => {
-                if entries.is_empty() {
+            Ok(answer) => {
+                if !follower.take(answer) {
                     continue;
-                }
-                for entry in entries {
-                    entry.rows.iter().for_each(|row| tables.apply(row));
-                    after = Some((entry.index, entry.hash));
                 }
             }
             Err(error) => {
@@ -281,7 +270,10 @@ async fn watch(client: Client, world: Arc<World>, first: oneshot::Sender<()>) {
                 continue;
             }
         }
-        world.apply(&tables);
+        let Some((tables, _)) = follower.tables() else {
+            continue;
+        };
+        world.apply(tables);
         if let Some(first) = first.take() {
             let _ = first.send(());
         }
