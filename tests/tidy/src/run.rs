@@ -339,7 +339,15 @@ impl Runner {
 
     /// Builds the daemons that are measured, for speed, and runs a benchmark.
     pub fn measure(self, arguments: &[String]) -> ExitCode {
-        let daemons = ["build", "--release", "--locked", "--package", "pollux-rpc-router"];
+        let daemons = [
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "pollux-rpc-router",
+            "--package",
+            "pollux-config-keeper",
+        ];
         if let Outcome::Failed(what) = self.plain(&daemons) {
             eprintln!("the daemons do not build: {what}");
             return ExitCode::FAILURE;
