@@ -7,20 +7,25 @@
 //!
 //! * [`router`]: the message bus against a bare forwarder, dbus-broker, dbus-daemon and NATS.
 //! * [`company`]: the same while somebody else misbehaves, against alone.
-//! * [`load`]: who calls and who answers, the same for every bus; [`peer`]: how each bus wants to be spoken to.
-//! * [`statistics`], [`report`]: medians and ratios; the table and the chart.
+//! * [`keeper`]: the config keeper against two bare processes and etcd, and how fast a member comes back.
+//! * [`load`], [`writers`]: who calls and who answers, the same for every bus; [`peer`]: how each bus wants to be spoken to.
+//! * [`statistics`], [`report`], [`keeper::report`], [`chart`]: medians and ratios; the tables and the charts.
 //!
 //! Figures are reports: nothing in here fails because something was slow, only because an answer was wrong or missing.
 //! Everything runs on unix sockets and loopback, is bounded in time, and ends with its processes.
 
 #![forbid(unsafe_code)]
 
+pub mod chart;
 pub mod company;
 pub mod error;
+pub mod keeper;
 pub mod load;
 pub mod machine;
 pub mod peer;
 pub mod process;
 pub mod report;
 pub mod router;
+mod stage;
 pub mod statistics;
+pub mod writers;

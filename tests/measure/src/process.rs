@@ -53,8 +53,21 @@ impl Process {
     ///
     /// # Errors
     /// It ended, or nothing was said within ten seconds.
-    pub fn until<T>(&mut self, what: &str, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
-        let end = Instant::now() + READY;
+    pub fn until<T>(&mut self, what: &str, ready: impl FnMut() -> Option<T>) -> Result<T> {
+        self.until_within(READY, what, ready)
+    }
+
+    /// The same with another bound.
+    ///
+    /// # Errors
+    /// It ended, or nothing was said in time.
+    pub fn until_within<T>(
+        &mut self,
+        bound: Duration,
+        what: &str,
+        mut ready: impl FnMut() -> Option<T>,
+    ) -> Result<T> {
+        let end = Instant::now() + bound;
         loop {
             if let Some(found) = ready() {
                 return Ok(found);
@@ -68,11 +81,20 @@ impl Process {
             if Instant::now() > end {
                 return Err(Error::Step {
                     what: format!("{}: {what}", self.name),
-                    why: format!("not within {READY:?}: {}", self.last_words()),
+                    why: format!("not within {bound:?}: {}", self.last_words()),
                 });
             }
             pause();
         }
+    }
+
+    /// Ends it as a loss of power would, and waits until it is gone.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill().context(format!("kill {}", self.name))?;
+        self.child.wait().map(drop).context(format!("kill {}", self.name))
     }
 
     /// The last line of its log.
@@ -86,6 +108,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
         if let Ok(pid) = i32::try_from(self.child.id()) {
             // It may have ended by itself.
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
@@ -102,11 +127,12 @@ impl Drop for Process {
     }
 }
 
+/// A moment between two looks at a state.
 #[allow(
     clippy::disallowed_methods,
     reason = "paces the question whether a state is reached; the wait itself is for the state, and bounded"
 )]
-fn pause() {
+pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(5));
 }
 

@@ -1,5 +1,6 @@
 //! What was measured, for people: a Markdown table and an SVG chart.
 
+use crate::chart::{Bar, Chart};
 use crate::router::{FLOOR, FLOOR_OF_TWO, Measured, Outcome, ROUTER, ROUTERS, SIZES};
 use crate::statistics::{FIGURES, Figure, medians, ratio};
 use std::fmt::Write;
@@ -138,86 +139,31 @@ fn company(outcome: &Outcome, text: &mut String) {
     }
 }
 
-const COLORS: [&str; 8] = [
-    "#9aa5b1", "#0b6e4f", "#3fa67c", "#c97b2a", "#b5482f", "#4a6fa5", "#c3cad2", "#14a37f",
-];
-const ROW: usize = 20;
-const LABEL: usize = 150;
-const WIDTH: usize = 420;
-const PANEL: usize = LABEL + WIDTH + 90;
-
 /// The chart: a panel for each figure and size, a bar for each bus, the floor at 1.
 #[must_use]
 pub fn svg(outcome: &Outcome, head: &str) -> String {
-    let rows = outcome.measured.len();
-    let panel_height = rows * ROW + 60;
-    let (width, height) = (PANEL * SIZES.len() + 20, panel_height * FIGURES.len() + 60);
-    let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
-         font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"10\" y=\"20\" font-size=\"16\">The router beside other buses (ratio to the floor)</text>\n\
-         <text x=\"10\" y=\"40\" fill=\"#555\">{}</text>\n",
-        escape(head)
-    );
-    for (row, (name, figure)) in FIGURES.into_iter().enumerate() {
-        for (column, size) in SIZES.iter().enumerate() {
-            let (x, y) = (10 + column * PANEL, 60 + row * panel_height);
+    let title = "The router beside other buses (ratio to the floor)";
+    let panels = SIZES.len() * FIGURES.len();
+    let mut chart = Chart::new(title, head, SIZES.len(), panels, outcome.measured.len());
+    for (name, figure) in FIGURES {
+        for (place, size) in SIZES.iter().enumerate() {
             let better = if name == "calls/s" { "more" } else { "less" };
-            let _ = writeln!(
-                text,
-                "<text x=\"{x}\" y=\"{}\" font-weight=\"bold\">{name}, {size} bytes ({better} is better)</text>",
-                y + 16
-            );
-            bars(&mut text, outcome, column, figure, x, y + 26);
+            let rows = outcome.measured.iter().enumerate();
+            let bars: Vec<Bar<'_>> = rows
+                .filter_map(|(row, measured)| {
+                    let floor = find(outcome, floor(measured.bus))?;
+                    let ratio = ratio(&measured.samples[place], &floor.samples[place], figure)?;
+                    Some(Bar {
+                        label: measured.bus,
+                        ratio,
+                        row,
+                    })
+                })
+                .collect();
+            chart.panel(&format!("{name}, {size} bytes ({better} is better)"), &bars);
         }
     }
-    text.push_str("</svg>\n");
-    text
-}
-
-fn bars(
-    text: &mut String,
-    outcome: &Outcome,
-    place: usize,
-    figure: fn(&crate::statistics::Sample) -> f64,
-    x: usize,
-    y: usize,
-) {
-    let ratios: Vec<(usize, &str, f64)> = outcome
-        .measured
-        .iter()
-        .enumerate()
-        .filter_map(|(number, measured)| {
-            let floor = find(outcome, floor(measured.bus))?;
-            let ratio = ratio(&measured.samples[place], &floor.samples[place], figure)?;
-            Some((number, measured.bus, ratio))
-        })
-        .collect();
-    let most = ratios.iter().map(|(_, _, ratio)| *ratio).fold(1.0, f64::max);
-    for (row, (number, bus, ratio)) in ratios.into_iter().enumerate() {
-        let top = y + row * ROW;
-        #[expect(clippy::cast_precision_loss, reason = "some hundred pixels")]
-        let length = (WIDTH as f64 * ratio / most).max(1.0);
-        #[expect(clippy::cast_precision_loss, reason = "some hundred pixels")]
-        let end = (x + LABEL) as f64 + length + 6.0;
-        let _ = writeln!(
-            text,
-            "<text x=\"{x}\" y=\"{}\">{}</text><rect x=\"{}\" y=\"{top}\" width=\"{length:.1}\" height=\"{}\" \
-             fill=\"{}\"/><text x=\"{end:.1}\" y=\"{}\">{ratio:.2}</text>",
-            top + 13,
-            escape(bus),
-            x + LABEL,
-            ROW - 4,
-            COLORS[number % COLORS.len()],
-            top + 13,
-        );
-    }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    chart.finish()
 }
 
 #[cfg(test)]

@@ -18,14 +18,9 @@ use crate::load::{Callee, Caller, payload};
 use crate::peer::pollux::Side;
 use crate::peer::{dbus, frames, nats, pollux};
 use crate::process::{Process, children};
+use crate::stage::{Stage, free_port};
 use crate::statistics::Sample;
-use pollux_api::id::{ArrayId, ControllerId};
-use pollux_pairing::identity::provision;
-use pollux_runtime::ControllerConfig;
-use pollux_runtime::config::FILE;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -96,33 +91,7 @@ struct Bus {
     _callee: Callee,
 }
 
-/// Where the programs are, and a folder for sockets and logs that goes away.
-struct Stage {
-    folder: tempfile::TempDir,
-    this: PathBuf,
-    processes: Vec<Process>,
-}
-
 impl Stage {
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Starts a program and keeps it running; its number.
-    fn start<T>(
-        &mut self,
-        command: &mut Command,
-        log: &str,
-        what: &str,
-        ready: impl FnMut() -> Option<T>,
-    ) -> Result<(u32, T)> {
-        let mut process = Process::start(command, &self.path(log))?;
-        let found = process.until(what, ready)?;
-        let id = process.id();
-        self.processes.push(process);
-        Ok((id, found))
-    }
-
     fn forwarder(&mut self) -> Result<Bus> {
         let socket = self.path("forwarder.sock");
         let mut command = Command::new(&self.this);
@@ -161,63 +130,6 @@ impl Stage {
         })?;
         let caller = frames::connect(&one, 0)?;
         bus(FLOOR_OF_TWO, caller, callee, vec![first_id, second_id])
-    }
-
-    /// Both routers; their numbers.
-    fn routers(&mut self) -> Result<[u32; 2]> {
-        let program = self.this.with_file_name("rpc-routerd");
-        if !program.is_file() {
-            return Err(Error::Missing(format!(
-                "{} is not there: `cargo measure` builds it",
-                program.display()
-            )));
-        }
-        let mut ids = [0; 2];
-        for config in self.controllers()? {
-            let file = config.paths.log.join(FILE);
-            let socket = config.paths.router_socket();
-            let mut command = Command::new(&program);
-            command.arg("--config").arg(&file).env("POLLUX_LOG", "warn");
-            let log = format!("{}.log", config.controller);
-            let (id, _) = self.start(&mut command, &log, "listens", || {
-                UnixStream::connect(&socket).ok()
-            })?;
-            ids[config.controller.index()] = id;
-        }
-        let socket = self.path("a").join("run/router.sock");
-        if let Some(last) = self.processes.last_mut() {
-            last.until("is linked", || pollux::is_linked(&socket).then_some(()))?;
-        }
-        Ok(ids)
-    }
-
-    /// The key stores of two controllers that are paired.
-    fn keys(&self) -> Result<[PathBuf; 2]> {
-        let stores = ["a", "b"].map(|own| self.path(own).join("keys"));
-        provision([&stores[0], &stores[1]]).context("keys")?;
-        Ok(stores)
-    }
-
-    /// Writes what both routers need.
-    fn controllers(&self) -> Result<[ControllerConfig; 2]> {
-        self.keys()?;
-        let array = ArrayId::from_bytes([7; 16]);
-        // An address of their own, so that two measurements at the same time do not meet.
-        let number = std::process::id();
-        let [_, _, high, low] = number.to_be_bytes();
-        let addresses = [1, 2].map(|last| Ipv4Addr::new(127, high | 1, low, last));
-        let configs = ControllerId::ALL.map(|controller| {
-            let own = self.path(controller.as_str());
-            let mut config = ControllerConfig::on_loopback(controller, array, &own, addresses);
-            config.paths.log = own;
-            config
-        });
-        for config in &configs {
-            fs::create_dir_all(&config.paths.log).context(config.paths.log.display())?;
-            let file = config.paths.log.join(FILE);
-            fs::write(&file, config.render()).context(file.display())?;
-        }
-        Ok(configs)
     }
 
     fn pollux(&self, name: &'static str, ids: &[u32; 2]) -> Result<Bus> {
@@ -293,10 +205,10 @@ impl Stage {
     }
 }
 
-/// A port on loopback that nobody uses now.
-fn free_port() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a free port")?;
-    listener.local_addr().context("a free port")
+/// Both routers; their numbers.
+fn routers_of(stage: &mut Stage) -> Result<[u32; 2]> {
+    let configs = stage.controllers(None)?;
+    stage.routers(Some("warn"), &configs)
 }
 
 fn bus(
@@ -330,15 +242,7 @@ pub const BUSES: [&str; 8] = [
 /// # Errors
 /// A bus that runs gave a wrong answer, or none.
 pub fn measure(plan: Plan, wanted: &[&'static str], progress: impl Fn(usize)) -> Result<Outcome> {
-    let mut stage = Stage {
-        folder: tempfile::tempdir().context("a folder for sockets")?,
-        this: std::env::current_exe().context("the running program")?,
-        processes: Vec::new(),
-    };
-    if stage.this.parent().is_some_and(|folder| folder.ends_with("deps")) {
-        let folder = stage.this.ancestors().nth(2).unwrap_or(Path::new("/"));
-        stage.this = folder.join("pollux-measure");
-    }
+    let mut stage = Stage::new()?;
     let mut outcome = Outcome::default();
     let mut buses = start(&mut stage, wanted, &mut outcome);
     let payloads = SIZES.map(payload);
@@ -379,7 +283,7 @@ fn start(stage: &mut Stage, wanted: &[&'static str], outcome: &mut Outcome) -> V
             "dbus-broker" => stage.dbus_broker(),
             "dbus-daemon" => stage.dbus_daemon(),
             "nats-server" => stage.nats(),
-            _ => match routers.get_or_insert_with(|| stage.routers()) {
+            _ => match routers.get_or_insert_with(|| routers_of(stage)) {
                 Ok(ids) => {
                     let ids = *ids;
                     stage.pollux(name, &ids)
