@@ -131,7 +131,7 @@ impl Writer {
         let (begin, mut taken) = (Instant::now(), Vec::new());
         while taken.is_empty() || begin.elapsed() < time {
             let asked = Instant::now();
-            self.once(Ask::Change(taken.len() % objects))?;
+            self.once(nth(taken.len(), objects))?;
             taken.push(u64::try_from(asked.elapsed().as_nanos()).unwrap_or(u64::MAX));
         }
         Ok(taken)
@@ -181,7 +181,14 @@ pub fn drive(writers: &mut [Writer], mut next: impl FnMut() -> Option<Ask>) -> R
     Ok((answered, begin.elapsed()))
 }
 
-/// Changes objects in turn for `time`.
+/// The change of this number: of `objects`, none of them twice before each was changed, and far apart.
+fn nth(number: usize, objects: usize) -> Ask {
+    /// A prime, so that it has nothing in common with a number of objects.
+    const STEP: usize = 7919;
+    Ask::Change(number.wrapping_mul(STEP) % objects)
+}
+
+/// Changes objects one after the other for `time`.
 ///
 /// # Errors
 /// As [`Writer::once`].
@@ -189,11 +196,11 @@ pub fn many(writers: &mut [Writer], objects: usize, time: Duration) -> Result<(u
     let (begin, mut number) = (Instant::now(), 0);
     drive(writers, || {
         number += 1;
-        (number <= WRITERS || begin.elapsed() < time).then_some(Ask::Change(number % objects))
+        (number <= WRITERS || begin.elapsed() < time).then(|| nth(number, objects))
     })
 }
 
-/// Changes objects in turn until `changes` are done; in which time.
+/// Changes objects one after the other until `changes` are done; in which time.
 ///
 /// # Errors
 /// As [`Writer::once`]; they are not done within `patience`.
@@ -207,7 +214,7 @@ pub fn exactly(
     let (answered, took) = drive(writers, || {
         let more = number < changes && begin.elapsed() < patience;
         number += usize::from(more);
-        more.then_some(Ask::Change(number % objects))
+        more.then(|| nth(number, objects))
     })?;
     if answered == changes as u64 {
         Ok(took)
@@ -365,6 +372,20 @@ mod tests {
         let (mut some, _threads) = writers(2, |object| if object == 7 { b'!' } else { b'.' });
         let error = many(&mut some, 10, ANSWER).unwrap_err().to_string();
         assert_eq!(error, "bytes: refused");
+    }
+
+    #[test]
+    fn every_object_is_changed_in_its_turn() {
+        for objects in [1, 3, 10, 1000] {
+            let mut changed: Vec<usize> = (0..objects)
+                .map(|number| match nth(number, objects) {
+                    Ask::Change(object) => object,
+                    Ask::Make(_) => unreachable!("a change was asked for"),
+                })
+                .collect();
+            changed.sort_unstable();
+            assert_eq!(changed, (0..objects).collect::<Vec<_>>());
+        }
     }
 
     #[test]
