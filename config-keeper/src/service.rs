@@ -10,9 +10,9 @@ use crate::seal::{Ring, SealError, place as place_of};
 use crate::store::{Opened, Report, Store, StoreError, Writer};
 use pollux_api::config::item::{Item, Purpose, Secret};
 use pollux_api::config::{
-    self, Append, AsideEntry, Change, Changed, Fetch, Freeze, Get, Kind, List, Listing, Locked, LogEntry,
-    LogQuery, Op, Resource, SealKeys, SetEpoch, Snapshot, Status, Sync, Unfreeze, Unseal, Unsealed, Verified,
-    Watch, Watched,
+    self, Append, AsideEntry, Change, Changed, Fetch, Freeze, Get, Lease, LeaseAsked, List, Listing, Locked,
+    LogEntry, LogQuery, Op, ReadAt, ReadIndex, Resource, SealKeys, SetEpoch, Show, Snapshot, Status, Sync,
+    Unfreeze, Unseal, Unsealed, Verified, Watch, Watched,
 };
 use pollux_api::error::Problem;
 use pollux_api::error::{Code, RpcError};
@@ -20,10 +20,12 @@ use pollux_api::id::ControllerId;
 use pollux_api::{heartbeat, rank};
 use pollux_config_core::keeper::{Answer, BATCH_BYTES, Effect, Event, Keeper, Refusal, Request};
 use pollux_config_core::plan::{Site, secret_is_right};
+use pollux_config_core::reads::{Proof, Witness};
 use pollux_platform::signal::Shutdown;
 use pollux_runtime::config::Paths;
 use pollux_runtime::{Client, ControllerConfig, Ctx, Service};
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -61,6 +63,10 @@ struct Actor {
     writer: Writer,
     next: Request,
     waiting: HashMap<Request, oneshot::Sender<Answered>>,
+    /// The last question to heartbeat whether this controller holds its lease: its number, and the core's.
+    lease_asked: Option<(u64, u64)>,
+    /// Numbers of such questions begin here: an answer to one of an earlier process is nobody's.
+    lease_numbers: u64,
     /// Since when it is locked, and why.
     locked: Option<(String, Instant)>,
     aside: (u64, bool),
@@ -244,6 +250,7 @@ impl Actor {
                 Effect::Sync(sync) => self.send_sync(sync),
                 Effect::Append(append) => self.send_append(append),
                 Effect::Fetch(fetch) => self.send_fetch(fetch),
+                Effect::Witness { round, witness } => self.send_witness(round, witness),
                 Effect::Answer { request, answer } => {
                     if let Some(waiting) = self.waiting.remove(&request) {
                         // Whoever waited may have gone.
@@ -311,6 +318,7 @@ impl Actor {
             aside: self.aside.0,
             aside_acknowledged: self.aside.1,
             diverged: keeper.diverged().cloned(),
+            lost: keeper.lost(),
         }
     }
 
@@ -358,13 +366,21 @@ impl Actor {
         })
     }
 
+    fn listing(&self, list: &List) -> Listing {
+        Listing {
+            controller: self.me,
+            as_of: self.keeper.acknowledged(),
+            rows: self.keeper.tables().of_kind(list.kind),
+        }
+    }
+
     fn watched(&self, watch: &Watch) -> Watched {
         // A keeper that has just started remembers less as acknowledged than it had shown: the mark is written when
         // nothing else is to do. Nobody is led back behind what he has seen, and nobody starts from such a mark: what
         // is missing there would look deleted.
         let known = |(index, hash): &(u64, config::LogHash)| self.keeper.hash_at(*index) == Some(*hash);
         match watch.after.filter(known) {
-            None if self.keeper.epoch().is_none() => Watched::Changes(Vec::new()),
+            None if self.keeper.epoch().is_none() || self.keeper.lost() => Watched::Changes(Vec::new()),
             None => self.part(watch.part_after),
             Some((index, _)) if index > self.keeper.acknowledged() => Watched::Changes(Vec::new()),
             Some((index, _)) => {
@@ -459,6 +475,57 @@ impl Actor {
             last,
             answer,
         });
+    }
+
+    /// Asks whoever can tell whether this controller may answer readers. Silence comes back as an answer.
+    fn send_witness(&mut self, round: u64, witness: Witness) {
+        let ctx = Ctx::new(PARTNER_WITHIN);
+        match witness {
+            Witness::Follower(append) => self.call_partner(config::APPEND, append, ctx, move |answer| {
+                let answer = answer.map(Proof::Followed);
+                Event::Witnessed { round, answer }
+            }),
+            Witness::Sequencer(ask) => {
+                self.call_partner(
+                    config::READ_INDEX,
+                    ask,
+                    ctx,
+                    move |answer: Result<ReadAt, String>| {
+                        let answer = answer.map(|at| Proof::Index(at.index));
+                        Event::Witnessed { round, answer }
+                    },
+                );
+            }
+            Witness::Lease { .. } => self.ask_lease(round, &ctx),
+        }
+    }
+
+    /// Nobody below waits for anybody above: heartbeat is told of the question and calls with its answer.
+    fn ask_lease(&mut self, round: u64, ctx: &Ctx) {
+        let number = self.lease_numbers.wrapping_add(round);
+        self.lease_asked = Some((number, round));
+        if let Some(client) = &self.client {
+            let asked = LeaseAsked { number };
+            if let Err(error) = client.notify(heartbeat::CONFIG_LEASE, &asked, ctx) {
+                tracing::debug!(%error, "heartbeat was not asked for its lease");
+            }
+        }
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(PARTNER_WITHIN).await;
+            let silence: Look = Box::new(move |actor| {
+                actor.leased(number, Err("it does not answer".to_owned()));
+            });
+            // The task is gone only when the process ends.
+            let _ = inputs.send(Input::Look(silence));
+        });
+    }
+
+    /// Heartbeat has answered, or has had its time.
+    fn leased(&mut self, number: u64, answer: Result<Proof, String>) {
+        if let Some((_, round)) = self.lease_asked.take_if(|(asked, _)| *asked == number) {
+            self.handle(Event::Witnessed { round, answer });
+        }
     }
 
     fn send_fetch(&self, fetch: Fetch) {
@@ -568,6 +635,8 @@ pub fn start(config: &ControllerConfig) -> Result<(Service, tokio::task::JoinHan
         writer,
         next: 1,
         waiting: HashMap::new(),
+        lease_asked: None,
+        lease_numbers: RandomState::new().build_hasher().finish(),
         locked: None,
         aside,
         moved: true,
@@ -636,14 +705,14 @@ fn register(config: &ControllerConfig, handle: &Handle) -> Service {
     let service = Service::of::<config::Contract>()
         // A change finds its own repetitions, also after a restart and on the other controller.
         .serve::<config::CHANGE>(change)
-        .serve::<config::SHOW>(on(handle, |handle, _ctx, (): ()| async move {
-            handle.look(|actor| actor.snapshot()).await
+        .serve::<config::SHOW>(on(handle, |handle, ctx, show: Option<Show>| async move {
+            read(&handle, &ctx, show.unwrap_or_default().stale_ok, Actor::snapshot).await
         }))
-        .serve::<config::LIST>(on(handle, |handle, _ctx, list: List| async move {
-            list_rows(&handle, list.kind).await
+        .serve::<config::LIST>(on(handle, |handle, ctx, list: List| async move {
+            read(&handle, &ctx, list.stale_ok, move |actor| actor.listing(&list)).await
         }))
-        .serve::<config::GET>(on(handle, |handle, _ctx, get: Get| async move {
-            get_row(&handle, get).await
+        .serve::<config::GET>(on(handle, |handle, ctx, get: Get| async move {
+            get_row(&handle, &ctx, get).await
         }))
         .serve::<config::LOG>(on(handle, |handle, _ctx, query: LogQuery| async move {
             log_piece(&handle, query).await
@@ -708,7 +777,31 @@ fn register(config: &ControllerConfig, handle: &Handle) -> Service {
             }
         }))
         .serve::<config::FETCH>(on(handle, |handle, _ctx, fetch: Fetch| async move {
-            handle.look(move |actor| actor.keeper.fetch(&fetch)).await
+            let fetched = handle.look(move |actor| {
+                if fetch.lost {
+                    actor.handle(Event::PartnerLost);
+                }
+                actor.keeper.fetch(&fetch)
+            });
+            fetched.await
+        }))
+        .serve::<config::READ_INDEX>(on(handle, |handle, ctx, ask: ReadIndex| async move {
+            match handle
+                .demand(&ctx, move |request| Event::IndexIn { request, ask })
+                .await?
+            {
+                Answer::ReadAt { index } => Ok(ReadAt { index }),
+                other => Err(unexpected(&handle, &other)),
+            }
+        }))
+        .serve::<config::LEASE>(on(handle, |handle, ctx, lease: Lease| async move {
+            from_heartbeat(&handle, &ctx)?;
+            let Lease { number, epoch } = lease;
+            let answer = epoch.map(Proof::Leased).ok_or_else(|| {
+                "it has no lease now, or its clock may have stood still: the partner may have taken over"
+                    .to_owned()
+            });
+            handle.look(move |actor| actor.leased(number, answer)).await
         }))
         .serve::<config::SEAL_KEYS>(on(handle, |handle, ctx, given: SealKeys| async move {
             // Another controller's keeper, not one of this controller.
@@ -1037,19 +1130,47 @@ async fn carry(
     }
 }
 
-async fn list_rows(handle: &Handle, kind: Kind) -> Result<Listing, RpcError> {
-    handle
-        .look(move |actor| Listing {
-            controller: actor.me,
-            as_of: actor.keeper.acknowledged(),
-            rows: actor.keeper.tables().of_kind(kind),
+/// Looks at what is acknowledged: at everything that was before the call, or at what is known here.
+async fn read<T: Send + 'static>(
+    handle: &Handle,
+    ctx: &Ctx,
+    stale_ok: bool,
+    look: impl FnOnce(&Actor) -> T + Send + 'static,
+) -> Result<T, RpcError> {
+    let index = if stale_ok {
+        0
+    } else {
+        match handle.demand(ctx, |request| Event::Read { request }).await? {
+            Answer::ReadAt { index } => index,
+            other => return Err(unexpected(handle, &other)),
+        }
+    };
+    let seen = handle
+        .look(move |actor| {
+            // What stands in a lost database would look like everything that there is.
+            if actor.keeper.lost() {
+                let why = actor.keeper.locked();
+                return Err(why.map(|(reason, remedy)| Refusal::Locked(reason, remedy)));
+            }
+            if actor.keeper.acknowledged() < index {
+                return Err(None);
+            }
+            Ok(look(actor))
         })
-        .await
+        .await?;
+    match seen {
+        Ok(seen) => Ok(seen),
+        Err(why) => {
+            let moved = || Refusal::Stale("the log was mended while it was read".to_owned());
+            Err(handle.refused(why.unwrap_or_else(moved)).await)
+        }
+    }
 }
 
-async fn get_row(handle: &Handle, get: Get) -> Result<Resource, RpcError> {
+async fn get_row(handle: &Handle, ctx: &Ctx, get: Get) -> Result<Resource, RpcError> {
     let (kind, which) = (get.kind, get.which.clone());
-    let found = handle.look(move |actor| actor.keeper.find(kind, &which)).await?;
+    let find = move |actor: &Actor| actor.keeper.find(kind, &which);
+    let found = read(handle, ctx, get.stale_ok, find).await?;
     found.ok_or_else(|| {
         let what = format!("there is no {} `{}`", kind.as_str(), get.which.escape_default());
         RpcError::new(Code::NotFound, place(handle.me), what)

@@ -237,6 +237,7 @@ impl Store {
                 acknowledged: meta("acknowledged")?,
                 session_epoch,
                 session,
+                lost: false,
             };
             let aside = self.connection.query_row(
                 "SELECT count(*), ifnull(max(acknowledged), 0) FROM aside",

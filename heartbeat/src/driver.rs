@@ -17,7 +17,7 @@ use pollux_api::{
     action::ActionId,
     config::Tables,
     heartbeat as api,
-    id::{ControllerId, PoolId},
+    id::{ControllerId, Epoch, PoolId},
 };
 use pollux_heartbeat_core::{
     Core, Effect, Event, Instant, QuorumSet, Seat,
@@ -40,6 +40,8 @@ pub const PET_WITHIN: Duration = Duration::from_millis(200);
 pub enum Input {
     /// How things stand.
     Status(oneshot::Sender<api::Status>),
+    /// The epoch in which this controller surely is a member now; none: it may have been replaced.
+    StandsIn(oneshot::Sender<Option<Epoch>>),
     /// What blocks.
     Why(oneshot::Sender<Vec<api::Blocker>>),
     /// What a request would do.
@@ -215,6 +217,7 @@ impl Driver {
                 let status = view::status(&self.core.status(now), now, &self.around, &self.tables.borrow());
                 drop(reply.send(status));
             }
+            Input::StandsIn(reply) => drop(reply.send(self.core.stands_in_epoch(now))),
             Input::Why(reply) => drop(reply.send(view::why(self.core.why(now), now))),
             Input::Plan(request, reply) => {
                 let taken = self.taken(request);

@@ -6,6 +6,7 @@ use crate::{
     timeline::Timeline,
 };
 use pollux_api::{
+    config::{self, Lease, LeaseAsked},
     error::{Code, RpcError},
     heartbeat::{
         self as api, Accepted, Giveback, OpenAlone, ReplaceQuorumDisk, Switchover, Takeover, TimelineQuery,
@@ -17,9 +18,13 @@ use pollux_heartbeat_core::{
     effect::{Plan, Refusal},
     event::Request,
 };
-use pollux_runtime::{Ctx, Service, typed::Typed};
-use std::sync::{Arc, Mutex, PoisonError};
+use pollux_runtime::{Client, Ctx, Service, typed::Typed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+
+/// The config keeper takes what it is told at once; it does not wait longer for it either.
+const KEEPER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Ways into the daemon.
 #[derive(Clone)]
@@ -34,6 +39,8 @@ pub struct Doors {
     pub asks: mpsc::UnboundedSender<Asked>,
     /// Incidents.
     pub timeline: Arc<Mutex<Timeline>>,
+    /// To answer the config keeper; there as soon as the service has started.
+    pub client: Arc<OnceLock<Client>>,
 }
 
 impl Doors {
@@ -45,6 +52,18 @@ impl Doors {
         };
         self.inputs.send(input(reply)).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
+    }
+
+    /// Tells the config keeper whether this controller holds its lease now.
+    async fn tell_lease(&self, number: u64) {
+        let (Ok(epoch), Some(client)) = (self.ask(Input::StandsIn).await, self.client.get()) else {
+            return; // The keeper does not wait for ever.
+        };
+        let lease = Lease { number, epoch };
+        let told: Result<(), RpcError> = client.call(config::LEASE, &lease, &Ctx::new(KEEPER_WITHIN)).await;
+        if let Err(error) = told {
+            tracing::debug!(%error, "the config keeper was not told of the lease");
+        }
     }
 
     async fn request(
@@ -84,6 +103,7 @@ pub fn build(doors: &Doors) -> Typed<api::Contract> {
     let (status, why, timeline) = (doors!(), doors!(), doors!());
     let (switchover, giveback, takeover, abort) = (doors!(), doors!(), doors!(), doors!());
     let (open_alone, replace, pool_event, config_status) = (doors!(), doors!(), doors!(), doors!());
+    let config_lease = doors!();
     Service::of::<api::Contract>()
         .serve::<api::STATUS>(move |_, (): ()| {
             let doors = status.clone();
@@ -164,5 +184,9 @@ pub fn build(doors: &Doors) -> Typed<api::Contract> {
         .hear::<api::CONFIG_STATUS>(move |_, _| {
             let asks = config_status.asks.clone();
             async move { drop(asks.send(Ask::Look.into())) }
+        })
+        .hear::<api::CONFIG_LEASE>(move |_, asked: LeaseAsked| {
+            let doors = config_lease.clone();
+            async move { doors.tell_lease(asked.number).await }
         })
 }

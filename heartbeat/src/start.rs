@@ -131,9 +131,12 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
         events: event_sink.clone(),
         asks: ask_sink.clone(),
         timeline: Arc::clone(&timeline),
+        client: Arc::default(),
     };
     let service = service::build(&doors).start(&config);
     let client = service.client().clone();
+    // Handlers run only when this function has returned to the runtime.
+    let _ = doors.client.set(client.clone());
     let array = Array::new(
         client.clone(),
         config.controller,

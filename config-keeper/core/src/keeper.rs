@@ -25,12 +25,30 @@
 //!   what the follower holds of its earlier sessions (K7: it must not append over a change that it sent and lost).
 //! * A record whose base this log does not contain permits nothing (S3).
 //! * Same epoch, same index, different hash: stop. Never pick.
+//! * A read is answered once somebody has borne witness, asked after the read began, that nobody decides elsewhere
+//!   ([`crate::reads`] says who, and why that is enough).
+//!
+//! A database that was lost (damaged and put aside, or older than what the record stands on) holds less than this
+//! controller was counted for. Until it has it back it takes no role: it neither numbers, follows nor counts, and
+//! heartbeat lets it stand behind no new history. It gets its log back from the partner, where that is proof enough:
+//! * Both are members: what was acknowledged in this epoch is durable on both, and what was before is the base. So the
+//!   partner's durable log holds all of it, if it is asked after the loss. A sequencer whose follower says that it lost its
+//!   log begins a new session first: what it counted for the follower is void. One that lost its own log takes a session
+//!   above the one that the follower knows.
+//! * Alone and sealed: everything acknowledged is the base, and the record has its hash. Whoever gives entries, the hash
+//!   proves them; what goes on behind the base was never in this history.
+//! * Alone and open, or the partner lost its own as well: what was acknowledged behind the base is nowhere else. It stays
+//!   locked and says so; a person restores a copy, or has the partner go on with what it holds.
+//!
+//! Lost ends on the disk with the next session that is stored: when the log is whole again one is stored for that, and until
+//! then a restart asks the partner again.
 //!
 //! Never: a clock, randomness, I/O; an answer before the condition that it claims.
 
 use crate::book::Book;
 use crate::log::{self, follows, request_digest};
 use crate::plan::{Site, plan};
+use crate::reads::{Basis, Proof, Reads, Witness};
 use alloc::borrow::ToOwned;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
@@ -41,8 +59,8 @@ use core::hash::{Hash, Hasher};
 use pollux_api::action::ActionId;
 use pollux_api::config::{
     Append, AppendReply, CaughtUp, Change, Changed, Diverged, EpochRecord, FORMAT, FORMAT_FIRST, Fetch,
-    Fetched, Freeze, Kind, LogEntry, LogHash, Resource, RowOp, SetEpoch, Sync, SyncReply, Tables, Unfreeze,
-    format_of,
+    Fetched, Freeze, Kind, LogEntry, LogHash, ReadIndex, Resource, RowOp, SetEpoch, Sync, SyncReply, Tables,
+    Unfreeze, format_of,
 };
 use pollux_api::error::Problem;
 use pollux_api::id::{ControllerId, DiskIndex, Epoch, Incarnation};
@@ -53,6 +71,10 @@ pub const BATCH_ENTRIES: u64 = 256;
 pub const BATCH_BYTES: usize = 512 << 10;
 /// Most bytes of rows in one change.
 pub const CHANGE_BYTES: usize = 256 << 10;
+
+/// Ticks for which the follower may leave calls unanswered before nothing more is taken and whoever waits is told so. What
+/// a call may take comes before; a keeper that restarts is back within this.
+pub const SILENT_TICKS: u32 = 5;
 
 /// The shell's ticket for a call that waits for an answer.
 pub type Request = u64;
@@ -139,6 +161,28 @@ pub enum Event {
         /// The partner's answer.
         answer: Result<Fetched, String>,
     },
+    /// Somebody reads: answered by [`Answer::ReadAt`] once what is shown here holds everything that was acknowledged
+    /// before the read began.
+    Read {
+        /// Ticket.
+        request: Request,
+    },
+    /// The follower asks up to where it has to show for its readers.
+    IndexIn {
+        /// Ticket.
+        request: Request,
+        /// Its words.
+        ask: ReadIndex,
+    },
+    /// Answer to [`Effect::Witness`].
+    Witnessed {
+        /// The number of the question.
+        round: u64,
+        /// What was said; an error is silence, or a refusal, in words.
+        answer: Result<Proof, String>,
+    },
+    /// The partner asks for history because it lost its log: it holds nothing that was counted for it.
+    PartnerLost,
     /// The oldest job that the store had not finished is durable.
     Stored {
         /// Its number.
@@ -169,6 +213,13 @@ pub enum Effect {
     Append(Append),
     /// Ask the partner for history.
     Fetch(Fetch),
+    /// Ask whoever can tell whether this controller may answer readers; answered by [`Event::Witnessed`].
+    Witness {
+        /// The number of the question.
+        round: u64,
+        /// Who is asked, and what.
+        witness: Witness,
+    },
     /// Answer a call.
     Answer {
         /// Its ticket.
@@ -216,6 +267,11 @@ pub enum Answer {
     Synced(SyncReply),
     /// To append.
     Appended(AppendReply),
+    /// To a read, and to the follower: everything up to this index is acknowledged and shown.
+    ReadAt {
+        /// The index.
+        index: u64,
+    },
 }
 
 /// Why not.
@@ -250,6 +306,8 @@ pub struct Loaded {
     pub session_epoch: Epoch,
     /// The last session.
     pub session: u64,
+    /// The log was lost: it held more than it does. So from when that is found until a [`Job::Session`] is committed.
+    pub lost: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -300,7 +358,8 @@ enum Then {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct CatchingUp {
-    request: Request,
+    /// Heartbeat's call; none: it is the repair of a lost log.
+    request: Option<Request>,
     asked: bool,
     copied: u64,
     aside: u64,
@@ -308,6 +367,19 @@ struct CatchingUp {
     verified: u64,
     /// The partner's log as it was at the last answer: length, hash, frozen.
     goal: Option<(u64, LogHash, bool)>,
+}
+
+impl CatchingUp {
+    fn of(request: Option<Request>) -> Self {
+        Self {
+            request,
+            asked: false,
+            copied: 0,
+            aside: 0,
+            verified: 0,
+            goal: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -349,6 +421,15 @@ pub struct Keeper {
     in_sync: Option<u64>,
     diverged: Option<Diverged>,
     broken: Option<String>,
+    /// The log held more than it does.
+    lost: bool,
+    /// The database says so as well.
+    lost_on_disk: bool,
+    /// Why the last try to get it back failed.
+    unrepaired: Option<String>,
+    reads: Reads,
+    /// How the last call of the follower failed, and how many ticks ago the first one since an answer did.
+    silence: Option<(String, u32)>,
     effects: Outbox,
 }
 
@@ -400,6 +481,11 @@ impl Keeper {
             in_sync: None,
             diverged: None,
             broken: None,
+            lost: loaded.lost,
+            lost_on_disk: loaded.lost,
+            unrepaired: None,
+            reads: Reads::default(),
+            silence: None,
             effects: Outbox::default(),
         };
         for entry in loaded.entries {
@@ -444,10 +530,15 @@ impl Keeper {
                 answer,
             } => self.append_out(session, epoch, last, answer),
             Event::FetchOut { answer } => self.fetch_out(answer),
+            Event::Read { request } => self.read(request),
+            Event::IndexIn { request, ask } => self.index_in(request, ask),
+            Event::Witnessed { round, answer } => self.witnessed(round, answer),
+            Event::PartnerLost => self.partner_lost(),
             Event::Stored { serial } => self.stored(serial),
             Event::StoreFailed { what } => self.store_failed(what),
             Event::Tick => self.tick(),
         }
+        self.pump_reads();
         self.pump();
         core::mem::take(&mut self.effects.0)
     }
@@ -548,6 +639,12 @@ impl Keeper {
         self.diverged.as_ref()
     }
 
+    /// The log held more than it does, and is not repaired.
+    #[must_use]
+    pub fn lost(&self) -> bool {
+        self.lost
+    }
+
     /// A change is to be asked of the partner: it numbers.
     #[must_use]
     pub fn is_partners_to_decide(&self) -> bool {
@@ -570,8 +667,11 @@ impl Keeper {
     pub fn waits_for_tick(&self) -> bool {
         match &self.role {
             Role::Sequencer(Session::Syncing { .. } | Session::Standing { sent: Some(0), .. }) => true,
-            Role::Idle => self.frozen.is_none() && self.epoch.as_ref().is_some_and(|record| record.open),
-            Role::Sequencer(_) | Role::Alone | Role::Follower => false,
+            Role::Sequencer(Session::Standing { .. }) => self.silence.is_some(),
+            Role::Idle => {
+                self.frozen.is_none() && self.epoch.as_ref().is_some_and(|record| record.open || self.lost)
+            }
+            Role::Sequencer(Session::Starting) | Role::Alone | Role::Follower => false,
         }
     }
 
@@ -621,7 +721,16 @@ impl Keeper {
                 "epoch {} stands on a log of {} entries that this controller does not hold",
                 record.epoch, record.base_length
             );
-            return lock(what, "wait for its catch-up");
+            return Some((what, self.way_back(record)));
+        }
+        if self.lost {
+            let why = self
+                .unrepaired
+                .as_deref()
+                .map_or_else(String::new, |why| format!(" ({why})"));
+            let what =
+                format!("the database of this controller was lost, and its log is not complete again{why}");
+            return Some((what, self.way_back(record)));
         }
         if !record.open {
             return lock(
@@ -645,6 +754,13 @@ impl Keeper {
                 "wait, or see `pollux why`",
             ),
             Role::Idle => lock("the log is being brought up to date".into(), "wait"),
+            Role::Sequencer(Session::Standing { .. }) if self.is_silent() => {
+                let how = self.silence.as_ref().map_or("", |(how, _)| how);
+                lock(
+                    format!("the partner's keeper does not answer: {how}"),
+                    "see `pollux status` of both controllers; what was asked for meanwhile is done or not when it answers",
+                )
+            }
             Role::Alone | Role::Follower | Role::Sequencer(Session::Standing { .. }) => None,
         }
     }
@@ -664,6 +780,9 @@ impl Keeper {
             hash: self.hash_at(self.durable).unwrap_or_default(),
             acknowledged: self.acknowledged,
             frozen: self.frozen.is_some() && self.jobs.is_empty(),
+            session_epoch: self.session_epoch,
+            session: self.session,
+            lost: self.lost,
         }
     }
 
@@ -888,15 +1007,20 @@ impl Keeper {
     /// Takes the role that the record gives.
     fn begin(&mut self) {
         self.role = Role::Idle;
+        self.silence = None;
         let Some(record) = self.epoch.clone() else { return };
         let permitted = self.frozen.is_none() && self.diverged.is_none() && self.broken.is_none();
+        if permitted && self.is_lacking(&record) {
+            self.doubt();
+            return self.repair(&record);
+        }
         if !permitted || !self.is_member(&record) || !self.contains_base(&record) {
             return self.doubt();
         }
         self.stood = false;
-        if let Some(catching) = self.catching.take() {
+        if let Some(request) = self.catching.take().and_then(|catching| catching.request) {
             self.refuse(
-                catching.request,
+                request,
                 Refusal::Conflict(
                     "this controller has become a member".into(),
                     "nothing needs to be done".into(),
@@ -1154,16 +1278,18 @@ impl Keeper {
             *sent = None;
         }
         let before = *remote;
-        let Ok(reply) = answer else {
-            // Silence. Ask again at the next tick; until then nothing more is sent.
-            if mine && let Some(Session::Standing { sent, .. }) = self.listening(session, epoch) {
-                *sent = Some(0);
+        let reply = match answer {
+            Ok(reply) => reply,
+            Err(how) => {
+                self.silence = Some((how, self.silence.as_ref().map_or(0, |(_, ticks)| *ticks)));
+                // Silence. Ask again at the next tick; until then nothing more is sent.
+                return self.send_again(session, epoch, mine);
             }
-            return;
         };
         if reply.session != session || reply.epoch != epoch {
             return;
         }
+        self.silence = None;
         if self.hash_at(reply.length) != Some(reply.hash) {
             let theirs = reply.hash;
             let ours = self.hash_at(reply.length).unwrap_or_default();
@@ -1188,7 +1314,34 @@ impl Keeper {
         self.acknowledge();
     }
 
+    /// What was not answered is sent again at the next tick.
+    fn send_again(&mut self, session: u64, epoch: Epoch, mine: bool) {
+        if mine && let Some(Session::Standing { sent, .. }) = self.listening(session, epoch) {
+            *sent = Some(0);
+        }
+    }
+
+    /// The follower has been silent for longer than anybody has to wait.
+    fn is_silent(&self) -> bool {
+        self.silence
+            .as_ref()
+            .is_some_and(|(_, ticks)| *ticks >= SILENT_TICKS)
+    }
+
+    /// Whoever waits for a follower that is silent is told, once, that nobody knows.
+    fn count_silence(&mut self) {
+        let standing = matches!(self.role, Role::Sequencer(Session::Standing { .. }));
+        if let Some((_, ticks)) = self.silence.as_mut().filter(|_| standing) {
+            *ticks += 1;
+            if *ticks == SILENT_TICKS {
+                self.doubt();
+                self.effects.0.push(Effect::Moved);
+            }
+        }
+    }
+
     fn tick(&mut self) {
+        self.count_silence();
         let acknowledged = self.acknowledged;
         let mut notice = None;
         match &mut self.role {
@@ -1213,7 +1366,7 @@ impl Keeper {
         }
         if self.jobs.is_empty()
             && self.role == Role::Idle
-            && self.epoch.as_ref().is_some_and(|record| record.open)
+            && self.epoch.as_ref().is_some_and(|record| record.open || self.lost)
         {
             self.begin(); // No state is terminal.
         }
@@ -1293,6 +1446,142 @@ impl Keeper {
         self.pump_fetch();
     }
 
+    // Readers.
+
+    /// On whose word this controller may answer readers now; otherwise why it may not, and what would clear it.
+    ///
+    /// # Errors
+    /// Reason and remedy.
+    pub fn readable(&self) -> Result<Basis, (String, String)> {
+        let refused = || {
+            let unknown = || {
+                (
+                    "nobody is known to decide".to_owned(),
+                    "wait, or see `pollux why`".to_owned(),
+                )
+            };
+            self.locked().unwrap_or_else(unknown)
+        };
+        let Some(record) = &self.epoch else {
+            return Err(refused());
+        };
+        let (epoch, session) = (record.epoch, self.session);
+        // What heartbeat knows to be silent is not asked: that would only take its time.
+        let heard = self.lock.is_none() && !self.is_silent();
+        match &self.role {
+            Role::Alone => Ok(Basis::Lease { epoch }),
+            Role::Idle if self.is_sealed_alone(record) => Ok(Basis::Lease { epoch }),
+            Role::Follower if heard => Ok(Basis::Sequencer { epoch }),
+            Role::Sequencer(Session::Standing { .. }) if heard => Ok(Basis::Follower { epoch, session }),
+            Role::Idle | Role::Follower | Role::Sequencer(_) => Err(refused()),
+        }
+    }
+
+    /// Alone in a sealed epoch: everything that was ever acknowledged is shown.
+    fn is_sealed_alone(&self, record: &EpochRecord) -> bool {
+        let sound = self.frozen.is_none() && self.diverged.is_none() && self.broken.is_none() && !self.lost;
+        sound
+            && !record.open
+            && record.members.len() == 1
+            && self.is_member(record)
+            && self.contains_base(record)
+    }
+
+    fn read(&mut self, request: Request) {
+        match self.readable() {
+            Ok(_) => self.reads.wait(request),
+            Err((reason, remedy)) => self.refuse(request, Refusal::Locked(reason, remedy)),
+        }
+    }
+
+    /// The follower asks while it follows this epoch: that is its word, given after its readers asked.
+    fn index_in(&mut self, request: Request, ask: ReadIndex) {
+        match self.readable() {
+            Ok(Basis::Follower { epoch, .. }) if epoch == ask.epoch => {
+                let index = self.acknowledged;
+                self.answer(request, Ok(Answer::ReadAt { index }));
+            }
+            Ok(_) => {
+                let what = format!("this controller does not decide in epoch {}", ask.epoch);
+                self.refuse(request, Refusal::Stale(what));
+            }
+            Err((reason, remedy)) => self.refuse(request, Refusal::Locked(reason, remedy)),
+        }
+    }
+
+    fn witnessed(&mut self, round: u64, answer: Result<Proof, String>) {
+        let Some((basis, readers)) = self.reads.asked(round) else {
+            return; // Whoever asked was told otherwise meanwhile.
+        };
+        if self.readable() != Ok(basis) {
+            return self.turn_away(readers);
+        }
+        let index = match (basis, answer) {
+            (Basis::Follower { epoch, session }, Ok(Proof::Followed(reply)))
+                if (reply.epoch, reply.session) == (epoch, session) =>
+            {
+                Ok(self.acknowledged)
+            }
+            (Basis::Lease { epoch }, Ok(Proof::Leased(leased))) if leased == epoch => Ok(self.acknowledged),
+            (Basis::Sequencer { .. }, Ok(Proof::Index(index))) => {
+                self.announced = self.announced.max(index);
+                self.acknowledge();
+                Ok(index)
+            }
+            (_, Ok(_)) => Err("the answer is about another epoch or session".to_owned()),
+            (_, Err(what)) => Err(what),
+        };
+        match index {
+            Ok(index) => self.reads.until(basis, index, readers),
+            Err(what) => {
+                for request in readers {
+                    let (reason, remedy) = basis.unconfirmed(&what);
+                    self.refuse(request, Refusal::Locked(reason, remedy));
+                }
+            }
+        }
+    }
+
+    /// What these readers waited for is not so any more.
+    fn turn_away(&mut self, readers: Vec<Request>) {
+        for request in readers {
+            let refusal = match self.readable() {
+                Ok(_) => Refusal::Stale("membership changed while it was read".to_owned()),
+                Err((reason, remedy)) => Refusal::Locked(reason, remedy),
+            };
+            self.refuse(request, refusal);
+        }
+    }
+
+    /// Answers readers whose time has come, refuses those who cannot be answered any more, asks for the others.
+    fn pump_reads(&mut self) {
+        if self.reads.is_idle() {
+            return;
+        }
+        let readable = self.readable().ok();
+        let void = self.reads.void(readable);
+        self.turn_away(void);
+        let shown = self.acknowledged;
+        for request in self.reads.shown(shown) {
+            self.answer(request, Ok(Answer::ReadAt { index: shown }));
+        }
+        let Some(basis) = readable else { return };
+        let Some(round) = self.reads.ask(basis) else {
+            return;
+        };
+        let witness = match basis {
+            Basis::Follower { epoch, session } => Witness::Follower(Append {
+                epoch,
+                session,
+                entries: vec![],
+                acknowledged: shown,
+            }),
+            Basis::Lease { epoch } => Witness::Lease { epoch },
+            Basis::Sequencer { epoch } => Witness::Sequencer(ReadIndex { epoch }),
+        };
+        self.effects.0.push(Effect::Witness { round, witness });
+    }
+
     // Coming back.
 
     fn catch_up(&mut self, request: Request) {
@@ -1318,14 +1607,79 @@ impl Keeper {
             let what = "a catch-up is running".to_owned();
             return self.refuse(request, Refusal::Conflict(what, "wait for it".into()));
         }
-        self.catching = Some(CatchingUp {
-            request,
-            asked: false,
-            copied: 0,
-            aside: 0,
-            verified: 0,
-            goal: None,
-        });
+        self.catching = Some(CatchingUp::of(Some(request)));
+    }
+
+    /// What helps a controller whose log lacks what it was counted for.
+    fn way_back(&self, record: &EpochRecord) -> String {
+        if !self.lost {
+            return "wait for its catch-up".to_owned();
+        }
+        let ways = "restore a copy of the database (`pollux config restore`), or have the partner go on with the copy that \
+                    it holds (`pollux takeover --override`)";
+        if record.open && record.members.len() == 1 {
+            format!("nobody else holds what was changed since this controller is alone: {ways}")
+        } else {
+            format!(
+                "wait: it is copied from the partner as soon as that one answers; if it never will: {ways}"
+            )
+        }
+    }
+
+    /// A member that does not hold what it was counted for. A log that contains all that a sealed record stands on lacks
+    /// nothing: nothing was acknowledged behind it.
+    fn is_lacking(&mut self, record: &EpochRecord) -> bool {
+        if !self.is_member(record) {
+            return false;
+        }
+        if !self.contains_base(record) {
+            self.lost = true;
+        } else if !record.open && record.members.len() == 1 {
+            self.found();
+        }
+        self.lost
+    }
+
+    /// The log holds again what this controller was counted for. The database learns it with a session, the one it knows.
+    fn found(&mut self) {
+        self.lost = false;
+        self.unrepaired = None;
+        if core::mem::take(&mut self.lost_on_disk) {
+            let (epoch, session) = (self.session_epoch, self.session);
+            self.store(Job::Session { epoch, session }, vec![]);
+        }
+    }
+
+    /// Gets a lost log back from the partner, where its log is proof enough.
+    fn repair(&mut self, record: &EpochRecord) {
+        let provable = record.members.len() > 1 || !record.open;
+        if provable && self.catching.is_none() {
+            self.catching = Some(CatchingUp::of(None));
+        }
+    }
+
+    /// What the partner gave is used for the repair as far as it is proof: all of it if both are members, up to the base
+    /// if this controller is alone and sealed.
+    fn provable(&self, mut fetched: Fetched) -> Result<Fetched, String> {
+        if fetched.lost {
+            return Err("the partner has lost its database as well".to_owned());
+        }
+        let Some(record) = self.epoch.as_ref().filter(|record| self.is_member(record)) else {
+            return Err("this controller is no member any more".to_owned());
+        };
+        if record.members.len() > 1 {
+            return Ok(fetched);
+        }
+        if fetched.length < record.base_length {
+            return Err(format!(
+                "the partner's log ends with entry {}, and {} are needed",
+                fetched.length, record.base_length
+            ));
+        }
+        fetched.entries.retain(|entry| entry.index <= record.base_length);
+        (fetched.length, fetched.hash) = (record.base_length, record.base_hash);
+        fetched.after = fetched.after.min(record.base_length);
+        Ok(fetched)
     }
 
     fn pump_fetch(&mut self) {
@@ -1333,10 +1687,12 @@ impl Keeper {
             return;
         }
         let (length, hash) = (self.durable, self.hash_at(self.durable).unwrap_or_default());
+        let frozen = self.frozen.is_some();
         let Some(catching) = &mut self.catching else {
             return;
         };
-        if catching.asked {
+        // Frozen, a lost log stays what it is, like any other.
+        if catching.asked || frozen && catching.request.is_none() {
             return;
         }
         if let Some((_, _, frozen)) = catching
@@ -1352,7 +1708,10 @@ impl Keeper {
             };
             let request = catching.request;
             self.catching = None;
-            return self.answer(request, Ok(Answer::CaughtUp(done)));
+            return match request {
+                Some(request) => self.answer(request, Ok(Answer::CaughtUp(done))),
+                None => self.repaired(),
+            };
         }
         catching.asked = true;
         // Points from the end backwards, further apart each time, down to the empty log.
@@ -1370,7 +1729,21 @@ impl Keeper {
         self.effects.0.push(Effect::Fetch(Fetch {
             points,
             limit: BATCH_ENTRIES as u32,
+            lost: self.lost,
         }));
+    }
+
+    fn repaired(&mut self) {
+        self.found();
+        self.effects.0.push(Effect::Moved);
+        self.begin();
+    }
+
+    /// The follower has lost its log: nothing that was counted for it is there.
+    fn partner_lost(&mut self) {
+        if matches!(self.role, Role::Sequencer(Session::Standing { .. })) {
+            self.begin();
+        }
     }
 
     fn fetch_out(&mut self, answer: Result<Fetched, String>) {
@@ -1378,7 +1751,9 @@ impl Keeper {
             return;
         };
         catching.asked = false;
-        let request = catching.request;
+        let Some(request) = catching.request else {
+            return self.fetched_for_repair(answer);
+        };
         let fetched = match answer {
             Ok(fetched) => fetched,
             Err(what) => {
@@ -1386,9 +1761,34 @@ impl Keeper {
                 return self.refuse(request, Refusal::Partner(what));
             }
         };
-        if let Err(refusal) = self.mend(fetched) {
+        let mended = if fetched.lost {
+            let what = "the partner has lost its log, and has no history to give".to_owned();
+            Err(Refusal::Partner(what))
+        } else {
+            self.mend(fetched)
+        };
+        if let Err(refusal) = mended {
             self.catching = None;
             self.refuse(request, refusal);
+        }
+    }
+
+    fn fetched_for_repair(&mut self, answer: Result<Fetched, String>) {
+        if self.frozen.is_some() {
+            return; // It is asked again when the freeze is over.
+        }
+        let given = answer.and_then(|fetched| self.provable(fetched));
+        let done = given.and_then(|fetched| {
+            // Sessions that the partner knows are not begun again.
+            (self.session_epoch, self.session) =
+                (self.session_epoch, self.session).max((fetched.session_epoch, fetched.session));
+            self.mend(fetched)
+                .map_err(|refusal| format!("the partner's log does not fit: {refusal:?}"))
+        });
+        if let Err(what) = done {
+            self.catching = None; // The next tick begins again.
+            self.unrepaired = Some(what);
+            self.effects.0.push(Effect::Moved);
         }
     }
 
@@ -1612,8 +2012,8 @@ impl Keeper {
         for request in core::mem::take(&mut self.draining) {
             self.refuse(request, Refusal::Storage(what.clone()));
         }
-        if let Some(catching) = self.catching.take() {
-            self.refuse(catching.request, Refusal::Storage(what));
+        if let Some(request) = self.catching.take().and_then(|catching| catching.request) {
+            self.refuse(request, Refusal::Storage(what));
         }
         self.effects.0.push(Effect::Moved);
     }

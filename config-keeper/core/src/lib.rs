@@ -6,6 +6,7 @@
 //! | [`book`] | the tables with a register of names and of who refers to whom |
 //! | [`log`] | the hash chain: one length and one hash are one history |
 //! | [`keeper`] | sessions, epochs, freeze, catch-up. Invariants stand here. |
+//! | [`reads`] | who may answer a reader, and on whose word |
 //!
 //! Nothing in here knows a clock, a socket, a file or a thread. The same code runs under the daemon, in the simulator,
 //! and under the tests that crash it at every step.
@@ -21,3 +22,4 @@ pub mod book;
 pub mod keeper;
 pub mod log;
 pub mod plan;
+pub mod reads;

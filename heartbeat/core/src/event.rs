@@ -223,6 +223,9 @@ pub struct ConfigStatus {
     pub in_sync: bool,
     /// Two histories that cannot both be true: nothing may be based on this log until a person has looked.
     pub diverged: bool,
+    /// The database was lost, and the log does not hold again what this controller was counted for: nothing may be based
+    /// on it.
+    pub lost: bool,
     /// It stands still for this epoch.
     pub frozen: Option<Epoch>,
     /// The number of the record that it goes by.

@@ -113,12 +113,25 @@ impl Core {
             (false, true, Mode::Open) | (false, false, Mode::Open | Mode::Sealed) => return None,
         };
         let disks = record.disks;
-        Some(Want {
+        let want = Want {
             members,
             mode,
             base,
             disks,
-        })
+        };
+        self.gives_nothing_away(&want).then_some(want)
+    }
+
+    /// The own log was lost, or lacks what the record stands on.
+    fn lacking(&self) -> bool {
+        let base = self.record().base;
+        self.config
+            .is_some_and(|config| config.lost || config.log.length < base.length)
+    }
+
+    /// Such a log is no base: a record on it would give away what it lacks.
+    fn gives_nothing_away(&self, want: &Want) -> bool {
+        want.base == From::Record || !self.lacking()
     }
 
     /// Both have booted and neither is a member: would the partner go on rather than this controller? (K16)
@@ -172,12 +185,18 @@ impl Core {
             && self.wire_sight.0 == WireSight::Alive
             && waiting
             && ended
+            // It has nothing to give, and would stand still in vain while it could get its own log back.
+            && !self.lacking()
             // P32: what was taken from the last incarnation is finished first.
             && !self.pools.iter().any(|(id, pool)| pool.taking() || pool.failures == 0 && self.wants_back(*id))
     }
 
-    /// The record that is wanted next.
+    /// The record that is wanted next, and can be had.
     pub(crate) fn want(&self, now: Instant) -> Option<Want> {
+        self.wish(now).filter(|want| self.gives_nothing_away(want))
+    }
+
+    fn wish(&self, now: Instant) -> Option<Want> {
         let record = self.record();
         let alone = Members::alone(self.me(), self.params.incarnation);
         if !self.member() {

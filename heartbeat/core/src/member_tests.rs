@@ -177,6 +177,57 @@ fn who_is_no_member_goes_on_alone_as_the_record_says() {
     assert_eq!(core.eligible(), None);
 }
 
+/// H7: what was acknowledged is not in it, and nobody knows how much that is.
+#[test]
+fn nobody_goes_on_from_a_log_that_was_lost_unless_the_record_says_all_that_there_is() {
+    let lost = ConfigStatus {
+        lost: true,
+        ..status(5)
+    };
+    let (mut core, _) = whole();
+    core.params.incarnation = incarnation(2);
+    let eligible = |members: Members, mode| {
+        let mut core = core.clone();
+        learn(&mut core, |record| {
+            (record.members, record.mode, record.base) = (members, mode, base(3))
+        });
+        core.config = Some(lost);
+        core.probe = Some((base(3), Some(true), Instant::ZERO));
+        core.eligible().map(|want| (want.mode, want.base))
+    };
+    let both = Members::alone(A, incarnation(1)).with(B, incarnation(1));
+    let (mine, theirs) = (
+        Members::alone(A, incarnation(1)),
+        Members::alone(B, incarnation(1)),
+    );
+    assert_eq!(eligible(both, Mode::Open), None);
+    assert_eq!(eligible(mine, Mode::Open), None);
+    let sealed = Some((Mode::Sealed, From::Record));
+    assert_eq!(eligible(mine, Mode::Sealed), sealed);
+    assert_eq!(eligible(theirs, Mode::Sealed), sealed);
+
+    // A member whose partner is dead, with its log, without it, and with less than the record stands on.
+    let (mut core, now) = whole();
+    core.partner.power = Some(crate::event::Power::Off);
+    core.partner.off = Some((core.partner.incarnation, now));
+    core.sights(now);
+    learn(&mut core, |record| record.base = base(3));
+    for (config, wanted) in [
+        (status(5), true),
+        (lost, false),
+        (status(2), false),
+        (status(3), true),
+    ] {
+        core.config = Some(config);
+        assert_eq!(core.want(now).is_some(), wanted, "{config:?}");
+    }
+    // One that is alone does not stand still for one who waits: it has nothing to give.
+    let (mut core, _) = visited();
+    assert!(core.join_wanted());
+    core.config = Some(lost);
+    assert!(!core.join_wanted());
+}
+
 #[test]
 fn a_log_contains_what_it_is_equal_to_or_was_seen_to_contain() {
     let (mut core, now) = whole();

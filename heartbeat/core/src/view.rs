@@ -14,7 +14,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use pollux_api::id::PoolId;
+use pollux_api::id::{Epoch, PoolId};
 
 fn refuse<T>(reason: impl Into<String>, remedy: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal {
@@ -64,6 +64,16 @@ impl Core {
             lock: self.locked(),
             alarms: self.alarms.values().cloned().collect(),
         }
+    }
+
+    /// The epoch in which this controller surely is a member at this instant; none: it may have been replaced. Whoever
+    /// replaces a member decides that when its lease has run out, unless a clock was stopped unnoticed, or an operator forced
+    /// it upon one of two.
+    #[must_use]
+    pub fn stands_in_epoch(&self, now: Instant) -> Option<Epoch> {
+        let sure =
+            self.phase == Phase::Up && self.member() && now < self.lease_until && !self.params.pausable;
+        sure.then(|| self.record().epoch)
     }
 
     /// This controller is alone, and the partner's power is off beyond doubt: its front port is dead, and its hosts may
@@ -230,6 +240,9 @@ impl Core {
             } else if self.config.is_some_and(|config| config.diverged) {
                 let reason = "the configuration has two histories that cannot both be true".into();
                 add("takeover", reason, self.started, "pollux config verify");
+            } else if self.config.is_some_and(|config| config.lost) {
+                let reason = "the configuration of this controller was lost, and is not whole again".into();
+                add("takeover", reason, self.started, "pollux config status");
             } else if self.eligible().is_none() {
                 let record = self.record();
                 let reason =
@@ -605,6 +618,14 @@ impl Core {
                 "config_diverged",
                 self.me().to_string(),
                 "two histories that cannot both be true".into(),
+            );
+        }
+        if self.config.is_some_and(|config| config.lost) {
+            raise(
+                "config_lost",
+                self.me().to_string(),
+                "its database was lost and is not whole again: this controller can go on alone with nothing"
+                    .into(),
             );
         }
         if self.surplus_pools > 0 {

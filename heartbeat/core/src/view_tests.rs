@@ -179,6 +179,28 @@ fn a_controller_stands_in_for_one_that_is_off_beyond_doubt_and_only_then() {
     assert!(!back.core(A).stands_in(), "it has come back");
 }
 
+/// What the config keeper of a lone controller is told when it is read from.
+#[test]
+fn who_surely_stands_in_an_epoch_has_a_lease_in_it_and_a_clock_that_does_not_stop() {
+    let bench = Bench::alone();
+    let core = bench.core(A);
+    let epoch = core.record().epoch;
+    let last = core.lease_until.before(TICK);
+    assert_eq!(core.stands_in_epoch(last), Some(epoch));
+    assert_eq!(core.stands_in_epoch(core.lease_until), None, "it has run out");
+    let with = |change: fn(&mut Core)| {
+        let mut core = core.clone();
+        change(&mut core);
+        core.stands_in_epoch(last)
+    };
+    assert_eq!(with(|core| core.params.pausable = true), None);
+    assert_eq!(with(|core| core.params.incarnation = Incarnation::new(9)), None);
+    assert_eq!(
+        with(|core| core.phase = Phase::Stopped(StopReason::LeaseOut)),
+        None
+    );
+}
+
 #[test]
 fn the_states_of_a_controller_are_named_as_it_goes_through_them() {
     let mut bench = Bench::alone();
@@ -329,6 +351,11 @@ fn who_may_not_go_on_alone_says_why_and_what_would_help() {
         ..ConfigStatus::default()
     });
     says(&diverged, now, "takeover", "two histories");
+    let lost = with(ConfigStatus {
+        lost: true,
+        ..ConfigStatus::default()
+    });
+    says(&lost, now, "takeover", "was lost");
     let equal = with(ConfigStatus::default());
     says_not(&equal, now, "may not go on alone");
     let behind = |members: Members, mode| {
@@ -787,6 +814,14 @@ fn alarms_of_the_controller_itself_come_and_go() {
             }),
             Event::Config(ConfigStatus::default()),
             ("config_diverged", "a"),
+        ),
+        (
+            Event::Config(ConfigStatus {
+                lost: true,
+                ..ConfigStatus::default()
+            }),
+            Event::Config(ConfigStatus::default()),
+            ("config_lost", "a"),
         ),
         (
             Event::Pools(too_many()),

@@ -27,7 +27,16 @@ use item::{Item, ItemId};
 crate::contract! {
     service "config", rank crate::rank::CONFIG_KEEPER, door crate::contract::Door::Router;
     /// Keeps the configuration of the array: one log, the same on both controllers.
-    calls [crate::heartbeat::CONFIG_STATUS, APPEND, CHANGE, FETCH, SEAL_KEYS, SYNC];
+    calls [
+        crate::heartbeat::CONFIG_LEASE,
+        crate::heartbeat::CONFIG_STATUS,
+        APPEND,
+        CHANGE,
+        FETCH,
+        READ_INDEX,
+        SEAL_KEYS,
+        SYNC,
+    ];
     requests {
         /// Changes the configuration: all of it or nothing, durable on every member when it is answered. May be asked
         /// of either controller. The keeper finds repetitions of an action itself, also after a restart and on the
@@ -35,12 +44,13 @@ crate::contract! {
         /// belongs to another change; `failed`: the database.
         peer operator CHANGE = "config.change": Change => Changed,
             [ConfigLocked, Conflict, InDoubt, Superseded, Refused, Failed];
-        /// Everything that is acknowledged.
-        idempotent viewer SHOW = "config.show": () => Snapshot, [];
-        /// Acknowledged rows of one kind.
-        idempotent viewer LIST = "config.list": List => Listing, [];
-        /// One acknowledged row.
-        idempotent viewer GET = "config.get": Get => Resource, [NotFound];
+        /// Everything that was acknowledged before the call, on either controller. `config_locked`: nobody can be sure of
+        /// that now; with `stale_ok` the answer is what is known here, as of its `as_of`.
+        idempotent viewer SHOW = "config.show": Option<Show> => Snapshot, [ConfigLocked, Superseded, Failed];
+        /// Rows of one kind, like [`SHOW`].
+        idempotent viewer LIST = "config.list": List => Listing, [ConfigLocked, Superseded, Failed];
+        /// One row, like [`SHOW`].
+        idempotent viewer GET = "config.get": Get => Resource, [NotFound, ConfigLocked, Superseded, Failed];
         /// A piece of the durable log, oldest first. What in it lies beyond the acknowledged length is in doubt;
         /// nothing may be done because of it.
         idempotent viewer LOG = "config.log": LogQuery => Vec<LogEntry>, [Failed];
@@ -62,6 +72,8 @@ crate::contract! {
         idempotent nobody FREEZE = "config.freeze": Freeze => Status, [Superseded, Refused, Failed];
         /// From heartbeat: what it was frozen for was given up before it was proposed.
         idempotent nobody UNFREEZE = "config.unfreeze": Unfreeze => Status, [Superseded, Refused, Failed];
+        /// From heartbeat, when the keeper has asked whether this controller still decides.
+        idempotent nobody LEASE = "config.lease": Lease => (), [];
         /// From heartbeat, on the joiner: copies the partner's history.
         idempotent nobody CATCH_UP = "config.catch_up": () => CaughtUp, [Superseded, Refused, Failed];
         /// From the partner: the sequencer begins a session.
@@ -76,6 +88,8 @@ crate::contract! {
         /// A secret in the clear, for the service of the same controller that uses secrets of this kind and purpose;
         /// for nobody else.
         idempotent nobody UNSEAL = "config.unseal": Unseal => Unsealed, [NotPermitted, NotFound, Failed];
+        /// From the partner, which follows: up to where it has to show what is acknowledged for those who read there.
+        peer nobody READ_INDEX = "config.read_index": ReadIndex => ReadAt, [ConfigLocked, Superseded, Failed];
     }
     notifications {}
     topics {}
@@ -903,6 +917,9 @@ pub struct Changed {
 pub struct List {
     /// Which kind.
     pub kind: Kind,
+    /// What is known here is enough, however old.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub stale_ok: bool,
 }
 
 /// Rows of one kind, and how new they are.
@@ -925,6 +942,18 @@ pub struct Get {
     pub kind: Kind,
     /// Its name or identity.
     pub which: String,
+    /// What is known here is enough, however old.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub stale_ok: bool,
+}
+
+/// How [`SHOW`] is to be answered; none: with everything that was acknowledged before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Show {
+    /// What is known here is enough, however old.
+    #[serde(default)]
+    pub stale_ok: bool,
 }
 
 /// Everything that is acknowledged.
@@ -1109,6 +1138,9 @@ pub struct Status {
     pub aside_acknowledged: bool,
     /// Same epoch and index, different hashes: nothing more is done until a person has looked.
     pub diverged: Option<Diverged>,
+    /// The database was lost, and the log does not hold again what it held: it counts for nothing until it does.
+    #[serde(default)]
+    pub lost: bool,
 }
 
 /// Why and since when nothing can be changed.
@@ -1298,6 +1330,9 @@ pub struct Fetch {
     pub points: Vec<(u64, LogHash)>,
     /// At most so many entries.
     pub limit: u32,
+    /// The asker lost its log: it holds nothing of what was counted for it.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub lost: bool,
 }
 
 /// History.
@@ -1316,4 +1351,47 @@ pub struct Fetched {
     pub acknowledged: u64,
     /// The giver is frozen: the log will not grow until the join is decided.
     pub frozen: bool,
+    /// Epoch of the giver's last session.
+    #[serde(default)]
+    pub session_epoch: Epoch,
+    /// The giver's last session.
+    #[serde(default)]
+    pub session: u64,
+    /// The giver has lost its own log: this is no history to go by.
+    #[serde(default)]
+    pub lost: bool,
+}
+
+/// Does this controller hold its lease?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct LeaseAsked {
+    /// Of the question.
+    pub number: u64,
+}
+
+/// Whether this controller held its lease after it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Lease {
+    /// Of the question.
+    pub number: u64,
+    /// In this epoch it surely was a member and had not been replaced; none: it may have been.
+    pub epoch: Option<Epoch>,
+}
+
+/// Up to where is acknowledged?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ReadIndex {
+    /// The epoch that the asker follows.
+    pub epoch: Epoch,
+}
+
+/// Everything up to here was acknowledged when it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ReadAt {
+    /// Index of the last of it.
+    pub index: u64,
 }

@@ -18,6 +18,7 @@ crate::contract! {
         crate::alua::SET,
         crate::config::CATCH_UP,
         crate::config::FREEZE,
+        crate::config::LEASE,
         crate::config::LOG,
         crate::config::SET_EPOCH,
         crate::config::STATUS,
@@ -59,6 +60,9 @@ crate::contract! {
         nobody POOL_EVENT = "heartbeat.pool_event": crate::pool::PoolEvent;
         /// From the config keeper: its status after each durable change.
         nobody CONFIG_STATUS = "heartbeat.config_status": crate::config::Status;
+        /// From the config keeper, which is alone and is read from: does this controller still decide? Answered with
+        /// `config.lease`.
+        nobody CONFIG_LEASE = "heartbeat.config_lease": crate::config::LeaseAsked;
     }
     topics {
         /// Everything that heartbeat reports, as it happens.

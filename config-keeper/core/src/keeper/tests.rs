@@ -555,6 +555,495 @@ fn a_store_that_fails_locks_and_keeps_reading() {
     assert!(a.find(Kind::Pool, "p").is_none());
 }
 
+/// A partner that hangs costs the time of one call and some ticks; then nothing more is taken, and whoever waits is told.
+#[test]
+fn a_partner_that_hangs_locks_after_the_stated_time_and_unlocks_when_it_answers() {
+    let (mut a, mut b) = pair();
+    let change = |a: &mut Keeper, request, number: u64| {
+        a.handle(Event::Change {
+            request,
+            action: action(number),
+            change: one(host(&format!("h{number}"))),
+        })
+    };
+    let effects = change(&mut a, 1, 1);
+    let append = append_of(&effects);
+    settle(&mut a, effects);
+    let out = |answer| Event::AppendOut {
+        session: append.session,
+        epoch: append.epoch,
+        last: Some(1),
+        answer,
+    };
+    assert_eq!(a.handle(out(Err("no answer in time".into()))), []);
+    for tick in 1..=SILENT_TICKS {
+        assert!(a.waits_for_tick() && a.locked().is_none(), "tick {tick}");
+        let effects = a.handle(Event::Tick);
+        let told = answer_of(&effects, 1).cloned();
+        assert_eq!(told, (tick == SILENT_TICKS).then_some(Err(Refusal::InDoubt)));
+    }
+    let (reason, remedy) = a.locked().unwrap();
+    assert!(
+        reason.contains("does not answer: no answer in time") && !remedy.is_empty(),
+        "{reason}"
+    );
+    let effects = change(&mut a, 2, 2);
+    assert!(matches!(answer_of(&effects, 2), Some(Err(Refusal::Locked(..)))));
+    locked_because(&read(&mut a, 3), 3, "does not answer");
+    assert_eq!(a.length(), 1, "nothing more is taken");
+    // It goes on: what was in doubt is done, once.
+    let effects = b.handle(Event::AppendIn {
+        request: 5,
+        append: append.clone(),
+    });
+    let effects = settle(&mut b, effects);
+    let Some(Ok(Answer::Appended(reply))) = answer_of(&effects, 5).cloned() else {
+        panic!("{effects:?}")
+    };
+    a.handle(out(Ok(reply)));
+    assert_eq!((a.locked(), a.acknowledged()), (None, 1));
+    let effects = change(&mut a, 4, 1);
+    assert!(matches!(answer_of(&effects, 4), Some(Ok(Answer::Changed(_)))));
+    // One that answers in between is not silent.
+    a.handle(out(Err("no answer in time".into())));
+    for _ in 0..3 * SILENT_TICKS {
+        a.handle(Event::Tick);
+        a.handle(out(Ok(reply)));
+        a.handle(out(Err("no answer in time".into())));
+    }
+    assert_eq!(a.locked(), None);
+}
+
+// Readers.
+
+fn witness_of(effects: &[Effect]) -> Option<(u64, Witness)> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Witness { round, witness } => Some((*round, witness.clone())),
+        _ => None,
+    })
+}
+
+fn read(keeper: &mut Keeper, request: Request) -> Vec<Effect> {
+    keeper.handle(Event::Read { request })
+}
+
+fn read_at(effects: &[Effect], ticket: Request) -> Option<u64> {
+    match answer_of(effects, ticket) {
+        Some(Ok(Answer::ReadAt { index })) => Some(*index),
+        _ => None,
+    }
+}
+
+fn locked_because(effects: &[Effect], ticket: Request, why: &str) {
+    match answer_of(effects, ticket) {
+        Some(Err(Refusal::Locked(reason, remedy))) if !remedy.is_empty() => {
+            assert!(reason.contains(why), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The follower takes an append without entries; its words.
+fn followed(b: &mut Keeper, witness: Witness) -> Result<Proof, String> {
+    let Witness::Follower(append) = witness else {
+        panic!("{witness:?}")
+    };
+    assert!(append.entries.is_empty());
+    let effects = b.handle(Event::AppendIn { request: 90, append });
+    let effects = settle(b, effects);
+    match answer_of(&effects, 90) {
+        Some(Ok(Answer::Appended(reply))) => Ok(Proof::Followed(*reply)),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+/// One change, acknowledged by both; the follower has not heard so yet.
+fn changed_unheard() -> (Keeper, Keeper) {
+    let (mut a, mut b) = pair();
+    let effects = a.handle(Event::Change {
+        request: 1,
+        action: action(1),
+        change: one(pool("p", 1)),
+    });
+    let append = append_of(&effects);
+    settle(&mut a, effects);
+    let effects = b.handle(Event::AppendIn {
+        request: 5,
+        append: append.clone(),
+    });
+    let effects = settle(&mut b, effects);
+    let Some(Ok(Answer::Appended(reply))) = answer_of(&effects, 5).cloned() else {
+        panic!("{effects:?}")
+    };
+    a.handle(Event::AppendOut {
+        session: append.session,
+        epoch: append.epoch,
+        last: Some(1),
+        answer: Ok(reply),
+    });
+    assert_eq!((a.acknowledged(), b.acknowledged()), (1, 0));
+    (a, b)
+}
+
+#[test]
+fn the_sequencer_answers_readers_when_the_follower_has_answered_a_question_that_was_sent_after_they_came() {
+    let (mut a, mut b) = changed_unheard();
+    let (round, witness) = witness_of(&read(&mut a, 2)).unwrap();
+    let word = followed(&mut b, witness);
+    // Another reader comes while it is under way: what is said was asked before it came.
+    assert_eq!(witness_of(&read(&mut a, 3)), None);
+    let effects = a.handle(Event::Witnessed { round, answer: word });
+    assert_eq!((read_at(&effects, 2), read_at(&effects, 3)), (Some(1), None));
+    let (second, witness) = witness_of(&effects).unwrap();
+    assert!(second > round);
+    // The same word again is nobody's.
+    let word = followed(&mut b, witness);
+    let effects = a.handle(Event::Witnessed {
+        round,
+        answer: word.clone(),
+    });
+    assert_eq!(answer_of(&effects, 3), None);
+    let effects = a.handle(Event::Witnessed {
+        round: second,
+        answer: word,
+    });
+    assert_eq!(read_at(&effects, 3), Some(1));
+}
+
+#[test]
+fn a_sequencer_that_was_replaced_answers_no_reader() {
+    let (mut a, mut b) = pair();
+    let (round, witness) = witness_of(&read(&mut a, 2)).unwrap();
+    // The follower stands still for a later epoch: from here on it says nothing for this one.
+    b.handle(Event::Freeze {
+        request: 9,
+        freeze: Freeze {
+            epoch: Epoch::new(2),
+            reason: "silent".into(),
+        },
+    });
+    let word = followed(&mut b, witness);
+    assert!(word.is_err(), "{word:?}");
+    let effects = a.handle(Event::Witnessed { round, answer: word });
+    locked_because(&effects, 2, "does not confirm");
+    // A word about another session or epoch is none.
+    for (epoch, session) in [(1, 9), (2, 1)] {
+        let (round, _) = witness_of(&read(&mut a, 3)).unwrap();
+        let reply = AppendReply {
+            epoch: Epoch::new(epoch),
+            session,
+            length: 0,
+            hash: LogHash::default(),
+        };
+        let answer = Ok(Proof::Followed(reply));
+        let effects = a.handle(Event::Witnessed { round, answer });
+        locked_because(&effects, 3, "another epoch or session");
+    }
+    // Nor is anybody answered by it who began under another basis.
+    let (round, _) = witness_of(&read(&mut a, 4)).unwrap();
+    let effects = a.handle(Event::Freeze {
+        request: 5,
+        freeze: Freeze {
+            epoch: Epoch::new(2),
+            reason: "silent".into(),
+        },
+    });
+    locked_because(&effects, 4, "being decided");
+    let reply = AppendReply {
+        epoch: Epoch::new(1),
+        session: a.session(),
+        length: 0,
+        hash: LogHash::default(),
+    };
+    let answer = Ok(Proof::Followed(reply));
+    assert_eq!(a.handle(Event::Witnessed { round, answer }), []);
+    locked_because(&read(&mut a, 6), 6, "being decided");
+}
+
+#[test]
+fn who_is_known_to_be_silent_is_not_waited_for() {
+    let (mut a, mut b) = pair();
+    for keeper in [&mut a, &mut b] {
+        let record = keeper.epoch().unwrap().clone();
+        let set = SetEpoch {
+            record,
+            lock: Some("the partner is silent".into()),
+            incarnation: None,
+        };
+        keeper.handle(Event::SetEpoch { request: 2, set });
+        locked_because(&read(keeper, 3), 3, "the partner is silent");
+    }
+}
+
+#[test]
+fn the_follower_answers_readers_with_all_that_the_sequencer_has_acknowledged() {
+    let (mut a, mut b) = changed_unheard();
+    let (round, witness) = witness_of(&read(&mut b, 2)).unwrap();
+    let Witness::Sequencer(ask) = witness else {
+        panic!("{witness:?}")
+    };
+    let effects = a.handle(Event::IndexIn { request: 8, ask });
+    assert_eq!(read_at(&effects, 8), Some(1));
+    let answer = Ok(Proof::Index(1));
+    let effects = b.handle(Event::Witnessed { round, answer });
+    assert_eq!(read_at(&effects, 2), Some(1));
+    assert_eq!(b.tables(), a.tables());
+    // What is not durable here yet is waited for; what ends the following ends the waiting.
+    let (round, _) = witness_of(&read(&mut b, 3)).unwrap();
+    let answer = Ok(Proof::Index(2));
+    let effects = b.handle(Event::Witnessed { round, answer });
+    assert_eq!(answer_of(&effects, 3), None);
+    let effects = b.handle(set(&record(2, &[A], false, 0, LogHash::default())));
+    locked_because(&effects, 3, "no member");
+    // Of another epoch, nothing is said.
+    let ask = ReadIndex { epoch: Epoch::new(2) };
+    let effects = a.handle(Event::IndexIn { request: 9, ask });
+    assert!(matches!(answer_of(&effects, 9), Some(Err(Refusal::Stale(_)))));
+}
+
+#[test]
+fn alone_open_or_sealed_readers_are_answered_under_a_lease_of_this_epoch() {
+    for open in [true, false] {
+        let mut a = keeper(A);
+        a.handle(set(&record(3, &[A], open, 0, LogHash::default())));
+        let (round, witness) = witness_of(&read(&mut a, 2)).unwrap();
+        assert_eq!(witness, Witness::Lease { epoch: Epoch::new(3) });
+        let answer = Ok(Proof::Leased(Epoch::new(4)));
+        let effects = a.handle(Event::Witnessed { round, answer });
+        locked_because(&effects, 2, "another epoch");
+        let (round, _) = witness_of(&read(&mut a, 3)).unwrap();
+        let answer = Err("no lease".into());
+        let effects = a.handle(Event::Witnessed { round, answer });
+        locked_because(&effects, 3, "no lease");
+        let (round, _) = witness_of(&read(&mut a, 4)).unwrap();
+        let answer = Ok(Proof::Leased(Epoch::new(3)));
+        let effects = a.handle(Event::Witnessed { round, answer });
+        assert_eq!(read_at(&effects, 4), Some(0));
+    }
+    let mut a = keeper(A);
+    locked_because(&read(&mut a, 5), 5, "heartbeat has not said");
+    a.handle(set(&record(3, &[B], true, 0, LogHash::default())));
+    locked_because(&read(&mut a, 5), 5, "no member");
+}
+
+// A lost database.
+
+/// A pair with `changes` changes, and the record of it.
+fn busy_pair(changes: u64) -> (Keeper, Keeper, EpochRecord) {
+    let (mut a, mut b) = pair();
+    for n in 1..=changes {
+        let effects = a.handle(Event::Change {
+            request: n,
+            action: action(n),
+            change: one(host(&format!("h{n}"))),
+        });
+        let append = append_of(&effects);
+        settle(&mut a, effects);
+        let effects = b.handle(Event::AppendIn {
+            request: 5,
+            append: append.clone(),
+        });
+        let effects = settle(&mut b, effects);
+        let Some(Ok(Answer::Appended(reply))) = answer_of(&effects, 5).cloned() else {
+            panic!("{effects:?}")
+        };
+        a.handle(Event::AppendOut {
+            session: append.session,
+            epoch: append.epoch,
+            last: append.entries.last().map(|entry| entry.index),
+            answer: Ok(reply),
+        });
+    }
+    assert_eq!(a.acknowledged(), changes);
+    let record = a.epoch().unwrap().clone();
+    (a, b, record)
+}
+
+fn lost(me: ControllerId) -> Keeper {
+    let loaded = Loaded {
+        lost: true,
+        ..Loaded::default()
+    };
+    Keeper::load(me, Some(Incarnation::new(1)), Site::default(), loaded).unwrap()
+}
+
+fn fetch_of(effects: &[Effect]) -> Option<Fetch> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Fetch(fetch) => Some(fetch.clone()),
+        _ => None,
+    })
+}
+
+/// The lost one asks until it asks no more; what else it does at last.
+fn repair(lost: &mut Keeper, mut effects: Vec<Effect>, whole: &mut Keeper) -> Vec<Effect> {
+    let mut rest = vec![];
+    while let Some(fetch) = fetch_of(&effects) {
+        assert!(fetch.lost && lost.lost());
+        whole.handle(Event::PartnerLost);
+        let answer = Ok(whole.fetch(&fetch));
+        let more = lost.handle(Event::FetchOut { answer });
+        effects = settle(lost, more);
+        rest.extend(effects.clone());
+    }
+    rest
+}
+
+#[test]
+fn a_follower_that_lost_its_log_counts_for_nothing_until_it_has_it_back() {
+    let (mut a, _, both) = busy_pair(3);
+    let mut b = lost(B);
+    let effects = b.handle(set(&both));
+    assert!(b.lost() && !b.is_partners_to_decide());
+    locked_because(&read(&mut b, 2), 2, "was lost");
+    // What the sequencer still counts for it, it does not have.
+    let session = a.session();
+    let append = Append {
+        epoch: both.epoch,
+        session,
+        entries: vec![],
+        acknowledged: 3,
+    };
+    let refused = b.handle(Event::AppendIn { request: 3, append });
+    assert!(matches!(answer_of(&refused, 3), Some(Err(Refusal::Stale(_)))));
+    let effects = repair(&mut b, effects, &mut a);
+    assert!(!b.lost() && b.is_partners_to_decide(), "{effects:?}");
+    assert_eq!(b.entries(0, 9), a.entries(0, 9));
+    // The sequencer has begun a session of its own for it, and the one before is over.
+    assert_eq!(a.session(), session + 1);
+    assert!(
+        !a.acknowledging(),
+        "nothing counts before the follower has answered"
+    );
+    let sync = Sync {
+        epoch: both.epoch,
+        session,
+        length: 3,
+        entry_epoch: both.epoch,
+        hash: a.hash_at(3).unwrap(),
+    };
+    let effects = b.handle(Event::SyncIn { request: 4, sync });
+    assert!(matches!(answer_of(&effects, 4), Some(Err(Refusal::Stale(_)))));
+}
+
+#[test]
+fn a_sequencer_that_lost_its_log_numbers_nothing_until_it_has_it_back_and_then_in_a_new_session() {
+    let (before, mut b, both) = busy_pair(3);
+    let mut a = lost(A);
+    let effects = a.handle(set(&both));
+    let change = Event::Change {
+        request: 2,
+        action: action(9),
+        change: one(host("h9")),
+    };
+    locked_because(&a.handle(change), 2, "was lost");
+    let effects = repair(&mut a, effects, &mut b);
+    assert_eq!((a.lost(), a.length()), (false, 3));
+    let Some(Effect::Sync(sync)) = effects.iter().find(|effect| matches!(effect, Effect::Sync(_))) else {
+        panic!("{effects:?}")
+    };
+    assert_eq!((sync.session, sync.length), (before.session() + 1, 3));
+}
+
+#[test]
+fn alone_and_sealed_a_lost_log_is_proved_by_the_hash_and_alone_and_open_by_nothing() {
+    let (a, mut b, _) = busy_pair(3);
+    for (open, base) in [(false, 2), (true, 2)] {
+        let mut again = lost(A);
+        let effects = again.handle(set(&record(2, &[A], open, base, a.hash_at(base).unwrap())));
+        repair(&mut again, effects, &mut b);
+        assert_eq!(again.lost(), open);
+        let has = if open { 0 } else { base };
+        assert_eq!((again.length(), again.acknowledged()), (has, has));
+        if open {
+            let (reason, remedy) = again.locked().unwrap();
+            assert!(reason.contains("does not hold"), "{reason}");
+            assert!(
+                remedy.contains("nobody else holds") && remedy.contains("restore"),
+                "{remedy}"
+            );
+        }
+    }
+    // A partner whose history is another one proves nothing.
+    let mut other = alone();
+    for n in 5..8 {
+        let effects = other.handle(Event::Change {
+            request: n,
+            action: action(n),
+            change: one(host(&format!("h{n}"))),
+        });
+        settle(&mut other, effects);
+    }
+    let mut again = lost(A);
+    let effects = again.handle(set(&record(2, &[A], false, 2, a.hash_at(2).unwrap())));
+    repair(&mut again, effects, &mut other);
+    assert!(again.lost() && again.locked().is_some());
+}
+
+/// Alone no session is ever begun: the database is told all the same, or a restart would look for what is not lost.
+#[test]
+fn the_database_is_told_when_the_log_is_whole_again() {
+    let (a, mut b, _) = busy_pair(3);
+    let sealed = record(2, &[A], false, 3, a.hash_at(3).unwrap());
+    let mut again = lost(A);
+    let fetch = fetch_of(&again.handle(set(&sealed))).unwrap();
+    let answer = Ok(b.fetch(&fetch));
+    let mut effects = again.handle(Event::FetchOut { answer });
+    let mut told = 0;
+    while let Some(Effect::Store { serial, job }) = effects.first().cloned() {
+        told += usize::from(matches!(job, Job::Session { .. }));
+        let more = again.handle(Event::Stored { serial });
+        effects = more
+            .into_iter()
+            .filter(|effect| matches!(effect, Effect::Store { .. }))
+            .collect();
+    }
+    assert_eq!((again.lost(), told), (false, 1));
+}
+
+#[test]
+fn of_two_that_lost_their_logs_neither_is_history_and_a_joiner_takes_none_from_either() {
+    let (_, _, both) = busy_pair(3);
+    let (mut a, mut b) = (lost(A), lost(B));
+    let effects = a.handle(set(&both));
+    b.handle(set(&both));
+    let fetch = fetch_of(&effects).unwrap();
+    let answer = Ok(b.fetch(&fetch));
+    a.handle(Event::FetchOut { answer });
+    assert!(a.lost());
+    let (reason, remedy) = a.locked().unwrap();
+    assert!(
+        reason.contains("the partner has lost its database as well"),
+        "{reason}"
+    );
+    assert!(remedy.contains("restore"), "{remedy}");
+    // It asks again at the next tick: the partner may have been repaired.
+    assert!(a.waits_for_tick() && fetch_of(&a.handle(Event::Tick)).is_some());
+    let mut joiner = keeper(A);
+    joiner.handle(set(&record(2, &[B], false, 0, LogHash::default())));
+    let effects = joiner.handle(Event::CatchUp { request: 7 });
+    let answer = Ok(b.fetch(&fetch_of(&effects).unwrap()));
+    let effects = joiner.handle(Event::FetchOut { answer });
+    assert!(matches!(answer_of(&effects, 7), Some(Err(Refusal::Partner(_)))));
+}
+
+#[test]
+fn a_log_that_lacks_what_the_record_stands_on_is_lost_as_well() {
+    let (mut a, _, _) = busy_pair(3);
+    let both = record(2, &[A, B], true, 3, a.hash_at(3).unwrap());
+    a.handle(set(&both));
+    // Restored from a copy that is older.
+    let loaded = Loaded {
+        entries: a.entries(0, 2).to_vec(),
+        ..Loaded::default()
+    };
+    let mut b = Keeper::load(B, Some(Incarnation::new(1)), Site::default(), loaded).unwrap();
+    assert!(!b.lost());
+    let effects = b.handle(set(&both));
+    assert!(b.lost());
+    repair(&mut b, effects, &mut a);
+    assert_eq!((b.lost(), b.length()), (false, 3));
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 
 /// splitmix64: small, and the same on every machine.
@@ -586,11 +1075,19 @@ enum Message {
     AppendReply(Append, Result<AppendReply, String>),
     Fetch(Fetch),
     FetchReply(Result<Fetched, String>),
+    Confirm(u64, Append),
+    Index(u64, ReadIndex),
+    Lease(u64),
+    Proof(u64, Result<Proof, String>),
 }
 
 #[derive(Clone, Debug)]
 enum Ticket {
     Client(u64),
+    /// A reader, and what had been acknowledged when it came.
+    Reader(u64),
+    Confirm(u64),
+    Index(u64),
     Freeze,
     Sync(Sync),
     Append(Append),
@@ -627,6 +1124,9 @@ struct World {
     asked: Vec<(u64, Change)>,
     acknowledged: BTreeMap<u64, (u64, LogHash)>,
     shown: BTreeSet<(u64, LogHash)>,
+    /// The most that a reader was told of.
+    read: u64,
+    reads: u64,
     highest: EpochRecord,
     calm: bool,
 }
@@ -653,6 +1153,8 @@ impl World {
             asked: vec![],
             acknowledged: BTreeMap::new(),
             shown: BTreeSet::new(),
+            read: 0,
+            reads: 0,
             highest: both.clone(),
             calm: false,
         };
@@ -715,6 +1217,11 @@ impl World {
                 Effect::Sync(sync) => self.wire.push((1 - at, Message::Sync(sync))),
                 Effect::Append(append) => self.wire.push((1 - at, Message::Append(append))),
                 Effect::Fetch(fetch) => self.wire.push((1 - at, Message::Fetch(fetch))),
+                Effect::Witness { round, witness } => self.wire.push(match witness {
+                    Witness::Follower(append) => (1 - at, Message::Confirm(round, append)),
+                    Witness::Sequencer(ask) => (1 - at, Message::Index(round, ask)),
+                    Witness::Lease { .. } => (at, Message::Lease(round)),
+                }),
                 Effect::Moved => {}
                 Effect::Answer { request, answer } => self.answered(at, request, answer),
             }
@@ -776,6 +1283,38 @@ impl World {
                 });
                 self.wire.push((1 - at, Message::AppendReply(append, answer)));
             }
+            Some(Ticket::Reader(floor)) => {
+                if let Ok(Answer::ReadAt { index }) = answer {
+                    let keeper = &self.nodes[at].keeper;
+                    assert!(index <= keeper.acknowledged(), "answered with what is not shown");
+                    assert!(
+                        index >= floor,
+                        "{floor} was acknowledged or read before, {index} is shown"
+                    );
+                    self.read = self.read.max(index);
+                    self.reads += 1;
+                }
+            }
+            Some(Ticket::Confirm(round)) => {
+                let answer = answer.map_err(text).map(|answer| {
+                    if let Answer::Appended(reply) = answer {
+                        Proof::Followed(reply)
+                    } else {
+                        panic!("{answer:?}")
+                    }
+                });
+                self.wire.push((1 - at, Message::Proof(round, answer)));
+            }
+            Some(Ticket::Index(round)) => {
+                let answer = answer.map_err(text).map(|answer| {
+                    if let Answer::ReadAt { index } = answer {
+                        Proof::Index(index)
+                    } else {
+                        panic!("{answer:?}")
+                    }
+                });
+                self.wire.push((1 - at, Message::Proof(round, answer)));
+            }
             Some(Ticket::CatchUp) => {
                 self.nodes[at].catching = false;
                 if let Ok(Answer::CaughtUp(done)) = answer {
@@ -817,6 +1356,12 @@ impl World {
                 Message::SyncReply(sync, _) => self.wire.push((at, Message::SyncReply(sync, lost()))),
                 Message::AppendReply(append, _) => self.wire.push((at, Message::AppendReply(append, lost()))),
                 Message::FetchReply(_) => self.wire.push((at, Message::FetchReply(Err("no answer".into())))),
+                Message::Confirm(round, _) | Message::Index(round, _) => {
+                    self.wire.push((1 - at, Message::Proof(round, lost())));
+                }
+                Message::Lease(round) | Message::Proof(round, _) => {
+                    self.wire.push((at, Message::Proof(round, lost())));
+                }
             }
             return;
         }
@@ -857,7 +1402,33 @@ impl World {
                 );
             }
             Message::FetchReply(answer) => self.event(at, Event::FetchOut { answer }),
+            Message::Confirm(round, append) => {
+                let request = self.ticket(at, Ticket::Confirm(round));
+                self.event(at, Event::AppendIn { request, append });
+            }
+            Message::Index(round, ask) => {
+                let request = self.ticket(at, Ticket::Index(round));
+                self.event(at, Event::IndexIn { request, ask });
+            }
+            // The lease of this world: nobody was replaced who does not know it.
+            Message::Lease(round) => {
+                let node = &self.nodes[at];
+                let answer = if node.known == self.highest {
+                    Ok(Proof::Leased(node.known.epoch))
+                } else {
+                    Err("run out".into())
+                };
+                self.wire.push((at, Message::Proof(round, answer)));
+            }
+            Message::Proof(round, answer) => self.event(at, Event::Witnessed { round, answer }),
         }
+    }
+
+    fn reader(&mut self, at: usize) {
+        let acknowledged = self.acknowledged.values().map(|(index, _)| *index).max();
+        let floor = acknowledged.unwrap_or(0).max(self.read);
+        let request = self.ticket(at, Ticket::Reader(floor));
+        self.event(at, Event::Read { request });
     }
 
     fn store(&mut self, at: usize) {
@@ -899,9 +1470,24 @@ impl World {
                 Ticket::Append(append) => self
                     .wire
                     .push((1 - at, Message::AppendReply(append, Err("service gone".into())))),
-                Ticket::Client(_) | Ticket::Freeze | Ticket::CatchUp => {}
+                Ticket::Confirm(round) | Ticket::Index(round) => self
+                    .wire
+                    .push((1 - at, Message::Proof(round, Err("service gone".into())))),
+                Ticket::Client(_) | Ticket::Reader(_) | Ticket::Freeze | Ticket::CatchUp => {}
             }
         }
+        // What it had asked is answered to nobody.
+        self.wire
+            .retain(|(to, message)| *to != at || !matches!(message, Message::Proof(..) | Message::Lease(_)));
+        for (to, message) in &mut self.wire {
+            match message {
+                Message::Confirm(round, _) | Message::Index(round, _) if *to != at => *round = 0,
+                _ => {}
+            }
+        }
+        self.nodes[1 - at]
+            .tickets
+            .retain(|_, ticket| !matches!(ticket, Ticket::Confirm(_) | Ticket::Index(_)));
         let node = &mut self.nodes[at];
         node.jobs.clear();
         (node.catching, node.equal) = (false, None);
@@ -1013,7 +1599,8 @@ impl World {
             40..65 => self.store(at),
             65..75 => self.event(at, Event::Tick),
             75..85 => self.heartbeat(at),
-            85..98 if !self.calm => self.client(at),
+            85..94 if !self.calm => self.client(at),
+            94..98 => self.reader(at),
             98..100 if !self.calm => self.crash(at),
             _ => {}
         }
@@ -1101,7 +1688,7 @@ fn any_order_of_faults_loses_nothing_acknowledged_and_ends_in_one_history() {
         Ok(seed) => (seed.parse().expect("POLLUX_CONFIG_SEED is a number"), 1),
         Err(_) => (0, 400),
     };
-    let (mut acknowledged, mut epochs) = (0, 0);
+    let (mut acknowledged, mut epochs, mut reads) = (0, 0, 0);
     for seed in first..first + seeds {
         let run = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
@@ -1109,17 +1696,18 @@ fn any_order_of_faults_loses_nothing_acknowledged_and_ends_in_one_history() {
                 world.step();
             }
             world.heal();
-            (world.acknowledged.len(), world.highest.epoch.get())
+            (world.acknowledged.len(), world.highest.epoch.get(), world.reads)
         });
-        let (changes, epoch) =
+        let (changes, epoch, answered) =
             run.unwrap_or_else(|_| panic!("seed {seed}: run again with POLLUX_CONFIG_SEED={seed}"));
         acknowledged += changes;
         epochs += epoch;
+        reads += answered;
     }
     if seeds > 1 {
         assert!(
-            acknowledged as u64 > 5 * seeds && epochs > 3 * seeds,
-            "the faults kept it from doing anything: {acknowledged} changes, {epochs} epochs"
+            acknowledged as u64 > 5 * seeds && epochs > 3 * seeds && reads > 10 * seeds,
+            "the faults kept it from doing anything: {acknowledged} changes, {epochs} epochs, {reads} readings"
         );
     }
 }

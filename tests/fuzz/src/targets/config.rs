@@ -241,6 +241,7 @@ pub(super) fn entries(data: &[u8]) {
         entries,
         session_epoch: Epoch::new(1),
         session: 1,
+        lost: false,
     };
     match Keeper::load(ControllerId::A, None, site(), loaded) {
         Ok(keeper) => {
