@@ -10,7 +10,7 @@ use crate::seal::{Ring, SealError, place as place_of};
 use crate::store::{Opened, Report, Store, StoreError, Writer};
 use pollux_api::config::item::{Item, Purpose, Secret};
 use pollux_api::config::{
-    self, Append, AsideEntry, Change, Changed, Fetch, Freeze, Get, Lease, LeaseAsked, List, Listing, Locked,
+    self, Append, AsideEntry, Change, Changed, Fetch, Freeze, Get, Kind, Lease, LeaseAsked, List, Listing, Locked,
     LogEntry, LogQuery, Op, ReadAt, ReadIndex, Resource, SealKeys, SetEpoch, Show, Snapshot, Status, Sync,
     Unfreeze, Unseal, Unsealed, Verified, Watch, Watched,
 };

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::moves::confirm;
 use crate::print::{Style, span_ms, wrap};
 use crate::resources::{Shown, change_from, listing, pool_name, wait_ready, word};
-use crate::status::{Known, snapshot};
+use crate::status::{Known, latest};
 use pollux_api::action::ActionId;
 use pollux_api::config::{
     self, Change, Changed, Kind, LogEntry, LogQuery, Op, Resource, Snapshot, Tables, Verified,
@@ -44,8 +44,7 @@ pub async fn config(
 ) -> Result<Shown, Error> {
     match command {
         Config::Show => {
-            let snapshot = snapshot(array).await?;
-            let mut text = String::new();
+            let (snapshot, mut text) = latest(array).await?;
             for kind in Kind::ALL {
                 let rows = snapshot.tables.of_kind(kind);
                 if kind.is_item() && rows.is_empty() {
@@ -95,8 +94,13 @@ pub async fn config(
             Ok(shown)
         }
         Config::Export { file } => {
-            let snapshot = snapshot(array).await?;
-            let text = export_text(&snapshot)?;
+            let (snapshot, remark) = latest(array).await?;
+            let remark = if remark.is_empty() {
+                remark
+            } else {
+                format!("# {remark}")
+            };
+            let text = remark + &export_text(&snapshot)?;
             let json = json!({ "as_of": snapshot.as_of, "hash": snapshot.hash, "document": text });
             match file {
                 None => Ok(Shown { text, json }),
@@ -221,7 +225,7 @@ pub(crate) struct Log<'a> {
 impl<'a> Log<'a> {
     /// At its beginning; and the index of the last change that is acknowledged.
     pub(crate) async fn of(array: &'a Array) -> Result<(Self, u64), Error> {
-        let last = snapshot(array).await?.as_of;
+        let last = latest(array).await?.0.as_of;
         let log = Self {
             array,
             last,
@@ -510,7 +514,8 @@ pub(crate) async fn bring_about(
 ) -> Result<Shown, Error> {
     let (mut text, mut made, mut confirmed) = (String::new(), Vec::new(), how.yes);
     loop {
-        let snapshot = snapshot(array).await?;
+        let (snapshot, remark) = latest(array).await?;
+        text += &remark;
         let way = find_steps(&snapshot.tables, wanted, name)?;
         if way.ops.is_empty() && !way.waits {
             if made.is_empty() {

@@ -4,9 +4,10 @@ use crate::array::{Array, CHANGE, QUESTION};
 use crate::cli::{Address, Class, Host, Map, Pool, Redundancy, Volume};
 use crate::error::Error;
 use crate::print::{size, table};
-use crate::status::snapshot;
+use crate::status::{latest, not_the_latest, snapshot};
 use pollux_api::action::ActionId;
 use pollux_api::config::{self, Change, Changed, Get, Kind, Op, Resource, RowOp, Snapshot, Tables};
+use pollux_api::error::{Code, RpcError};
 use pollux_api::size::Size;
 use pollux_runtime::Ctx;
 use serde::Serialize;
@@ -253,7 +254,7 @@ pub async fn map(array: &Array, command: Map, action: Option<ActionId>) -> Resul
         }
         Map::List => list(array, Kind::Mapping).await,
         Map::Show { name } => {
-            let snapshot = snapshot(array).await?;
+            let (snapshot, remark) = latest(array).await?;
             let tables = &snapshot.tables;
             let rows: Vec<&config::Mapping> = tables
                 .mappings
@@ -268,7 +269,7 @@ pub async fn map(array: &Array, command: Map, action: Option<ActionId>) -> Resul
                 return Err(Error::failed(what, "`pollux map list` shows all"));
             }
             let cells: Vec<Vec<String>> = rows.iter().map(|row| mapping_cells(tables, row)).collect();
-            Ok(Shown::new(table(MAPPING, &cells), &rows))
+            Ok(Shown::new(remark + &table(MAPPING, &cells), &rows))
         }
         Map::Delete { volume, host } => {
             let what = format!("host {host} does not see volume {volume} any more");
@@ -325,9 +326,9 @@ pub(crate) fn pool_name(tables: &Tables, id: pollux_api::id::PoolId) -> String {
 }
 
 async fn list(array: &Array, kind: Kind) -> Result<Shown, Error> {
-    let snapshot = snapshot(array).await?;
+    let (snapshot, remark) = latest(array).await?;
     let rows = snapshot.tables.of_kind(kind);
-    let text = listing(&snapshot, kind, &rows);
+    let text = remark + &listing(&snapshot, kind, &rows);
     let json = json!({ "controller": snapshot.controller, "as_of": snapshot.as_of, "rows": rows });
     Ok(Shown { text, json })
 }
@@ -397,15 +398,26 @@ pub(crate) fn word(value: &impl Serialize) -> String {
 }
 
 async fn show(array: &Array, kind: Kind, which: &str) -> Result<Shown, Error> {
-    let get = Get {
-        kind,
-        which: which.to_owned(),
+    let get = async |stale_ok| -> Result<Resource, RpcError> {
+        let which = which.to_owned();
+        let get = Get {
+            kind,
+            which,
+            stale_ok,
+        };
+        array
+            .ask(array.here, config::GET, &get, &Ctx::new(QUESTION))
+            .await
     };
-    let row: Resource = array
-        .ask(array.here, config::GET, &get, &Ctx::new(QUESTION))
-        .await?;
+    let (row, mut text) = match get(false).await {
+        Ok(row) => (row, String::new()),
+        Err(missing) if missing.is(Code::NotFound) => return Err(missing.into()),
+        Err(unsure) => {
+            let known = get(true).await?;
+            (known, not_the_latest(&unsure, array.here, None))
+        }
+    };
     let json = serde_json::to_value(&row).unwrap_or(Value::Null);
-    let mut text = String::new();
     if let Value::Object(members) = &json {
         for (name, value) in members {
             let value = match value {

@@ -1,12 +1,13 @@
 //! `pollux status` and `pollux why`: the array as each controller sees it.
 
-use crate::array::{Array, BOTH};
+use crate::array::{Array, BOTH, QUESTION};
 use crate::print::{Style, known, now_unix_ms, size, span, span_ms, table, utc, wrap};
 use pollux_api::config::{self, Snapshot};
 use pollux_api::error::RpcError;
 use pollux_api::heartbeat::{self, Blocker};
 use pollux_api::id::{ControllerId, PoolId};
 use pollux_api::{address, pool, router, target};
+use pollux_runtime::Ctx;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -91,16 +92,39 @@ pub async fn gather(array: &Array) -> Report {
     }
 }
 
-/// The configuration as the first who answers has it.
+/// The configuration as the first who answers knows it: enough for names, and for one glance. It may lack the last changes.
 ///
 /// # Errors
 /// Nobody has it: why the first one has not.
 pub async fn snapshot(array: &Array) -> Result<Snapshot, RpcError> {
-    match array.look(array.here, config::SHOW).await {
-        Err(first) => array
-            .look(array.here.partner(), config::SHOW)
-            .await
-            .map_err(|_| first),
+    of_either(array, config::Show { stale_ok: true }).await
+}
+
+/// The configuration with every change that was acknowledged before. Where nobody can be sure of that now, what is known,
+/// and a remark for people that says so, whose view it is and up to where it goes.
+///
+/// # Errors
+/// Nobody has it: why the first one has not.
+pub async fn latest(array: &Array) -> Result<(Snapshot, String), RpcError> {
+    let unsure = match of_either(array, config::Show::default()).await {
+        Ok(snapshot) => return Ok((snapshot, String::new())),
+        Err(error) => error,
+    };
+    let snapshot = snapshot(array).await?;
+    let remark = not_the_latest(&unsure, snapshot.controller, Some(snapshot.as_of));
+    Ok((snapshot, remark))
+}
+
+/// Says that a view may lack changes, and why.
+pub(crate) fn not_the_latest(why: &RpcError, whose: ControllerId, as_of: Option<u64>) -> String {
+    let upto = as_of.map_or_else(String::new, |index| format!(", up to change {index}"));
+    format!("this is what controller {whose} knows{upto}; later changes may be missing: {why}\n")
+}
+
+async fn of_either(array: &Array, show: config::Show) -> Result<Snapshot, RpcError> {
+    let ask = async |at| array.ask(at, config::SHOW, &show, &Ctx::new(QUESTION)).await;
+    match ask(array.here).await {
+        Err(first) => ask(array.here.partner()).await.map_err(|_| first),
         snapshot => snapshot,
     }
 }

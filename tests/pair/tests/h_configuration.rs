@@ -40,7 +40,14 @@ fn h1_change_during_takeover() -> Result<()> {
         let names = |at| -> std::result::Result<Vec<String>, String> {
             let list: Listing = stage
                 .array
-                .call(at, pollux_api::config::LIST, &List { kind: Kind::Host })
+                .call(
+                    at,
+                    pollux_api::config::LIST,
+                    &List {
+                        kind: Kind::Host,
+                        stale_ok: false,
+                    },
+                )
                 .map_err(|e| e.to_string())?;
             Ok(list
                 .rows
