@@ -2,7 +2,9 @@
 //! their order, calls that wait for an answer, and calls of the partner's keeper.
 
 use pollux_api::action::ActionId;
-use pollux_api::config::{Append, AppendReply, Change, Fetch, Fetched, Hex, LogEntry, Op, Sync, SyncReply};
+use pollux_api::config::{
+    Append, AppendReply, Change, Fetch, Fetched, Hex, LogEntry, Op, ReadIndex, Sync, SyncReply,
+};
 use pollux_api::id::{ControllerId, Epoch, Hash32, Incarnation, LogLength};
 use pollux_config_core::keeper::{Job, Keeper as Core, Loaded, Request};
 use pollux_config_core::plan::Site;
@@ -16,6 +18,9 @@ pub(crate) enum Question {
     Sync(Sync),
     Append(Append),
     Fetch(Fetch),
+    Index(ReadIndex),
+    /// Somebody at the other controller asks for this change.
+    Change(u64),
 }
 
 impl Question {
@@ -34,6 +39,11 @@ pub(crate) enum Reply {
     Synced(Result<SyncReply, String>),
     Appended(Result<AppendReply, String>),
     Fetched(Fetched),
+    Index(u64),
+    /// The change was made, as the one with this number.
+    Changed(u64),
+    /// Its fate is not known, or it was refused.
+    NotChanged,
 }
 
 /// Between the two keepers. The number is the call's: an answer to another call is nobody's.
@@ -56,6 +66,15 @@ pub(crate) enum Called {
         last: Option<u64>,
     },
     Fetch,
+    /// For readers: the number of the question.
+    Witness {
+        round: u64,
+    },
+    /// For somebody who asked for this change here.
+    Change {
+        entry: u64,
+        deed: usize,
+    },
 }
 
 /// Who waits for an answer of the core.
@@ -68,7 +87,11 @@ pub(crate) enum Waiting {
     /// The partner's keeper, with this call.
     Partner { number: u64 },
     /// A person, for this change.
-    Person { entry: u64 },
+    Person { entry: u64, deed: usize },
+    /// The partner's keeper, for a person there.
+    Carried { number: u64, entry: u64 },
+    /// A person who reads.
+    Reader { deed: usize },
 }
 
 /// One controller's keeper.
@@ -79,6 +102,8 @@ pub(crate) struct Keeper {
     disk: Loaded,
     /// Its log, by the numbers of the changes.
     pub(crate) log: Vec<u64>,
+    /// What the services of this controller go by, if the database was lost while they ran.
+    pub(crate) kept: Option<Vec<u64>>,
     /// The daemon's core; none: it does not run.
     pub(crate) core: Option<Core>,
     /// Lives of the daemon: what belongs to an earlier one does not happen any more.
@@ -100,7 +125,8 @@ pub(crate) fn action(entry: u64) -> ActionId {
     ActionId::from_bytes(bytes)
 }
 
-fn entry_of(entry: &LogEntry) -> u64 {
+/// Which change an entry is.
+pub(crate) fn entry_of(entry: &LogEntry) -> u64 {
     entry.action_id.as_bytes()[8..]
         .iter()
         .fold(0, |number, byte| number << 8 | u64::from(*byte))
@@ -137,6 +163,7 @@ impl Keeper {
             me,
             disk: Loaded::default(),
             log: Vec::new(),
+            kept: None,
             core: None,
             life: 0,
             jobs: VecDeque::new(),
@@ -156,7 +183,6 @@ impl Keeper {
         self.core = None;
         self.life += 1;
         self.busy_until = 0;
-        self.called.clear();
         std::mem::take(&mut self.waiting).into_values().collect()
     }
 
@@ -189,7 +215,10 @@ impl Keeper {
         match job {
             Job::Append(entries) => self.disk.entries.extend(entries),
             Job::Session { epoch, session } => {
-                (self.disk.session_epoch, self.disk.session) = (epoch, session)
+                (self.disk.session_epoch, self.disk.session) = (epoch, session);
+                if std::mem::take(&mut self.disk.lost) {
+                    self.kept = None;
+                }
             }
             Job::Mend { keep, entries, .. } => {
                 self.disk.entries.truncate(keep as usize);
@@ -233,8 +262,34 @@ impl Keeper {
         self.log = self.disk.entries.iter().map(entry_of).collect();
     }
 
+    /// While nothing runs: the database is damaged. It is put aside, and an empty one stands in its place.
+    pub(crate) fn lose(&mut self) {
+        let log = std::mem::take(&mut self.log);
+        self.kept.get_or_insert(log);
+        self.disk = Loaded {
+            lost: true,
+            ..Loaded::default()
+        };
+    }
+
+    /// Its database was lost, and is not what it was again.
+    pub(crate) fn lost(&self) -> bool {
+        self.disk.lost || self.core.as_ref().is_some_and(Core::lost)
+    }
+
+    /// The database contains this point.
+    pub(crate) fn holds(&self, point: Base) -> bool {
+        let Some(last) = usize::try_from(point.length.get())
+            .ok()
+            .and_then(|length| length.checked_sub(1))
+        else {
+            return true;
+        };
+        let entry = self.disk.entries.get(last);
+        entry.is_some_and(|entry| base(point.length.get(), Some(entry.hash)) == point)
+    }
+
     /// It stands still.
-    #[cfg(test)]
     pub(crate) fn frozen(&self) -> bool {
         self.core.as_ref().is_some_and(|core| core.frozen().is_some())
     }
@@ -249,6 +304,7 @@ impl Keeper {
             acknowledging: core.acknowledging(),
             in_sync: core.in_sync() == Some(core.durable()),
             diverged: core.diverged().is_some(),
+            lost: core.lost(),
             frozen: core.frozen(),
             epoch: core.epoch().map(|record| record.epoch),
         })

@@ -13,6 +13,7 @@ mod coverage;
 mod invariant;
 mod keeper;
 pub mod ledger;
+mod linear;
 mod many;
 mod mutants;
 mod play;

@@ -243,10 +243,18 @@ fn acts(world: &mut World, length: u64) {
             world.after(20 * SEC * at as u64, Happening::Home { c });
         }
     }
-    if !converge(world) || !kept(world) {
-        return;
+    if converge(world) && kept(world) {
+        fall(world);
     }
-    fall(world);
+    linear(world);
+}
+
+/// S8, no stale view: what people were told of the configuration, wherever they asked, could have come from one ledger.
+pub(crate) fn linear(world: &mut World) -> bool {
+    match crate::linear::explained(&world.history.deeds) {
+        Ok(()) => world.violation.is_none(),
+        Err(what) => missed(world, "S8", what),
+    }
 }
 
 /// Writes down that something that has to come true has not.

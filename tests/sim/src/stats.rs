@@ -31,6 +31,9 @@ pub(crate) struct Stats {
     pub(crate) exclusions_lost: u64,
     pub(crate) replies: u64,
     pub(crate) changes: u64,
+    /// Readings of the configuration that were answered, and that were refused.
+    pub(crate) reads: u64,
+    pub(crate) unread: u64,
     pub(crate) pauses: BTreeMap<u64, u64>,
     cells: BTreeMap<(&'static str, WireSight, DiskSight), u64>,
     pools: BTreeMap<&'static str, u64>,
@@ -108,6 +111,8 @@ impl Stats {
         self.exclusions_lost += other.exclusions_lost;
         self.replies += other.replies;
         self.changes += other.changes;
+        self.reads += other.reads;
+        self.unread += other.unread;
         for (class, count) in &other.pauses {
             *self.pauses.entry(*class).or_default() += count;
         }
@@ -147,8 +152,8 @@ impl Stats {
         );
         let _ = writeln!(
             text,
-            "{} replies to hosts, {} held for want of a lease, {} leases revoked, {} changes acknowledged",
-            self.replies, self.held, self.revoked, self.changes
+            "{} replies to hosts, {} held for want of a lease, {} leases revoked, {} changes acknowledged, {} readings, {} refused",
+            self.replies, self.held, self.revoked, self.changes, self.reads, self.unread
         );
         let states: BTreeMap<&str, u64> =
             self.cells

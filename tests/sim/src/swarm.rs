@@ -23,6 +23,7 @@ pub(crate) enum Kind {
     Saturation,
     Crash,
     KeeperCrash,
+    KeeperLost,
     PortCrash,
     QuorumStuck,
     QuorumPath,
@@ -47,7 +48,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 36] = [
+    pub(crate) const ALL: [Self; 37] = [
         Self::WireDead,
         Self::WireOneWay,
         Self::WireLossy,
@@ -63,6 +64,7 @@ impl Kind {
         Self::Saturation,
         Self::Crash,
         Self::KeeperCrash,
+        Self::KeeperLost,
         Self::PortCrash,
         Self::QuorumStuck,
         Self::QuorumPath,
@@ -204,6 +206,13 @@ impl World {
             Kind::KeeperCrash => {
                 let restart = self.rng.range(50 * MS, 2 * SEC);
                 self.crash_keeper(c, restart);
+            }
+            // One database at a time, and not what nobody else holds.
+            Kind::KeeperLost => {
+                if self.may_lose_database(c) {
+                    let restart = self.rng.range(50 * MS, 2 * SEC);
+                    self.lose_database(c, restart);
+                }
             }
             Kind::PortCrash => {
                 self.crash_port(c, span);

@@ -16,8 +16,7 @@ impl NoStaleConfiguration {
 
     /// The first so many acknowledged changes are in the log, in their order, and nothing was slipped in between them
     /// once they were acknowledged: entry by entry the log begins with them.
-    fn holds(&self, world: &World, c: usize, upto: usize) -> Result<(), String> {
-        let log = &world.nodes[c].keeper.log;
+    fn holds(&self, log: &[u64], upto: usize) -> Result<(), String> {
         let mut entries = log.iter();
         let wanted = &self.acknowledged[..upto];
         match wanted
@@ -54,12 +53,23 @@ impl NoStaleConfiguration {
                 let at = self.place(world, c, entry);
                 // A true word about the past needs no more than that past.
                 let upto = if again { at + 1 } else { self.acknowledged.len() };
-                self.holds(world, c, upto)
+                self.holds(&world.nodes[c].keeper.log, upto)
                     .map_err(|why| format!("{c} acknowledges change {entry}, but {why}"))
             }
-            Fact::Replied { c, pool, .. } => self
-                .holds(world, c, self.acknowledged.len())
-                .map_err(|why| format!("{c} answers a host of pool {pool}, but {why}")),
+            // If the database was lost under running services, they go by what they were given before.
+            Fact::Replied { c, pool, .. } => {
+                let keeper = &world.nodes[c].keeper;
+                let all = self.acknowledged.len();
+                let kept = keeper
+                    .kept
+                    .as_ref()
+                    .is_some_and(|kept| self.holds(kept, all).is_ok());
+                if kept {
+                    return Ok(());
+                }
+                self.holds(&keeper.log, all)
+                    .map_err(|why| format!("{c} answers a host of pool {pool}, but {why}"))
+            }
             _ => Ok(()),
         }
     }

@@ -15,6 +15,7 @@ const LIAISON: &str = "heartbeat/core/src/liaison.rs";
 const MACHINE: &str = "heartbeat/core/src/machine.rs";
 const MEMBER: &str = "heartbeat/core/src/member.rs";
 const POOLS: &str = "heartbeat/core/src/pools.rs";
+const READS: &str = "config-keeper/core/src/reads.rs";
 const RECORD: &str = "heartbeat/core/src/record.rs";
 const SET: &str = "heartbeat/core/src/set.rs";
 const TABLE: &str = "heartbeat/core/src/table.rs";
@@ -1209,6 +1210,170 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         )],
         removes: "another request under an action that was carried out is refused",
         by: By::Seeds,
+    },
+    // ---- readers, and a lost database ------------------------------------------------------------------------
+    Mutant {
+        name: "stale-reads",
+        file: KEEPER,
+        edits: &[(
+            "Ok(_) => self.reads.wait(request),",
+            "Ok(_) => self.answer(request, Ok(Answer::ReadAt { index: self.acknowledged })),",
+        )],
+        removes: "a reader is shown all that was acknowledged before it came",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "follower-reads-by-itself",
+        file: KEEPER,
+        edits: &[(
+            "Ok(_) => self.reads.wait(request),",
+            "Ok(Basis::Sequencer { .. }) => self.answer(request, Ok(Answer::ReadAt { index: self.acknowledged })),\n            Ok(_) => self.reads.wait(request),",
+        )],
+        removes: "a follower asks up to where it has to show",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "sequencer-reads-by-itself",
+        file: KEEPER,
+        edits: &[(
+            "Ok(_) => self.reads.wait(request),",
+            "Ok(Basis::Follower { .. }) => self.answer(request, Ok(Answer::ReadAt { index: self.acknowledged })),\n            Ok(_) => self.reads.wait(request),",
+        )],
+        removes: "a sequencer that is read from makes sure that it still is one",
+        by: By::Scenario("configuration::s8_a_sequencer"),
+    },
+    Mutant {
+        name: "lone-reads-without-a-lease",
+        file: KEEPER,
+        edits: &[(
+            "Ok(_) => self.reads.wait(request),",
+            "Ok(Basis::Lease { .. }) => self.answer(request, Ok(Answer::ReadAt { index: self.acknowledged })),\n            Ok(_) => self.reads.wait(request),",
+        )],
+        removes: "a lone keeper that is read from asks for the lease",
+        by: By::Scenario("configuration::s8_a_lone"),
+    },
+    Mutant {
+        name: "word-of-an-earlier-question",
+        file: READS,
+        edits: &[(
+            ".take_if(|(number, ..)| *number == round)?",
+            ".take_if(|(number, ..)| *number >= round)?",
+        )],
+        removes: "what was said before a reader came says nothing to it",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "answered-before-it-shows",
+        file: KEEPER,
+        edits: &[
+            (
+                "Ok(index) => self.reads.until(basis, index, readers),",
+                "Ok(index) => self.reads.until(basis, index.min(0), readers),",
+            ),
+            (
+                "self.announced = self.announced.max(index);\n                self.acknowledge();",
+                "self.announced = self.announced.max(index);",
+            ),
+        ],
+        removes: "a follower answers a reader when it shows what the sequencer has acknowledged",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "read-under-another-basis",
+        file: KEEPER,
+        edits: &[(
+            "let void = self.reads.void(readable);",
+            "let void = self.reads.void(readable).into_iter().filter(|_| false).collect();",
+        )],
+        removes: "a reader whose sequencer is none any more is told so",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "lost-log-is-a-base",
+        file: MEMBER,
+        edits: &[(
+            "want.base == From::Record || !self.lacking()",
+            "want.base == From::Record || !self.lacking() || self.config.is_some()",
+        )],
+        removes: "nobody goes on from a log that was lost",
+        by: By::Scenario("configuration::h7_"),
+    },
+    Mutant {
+        name: "lost-log-waits-to-be-joined",
+        file: MEMBER,
+        edits: &[("            && !self.lacking()\n", "")],
+        removes: "whoever lost its log does not stand still for one who waits for it",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "lost-log-takes-part",
+        file: KEEPER,
+        edits: &[(
+            "if permitted && self.is_lacking(&record) {",
+            "if permitted && self.is_lacking(&record) && false {",
+        )],
+        removes: "a keeper whose log was lost takes no part",
+        by: By::Scenario("configuration::h7_"),
+    },
+    Mutant {
+        name: "counted-for-who-lost-it",
+        file: KEEPER,
+        edits: &[(
+            "if matches!(self.role, Role::Sequencer(Session::Standing { .. })) {",
+            "if matches!(self.role, Role::Sequencer(Session::Starting)) {",
+        )],
+        removes: "what was counted for a follower that lost its log is void",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "old-sessions-after-a-loss",
+        file: KEEPER,
+        edits: &[(
+            "(self.session_epoch, self.session).max((fetched.session_epoch, fetched.session));",
+            "(self.session_epoch, self.session).min((fetched.session_epoch, fetched.session));",
+        )],
+        removes: "a keeper that lost its log begins no session that its partner knows",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "history-of-one-who-lost-it",
+        file: KEEPER,
+        edits: &[(
+            "if fetched.lost {\n            return Err",
+            "if fetched.lost && fetched.length > 0 {\n            return Err",
+        )],
+        removes: "of two that lost their logs neither is repaired from the other",
+        by: By::Scenario("configuration::h7_"),
+    },
+    Mutant {
+        name: "joined-to-one-who-lost-it",
+        file: KEEPER,
+        edits: &[(
+            "let mended = if fetched.lost {",
+            "let mended = if fetched.lost && fetched.length > 0 {",
+        )],
+        removes: "nobody becomes equal to a log that was lost",
+        by: By::Seeds,
+    },
+    Mutant {
+        name: "alone-and-open-is-repaired",
+        file: KEEPER,
+        edits: &[(
+            "let provable = record.members.len() > 1 || !record.open;",
+            "let provable = !record.members.is_empty();",
+        )],
+        removes: "what was acknowledged alone is given back by nobody",
+        by: By::Scenario("configuration::h7_"),
+    },
+    Mutant {
+        name: "repaired-beyond-the-base",
+        file: KEEPER,
+        edits: &[(
+            "fetched.entries.retain(|entry| entry.index <= record.base_length);",
+            "fetched.entries.retain(|entry| entry.index > 0);",
+        )],
+        removes: "what goes on behind the base of a sealed record is not its history",
+        by: By::Scenario("configuration::h7_"),
     },
     // ---- port groups ----------------------------------------------------------------------------------------
     Mutant {

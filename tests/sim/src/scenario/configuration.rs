@@ -2,6 +2,7 @@
 
 use super::quorum::promised;
 use super::{demand, mended, open_alone, scenario, taken_over, whole, wire};
+use crate::play::linear;
 use crate::setup::Setup;
 use crate::world::{A, B, MS, SEC, World};
 use pollux_api::id::ControllerId;
@@ -128,6 +129,178 @@ fn h7_a_database_that_was_lost_or_restored_from_a_copy_serves_nothing_that_it_la
             mended(world);
         });
     }
+}
+
+/// H7: the file is damaged, the keeper starts beside an empty one, and its partner has it all. Nobody is taken over for that.
+#[test]
+fn h7_a_database_that_is_lost_under_a_living_pair_is_given_back_by_the_partner() {
+    for c in [A, B] {
+        scenario(busy, |world| {
+            whole(world);
+            world.run_for(10 * SEC);
+            let records = world.invariants.borrow().records();
+            world.lose_database(c, 300 * MS);
+            world.run_for(200 * MS);
+            demand(
+                world,
+                world.nodes[c].keeper.log.is_empty(),
+                "the database is still there",
+            );
+            whole(world);
+            let kept = world.invariants.borrow().records() == records;
+            demand(world, kept, "a record was decided for a file");
+            // It is worth something again.
+            world.power_cut(1 - c);
+            taken_over(world, c);
+            mended(world);
+        });
+    }
+}
+
+/// H7: the partner dies before it has given anything back.
+#[test]
+fn h7_who_has_lost_its_database_takes_nothing_over_and_gives_nothing_away() {
+    for c in [A, B] {
+        scenario(busy, |world| {
+            whole(world);
+            world.run_for(5 * SEC);
+            world.filtered = true;
+            world.lose_database(c, 300 * MS);
+            world.run_for(2 * SEC);
+            let record = world.record();
+            world.power_cut(1 - c);
+            world.run_for(60 * SEC);
+            demand(
+                world,
+                world.record() == record,
+                "it decides about a history that it does not hold",
+            );
+            demand(world, !world.serves(c, 1 - c), "it took over");
+            demand(world, world.serves(c, c), "it stopped what it serves");
+            let locked = world.nodes[c].keeper.core.as_ref().and_then(|core| core.locked());
+            let told =
+                locked.is_some_and(|(what, remedy)| what.contains("was lost") && remedy.contains("restore"));
+            demand(world, told, "nobody is told what is wrong, and what helps");
+            world.filtered = false;
+            world.power_on(1 - c);
+            mended(world);
+        });
+    }
+}
+
+/// H7: everything that was acknowledged is in what a sealed record stands on, and whoever holds that can give it back.
+#[test]
+fn h7_a_lone_sealed_controller_gets_its_lost_database_from_a_partner_that_is_no_member() {
+    scenario(busy, |world| {
+        whole(world);
+        world.run_for(5 * SEC);
+        world.power_cut(B);
+        taken_over(world, A);
+        world.lose_database(A, 300 * MS);
+        world.run_for(5 * SEC);
+        demand(
+            world,
+            world.nodes[A].keeper.lost(),
+            "it is whole without anybody's help",
+        );
+        world.power_on(B);
+        mended(world);
+    });
+}
+
+/// H7: nobody has it any more. Hosts are served as before; the configuration stays as it was known, and locked.
+#[test]
+fn h7_when_both_have_lost_their_databases_nothing_is_changed_and_both_say_how_to_restore() {
+    scenario(busy, |world| {
+        whole(world);
+        world.run_for(5 * SEC);
+        world.lose_database(A, 300 * MS);
+        world.lose_database(B, 500 * MS);
+        world.run_for(SEC);
+        let changes = world.stats.changes;
+        world.run_for(30 * SEC);
+        demand(world, world.stats.changes == changes, "something was changed");
+        for c in [A, B] {
+            let core = world.nodes[c].keeper.core.as_ref();
+            let locked = core.and_then(|core| core.locked());
+            let told = locked.is_some_and(|(_, remedy)| remedy.contains("pollux config restore"));
+            demand(world, told, "nobody is told what helps");
+            demand(world, world.serves(c, c), "hosts are not served any more");
+        }
+        let explained = linear(world);
+        demand(world, explained, "what was read cannot have been");
+    });
+}
+
+/// S8: the old sequencer stood still while the other took over, went on alone and changed things. It does not know yet.
+#[test]
+fn s8_a_sequencer_that_was_replaced_while_it_stood_still_answers_no_reader() {
+    scenario(busy, |world| {
+        whole(world);
+        world.run_for(5 * SEC);
+        world.pause(A);
+        taken_over(world, B);
+        open_alone(world, B);
+        let before = world.stats.changes;
+        world.run_for(5 * SEC);
+        demand(world, world.stats.changes > before, "nothing was changed");
+        world.resume(A);
+        world.read();
+        world.run_for(5 * SEC);
+        mended(world);
+    });
+}
+
+/// S8: the same of one that was alone. Nobody at the other side would have asked it; its lease has run out.
+#[test]
+fn s8_a_lone_controller_that_was_replaced_while_it_stood_still_answers_no_reader() {
+    scenario(busy, |world| {
+        whole(world);
+        world.run_for(5 * SEC);
+        world.power_cut(B);
+        taken_over(world, A);
+        let reads = world.stats.reads;
+        world.run_for(5 * SEC);
+        demand(
+            world,
+            world.stats.reads > reads,
+            "a lone controller answers no reader",
+        );
+        wire(world, false);
+        world.power_on(B);
+        world.run_for(10 * SEC);
+        world.pause(A);
+        taken_over(world, B);
+        open_alone(world, B);
+        let before = world.stats.changes;
+        world.run_for(5 * SEC);
+        demand(world, world.stats.changes > before, "nothing was changed");
+        world.resume(A);
+        world.read();
+        world.run_for(5 * SEC);
+        mended(world);
+    });
+}
+
+/// S8: on both sides, from what was changed on both sides.
+#[test]
+fn s8_readers_on_both_sides_see_what_was_changed_on_both_sides_before_they_came() {
+    scenario(busy, |world| {
+        whole(world);
+        world.links = [crate::world::Link {
+            delay: 300 * MS,
+            ..world.setup.link
+        }; 2];
+        let (reads, changes) = (world.stats.reads, world.stats.changes);
+        for _ in 0..200 {
+            world.read();
+            world.run_for(50 * MS);
+        }
+        let (reads, changes) = (world.stats.reads - reads, world.stats.changes - changes);
+        demand(world, reads > 300, "hardly any reader was answered");
+        demand(world, changes > 50, "hardly anything was changed");
+        mended(world);
+    });
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod replace;
 mod strangers;
 mod takeover;
 
-use crate::play::{converge, kept};
+use crate::play::{converge, kept, linear};
 use crate::setup::Setup;
 use crate::world::{A, B, SEC, World};
 use pollux_heartbeat_core::event::Request;
@@ -93,7 +93,7 @@ pub(crate) fn taken_over(world: &mut World, c: usize) {
 /// Everything is mended, and the array has to be whole with nothing lost.
 pub(crate) fn mended(world: &mut World) {
     world.heal();
-    let done = converge(world) && kept(world);
+    let done = converge(world) && kept(world) && linear(world);
     demand(world, done, "not whole after the heal");
 }
 

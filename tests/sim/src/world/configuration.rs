@@ -1,9 +1,10 @@
 //! Changes of the configuration: what the keepers do, what travels between them, and what heartbeat asks of its own.
 
 use super::*;
-use crate::keeper::{Called, Keeper, Question, Reply, Waiting, action, change};
+use crate::keeper::{Called, Keeper, Question, Reply, Waiting, action, change, entry_of};
 use pollux_api::config::{Freeze, SetEpoch, Unfreeze};
 use pollux_config_core::keeper::{Answer, Effect as Deed, Event as Word, Refusal};
+use pollux_config_core::reads::{Proof, Witness};
 use pollux_heartbeat_core::event::ConfigStatus;
 use pollux_heartbeat_core::liaison::{Ask, Call, Liaison, epoch_record, lock_words};
 
@@ -35,6 +36,9 @@ impl World {
 
     /// Time to look.
     pub(super) fn look(&mut self, c: usize, life: u32) {
+        if self.nodes[c].halted {
+            return self.nodes[c].deferred.push(Happening::Look { c, life });
+        }
         let desk = &self.nodes[c].desk;
         if desk.call.is_none() && desk.asks.is_empty() {
             self.ask_keeper(c, Ask::Look);
@@ -159,6 +163,16 @@ impl World {
 
     /// The answer to a call of heartbeat has come; none: it has failed, or nothing came in time.
     pub(super) fn keeper_says(&mut self, c: usize, number: u64, answer: Option<ConfigStatus>) {
+        // This end stands still with its daemon: what was said meanwhile is not told out of order later.
+        if self.nodes[c].halted {
+            let life = self.nodes[c].life;
+            return self.nodes[c].deferred.push(Happening::KeeperSays {
+                c,
+                life,
+                number,
+                answer,
+            });
+        }
         let desk = &mut self.nodes[c].desk;
         if desk.catching == Some(number) {
             desk.catching = None;
@@ -208,16 +222,50 @@ impl World {
     pub(super) fn end_keeper(&mut self, c: usize) {
         let jobs = self.nodes[c].keeper.jobs() as u64;
         let durable = self.rng.below(jobs + 1) as usize;
+        for called in std::mem::take(&mut self.nodes[c].keeper.called).into_values() {
+            if let Called::Change { entry, .. } = called {
+                self.doubts.push(entry);
+            }
+        }
         for waiting in self.nodes[c].keeper.die(durable) {
             match waiting {
                 Waiting::Heartbeat { number } | Waiting::CatchUp { number } => {
                     self.keeper_answers(c, number, None)
                 }
                 // Silence, which its own patience ends.
-                Waiting::Partner { .. } => {}
-                Waiting::Person { entry } => self.doubts.push(entry),
+                Waiting::Partner { .. } | Waiting::Carried { .. } | Waiting::Reader { .. } => {}
+                Waiting::Person { entry, .. } => self.doubts.push(entry),
             }
         }
+    }
+
+    /// The keeper's daemon dies, and its database is damaged when it starts again.
+    pub(crate) fn lose_database(&mut self, c: usize, restart: u64) {
+        if self.nodes[c].up && self.nodes[c].keeper.core.is_some() {
+            self.say(|| format!("{} DATABASE LOST", id(c)));
+            self.crash_keeper(c, restart);
+            self.nodes[c].keeper.lose();
+        }
+    }
+
+    /// What the database of a controller holds that its partner's log or nobody's could not give back is nothing: it is
+    /// beyond any repair otherwise. Not while an epoch is being decided, for what that will stand on is known to nobody.
+    pub(crate) fn may_lose_database(&self, c: usize) -> bool {
+        let (own, other) = (&self.nodes[c].keeper, &self.nodes[1 - c].keeper);
+        let record = self.record();
+        let known = |keeper: &Keeper| {
+            let epoch = keeper
+                .core
+                .as_ref()
+                .and_then(|core| core.epoch().map(|record| record.epoch));
+            epoch == Some(record.epoch)
+        };
+        let settled = known(own) && !own.frozen() && !own.lost() && !other.frozen() && !other.lost();
+        let acknowledged = |entry: &u64| other.log.contains(entry);
+        let elsewhere = self.invariants.borrow().acknowledged().iter().all(acknowledged);
+        let alone = record.members.get(id(c)).is_some() && !record.members.both();
+        let sealed = record.mode == pollux_heartbeat_core::record::Mode::Sealed;
+        settled && elsewhere && (!alone || sealed && other.holds(record.base))
     }
 
     pub(super) fn keeper_tick(&mut self, c: usize, life: u32) {
@@ -274,6 +322,7 @@ impl World {
                     self.call_partner(c, called, Question::Append(append));
                 }
                 Deed::Fetch(fetch) => self.call_partner(c, Called::Fetch, Question::Fetch(fetch)),
+                Deed::Witness { round, witness } => self.witness(c, round, witness),
                 Deed::Answer { request, answer } => self.keeper_answer(c, request, answer),
                 Deed::Moved => {
                     let (boot, life) = (self.nodes[c].boot, self.nodes[c].life);
@@ -282,6 +331,58 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Whoever can tell whether readers may be answered is asked.
+    fn witness(&mut self, c: usize, round: u64, witness: Witness) {
+        let called = Called::Witness { round };
+        match witness {
+            Witness::Follower(append) => self.call_partner(c, called, Question::Append(append)),
+            Witness::Sequencer(ask) => self.call_partner(c, called, Question::Index(ask)),
+            Witness::Lease { .. } => {
+                let life = self.nodes[c].keeper.life;
+                let span = self.span(50, 1_000);
+                self.after(span, Happening::LeaseAsked { c, life, round });
+                let answer = Err("no answer in time".to_owned());
+                self.after(
+                    CALL,
+                    Happening::LeaseSaid {
+                        c,
+                        life,
+                        round,
+                        answer,
+                    },
+                );
+            }
+        }
+    }
+
+    /// Heartbeat hears that its keeper asks for the lease.
+    pub(super) fn lease_asked(&mut self, c: usize, life: u32, round: u64) {
+        let node = &self.nodes[c];
+        if node.halted {
+            return self.nodes[c]
+                .deferred
+                .push(Happening::LeaseAsked { c, life, round });
+        }
+        let Some(core) = &node.core else { return };
+        let epoch = core.stands_in_epoch(self.local(c));
+        let answer = epoch.map(Proof::Leased).ok_or_else(|| "no lease".to_owned());
+        let span = self.span(50, 1_000);
+        self.after(
+            span,
+            Happening::LeaseSaid {
+                c,
+                life,
+                round,
+                answer,
+            },
+        );
+    }
+
+    /// It has answered, or has had its time.
+    pub(super) fn lease_said(&mut self, c: usize, round: u64, answer: Result<Proof, String>) {
+        self.keep(c, Word::Witnessed { round, answer });
     }
 
     fn keeper_answer(&mut self, c: usize, request: u64, answer: Result<Answer, Refusal>) {
@@ -310,19 +411,61 @@ impl World {
                 let reply = match answer {
                     Ok(Answer::Synced(reply)) => Reply::Synced(Ok(reply)),
                     Ok(Answer::Appended(reply)) => Reply::Appended(Ok(reply)),
+                    Ok(Answer::ReadAt { index }) => Reply::Index(index),
                     Err(refusal) => Reply::Synced(Err(what(refusal))),
                     Ok(_) => return,
                 };
                 self.post(c, Message::Reply { number, reply });
             }
-            (Waiting::Person { entry }, Ok(_)) => self.fact(Fact::Acknowledged {
-                c,
-                entry,
-                again: false,
-            }),
-            (Waiting::Person { entry }, Err(Refusal::InDoubt)) => self.doubts.push(entry),
-            (Waiting::Person { .. }, Err(_)) => {}
+            (Waiting::Person { entry, deed }, Ok(Answer::Changed(changed))) => {
+                self.history.changed(deed, changed.index);
+                self.acknowledged(c, entry, false);
+            }
+            (Waiting::Person { entry, .. }, Err(Refusal::InDoubt)) => self.doubts.push(entry),
+            (Waiting::Person { deed, .. }, Err(_)) => self.history.refused(deed),
+            (Waiting::Carried { number, entry }, Ok(Answer::Changed(changed))) => {
+                self.acknowledged(c, entry, false);
+                let reply = Reply::Changed(changed.index);
+                self.post(c, Message::Reply { number, reply });
+            }
+            (Waiting::Carried { number, .. }, Err(_)) => {
+                let reply = Reply::NotChanged;
+                self.post(c, Message::Reply { number, reply });
+            }
+            (Waiting::Reader { deed }, Ok(_)) => self.shown(c, deed),
+            (Waiting::Reader { .. }, Err(_)) => self.stats.unread += 1,
+            (Waiting::Person { .. } | Waiting::Carried { .. }, Ok(_)) => {}
         }
+    }
+
+    fn acknowledged(&mut self, c: usize, entry: u64, again: bool) {
+        self.fact(Fact::Acknowledged { c, entry, again });
+    }
+
+    /// A reader sees what the keeper shows.
+    fn shown(&mut self, c: usize, deed: usize) {
+        let Some(core) = &self.nodes[c].keeper.core else {
+            return;
+        };
+        let seen: Vec<u64> = core
+            .entries(0, core.acknowledged())
+            .iter()
+            .map(entry_of)
+            .collect();
+        let hosts = core.tables().hosts.len();
+        if hosts != seen.len() {
+            let shown = seen.len();
+            self.violation.get_or_insert(Violation {
+                at: self.now,
+                invariant: "S8",
+                what: format!(
+                    "{} shows {hosts} hosts after {shown} changes that make one each",
+                    id(c)
+                ),
+            });
+        }
+        self.history.saw(deed, seen.into());
+        self.stats.reads += 1;
     }
 
     // ---- between the keepers --------------------------------------------------------------------------------
@@ -344,12 +487,25 @@ impl World {
                     question.newer();
                 }
                 let keeper = &mut self.nodes[c].keeper;
-                let Some(core) = &keeper.core else { return };
+                if keeper.core.is_none() {
+                    return;
+                }
                 let word = match question {
                     Question::Fetch(fetch) => {
+                        if fetch.lost {
+                            self.keep(c, Word::PartnerLost);
+                        }
+                        let Some(core) = &self.nodes[c].keeper.core else {
+                            return;
+                        };
                         let reply = Reply::Fetched(core.fetch(&fetch));
                         return self.post(c, Message::Reply { number, reply });
                     }
+                    Question::Index(ask) => Word::IndexIn {
+                        request: keeper.ticket(Waiting::Partner { number }),
+                        ask,
+                    },
+                    Question::Change(entry) => return self.carried(c, number, entry),
                     Question::Sync(sync) => Word::SyncIn {
                         request: keeper.ticket(Waiting::Partner { number }),
                         sync,
@@ -371,6 +527,13 @@ impl World {
             return;
         };
         let silence = || "no answer in time".to_owned();
+        if let Called::Change { entry, deed } = called {
+            return match reply {
+                Some(Reply::Changed(index)) => self.history.changed(deed, index),
+                // Refused there once: another copy of the same question may have come at a better time.
+                _ => self.doubts.push(entry),
+            };
+        }
         let word = match (called, reply) {
             (Called::Sync { session, epoch }, reply) => Word::SyncOut {
                 session,
@@ -390,6 +553,16 @@ impl World {
                     _ => Err(silence()),
                 },
             },
+            (Called::Witness { round }, reply) => Word::Witnessed {
+                round,
+                answer: match reply {
+                    Some(Reply::Appended(answer)) => answer.map(Proof::Followed),
+                    Some(Reply::Index(index)) => Ok(Proof::Index(index)),
+                    Some(Reply::Synced(Err(what))) => Err(what),
+                    _ => Err(silence()),
+                },
+            },
+            (Called::Change { .. }, _) => return,
             (Called::Fetch, reply) => Word::FetchOut {
                 answer: match reply {
                     Some(Reply::Fetched(fetched)) => Ok(fetched),
@@ -402,21 +575,60 @@ impl World {
 
     // ---- people ---------------------------------------------------------------------------------------------
 
-    /// Somebody asks for a change at each controller that would decide it: a new one, or again one whose fate is not
-    /// known, under the same action.
+    /// Somebody reads at each controller.
+    pub(super) fn reader(&mut self) {
+        let span = self.rng.range(100 * MS, self.setup.change_idle);
+        self.after(span, Happening::Read);
+        self.read();
+    }
+
+    pub(crate) fn read(&mut self) {
+        for c in [A, B] {
+            let node = &self.nodes[c];
+            if node.up && !node.paused && node.keeper.core.is_some() {
+                let deed = self.history.reads();
+                let request = self.nodes[c].keeper.ticket(Waiting::Reader { deed });
+                self.keep(c, Word::Read { request });
+            }
+        }
+    }
+
+    /// A change has been carried here from the other controller.
+    fn carried(&mut self, c: usize, number: u64, entry: u64) {
+        let change = change(entry, self.initiators);
+        let keeper = &mut self.nodes[c].keeper;
+        let known = keeper
+            .core
+            .as_ref()
+            .and_then(|core| core.answered(action(entry), &change));
+        if let Some(Ok(Answer::Changed(changed))) = known {
+            self.acknowledged(c, entry, true);
+            let reply = Reply::Changed(changed.index);
+            return self.post(c, Message::Reply { number, reply });
+        }
+        let request = keeper.ticket(Waiting::Carried { number, entry });
+        let action = action(entry);
+        self.keep(
+            c,
+            Word::Change {
+                request,
+                action,
+                change,
+            },
+        );
+    }
+
+    /// Somebody asks for a change at each controller: a new one, or again one whose fate is not known, under the same
+    /// action. What is not decided there is carried to the partner.
     pub(super) fn change(&mut self) {
         let span = self.rng.range(200 * MS, self.setup.change_idle);
         self.after(span, Happening::Change);
         for c in [A, B] {
             let node = &self.nodes[c];
-            let decides = node
-                .keeper
-                .core
-                .as_ref()
-                .is_some_and(|core| !core.is_partners_to_decide());
-            if !node.up || node.paused || !decides {
+            let core = node.keeper.core.as_ref().filter(|_| node.up && !node.paused);
+            let Some(elsewhere) = core.map(|core| core.is_partners_to_decide()) else {
                 continue;
-            }
+            };
             let again = !self.doubts.is_empty() && self.rng.chance(300_000);
             let entry = if again {
                 let at = self.rng.index(self.doubts.len());
@@ -427,13 +639,19 @@ impl World {
             };
             let known = self.nodes[c].keeper.core.as_ref();
             let known = known.and_then(|core| core.answered(action(entry), &change(entry, self.initiators)));
-            if let Some(Ok(_)) = known {
-                self.fact(Fact::Acknowledged { c, entry, again });
+            let deed = self.history.asks_for_change(entry);
+            if let Some(Ok(Answer::Changed(changed))) = known {
+                self.history.changed(deed, changed.index);
+                self.acknowledged(c, entry, again);
+                continue;
+            }
+            if elsewhere {
+                self.call_partner(c, Called::Change { entry, deed }, Question::Change(entry));
                 continue;
             }
             let keeper = &mut self.nodes[c].keeper;
             let before = keeper.core.as_ref().map(|core| core.length());
-            let request = keeper.ticket(Waiting::Person { entry });
+            let request = keeper.ticket(Waiting::Person { entry, deed });
             self.keep(
                 c,
                 Word::Change {

@@ -24,6 +24,7 @@ pub(crate) use ports::own_access;
 
 use crate::invariant::Invariants;
 use crate::keeper::{Keeper, Message};
+use crate::linear::History;
 use crate::quorum::QuorumDisk;
 use crate::rng::Rng;
 use crate::setup::Setup;
@@ -34,6 +35,7 @@ use pollux_api::alua;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId};
 use pollux_api::pool::ReservationKey;
 use pollux_api::target::Flip;
+use pollux_config_core::reads::Proof;
 use pollux_heartbeat_core::area::{Area, Content, Role};
 use pollux_heartbeat_core::effect::{BlockId, Evidence, ReadId, StopReason, WriteId};
 use pollux_heartbeat_core::event::{ConfigStatus, Import, PoolInfo, PoolStep, Power, Request, RequestId};
@@ -223,8 +225,19 @@ pub(crate) enum Happening {
     Flip { c: usize, life: u32, flip: Flip },
     /// The port groups' daemon looks at its target.
     PortLook { c: usize, life: u32 },
+    /// Heartbeat hears that its keeper asks for the lease. `life` is one of the keeper's daemon.
+    LeaseAsked { c: usize, life: u32, round: u64 },
+    /// It has answered, or has had its time.
+    LeaseSaid {
+        c: usize,
+        life: u32,
+        round: u64,
+        answer: Result<Proof, String>,
+    },
     /// A person changes the configuration.
     Change,
+    /// A person reads it.
+    Read,
     /// A paused controller goes on.
     Resume { c: usize, pause: u32 },
     /// An operator wants every pool at its home, while the array is being made whole.
@@ -263,6 +276,8 @@ impl Happening {
             | H::Moved { c, .. }
             | H::KeeperCall { c, .. }
             | H::KeeperSays { c, .. }
+            | H::LeaseAsked { c, .. }
+            | H::LeaseSaid { c, .. }
             | H::Flip { c, .. }
             | H::PortLook { c, .. } => Some(c),
             H::QuorumWrite { .. }
@@ -276,6 +291,7 @@ impl Happening {
             | H::Host { .. }
             | H::Patience { .. }
             | H::Change
+            | H::Read
             | H::Resume { .. }
             | H::Home { .. }
             | H::Fault
@@ -590,6 +606,8 @@ pub(crate) struct World {
     entries: u64,
     /// Changes of which nobody knows whether they were made.
     doubts: Vec<u64>,
+    /// What people asked of the configuration, and were told.
+    pub(crate) history: History,
     /// Calls of keepers.
     calls: u64,
     /// What is done now was decided before a pause.
@@ -723,6 +741,7 @@ impl World {
             values: 0,
             entries: 0,
             doubts: Vec::new(),
+            history: History::default(),
             calls: 0,
             late: false,
             floors: vec![[0; BLOCKS]; setup.pools.len()],
@@ -742,6 +761,7 @@ impl World {
             world.at(at, Happening::Host { stream });
         }
         world.after(SEC, Happening::Change);
+        world.after(SEC, Happening::Read);
         world.after(SEC, Happening::Sample);
         world
     }
@@ -992,7 +1012,11 @@ impl World {
             }
             H::Look { c, life } if self.nodes[c].life == life => self.look(c, life),
             H::Moved { c, boot, life } if self.boot_is(c, boot) && self.nodes[c].life == life => {
-                self.ask_keeper(c, Ask::Look);
+                if self.nodes[c].halted {
+                    self.nodes[c].deferred.push(what);
+                } else {
+                    self.ask_keeper(c, Ask::Look);
+                }
             }
             H::KeeperCall {
                 c,
@@ -1008,7 +1032,17 @@ impl World {
             } if self.nodes[c].life == life => self.keeper_says(c, number, answer),
             H::Flip { c, life, flip } if self.nodes[c].port.life == life => self.flip(c, flip),
             H::PortLook { c, life } if self.nodes[c].port.life == life => self.port_look(c, life),
+            H::LeaseAsked { c, life, round } if self.nodes[c].keeper.life == life => {
+                self.lease_asked(c, life, round);
+            }
+            H::LeaseSaid {
+                c,
+                life,
+                round,
+                answer,
+            } if self.nodes[c].keeper.life == life => self.lease_said(c, round, answer),
             H::Change => self.change(),
+            H::Read => self.reader(),
             H::Resume { c, pause } if self.nodes[c].pauses == pause => self.resume(c),
             H::Home { c } => {
                 if !self.settled {
@@ -1044,6 +1078,8 @@ impl World {
             | H::Moved { .. }
             | H::KeeperCall { .. }
             | H::KeeperSays { .. }
+            | H::LeaseAsked { .. }
+            | H::LeaseSaid { .. }
             | H::Flip { .. }
             | H::PortLook { .. }
             | H::Resume { .. } => {}

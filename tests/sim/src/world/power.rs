@@ -61,6 +61,8 @@ impl World {
         node.role = Role::Starting;
         node.desk = super::configuration::Desk::default();
         self.end_keeper(c);
+        // Services that start have nothing to go by but what the keeper gives them.
+        self.nodes[c].keeper.kept = None;
         self.nodes[c].port.end(id(c));
     }
 
