@@ -7,12 +7,12 @@
 //! Never: an answer to a change that the core has not given; a second owner of the keeper.
 
 use crate::seal::{Ring, SealError, place as place_of};
-use crate::store::{Opened, Report, Store, StoreError, Writer};
+use crate::store::{Lost, Opened, RESTORE, Report, Room, Store, StoreError, Way, Writer};
 use pollux_api::config::item::{Item, Purpose, Secret};
 use pollux_api::config::{
-    self, Append, AsideEntry, Change, Changed, Fetch, Freeze, Get, Kind, Lease, LeaseAsked, List, Listing, Locked,
-    LogEntry, LogQuery, Op, ReadAt, ReadIndex, Resource, SealKeys, SetEpoch, Show, Snapshot, Status, Sync,
-    Unfreeze, Unseal, Unsealed, Verified, Watch, Watched,
+    self, Append, AsideEntry, Change, Changed, Fetch, Freeze, Get, Kind, Lease, LeaseAsked, List, Listing,
+    Locked, LogEntry, LogQuery, Op, ReadAt, ReadIndex, Resource, Restore, Restored, SealKeys, SetEpoch, Show,
+    Snapshot, Status, StorageAlarm, Sync, Unfreeze, Unseal, Unsealed, Verified, Watch, Watched,
 };
 use pollux_api::error::Problem;
 use pollux_api::error::{Code, RpcError};
@@ -22,6 +22,7 @@ use pollux_config_core::keeper::{Answer, BATCH_BYTES, Effect, Event, Keeper, Ref
 use pollux_config_core::plan::{Site, secret_is_right};
 use pollux_config_core::reads::{Proof, Witness};
 use pollux_platform::signal::Shutdown;
+use pollux_platform::unsynced::{self, Habits, SEED_VARIABLE};
 use pollux_runtime::config::Paths;
 use pollux_runtime::{Client, ControllerConfig, Ctx, Service};
 use std::collections::{BTreeSet, HashMap};
@@ -52,6 +53,7 @@ enum Input {
         oneshot::Sender<Answered>,
     ),
     Event(Event),
+    Room(Room),
     Look(Look),
 }
 
@@ -70,6 +72,10 @@ struct Actor {
     /// Since when it is locked, and why.
     locked: Option<(String, Instant)>,
     aside: (u64, bool),
+    /// A database that was damaged or gone, until its content has been copied from the partner.
+    lost: Option<Lost>,
+    /// The room on the disk of the database; none: it is not known.
+    room: Option<Room>,
     moved: bool,
     acknowledged: watch::Sender<u64>,
     inputs: mpsc::UnboundedSender<Input>,
@@ -260,7 +266,54 @@ impl Actor {
                 Effect::Moved => self.moved = true,
             }
         }
-        let now = self.keeper.locked().map(|(reason, _)| reason);
+        if !self.keeper.lost()
+            && let Some(lost) = self.lost.take()
+        {
+            tracing::info!(
+                kept = lost.file,
+                "the configuration is whole again; the damaged database is kept"
+            );
+            self.moved = true;
+        }
+        self.look_at_lock();
+    }
+
+    /// The room on the disk is no longer what it was.
+    fn take_room(&mut self, room: Room) {
+        let before = self.room.replace(room);
+        let alarm = |room: &Option<Room>| room.as_ref().and_then(Room::alarm);
+        match (alarm(&before), alarm(&self.room)) {
+            // The figures alone are no news for the journal.
+            (None, Some((what, remedy))) => tracing::warn!(what, remedy, "disk"),
+            (Some(_), None) => tracing::info!("there is room on the boot disk again"),
+            _ => {}
+        }
+        self.moved |= alarm(&before).is_some() != alarm(&self.room).is_some();
+        self.look_at_lock();
+    }
+
+    /// Why nothing can be changed here now, and what would clear it.
+    fn locked(&self) -> Option<(String, String)> {
+        let full = || self.room.as_ref().and_then(|room| room.refusal(false));
+        self.keeper.locked().or_else(full)
+    }
+
+    /// Nothing is begun that would not fit on the disk; what was begun is ended.
+    fn not_begun(&self, event: &Event) -> Option<Refusal> {
+        let room = |copy| self.room.as_ref().and_then(|room| room.refusal(copy));
+        let (what, remedy) = match event {
+            Event::Change { change, .. } if !change.dry_run => room(false)?,
+            Event::AppendIn { append, .. } if !append.entries.is_empty() => room(true)?,
+            Event::CatchUp { .. } => room(true)?,
+            _ => return None,
+        };
+        Some(Refusal::Locked(what, remedy))
+    }
+
+    fn look_at_lock(&mut self) {
+        // Figures come and go; the reason is the same.
+        let full = || self.locked().map(|_| "the boot disk is full".to_owned());
+        let now = self.keeper.locked().map(|(reason, _)| reason).or_else(full);
         if now.as_ref() != self.locked.as_ref().map(|(reason, _)| reason) {
             match &now {
                 Some(reason) => tracing::info!(reason, "configuration locked"),
@@ -302,7 +355,7 @@ impl Actor {
             epoch: keeper.epoch().cloned(),
             session: keeper.session(),
             sequencer: keeper.sequencer(),
-            locked: self.keeper.locked().map(|(reason, remedy)| {
+            locked: self.locked().map(|(reason, remedy)| {
                 let since = self
                     .locked
                     .as_ref()
@@ -318,7 +371,23 @@ impl Actor {
             aside: self.aside.0,
             aside_acknowledged: self.aside.1,
             diverged: keeper.diverged().cloned(),
-            lost: keeper.lost(),
+            lost: keeper.lost().then(|| match self.lost.clone() {
+                Some(Lost { file, what }) => config::Lost {
+                    file: Some(file),
+                    what,
+                },
+                None => config::Lost {
+                    file: None,
+                    what: "its log does not hold what the record of the epoch stands on".to_owned(),
+                },
+            }),
+            alarms: self
+                .room
+                .as_ref()
+                .and_then(Room::alarm)
+                .map(|(what, remedy)| StorageAlarm { what, remedy })
+                .into_iter()
+                .collect(),
         }
     }
 
@@ -568,9 +637,12 @@ pub enum RunError {
     /// The keys that seal secrets.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// Signals cannot be received.
-    #[error("cannot wait for signals: {0}")]
-    Signals(#[from] std::io::Error),
+    /// The environment asks for a disk that forgets, and does not say how.
+    #[error("{SEED_VARIABLE}={0}: it must be a number, or not be set; only a software enclosure sets it")]
+    Seed(String),
+    /// Signals cannot be received, or SQLite takes no layer under it.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
 }
 
 /// Runs the daemon until it is asked to stop.
@@ -587,14 +659,44 @@ pub async fn run(config: ControllerConfig) -> Result<(), RunError> {
     Ok(())
 }
 
+/// In the software enclosure the disk of a controller forgets what was not flushed when the power goes.
+fn way() -> Result<Way, RunError> {
+    let mut way = Way::default();
+    if let Some(seed) = std::env::var_os(SEED_VARIABLE) {
+        const LAYER: &str = "pollux-unsynced";
+        let number = seed.to_str().and_then(|seed| seed.parse().ok());
+        let seed: u64 = number.ok_or_else(|| RunError::Seed(seed.to_string_lossy().into_owned()))?;
+        unsynced::register(LAYER, Habits::new(seed))?;
+        tracing::warn!(
+            seed,
+            "writes that are not flushed are lost when this process is killed: a software enclosure"
+        );
+        way.vfs = Some(LAYER.to_owned());
+    }
+    Ok(way)
+}
+
 /// Opens the database and begins to serve; returns at once. The task ends when it is aborted.
 ///
 /// # Errors
 /// As [`run`].
 pub fn start(config: &ControllerConfig) -> Result<(Service, tokio::task::JoinHandle<()>), RunError> {
     let path = config.paths.var.join(DATABASE);
-    let (store, opened) = Store::open(&path, config.array)?;
-    let Opened { loaded, aside } = opened;
+    let (store, opened) = Store::open_or_replace(&path, config.array, &way()?)?;
+    let Opened {
+        loaded,
+        aside,
+        lost,
+        room,
+    } = opened;
+    if let Some(Lost { file, what }) = &lost {
+        tracing::error!(
+            what,
+            kept = file,
+            remedy = RESTORE,
+            "the database was damaged: an empty one has taken its place"
+        );
+    }
     let me = config.controller;
     let log_damaged = |what| RunError::Log {
         path: path.display().to_string(),
@@ -607,18 +709,19 @@ pub fn start(config: &ControllerConfig) -> Result<(Service, tokio::task::JoinHan
     let (inputs, queue) = mpsc::unbounded_channel();
     let reports = inputs.clone();
     let writer = store.spawn(move |report| {
-        let event = match report {
-            Report::Stored(serial) => Event::Stored { serial },
+        let input = match report {
+            Report::Stored(serial) => Input::Event(Event::Stored { serial }),
             Report::Failed(what) => {
                 tracing::error!(
                     what,
                     "the database failed: nothing more is changed until config-keeperd is restarted"
                 );
-                Event::StoreFailed { what }
+                Input::Event(Event::StoreFailed { what })
             }
+            Report::Room(room) => Input::Room(room),
         };
         // The task is gone only when the process ends.
-        let _ = reports.send(Input::Event(event));
+        let _ = reports.send(input);
     });
     let (acknowledged, seen) = watch::channel(keeper.acknowledged());
     let handle = Handle {
@@ -628,7 +731,7 @@ pub fn start(config: &ControllerConfig) -> Result<(Service, tokio::task::JoinHan
     };
     let service = register(config, &handle);
     let client = Some(service.client().clone());
-    let actor = Actor {
+    let mut actor = Actor {
         me,
         paths: config.paths.clone(),
         keeper,
@@ -639,6 +742,8 @@ pub fn start(config: &ControllerConfig) -> Result<(Service, tokio::task::JoinHan
         lease_numbers: RandomState::new().build_hasher().finish(),
         locked: None,
         aside,
+        lost,
+        room: None,
         moved: true,
         acknowledged,
         inputs,
@@ -646,6 +751,9 @@ pub fn start(config: &ControllerConfig) -> Result<(Service, tokio::task::JoinHan
         ring,
         keys_given: None,
     };
+    if let Some(room) = room {
+        actor.take_room(room);
+    }
     Ok((service, tokio::spawn(serve(actor, queue))))
 }
 
@@ -681,13 +789,22 @@ impl Actor {
                 self.next += 1;
                 self.waiting.insert(self.next, waiting);
                 let event = event(self.next);
-                self.handle(event);
+                match self.not_begun(&event) {
+                    None => self.handle(event),
+                    Some(refusal) => {
+                        if let Some(waiting) = self.waiting.remove(&self.next) {
+                            // Whoever waited may have gone.
+                            let _ = waiting.send(Err(refusal));
+                        }
+                    }
+                }
                 // Whoever stopped waiting leaves its ticket behind.
                 if self.waiting.len() > 1024 {
                     self.waiting.retain(|_, waiting| !waiting.is_closed());
                 }
             }
             Input::Event(event) => self.handle(event),
+            Input::Room(room) => self.take_room(room),
             Input::Look(look) => look(self),
         }
     }
@@ -803,6 +920,15 @@ fn register(config: &ControllerConfig, handle: &Handle) -> Service {
             });
             handle.look(move |actor| actor.leased(number, answer)).await
         }))
+        .serve::<config::RESTORE>(on(handle, |handle, ctx, restore: Restore| async move {
+            match handle
+                .demand(&ctx, move |request| Event::Restore { request, restore })
+                .await?
+            {
+                Answer::Restored { length } => Ok(Restored { length }),
+                other => Err(unexpected(&handle, &other)),
+            }
+        }))
         .serve::<config::SEAL_KEYS>(on(handle, |handle, ctx, given: SealKeys| async move {
             // Another controller's keeper, not one of this controller.
             let partner = format!("{}/{}", handle.me.partner(), config::SERVICE);
@@ -886,15 +1012,13 @@ fn user_of(item: &Item) -> Option<&'static str> {
 }
 
 async fn open_secret(handle: &Handle, ctx: &Ctx, unseal: Unseal) -> Result<Unsealed, RpcError> {
-    let item = match get_row(
-        handle,
-        Get {
-            kind: unseal.kind,
-            which: unseal.which,
-        },
-    )
-    .await?
-    {
+    // A service needs its secret also while nobody can be sure that there is no newer one.
+    let get = Get {
+        kind: unseal.kind,
+        which: unseal.which,
+        stale_ok: true,
+    };
+    let item = match get_row(handle, ctx, get).await? {
         Resource::Item(item) => item,
         other => return Err(no_secret(handle, other.key().kind(), &unseal.field)),
     };
@@ -1250,5 +1374,169 @@ async fn from_store<T>(
             "the database did not answer in time",
         )
         .remedy("ask again with more time")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pollux_api::action::ActionId;
+    use pollux_api::config::{EpochRecord, LogHash, Op};
+    use pollux_api::id::{ArrayId, Epoch, Incarnation};
+
+    const MIB: u64 = 1 << 20;
+
+    /// The task of a keeper that is alone and open, without anybody around it.
+    fn actor(dir: &std::path::Path) -> (Actor, mpsc::UnboundedReceiver<Input>) {
+        let path = dir.join(DATABASE);
+        let (store, opened) =
+            Store::open_or_replace(&path, ArrayId::from_bytes([7; 16]), &Way::default()).unwrap();
+        let (inputs, queue) = mpsc::unbounded_channel();
+        let reports = inputs.clone();
+        let writer = store.spawn(move |report| {
+            if let Report::Stored(serial) = report {
+                let _ = reports.send(Input::Event(Event::Stored { serial }));
+            }
+        });
+        let mut actor = Actor {
+            me: ControllerId::A,
+            paths: Paths::within(dir),
+            keeper: Keeper::load(ControllerId::A, None, Site::default(), opened.loaded).unwrap(),
+            writer,
+            next: 1,
+            waiting: HashMap::new(),
+            locked: None,
+            aside: opened.aside,
+            lost: opened.lost,
+            room: Some(Room::new(900 * MIB, 1000 * MIB)),
+            moved: false,
+            acknowledged: watch::channel(0).0,
+            inputs,
+            client: None,
+            ring: Ring::load(&dir.join("keys")).unwrap(),
+            keys_given: None,
+            lease_asked: None,
+            lease_numbers: 0,
+        };
+        let record = EpochRecord {
+            epoch: Epoch::new(1),
+            members: vec![(ControllerId::A, Incarnation::new(1))],
+            open: true,
+            base_length: 0,
+            base_hash: LogHash::default(),
+            quorum: Vec::new(),
+        };
+        let set = SetEpoch {
+            record,
+            lock: None,
+            incarnation: None,
+        };
+        actor.handle(Event::SetEpoch { request: 0, set });
+        (actor, queue)
+    }
+
+    async fn change(actor: &mut Actor, queue: &mut mpsc::UnboundedReceiver<Input>, name: &str) -> Answered {
+        let op = Op::CreateHost {
+            name: name.into(),
+            iqns: vec![format!("iqn.2026-01.test:{name}")],
+        };
+        let change = Change {
+            ops: vec![op],
+            expected_index: None,
+            dry_run: false,
+        };
+        let mut action = [0; 16];
+        action[..name.len()].copy_from_slice(name.as_bytes());
+        let action = ActionId::from_bytes(action);
+        let (sender, mut receiver) = oneshot::channel();
+        let event = move |request| Event::Change {
+            request,
+            action,
+            change,
+        };
+        actor.take(Input::Call(Box::new(event), sender));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut receiver => return answer.unwrap(),
+                input = queue.recv() => actor.take(input.unwrap()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_changes_with_figures_and_takes_them_again_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut actor, mut queue) = actor(dir.path());
+        change(&mut actor, &mut queue, "one").await.unwrap();
+        actor.take(Input::Room(Room::new(30 * MIB, 1000 * MIB)));
+        let status = actor.status();
+        assert!(
+            status.alarms[0].what.contains("30.0 MiB of 1000 MiB"),
+            "{status:?}"
+        );
+        assert_eq!(status.locked, None, "an alarm locks nothing");
+        change(&mut actor, &mut queue, "two").await.unwrap();
+
+        actor.take(Input::Room(Room::new(15 * MIB, 1000 * MIB)));
+        let refused = change(&mut actor, &mut queue, "three").await;
+        assert!(
+            matches!(&refused, Err(Refusal::Locked(what, remedy))
+                if what.contains("15.0 MiB of 1000 MiB") && remedy.contains("/var/lib/pollux")),
+            "{refused:?}"
+        );
+        assert!(
+            actor
+                .status()
+                .locked
+                .unwrap()
+                .reason
+                .contains("16 MiB are needed")
+        );
+
+        actor.take(Input::Room(Room::new(900 * MIB, 1000 * MIB)));
+        let status = actor.status();
+        assert_eq!((status.locked, status.alarms, status.length), (None, vec![], 2));
+        change(&mut actor, &mut queue, "three").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_empty_database_in_the_place_of_a_damaged_one_takes_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut before, mut queue) = actor(dir.path());
+        change(&mut before, &mut queue, "one").await.unwrap();
+        let entries = before.keeper.entries(0, 1).to_vec();
+        drop(before);
+        std::fs::write(dir.path().join(DATABASE), [0x5a; 20_000]).unwrap();
+        let (mut actor, mut queue) = actor(dir.path());
+        let status = actor.status();
+        let lost = status.lost.unwrap();
+        assert_eq!(lost.file.as_deref(), Some("config.db.damaged-1"));
+        assert!(status.locked.unwrap().remedy.contains("pollux config restore"));
+        let refused = change(&mut actor, &mut queue, "two").await;
+        assert!(
+            matches!(&refused, Err(Refusal::Locked(what, _)) if what.contains("was lost")),
+            "{refused:?}"
+        );
+        // A backup brings it back, and it stays so.
+        let (sender, mut receiver) = oneshot::channel();
+        let event = move |request| Event::Restore {
+            request,
+            restore: Restore { entries, last: true },
+        };
+        actor.take(Input::Call(Box::new(event), sender));
+        let answer = loop {
+            tokio::select! {
+                biased;
+                answer = &mut receiver => break answer.unwrap(),
+                input = queue.recv() => actor.take(input.unwrap()),
+            }
+        };
+        assert_eq!(answer, Ok(Answer::Restored { length: 1 }));
+        assert_eq!((actor.status().lost, actor.status().locked), (None, None));
+        change(&mut actor, &mut queue, "two").await.unwrap();
+        drop(actor);
+        let (_, opened) = Store::open(&dir.path().join(DATABASE), ArrayId::from_bytes([7; 16])).unwrap();
+        assert_eq!((opened.loaded.entries.len(), opened.lost), (2, None));
     }
 }

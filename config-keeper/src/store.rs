@@ -14,19 +14,40 @@
 //! How it is fast: write-ahead log with `synchronous=FULL`; the WAL is filled with zeros to its working size at the
 //! start and never shrinks, so a commit overwrites blocks that exist; checkpoints run when nothing waits.
 //!
+//! What else there is:
+//!
+//! | part | what it is |
+//! |---|---|
+//! | [`damage`] | finds a database that is not what was written; puts it aside, and a new one in its place |
+//! | [`mark`] | where the log ended, beside the database: what SQLite drops in silence is missed |
+//! | [`space`] | alarm and refusal before the boot disk is full |
+//!
 //! Never: report a job as stored before its commit returned; go on after a failed write (what the kernel did with
 //! the pages is not known); touch a database of another array or of a newer version.
 
+mod damage;
+mod mark;
+mod space;
+
+pub use damage::Lost;
+pub use space::Room;
+
+use mark::{Height, Mark};
 use pollux_api::action::ActionId;
 use pollux_api::config::item::reference;
 use pollux_api::config::{AsideEntry, Hex, Kind, LogEntry, LogHash, Resource, RowOp, Tables, Verified};
 use pollux_api::id::{ArrayId, Epoch};
 use pollux_config_core::keeper::{Job, Loaded};
 use pollux_config_core::log::encode_rows;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
+use pollux_platform::file::{Lock, LockError};
+use rusqlite::config::DbConfig;
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
+};
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -41,6 +62,10 @@ const IDLE: Duration = Duration::from_millis(500);
 /// Steps from one version of the schema to the next; `user_version` counts those that were taken. Append only.
 const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
+/// What to do where no partner has the configuration.
+pub const RESTORE: &str = "the configuration is copied from the partner as soon as it is there; if both databases are \
+                           damaged: `pollux config restore FILE` brings a backup in";
+
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -51,16 +76,46 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Its content is not what was written.
-    #[error(
-        "{path}: the database is damaged: {what}; move it and its -wal file away and start again: the controller copies \
-         the configuration from its partner, or restore a copy of the file",
-        path = path.display()
-    )]
+    #[error("{path}: the database is damaged: {what}; {}", RESTORE, path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What was found.
         what: String,
+    },
+    /// It is no keeper's database.
+    #[error("{path}: this is a database of another program; name the right directory in paths.var", path = path.display())]
+    Strange {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The disk has no room.
+    #[error(
+        "{path}: cannot {what}: the disk is full: {room}, {needed} MiB are needed; free space there (old journals, copies \
+         named config.db.v* and config.db.damaged-* that nobody needs), then start config-keeperd again",
+        path = path.display()
+    )]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// How much is free, and where.
+        room: String,
+        /// How much is needed, MiB.
+        needed: u64,
+    },
+    /// The file system takes no writes.
+    #[error(
+        "{path}: the file system mounted at {mount} is read-only, and the configuration cannot be kept on it; see `dmesg` for \
+         why, check it with fsck, mount it for writing (mount -o remount,rw {mount}), then start config-keeperd again",
+        path = path.display(), mount = mount.display()
+    )]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+        /// Where its file system is mounted.
+        mount: PathBuf,
     },
     /// It belongs to another array.
     #[error("{path}: this is the database of array {found}, not of {wanted}; name the right directory in paths.var", path = path.display())]
@@ -104,10 +159,58 @@ pub enum StoreError {
     },
 }
 
+/// Named places in the work of the store, told to whoever wants to know: a test that ends the process there.
+#[derive(Clone, Default)]
+pub struct Places(Option<Arc<dyn Fn(&'static str) + Send + Sync>>);
+
+impl Places {
+    /// All of them, in the order in which they can be passed.
+    pub const ALL: &'static [&'static str] = &[
+        "before migration",
+        "in migration",
+        "after migration",
+        "before commit",
+        "in commit",
+        "after commit",
+        "before mend",
+        "after mend",
+        "after mark",
+        "before checkpoint",
+        "after checkpoint",
+        "after report",
+    ];
+
+    /// `passing` is called at each place that is passed.
+    #[must_use]
+    pub fn new(passing: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(passing)))
+    }
+
+    fn pass(&self, place: &'static str) {
+        if let Some(passing) = &self.0 {
+            passing(place);
+        }
+    }
+}
+
+/// By what way a database is reached.
+#[derive(Clone, Default)]
+pub struct Way {
+    /// SQLite's name of the file system layer; none: its own.
+    pub vfs: Option<String>,
+    /// Who is told of the places that are passed.
+    pub places: Places,
+}
+
 /// An opened database.
 pub struct Store {
     path: PathBuf,
     connection: Connection,
+    places: Places,
+    mark: Mark,
+    height: Height,
+    // Last: it is let go when the database is closed.
+    _lock: Lock,
 }
 
 /// What the database held at the start.
@@ -117,111 +220,131 @@ pub struct Opened {
     pub loaded: Loaded,
     /// Number of entries that were set aside, and whether one may have been acknowledged.
     pub aside: (u64, bool),
+    /// A database that was damaged or gone, and whose content has not been copied from the partner yet.
+    pub lost: Option<Lost>,
+    /// The room on its disk; none: it is not known.
+    pub room: Option<Room>,
 }
 
 impl Store {
-    /// Opens or makes the database of `array`, brings its schema up to date and checks it.
+    /// Opens or makes the database of `array`, brings its schema up to date and checks it. A damaged one is not touched.
     ///
     /// # Errors
     /// [`StoreError`] names the file, what is wrong and what would be right.
     pub fn open(path: &Path, array: ArrayId) -> Result<(Self, Opened), StoreError> {
-        let failed = |what| move |source| classify(path, what, source);
-        let connection = Connection::open(path).map_err(failed("open it"))?;
+        let way = Way::default();
+        let lock = lock(path)?;
+        damage::finish_replacement(path)?;
+        Self::open_locked(path, array, &way, lock).map_err(|(error, _)| error)
+    }
+
+    /// The same; a database that is damaged is kept under another name, and an empty one that says so takes its place.
+    ///
+    /// # Errors
+    /// As [`Self::open`], but for damage.
+    pub fn open_or_replace(path: &Path, array: ArrayId, way: &Way) -> Result<(Self, Opened), StoreError> {
+        let lock = lock(path)?;
+        damage::finish_replacement(path)?;
+        let (what, lock) = match Self::open_locked(path, array, way, lock) {
+            Ok(opened) => return Ok(opened),
+            Err((StoreError::Damaged { what, .. }, lock)) => (what, lock),
+            Err((error, _)) => return Err(error),
+        };
+        let lost = Lost {
+            file: damage::keep(path)?,
+            what,
+        };
+        begin_anew(path, array, way, &lost)?;
+        damage::order_replacement(path)?;
+        damage::finish_replacement(path)?;
+        Self::open_locked(path, array, way, lock).map_err(|(error, _)| error)
+    }
+
+    fn open_locked(
+        path: &Path,
+        array: ArrayId,
+        way: &Way,
+        lock: Lock,
+    ) -> Result<(Self, Opened), (StoreError, Lock)> {
+        let damaged = |what: String| StoreError::Damaged {
+            path: path.to_owned(),
+            what,
+        };
+        let checked = || {
+            if let Some(what) = damage::orphans(path) {
+                return Err(damaged(what));
+            }
+            let mut connection = connect(path, way)?;
+            let (mark, height) = Mark::open(path, array)?;
+            prepare(path, &mut connection, array, way, height.is_some())?;
+            Ok((connection, mark, height))
+        };
+        let (connection, mark, height) = match checked() {
+            Ok(parts) => parts,
+            Err(error) => return Err((error, lock)),
+        };
         let mut store = Self {
             path: path.to_owned(),
             connection,
+            places: way.places.clone(),
+            mark,
+            height: Height::default(),
+            _lock: lock,
         };
-        // Exclusive: no other process, and the index of the WAL lives in memory.
-        let pragmas = "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-                       PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = -1; PRAGMA temp_store = MEMORY;";
-        store
-            .connection
-            .execute_batch(pragmas)
-            .map_err(failed("configure it"))?;
-        store.migrate()?;
-        store.own(array)?;
-        let check = store.integrity().map_err(failed("check it"))?;
-        if let Some(what) = check {
-            return Err(StoreError::Damaged {
-                path: path.to_owned(),
-                what,
-            });
+        let mut take = || {
+            let opened = store.load()?;
+            let session = (opened.loaded.session_epoch, opened.loaded.session);
+            let missing =
+                height.and_then(|height| height.missing(&opened.loaded.entries, session, opened.aside.0));
+            if let Some(what) = missing {
+                return Err(damaged(what));
+            }
+            store.reserve_wal()?;
+            store.height = Height {
+                length: opened.loaded.entries.len() as u64,
+                hash: opened
+                    .loaded
+                    .entries
+                    .last()
+                    .map_or(LogHash::default(), |entry| entry.hash),
+                session,
+                aside: opened.aside.0,
+            };
+            store.mark.note(&store.height)?;
+            // From here on the database is what it should be: closing it brings the WAL in.
+            store
+                .connection
+                .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+                .map_err(store.failed("configure it"))?;
+            Ok(opened)
+        };
+        match take() {
+            Ok(opened) => Ok((store, opened)),
+            Err(error) => Err((error, store._lock)),
         }
-        let opened = store.load()?;
-        store.reserve_wal()?;
-        Ok((store, opened))
     }
 
     fn failed(&self, what: &'static str) -> impl Fn(rusqlite::Error) -> StoreError + '_ {
         move |source| classify(&self.path, what, source)
     }
 
-    fn migrate(&mut self) -> Result<(), StoreError> {
-        let version: i64 = self
-            .connection
-            .pragma_query_value(None, "user_version", |row| row.get(0))
-            .map_err(self.failed("read its version"))?;
-        let (found, known) = (usize::try_from(version).unwrap_or(usize::MAX), MIGRATIONS.len());
-        if found > known {
-            return Err(StoreError::Newer {
-                path: self.path.clone(),
-                found,
-                known,
-            });
-        }
-        if found > 0 && found < known {
-            let copy = self.path.with_extension(format!("db.v{found}"));
-            if !copy.exists() {
-                self.connection
-                    .execute("VACUUM INTO ?1", [copy.to_string_lossy()])
-                    .map_err(self.failed("copy it before the upgrade"))?;
-            }
-        }
-        for (at, step) in MIGRATIONS.iter().enumerate().skip(found) {
-            let path = self.path.clone();
-            let upgrade = |connection: &mut Connection| {
-                let transaction = connection.transaction()?;
-                transaction.execute_batch(step)?;
-                transaction.pragma_update(None, "user_version", at as i64 + 1)?;
-                transaction.commit()
-            };
-            upgrade(&mut self.connection).map_err(|source| classify(&path, "upgrade its schema", source))?;
-        }
-        Ok(())
-    }
-
-    fn own(&mut self, array: ArrayId) -> Result<(), StoreError> {
-        let found: Option<String> = self
-            .connection
-            .query_row("SELECT value FROM meta WHERE key = 'array'", [], |row| row.get(0))
-            .optional()
-            .map_err(self.failed("read its owner"))?;
-        match found {
-            Some(found) if found == array.to_string() => Ok(()),
-            Some(found) => Err(StoreError::Foreign {
-                path: self.path.clone(),
-                found,
-                wanted: array,
-            }),
-            None => {
-                let row = self
-                    .connection
-                    .execute("INSERT INTO meta VALUES ('array', ?1)", [array.to_string()]);
-                row.map(drop).map_err(self.failed("write its owner"))
-            }
-        }
-    }
-
     /// The first problem that SQLite finds.
     fn integrity(&self) -> rusqlite::Result<Option<String>> {
-        let verdict: String = self
-            .connection
-            .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
-        Ok((verdict != "ok").then_some(verdict))
+        integrity(&self.connection)
     }
 
     fn load(&self) -> Result<Opened, StoreError> {
-        let entries = self.log().map_err(self.failed("read the log"))?;
+        let opening = |what| move |source| damage::opening(&self.path, what, source);
+        let damaged = |what| StoreError::Damaged {
+            path: self.path.clone(),
+            what,
+        };
+        let entries = self.log().map_err(opening("read the log"))?;
+        let (mut length, mut last) = (0, LogHash::default());
+        for entry in &entries {
+            pollux_config_core::log::follows(length, last, entry).map_err(damaged)?;
+            (length, last) = (entry.index, entry.hash);
+        }
         let meta = |key: &'static str| -> rusqlite::Result<u64> {
             let row = self
                 .connection
@@ -237,24 +360,32 @@ impl Store {
                 acknowledged: meta("acknowledged")?,
                 session_epoch,
                 session,
-                lost: false,
+                lost: damage::lost(&self.connection)?.is_some(),
             };
             let aside = self.connection.query_row(
                 "SELECT count(*), ifnull(max(acknowledged), 0) FROM aside",
                 [],
                 |row| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?)),
             )?;
-            Ok(Opened { loaded, aside })
+            Ok(Opened {
+                loaded,
+                aside,
+                lost: damage::lost(&self.connection)?,
+                room: Room::of(&self.path),
+            })
         };
-        let opened = read().map_err(self.failed("read its facts"))?;
+        let opened = read().map_err(opening("read its facts"))?;
+        if opened.loaded.acknowledged > length {
+            return Err(damaged(format!(
+                "{} entries are acknowledged, its log has {length}",
+                opened.loaded.acknowledged
+            )));
+        }
         let damage = self
             .compare(&opened.loaded.entries)
-            .map_err(self.failed("read the tables"))?;
+            .map_err(opening("read the tables"))?;
         match damage.into_iter().next() {
-            Some(what) => Err(StoreError::Damaged {
-                path: self.path.clone(),
-                what,
-            }),
+            Some(what) => Err(damaged(what)),
             None => Ok(opened),
         }
     }
@@ -318,13 +449,18 @@ impl Store {
     /// not that of the header.
     fn reserve_wal(&mut self) -> Result<(), StoreError> {
         // A first write makes the file.
-        self.connection
-            .execute(
+        let write = |connection: &mut Connection| {
+            let transaction = begin(connection)?;
+            transaction.execute(
                 "INSERT INTO meta VALUES ('opened', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1",
                 [],
-            )
-            .map_err(self.failed("write to it"))?;
-        let wal = PathBuf::from(format!("{}-wal", self.path.display()));
+            )?;
+            damage::adopt(&transaction, MIGRATIONS.len() as i64)?;
+            damage::seal(&transaction)?;
+            transaction.commit()
+        };
+        write(&mut self.connection).map_err(|source| damage::opening(&self.path, "write to it", source))?;
+        let wal = beside(&self.path, "-wal");
         let grow = || -> std::io::Result<()> {
             let mut file = OpenOptions::new().write(true).open(&wal)?;
             let size = file.metadata()?.len();
@@ -335,33 +471,54 @@ impl Store {
             }
             Ok(())
         };
-        grow().map_err(|source| StoreError::Io {
-            path: wal.clone(),
-            what: "reserve space in it",
-            source,
-        })
+        grow().map_err(|source| space::storage(&wal, "reserve space in it", source))
     }
 
     /// One commit.
-    fn commit(&mut self, jobs: &[(u64, Job)], acknowledged: Option<u64>) -> Result<(), StoreError> {
-        let path = self.path.clone();
+    fn commit(&mut self, jobs: &[(u64, Job)], notes: &mut Notes) -> Result<(), StoreError> {
+        let (path, places) = (self.path.clone(), self.places.clone());
+        let mending = jobs.iter().any(|(_, job)| matches!(job, Job::Mend { .. }));
+        let cutting = |(_, job): &(u64, Job)| matches!(job, Job::Mend { aside, .. } if !aside.is_empty());
+        if jobs.iter().any(cutting) {
+            self.mark.wipe()?;
+        }
+        places.pass(if mending { "before mend" } else { "before commit" });
+        let height = jobs
+            .iter()
+            .fold(self.height, |height, (_, job)| after(height, job));
         let write = |connection: &mut Connection| {
-            let transaction = connection.transaction()?;
+            let transaction = begin(connection)?;
             for (_, job) in jobs {
                 apply(&transaction, job)?;
             }
-            if let Some(mark) = acknowledged {
+            if let Some(mark) = notes.mark {
                 fact(&transaction, "acknowledged", mark)?;
             }
+            if notes.is_some() || jobs.iter().any(|(_, job)| !matches!(job, Job::Append(_))) {
+                damage::seal(&transaction)?;
+            }
+            places.pass("in commit");
             transaction.commit()
         };
-        write(&mut self.connection).map_err(|source| classify(&path, "write to it", source))
+        write(&mut self.connection).map_err(|source| classify(&path, "write to it", source))?;
+        *notes = Notes::default();
+        places.pass(if mending { "after mend" } else { "after commit" });
+        if height != self.height || mending {
+            self.height = height;
+            self.mark.note(&self.height)?;
+        }
+        places.pass("after mark");
+        Ok(())
     }
 
     fn checkpoint(&self) -> Result<(), StoreError> {
+        self.places.pass("before checkpoint");
         self.connection
             .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
-            .map_err(self.failed("copy the WAL into it"))
+            .map_err(self.failed("copy the WAL into it"))?;
+        self.mark.sync()?;
+        self.places.pass("after checkpoint");
+        Ok(())
     }
 
     fn verify(&self) -> Result<Verified, StoreError> {
@@ -428,6 +585,198 @@ impl Store {
     }
 }
 
+/// The path with something behind its name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Keeps a second keeper away from the database and from what stands beside it.
+fn lock(path: &Path) -> Result<Lock, StoreError> {
+    space::writable(path)?;
+    Lock::acquire(&beside(path, "-lock")).map_err(|error| match error {
+        LockError::Held { .. } => StoreError::Busy {
+            path: path.to_owned(),
+        },
+        LockError::Io { path, source } => space::storage(&path, "lock it", source),
+    })
+}
+
+fn connect(path: &Path, way: &Way) -> Result<Connection, StoreError> {
+    let failed = |what| move |source| damage::opening(path, what, source);
+    let connection = match &way.vfs {
+        None => Connection::open(path),
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs.as_str()),
+    };
+    let connection = connection.map_err(failed("open it"))?;
+    // Until all of it is found sound: what is wrong stays as it was found.
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .map_err(failed("configure it"))?;
+    // Exclusive: no other process, and the index of the WAL lives in memory. Nothing here writes.
+    let pragmas = "PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;
+                   PRAGMA journal_size_limit = -1; PRAGMA temp_store = MEMORY;";
+    connection
+        .execute_batch(pragmas)
+        .map_err(failed("configure it"))?;
+    Ok(connection)
+}
+
+fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
+    connection.transaction_with_behavior(TransactionBehavior::Immediate)
+}
+
+/// Checks that the database is sound and of this array, and brings its schema up to date. `held`: something stood in
+/// it already.
+fn prepare(
+    path: &Path,
+    connection: &mut Connection,
+    array: ArrayId,
+    way: &Way,
+    held: bool,
+) -> Result<(), StoreError> {
+    let opening = |what| move |source| damage::opening(path, what, source);
+    let sound = |found: Option<String>| match found {
+        None => Ok(()),
+        Some(what) => Err(StoreError::Damaged {
+            path: path.to_owned(),
+            what,
+        }),
+    };
+    let version: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(opening("read its version"))?;
+    let (found, known) = (usize::try_from(version).unwrap_or(usize::MAX), MIGRATIONS.len());
+    match damage::tables(connection).map_err(opening("read its schema"))? {
+        None if found == 0 && !held => {}
+        Some(false) if found <= known => {
+            return Err(StoreError::Strange {
+                path: path.to_owned(),
+            });
+        }
+        None if found <= known => sound(Some("its tables are gone".into()))?,
+        _ => {
+            let facts = damage::facts(connection);
+            let claimed = damage::schema_fact(connection);
+            let sealed = matches!(facts, Ok(None));
+            if found > known {
+                return match claimed {
+                    // The header is wrong, not the program.
+                    Ok(Some(claimed)) if sealed && claimed <= known as i64 => sound(Some(format!(
+                        "it says that its schema has version {found}, and has version {claimed}"
+                    ))),
+                    _ => Err(StoreError::Newer {
+                        path: path.to_owned(),
+                        found,
+                        known,
+                    }),
+                };
+            }
+            sound(facts.map_err(opening("read its facts"))?)?;
+            let claimed = claimed.map_err(opening("read its facts"))?;
+            if let Some(claimed) = claimed.filter(|claimed| *claimed != version) {
+                sound(Some(format!(
+                    "it says that its schema has version {found}, and has version {claimed}"
+                )))?;
+            }
+            own(path, connection, array)?;
+            sound(integrity(connection).map_err(opening("check it"))?)?;
+            sound(damage::aside(connection).map_err(opening("read what was set aside"))?)?;
+        }
+    }
+    connection
+        .execute_batch("PRAGMA journal_mode = WAL")
+        .map_err(opening("configure it"))?;
+    migrate(path, connection, array, found, &way.places)?;
+    sound(damage::schema(connection).map_err(opening("read its schema"))?)
+}
+
+fn migrate(
+    path: &Path,
+    connection: &mut Connection,
+    array: ArrayId,
+    found: usize,
+    places: &Places,
+) -> Result<(), StoreError> {
+    if found > 0 && found < MIGRATIONS.len() {
+        let copy = path.with_extension(format!("db.v{found}"));
+        if !copy.exists() {
+            connection
+                .execute("VACUUM INTO ?1", [copy.to_string_lossy()])
+                .map_err(|source| classify(path, "copy it before the upgrade", source))?;
+        }
+    }
+    for (at, step) in MIGRATIONS.iter().enumerate().skip(found) {
+        places.pass("before migration");
+        let upgrade = |connection: &mut Connection| {
+            let transaction = begin(connection)?;
+            transaction.execute_batch(step)?;
+            transaction.pragma_update(None, "user_version", at as i64 + 1)?;
+            transaction.execute(
+                "INSERT INTO meta VALUES ('array', ?1) ON CONFLICT (key) DO NOTHING",
+                [array.to_string()],
+            )?;
+            damage::adopt(&transaction, at as i64 + 1)?;
+            damage::seal(&transaction)?;
+            places.pass("in migration");
+            transaction.commit()
+        };
+        upgrade(connection).map_err(|source| classify(path, "upgrade its schema", source))?;
+        places.pass("after migration");
+    }
+    Ok(())
+}
+
+/// Refuses a database of another array. One that was made before its owner was written belongs to nobody yet.
+fn own(path: &Path, connection: &mut Connection, array: ArrayId) -> Result<(), StoreError> {
+    let opening = |what| move |source| damage::opening(path, what, source);
+    let found: Option<String> = connection
+        .query_row("SELECT value FROM meta WHERE key = 'array'", [], |row| row.get(0))
+        .optional()
+        .map_err(opening("read its owner"))?;
+    match found {
+        Some(found) if found == array.to_string() => Ok(()),
+        Some(found) => Err(StoreError::Foreign {
+            path: path.to_owned(),
+            found,
+            wanted: array,
+        }),
+        None => {
+            let write = |connection: &mut Connection| {
+                let transaction = begin(connection)?;
+                damage::put(&transaction, "array", array.to_string())?;
+                damage::seal(&transaction)?;
+                transaction.commit()
+            };
+            write(connection).map_err(opening("write its owner"))
+        }
+    }
+}
+
+/// The first problem that SQLite finds.
+fn integrity(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let verdict: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    Ok((verdict != "ok").then_some(verdict))
+}
+
+/// Makes, beside the damaged database, an empty one that says what was lost.
+fn begin_anew(path: &Path, array: ArrayId, way: &Way, lost: &Lost) -> Result<(), StoreError> {
+    damage::clear_fresh(path)?;
+    let fresh = damage::fresh(path);
+    let mut connection = connect(&fresh, way)?;
+    prepare(&fresh, &mut connection, array, way, false)?;
+    let write = |connection: &mut Connection| {
+        let transaction = begin(connection)?;
+        damage::note_lost(&transaction, lost)?;
+        damage::seal(&transaction)?;
+        transaction.commit()?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    };
+    write(&mut connection).map_err(|source| classify(&fresh, "write to it", source))
+}
+
 /// What became of jobs.
 #[derive(Debug)]
 pub enum Report {
@@ -435,13 +784,15 @@ pub enum Report {
     Stored(u64),
     /// A write failed: nothing more is taken.
     Failed(String),
+    /// The room on the disk is no longer what it was.
+    Room(Room),
 }
 
 enum Ask {
     Job(u64, Job),
     Mark(u64),
-    Verify(Box<dyn FnOnce(Result<Verified, StoreError>) + Send>),
-    Aside(Box<dyn FnOnce(Result<Vec<AsideEntry>, StoreError>) + Send>),
+    Rest,
+    Look(Box<dyn FnOnce(&Store) + Send>),
 }
 
 /// The thread that writes. Dropped, it finishes what it was given and closes the database.
@@ -466,14 +817,19 @@ impl Writer {
         self.ask(Ask::Mark(acknowledged));
     }
 
+    /// Does now what is done when nothing waits: the mark is written, the WAL is copied into the database.
+    pub fn rest(&self) {
+        self.ask(Ask::Rest);
+    }
+
     /// Checks everything.
     pub fn verify(&self, answer: impl FnOnce(Result<Verified, StoreError>) + Send + 'static) {
-        self.ask(Ask::Verify(Box::new(answer)));
+        self.ask(Ask::Look(Box::new(|store| answer(store.verify()))));
     }
 
     /// Reads what was set aside.
     pub fn aside(&self, answer: impl FnOnce(Result<Vec<AsideEntry>, StoreError>) + Send + 'static) {
-        self.ask(Ask::Aside(Box::new(answer)));
+        self.ask(Ask::Look(Box::new(|store| answer(store.aside()))));
     }
 }
 
@@ -487,48 +843,100 @@ impl Drop for Writer {
     }
 }
 
+/// What is written along with the next commit, or when nothing else is to do.
+#[derive(Default)]
+struct Notes {
+    mark: Option<u64>,
+}
+
+impl Notes {
+    fn is_some(&self) -> bool {
+        self.mark.is_some()
+    }
+}
+
 fn run(mut store: Store, asks: &Receiver<Ask>, mut report: impl FnMut(Report)) {
-    let (mut mark, mut dirty) = (None, false);
+    let (mut notes, mut dirty, mut watch) = (Notes::default(), false, space::Watch::default());
     loop {
         let first = match asks.recv_timeout(IDLE) {
             Ok(ask) => Some(ask),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        let mut jobs = vec![];
-        let idle = first.is_none();
+        if let Some(room) = watch.look(&store.path) {
+            report(Report::Room(room));
+        }
+        let (mut jobs, mut looks) = (vec![], vec![]);
+        let (idle, mut rest) = (first.is_none(), false);
         for ask in first.into_iter().chain(asks.try_iter().take(GROUP)) {
             match ask {
                 Ask::Job(serial, job) => {
                     if let Job::Mend { keep, .. } = &job {
                         // What was noted before the cut must not reach beyond it.
-                        mark = mark.map(|mark: u64| mark.min(*keep));
+                        notes.mark = notes.mark.map(|mark: u64| mark.min(*keep));
                     }
                     jobs.push((serial, job));
                 }
-                Ask::Mark(acknowledged) => mark = Some(acknowledged),
-                Ask::Verify(answer) => answer(store.verify()),
-                Ask::Aside(answer) => answer(store.aside()),
+                Ask::Mark(acknowledged) => notes.mark = Some(acknowledged),
+                Ask::Rest => rest = true,
+                // It sees what was asked for before it.
+                Ask::Look(look) => looks.push(look),
             }
         }
-        let work = if !jobs.is_empty() || idle && mark.is_some() {
+        let quiet = jobs.is_empty() && !(idle && notes.is_some());
+        if !quiet || rest && notes.is_some() {
             dirty = true;
-            store.commit(&jobs, mark.take())
-        } else if idle && std::mem::take(&mut dirty) {
-            store.checkpoint()
-        } else {
-            continue;
-        };
-        if let Err(error) = work {
+            if let Err(error) = store.commit(&jobs, &mut notes) {
+                return report(Report::Failed(error.to_string()));
+            }
+            for (serial, _) in jobs {
+                report(Report::Stored(serial));
+                store.places.pass("after report");
+            }
+        }
+        if (rest || idle && quiet)
+            && std::mem::take(&mut dirty)
+            && let Err(error) = store.checkpoint()
+        {
             return report(Report::Failed(error.to_string()));
         }
-        for (serial, _) in jobs {
-            report(Report::Stored(serial));
+        for look in looks {
+            look(&store);
         }
     }
-    // Nobody asks any more. The mark is a convenience: what it lacks is found out from the partner.
-    if let Some(error) = mark.and_then(|mark| store.commit(&[], Some(mark)).err()) {
+    // Nobody asks any more. The notes are a convenience: what they lack is found out from the partner.
+    if notes.is_some()
+        && let Err(error) = store.commit(&[], &mut notes)
+    {
         report(Report::Failed(error.to_string()));
+    }
+}
+
+/// Where the log ends after a job.
+fn after(height: Height, job: &Job) -> Height {
+    let end = |height: Height, entries: &[LogEntry]| {
+        entries.last().map_or(height, |last| Height {
+            length: last.index,
+            hash: last.hash,
+            ..height
+        })
+    };
+    match job {
+        Job::Append(entries) => end(height, entries),
+        Job::Session { epoch, session } => Height {
+            session: (*epoch, *session),
+            ..height
+        },
+        Job::Mend { aside, entries, .. } => {
+            // What is cut off names the entry before it.
+            let cut = aside.first().map_or(height, |(entry, _)| Height {
+                length: entry.index - 1,
+                hash: entry.previous,
+                aside: height.aside + aside.len() as u64,
+                ..height
+            });
+            end(cut, entries)
+        }
     }
 }
 
@@ -537,7 +945,9 @@ fn apply(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
         Job::Append(entries) => append(transaction, entries),
         Job::Session { epoch, session } => {
             fact(transaction, "session_epoch", epoch.get())?;
-            fact(transaction, "session", *session)
+            fact(transaction, "session", *session)?;
+            // The core begins no session before a log that was lost is whole again.
+            damage::found_again(transaction)
         }
         Job::Mend { keep, aside, entries } => {
             for (entry, acknowledged) in aside {
@@ -546,6 +956,7 @@ fn apply(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
                     "INSERT INTO aside (entry, acknowledged) VALUES (?1, ?2)",
                     params![entry, acknowledged],
                 )?;
+                damage::set_aside(transaction, &entry, *acknowledged)?;
             }
             if !aside.is_empty() {
                 transaction.execute("DELETE FROM log WHERE idx > ?1", [keep.cast_signed()])?;
@@ -650,6 +1061,8 @@ fn classify(path: &Path, what: &'static str, source: rusqlite::Error) -> StoreEr
             path,
             what: source.to_string(),
         },
+        Some(ErrorCode::DiskFull) => space::full(&path, what),
+        Some(ErrorCode::ReadOnly) => space::read_only(&path),
         _ if damaged => StoreError::Damaged {
             path,
             what: format!("cannot {what}: {source}"),

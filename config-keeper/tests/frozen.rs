@@ -104,6 +104,7 @@ fn the_database_of_every_older_version_is_opened_and_goes_on() {
             if done.is_none() {
                 match reports.recv().unwrap() {
                     Report::Stored(serial) => effects = keeper.handle(Event::Stored { serial }),
+                    Report::Room(_) => {}
                     Report::Failed(what) => panic!("{what}"),
                 }
             }

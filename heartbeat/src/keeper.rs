@@ -180,7 +180,7 @@ fn to_status(status: &config::Status) -> ConfigStatus {
         acknowledging: status.acknowledging,
         in_sync: status.in_sync_as_of == Some(status.length),
         diverged: status.diverged.is_some(),
-        lost: status.lost,
+        lost: status.lost.is_some(),
         frozen: status.frozen,
         epoch: status.epoch.as_ref().map(|record| record.epoch),
     }

@@ -59,8 +59,8 @@ use core::hash::{Hash, Hasher};
 use pollux_api::action::ActionId;
 use pollux_api::config::{
     Append, AppendReply, CaughtUp, Change, Changed, Diverged, EpochRecord, FORMAT, FORMAT_FIRST, Fetch,
-    Fetched, Freeze, Kind, LogEntry, LogHash, ReadIndex, Resource, RowOp, SetEpoch, Sync, SyncReply, Tables,
-    Unfreeze, format_of,
+    Fetched, Freeze, Kind, LogEntry, LogHash, ReadIndex, Resource, Restore, RowOp, SetEpoch, Sync, SyncReply,
+    Tables, Unfreeze, format_of,
 };
 use pollux_api::error::Problem;
 use pollux_api::id::{ControllerId, DiskIndex, Epoch, Incarnation};
@@ -183,6 +183,13 @@ pub enum Event {
     },
     /// The partner asks for history because it lost its log: it holds nothing that was counted for it.
     PartnerLost,
+    /// A person gives back what a lost database held, piece by piece.
+    Restore {
+        /// Ticket.
+        request: Request,
+        /// A piece of a backup.
+        restore: Restore,
+    },
     /// The oldest job that the store had not finished is durable.
     Stored {
         /// Its number.
@@ -267,6 +274,11 @@ pub enum Answer {
     Synced(SyncReply),
     /// To append.
     Appended(AppendReply),
+    /// To a piece of a backup: it is durable.
+    Restored {
+        /// Length of the log.
+        length: u64,
+    },
     /// To a read, and to the follower: everything up to this index is acknowledged and shown.
     ReadAt {
         /// The index.
@@ -354,6 +366,10 @@ enum Then {
     },
     BeginSession,
     Mended,
+    Restored {
+        request: Request,
+        last: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -534,6 +550,7 @@ impl Keeper {
             Event::IndexIn { request, ask } => self.index_in(request, ask),
             Event::Witnessed { round, answer } => self.witnessed(round, answer),
             Event::PartnerLost => self.partner_lost(),
+            Event::Restore { request, restore } => self.restore(request, restore),
             Event::Stored { serial } => self.stored(serial),
             Event::StoreFailed { what } => self.store_failed(what),
             Event::Tick => self.tick(),
@@ -1733,6 +1750,88 @@ impl Keeper {
         }));
     }
 
+    /// A backup in the place of a lost log. What it holds is a history of this array, which the hashes prove from entry to
+    /// entry; that nothing was acknowledged behind its end is the word of the person who restores it.
+    fn restore(&mut self, request: Request, restore: Restore) {
+        let conflict = |what: String, remedy: &str| Refusal::Conflict(what, remedy.into());
+        if !self.lost {
+            let what = "no database is lost here".to_owned();
+            return self.refuse(
+                request,
+                conflict(
+                    what,
+                    "`pollux config restore` makes the array what it was by a new change",
+                ),
+            );
+        }
+        if let Some(what) = self.broken.clone() {
+            return self.refuse(request, Refusal::Storage(what));
+        }
+        if self.frozen.is_some() || !self.jobs.is_empty() {
+            let what = "an epoch is being decided, or the log is being written".to_owned();
+            return self.refuse(request, conflict(what, "ask again"));
+        }
+        // What the partner gives meanwhile must not meet what a person gives.
+        self.catching = None;
+        let mut fresh = Vec::new();
+        for entry in restore.entries {
+            if self.hash_at(entry.index) == Some(entry.hash) {
+                continue;
+            }
+            if let Err(what) = self.push(entry.clone()) {
+                // What came before it is sound, and stays.
+                self.keep_restored(fresh, vec![]);
+                return self.refuse(
+                    request,
+                    conflict(
+                        format!("the backup does not go on where the log of this controller ends: {what}"),
+                        "a backup of this array; or move what is here away (config.db) and start config-keeperd again",
+                    ),
+                );
+            }
+            fresh.push(entry);
+        }
+        if restore.last {
+            let record = self.epoch.clone();
+            let whole = record
+                .as_ref()
+                .is_some_and(|record| self.is_member(record) && self.contains_base(record));
+            if !whole {
+                let what = match &record {
+                    Some(record) => format!(
+                        "the backup ends with change {}, and epoch {} stands on change {} with hash {}",
+                        self.length(),
+                        record.epoch,
+                        record.base_length,
+                        record.base_hash
+                    ),
+                    None => "no epoch is known here, so nobody can say whether the backup is new enough"
+                        .to_owned(),
+                };
+                self.keep_restored(fresh, vec![]);
+                return self.refuse(
+                    request,
+                    conflict(
+                        what,
+                        "a newer backup; or let the partner go on with what it holds: `pollux takeover --override`",
+                    ),
+                );
+            }
+        }
+        let last = restore.last;
+        self.keep_restored(fresh, vec![Then::Restored { request, last }]);
+    }
+
+    /// Makes restored entries durable; without any, what is to follow follows at once.
+    fn keep_restored(&mut self, fresh: Vec<LogEntry>, then: Vec<Then>) {
+        if !fresh.is_empty() {
+            return self.store(Job::Append(fresh), then);
+        }
+        for then in then {
+            self.then(then);
+        }
+    }
+
     fn repaired(&mut self) {
         self.found();
         self.effects.0.push(Effect::Moved);
@@ -1945,6 +2044,14 @@ impl Keeper {
                     });
                 }
             }
+            Then::Restored { request, last } => {
+                let length = self.durable;
+                self.answer(request, Ok(Answer::Restored { length }));
+                if last && self.lost {
+                    self.show(length);
+                    self.repaired();
+                }
+            }
             Then::Mended => self.show(self.announced.min(self.durable).max(self.acknowledged)),
             Then::ReplySync { request, sync } => {
                 let current = self.follows(sync.epoch).and_then(|()| {
@@ -2005,7 +2112,10 @@ impl Keeper {
         self.doubt();
         let jobs = core::mem::take(&mut self.jobs);
         for then in jobs.into_iter().flat_map(|job| job.then) {
-            if let Then::ReplySync { request, .. } | Then::ReplyAppend { request, .. } = then {
+            if let Then::ReplySync { request, .. }
+            | Then::ReplyAppend { request, .. }
+            | Then::Restored { request, .. } = then
+            {
                 self.refuse(request, Refusal::Storage(what.clone()));
             }
         }

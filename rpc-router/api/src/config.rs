@@ -1138,9 +1138,34 @@ pub struct Status {
     pub aside_acknowledged: bool,
     /// Same epoch and index, different hashes: nothing more is done until a person has looked.
     pub diverged: Option<Diverged>,
-    /// The database was lost, and the log does not hold again what it held: it counts for nothing until it does.
+    /// Its database was damaged, gone, or older than what the epoch stands on, and its log is not whole again: it counts for
+    /// nothing until it is.
     #[serde(default)]
-    pub lost: bool,
+    pub lost: Option<Lost>,
+    /// What a person should look after before it stops changes.
+    #[serde(default)]
+    pub alarms: Vec<StorageAlarm>,
+}
+
+/// A database that was damaged or gone when its keeper started; an empty one has taken its place.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Lost {
+    /// Under which name the damaged one is kept, in the folder of the database; none: the database is sound, but too old.
+    #[serde(default)]
+    pub file: Option<String>,
+    /// What was wrong with it.
+    pub what: String,
+}
+
+/// Something about the disk on which the configuration is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct StorageAlarm {
+    /// What, with figures.
+    pub what: String,
+    /// What would clear it.
+    pub remedy: String,
 }
 
 /// Why and since when nothing can be changed.
@@ -1277,7 +1302,7 @@ pub struct AppendReply {
 }
 
 /// A piece of a backup.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Restore {
     /// Entries in order, without gaps; what is there already is passed over.

@@ -7,6 +7,7 @@
 use crate::{journal::Journal, restart::RestartPolicy};
 use pollux_api::{chassis::Daemon, id::ControllerId};
 use pollux_platform::netns::{GroupSignal, NetNs, Spawner, signal_group};
+use pollux_platform::unsynced::SEED_VARIABLE;
 use std::{
     ffi::OsString,
     fs::OpenOptions,
@@ -35,6 +36,8 @@ pub(crate) struct Program {
     pub(crate) log: PathBuf,
     /// Where it reports; made anew by the keeper.
     pub(crate) notify: PathBuf,
+    /// What its own disk loses when the power goes is chosen by this.
+    pub(crate) seed: u64,
     pub(crate) network: NetNs,
 }
 
@@ -169,6 +172,7 @@ impl Task {
         command
             .args(&program.arguments)
             .env("NOTIFY_SOCKET", &program.notify)
+            .env(SEED_VARIABLE, program.seed.to_string())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | controller | a network namespace and the daemons in it, kept running as a service manager does |
 //! | power button | off: cables and disk paths are pulled, then every process is killed and reaped; on: `run/` is wiped, daemons start |
+//! | boot disk | a database of a daemon loses with its process what was not flushed, but for some sectors, in any order ([`pollux_platform::unsynced`]) |
 //! | hang | SIGSTOP to every process of a controller, while its kernel goes on answering |
 //! | management processor | `DIR/<controller>/bmc.sock`: the partner's power button and the own watchdog |
 //! | interconnect | two legs that can be cut, whole or in one direction, and the bond over them ([`cabling`]) |

@@ -504,6 +504,7 @@ impl Panel {
             arguments: vec!["--config".into(), own.join(pollux_runtime::config::FILE).into()],
             log: own.join("log").join(format!("{name}.log")),
             notify: own.join("run/notify").join(name),
+            seed: self.0.options.seed.wrapping_add(controller.index() as u64),
             network: network.try_clone().map_err(|error| failed(&place, error))?,
         };
         let started = Keeper::start(program, self.0.spawner.clone(), self.0.journal.clone()).await;

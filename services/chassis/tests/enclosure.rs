@@ -176,6 +176,13 @@ async fn power_takes_everything_and_gives_it_back() {
         before.disks
     );
     assert!(std::os::unix::net::UnixStream::connect(&port).is_ok());
+    let environment = std::fs::read(format!("/proc/{}/environ", pid(&before, A, "wired").unwrap())).unwrap();
+    assert!(
+        environment
+            .split(|byte| *byte == 0)
+            .any(|set| set.starts_with(b"POLLUX_UNSYNCED_SEED=")),
+        "its disk forgets nothing when the power goes"
+    );
     hears(client, B).await;
 
     let done = client.power(A, PowerAction::Off).await.unwrap();

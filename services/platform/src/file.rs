@@ -177,10 +177,69 @@ pub fn raise_descriptors(wanted: u64) -> io::Result<u64> {
     Ok(raised)
 }
 
+/// What a file system has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that an ordinary process may still fill.
+    pub free: u64,
+    /// Its size, bytes.
+    pub total: u64,
+    /// It takes no writes.
+    pub read_only: bool,
+}
+
+/// The room on the file system of `path`.
+pub fn space(path: &Path) -> io::Result<Space> {
+    use nix::sys::statvfs::{FsFlags, statvfs};
+    let found = statvfs(path)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(found.fragment_size());
+    Ok(Space {
+        free: bytes(found.blocks_available()),
+        total: bytes(found.blocks()),
+        read_only: found.flags().contains(FsFlags::ST_RDONLY),
+    })
+}
+
+/// Where the file system of `path` is mounted.
+pub fn mount_point(path: &Path) -> io::Result<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let mut path = path.canonicalize()?;
+    let device = std::fs::metadata(&path)?.dev();
+    // The highest folder that is on the same device.
+    while let Some(parent) = path.parent() {
+        if std::fs::metadata(parent)?.dev() != device {
+            break;
+        }
+        path = parent.to_owned();
+    }
+    Ok(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_file_system_says_its_room_and_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = space(dir.path()).unwrap();
+        assert!(
+            room.free <= room.total && room.total > 0 && !room.read_only,
+            "{room:?}"
+        );
+        assert_eq!(
+            mount_point(Path::new("/proc/self/fd")).unwrap(),
+            Path::new("/proc")
+        );
+        assert!(
+            dir.path()
+                .canonicalize()
+                .unwrap()
+                .starts_with(mount_point(dir.path()).unwrap())
+        );
+        assert!(space(&dir.path().join("absent")).is_err());
+    }
 
     #[test]
     fn replace_leaves_one_whole_file() {

@@ -18,3 +18,4 @@ pub mod realtime;
 pub mod signal;
 pub mod simd;
 pub mod tickle;
+pub mod unsynced;

@@ -1,5 +1,5 @@
-//! `cargo verify`, `cargo demo`, `cargo sim`, `cargo model`, `cargo sweep`, `cargo measure`, `cargo fuzz-smoke`,
-//! `cargo fuzz-long`, `cargo fix-all`: see the library.
+//! `cargo verify`, `cargo demo`, `cargo sim`, `cargo model`, `cargo sweep`, `cargo crash`, `cargo measure`,
+//! `cargo fuzz-smoke`, `cargo fuzz-long`, `cargo fix-all`: see the library.
 
 #![forbid(unsafe_code)]
 
@@ -9,7 +9,7 @@ use pollux_tidy::run::Runner;
 use std::process::ExitCode;
 
 /// The commands of this repository. Exit codes: 0 all is well, 1 something failed, 2 wrong argument; `demo`, `sim`,
-/// `model`, `sweep` and `measure` exit as the program that they run.
+/// `model`, `sweep`, `crash` and `measure` exit as the program that they run.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -52,6 +52,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Kill two keepers of the configuration at every point of their work, with these arguments.
+    Crash {
+        /// Arguments of the play: see `cargo crash --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run a benchmark, built for speed, with these arguments.
     Measure {
         /// Arguments of the benchmark: see `cargo measure --help`.
@@ -74,7 +80,12 @@ fn main() -> ExitCode {
     // `cargo demo --help` asks the demo, not this program.
     let given: Vec<String> = std::env::args().skip(1).collect();
     let command = match given.split_first() {
-        Some((word, rest)) if matches!(word.as_str(), "demo" | "sim" | "model" | "sweep" | "measure") => {
+        Some((word, rest))
+            if matches!(
+                word.as_str(),
+                "demo" | "sim" | "model" | "sweep" | "measure" | "crash"
+            ) =>
+        {
             let arguments = rest
                 .iter()
                 .skip_while(|argument| *argument == "--")
@@ -85,6 +96,7 @@ fn main() -> ExitCode {
                 "sim" => Command::Sim { arguments },
                 "sweep" => Command::Sweep { arguments },
                 "measure" => Command::Measure { arguments },
+                "crash" => Command::Crash { arguments },
                 _ => Command::Model { arguments },
             }
         }
@@ -105,6 +117,7 @@ fn main() -> ExitCode {
         Command::Sim { arguments } => Runner::new(repository, false).fast("pollux-sim", &arguments),
         Command::Model { arguments } => Runner::new(repository, false).fast("pollux-model", &arguments),
         Command::Sweep { arguments } => Runner::new(repository, false).plain_run("pollux-sweep", &arguments),
+        Command::Crash { arguments } => Runner::new(repository, false).plain_run("pollux-crash", &arguments),
         Command::Measure { arguments } => Runner::new(repository, false).measure(&arguments),
         Command::FuzzSmoke => Runner::new(repository, false).fuzz_smoke(),
         Command::FuzzLong { target, seconds } => Runner::new(repository, false).fuzz_long(&target, seconds),
