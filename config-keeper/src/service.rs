@@ -688,6 +688,7 @@ pub fn start(config: &ControllerConfig) -> Result<(Service, tokio::task::JoinHan
         aside,
         lost,
         room,
+        ..
     } = opened;
     if let Some(Lost { file, what }) = &lost {
         tracing::error!(

@@ -3,16 +3,19 @@
 //! ```text
 //! log        index, epoch, session, action_id, request, format, rows, previous, hash     the truth
 //! (kind)     id, body, and columns read from the body; one table for each kind            what the log amounts to
-//! meta       array, session, acknowledged                                                small facts
+//! meta       array, session, acknowledged, folded                                        small facts
 //! aside      entries that lost their place when a fork was mended                        for people
 //! ```
 //!
 //! A thread takes jobs in order. Everything that has come in while a commit ran goes into the next one: one
-//! transaction, one flush, however many changes. Log and tables change in the same transaction, so no crash can
-//! part them.
+//! transaction, one flush, however many changes. The log is what a change is acknowledged by; the tables follow it, and
+//! `folded` says, in the transaction that changes them, how far: no crash can part them unseen, and the start goes on from
+//! there.
 //!
 //! How it is fast: write-ahead log with `synchronous=FULL`; the WAL is filled with zeros to its working size at the
-//! start and never shrinks, so a commit overwrites blocks that exist; checkpoints run when nothing waits.
+//! start and never shrinks, so a commit overwrites blocks that exist. A commit writes the one page of the log at which it
+//! appends (an index on actions, the tables and the mark cost three to four pages more, which made a commit take four times
+//! as long). Tables are folded and the WAL is copied into the database when nothing waits, or when the WAL is nearly full.
 //!
 //! What else there is:
 //!
@@ -54,6 +57,10 @@ use std::time::Duration;
 
 /// Working size of the write-ahead log (bytes).
 const WAL_BYTES: u64 = 4 << 20;
+/// What a page takes in the WAL: itself and the head of its frame (<https://www.sqlite.org/fileformat2.html#walformat>).
+const FRAME_BYTES: u64 = 4096 + 24;
+/// So full the WAL is copied into the database though there is work: what tidying writes fits behind it.
+const WAL_FULL: u64 = WAL_BYTES / 4 * 3;
 /// Most jobs of one commit.
 const GROUP: usize = 256;
 /// Without work for so long, the mark of what is acknowledged is written and the WAL is copied into the database.
@@ -209,6 +216,10 @@ pub struct Store {
     places: Places,
     mark: Mark,
     height: Height,
+    /// So many entries are in the tables.
+    folded: u64,
+    /// Bytes in the WAL that are not in the database yet, about.
+    wal: u64,
     // Last: it is let go when the database is closed.
     _lock: Lock,
 }
@@ -222,6 +233,8 @@ pub struct Opened {
     pub aside: (u64, bool),
     /// A database that was damaged or gone, and whose content has not been copied from the partner yet.
     pub lost: Option<Lost>,
+    /// So many entries were in the tables.
+    folded: u64,
     /// The room on its disk; none: it is not known.
     pub room: Option<Room>,
 }
@@ -276,7 +289,7 @@ impl Store {
             }
             let mut connection = connect(path, way)?;
             let (mark, height) = Mark::open(path, array)?;
-            prepare(path, &mut connection, array, way, height.is_some())?;
+            prepare(path, &mut connection, array, way, height)?;
             Ok((connection, mark, height))
         };
         let (connection, mark, height) = match checked() {
@@ -289,6 +302,8 @@ impl Store {
             places: way.places.clone(),
             mark,
             height: Height::default(),
+            folded: 0,
+            wal: 0,
             _lock: lock,
         };
         let mut take = || {
@@ -311,6 +326,10 @@ impl Store {
                 aside: opened.aside.0,
             };
             store.mark.note(&store.height)?;
+            store.folded = opened.folded;
+            if store.folded < store.height.length {
+                store.tidy_up(None)?;
+            }
             // From here on the database is what it should be: closing it brings the WAL in.
             store
                 .connection
@@ -371,6 +390,7 @@ impl Store {
                 loaded,
                 aside,
                 lost: damage::lost(&self.connection)?,
+                folded: meta("folded")?,
                 room: Room::of(&self.path),
             })
         };
@@ -381,9 +401,14 @@ impl Store {
                 opened.loaded.acknowledged
             )));
         }
-        let damage = self
-            .compare(&opened.loaded.entries)
-            .map_err(opening("read the tables"))?;
+        let folded = usize::try_from(opened.folded).unwrap_or(usize::MAX);
+        let Some(folded) = opened.loaded.entries.get(..folded) else {
+            return Err(damaged(format!(
+                "its tables are those of {} entries, its log has {length}",
+                opened.folded
+            )));
+        };
+        let damage = self.compare(folded).map_err(opening("read the tables"))?;
         match damage.into_iter().next() {
             Some(what) => Err(damaged(what)),
             None => Ok(opened),
@@ -475,11 +500,16 @@ impl Store {
     }
 
     /// One commit.
-    fn commit(&mut self, jobs: &[(u64, Job)], notes: &mut Notes) -> Result<(), StoreError> {
+    fn commit(&mut self, jobs: &[(u64, Job)]) -> Result<(), StoreError> {
         let (path, places) = (self.path.clone(), self.places.clone());
         let mending = jobs.iter().any(|(_, job)| matches!(job, Job::Mend { .. }));
-        let cutting = |(_, job): &(u64, Job)| matches!(job, Job::Mend { aside, .. } if !aside.is_empty());
-        if jobs.iter().any(cutting) {
+        let cut = |(_, job): &(u64, Job)| match job {
+            Job::Mend { keep, aside, .. } if !aside.is_empty() => Some(*keep),
+            _ => None,
+        };
+        // The tables are made again from what stays of the log.
+        let cut = jobs.iter().filter_map(cut).last();
+        if cut.is_some() {
             self.mark.wipe()?;
         }
         places.pass(if mending { "before mend" } else { "before commit" });
@@ -491,17 +521,15 @@ impl Store {
             for (_, job) in jobs {
                 apply(&transaction, job)?;
             }
-            if let Some(mark) = notes.mark {
-                fact(&transaction, "acknowledged", mark)?;
-            }
-            if notes.is_some() || jobs.iter().any(|(_, job)| !matches!(job, Job::Append(_))) {
+            if jobs.iter().any(|(_, job)| !matches!(job, Job::Append(_))) {
                 damage::seal(&transaction)?;
             }
             places.pass("in commit");
             transaction.commit()
         };
         write(&mut self.connection).map_err(|source| classify(&path, "write to it", source))?;
-        *notes = Notes::default();
+        self.wal += jobs.iter().map(|(_, job)| weight(job)).sum::<u64>();
+        self.folded = cut.unwrap_or(self.folded);
         places.pass(if mending { "after mend" } else { "after commit" });
         if height != self.height || mending {
             self.height = height;
@@ -511,7 +539,29 @@ impl Store {
         Ok(())
     }
 
-    fn checkpoint(&self) -> Result<(), StoreError> {
+    /// Brings the tables up to the log, and notes how much is known to be acknowledged.
+    fn tidy_up(&mut self, acknowledged: Option<u64>) -> Result<(), StoreError> {
+        let (path, places) = (self.path.clone(), self.places.clone());
+        let (folded, length) = (self.folded, self.height.length);
+        places.pass("before tidying");
+        let write = |connection: &mut Connection| {
+            let transaction = begin(connection)?;
+            fold_behind(&transaction, folded)?;
+            fact(&transaction, "folded", length)?;
+            if let Some(acknowledged) = acknowledged {
+                fact(&transaction, "acknowledged", acknowledged)?;
+            }
+            damage::seal(&transaction)?;
+            transaction.commit()
+        };
+        write(&mut self.connection).map_err(|source| classify(&path, "write to it", source))?;
+        self.folded = length;
+        places.pass("after tidying");
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        self.wal = 0;
         self.places.pass("before checkpoint");
         self.connection
             .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
@@ -634,7 +684,7 @@ fn prepare(
     connection: &mut Connection,
     array: ArrayId,
     way: &Way,
-    held: bool,
+    height: Option<Height>,
 ) -> Result<(), StoreError> {
     let opening = |what| move |source| damage::opening(path, what, source);
     let sound = |found: Option<String>| match found {
@@ -649,7 +699,7 @@ fn prepare(
         .map_err(opening("read its version"))?;
     let (found, known) = (usize::try_from(version).unwrap_or(usize::MAX), MIGRATIONS.len());
     match damage::tables(connection).map_err(opening("read its schema"))? {
-        None if found == 0 && !held => {}
+        None if found == 0 && height.is_none() => {}
         Some(false) if found <= known => {
             return Err(StoreError::Strange {
                 path: path.to_owned(),
@@ -683,6 +733,18 @@ fn prepare(
             own(path, connection, array)?;
             sound(integrity(connection).map_err(opening("check it"))?)?;
             sound(damage::aside(connection).map_err(opening("read what was set aside"))?)?;
+            // The upgrade is in the log of which something is missing, and would only be written once more.
+            if let Some(height) = height.filter(|_| found < known) {
+                let length: i64 = connection
+                    .query_row("SELECT ifnull(max(idx), 0) FROM log", [], |row| row.get(0))
+                    .map_err(opening("read the log"))?;
+                sound((length.cast_unsigned() < height.length).then(|| {
+                    format!(
+                        "its log ends at entry {length}, and {} were stored",
+                        height.length
+                    )
+                }))?;
+            }
         }
     }
     connection
@@ -765,7 +827,7 @@ fn begin_anew(path: &Path, array: ArrayId, way: &Way, lost: &Lost) -> Result<(),
     damage::clear_fresh(path)?;
     let fresh = damage::fresh(path);
     let mut connection = connect(&fresh, way)?;
-    prepare(&fresh, &mut connection, array, way, false)?;
+    prepare(&fresh, &mut connection, array, way, None)?;
     let write = |connection: &mut Connection| {
         let transaction = begin(connection)?;
         damage::note_lost(&transaction, lost)?;
@@ -812,7 +874,7 @@ impl Writer {
         self.ask(Ask::Job(serial, job));
     }
 
-    /// So much is acknowledged: written along with the next commit, or when nothing else is to do.
+    /// So much is acknowledged: written when nothing else is to do.
     pub fn mark(&self, acknowledged: u64) {
         self.ask(Ask::Mark(acknowledged));
     }
@@ -843,20 +905,8 @@ impl Drop for Writer {
     }
 }
 
-/// What is written along with the next commit, or when nothing else is to do.
-#[derive(Default)]
-struct Notes {
-    mark: Option<u64>,
-}
-
-impl Notes {
-    fn is_some(&self) -> bool {
-        self.mark.is_some()
-    }
-}
-
 fn run(mut store: Store, asks: &Receiver<Ask>, mut report: impl FnMut(Report)) {
-    let (mut notes, mut dirty, mut watch) = (Notes::default(), false, space::Watch::default());
+    let (mut mark, mut dirty, mut watch) = (None, false, space::Watch::default());
     loop {
         let first = match asks.recv_timeout(IDLE) {
             Ok(ask) => Some(ask),
@@ -867,26 +917,25 @@ fn run(mut store: Store, asks: &Receiver<Ask>, mut report: impl FnMut(Report)) {
             report(Report::Room(room));
         }
         let (mut jobs, mut looks) = (vec![], vec![]);
-        let (idle, mut rest) = (first.is_none(), false);
+        let mut rest = first.is_none();
         for ask in first.into_iter().chain(asks.try_iter().take(GROUP)) {
             match ask {
                 Ask::Job(serial, job) => {
                     if let Job::Mend { keep, .. } = &job {
                         // What was noted before the cut must not reach beyond it.
-                        notes.mark = notes.mark.map(|mark: u64| mark.min(*keep));
+                        mark = mark.map(|mark: u64| mark.min(*keep));
                     }
                     jobs.push((serial, job));
                 }
-                Ask::Mark(acknowledged) => notes.mark = Some(acknowledged),
+                Ask::Mark(acknowledged) => mark = Some(acknowledged),
                 Ask::Rest => rest = true,
                 // It sees what was asked for before it.
                 Ask::Look(look) => looks.push(look),
             }
         }
-        let quiet = jobs.is_empty() && !(idle && notes.is_some());
-        if !quiet || rest && notes.is_some() {
+        if !jobs.is_empty() {
             dirty = true;
-            if let Err(error) = store.commit(&jobs, &mut notes) {
+            if let Err(error) = store.commit(&jobs) {
                 return report(Report::Failed(error.to_string()));
             }
             for (serial, _) in jobs {
@@ -894,7 +943,14 @@ fn run(mut store: Store, asks: &Receiver<Ask>, mut report: impl FnMut(Report)) {
                 store.places.pass("after report");
             }
         }
-        if (rest || idle && quiet)
+        let tidying = mark.is_some() || store.folded < store.height.length;
+        if tidying && (rest || !looks.is_empty() || store.wal > WAL_FULL) {
+            dirty = true;
+            if let Err(error) = store.tidy_up(mark.take()) {
+                return report(Report::Failed(error.to_string()));
+            }
+        }
+        if (rest || store.wal > WAL_FULL)
             && std::mem::take(&mut dirty)
             && let Err(error) = store.checkpoint()
         {
@@ -904,9 +960,9 @@ fn run(mut store: Store, asks: &Receiver<Ask>, mut report: impl FnMut(Report)) {
             look(&store);
         }
     }
-    // Nobody asks any more. The notes are a convenience: what they lack is found out from the partner.
-    if notes.is_some()
-        && let Err(error) = store.commit(&[], &mut notes)
+    // Nobody asks any more. The mark is a convenience: what it lacks is found out from the partner.
+    if (mark.is_some() || store.folded < store.height.length)
+        && let Err(error) = store.tidy_up(mark)
     {
         report(Report::Failed(error.to_string()));
     }
@@ -959,6 +1015,7 @@ fn apply(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
                 damage::set_aside(transaction, &entry, *acknowledged)?;
             }
             if !aside.is_empty() {
+                fact(transaction, "folded", *keep)?;
                 transaction.execute("DELETE FROM log WHERE idx > ?1", [keep.cast_signed()])?;
                 transaction.execute(
                     "UPDATE meta SET value = min(value, ?1) WHERE key = 'acknowledged'",
@@ -986,11 +1043,21 @@ fn append(transaction: &Transaction<'_>, entries: &[LogEntry]) -> rusqlite::Resu
             entry.previous.0,
             entry.hash.0,
         ])?;
-        for row in &entry.rows {
-            fold(transaction, row)?;
-        }
     }
     Ok(())
+}
+
+/// How much of the WAL a job takes, about: its entries, and the page at which they begin.
+fn weight(job: &Job) -> u64 {
+    let entries = match job {
+        Job::Append(entries) | Job::Mend { entries, .. } => entries.as_slice(),
+        Job::Session { .. } => &[],
+    };
+    let bytes: usize = entries
+        .iter()
+        .map(|entry| encode_rows(&entry.rows).len() + 256)
+        .sum();
+    (1 + bytes as u64 / 4096) * FRAME_BYTES
 }
 
 fn fold(transaction: &Transaction<'_>, row: &RowOp) -> rusqlite::Result<()> {
@@ -1017,8 +1084,13 @@ fn rebuild(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     for kind in Kind::ALL {
         transaction.execute(&format!("DELETE FROM \"{kind}\""), [])?;
     }
-    let mut statement = transaction.prepare("SELECT rows FROM log ORDER BY idx")?;
-    let mut found = statement.query([])?;
+    fold_behind(transaction, 0)
+}
+
+/// Folds every entry behind that index into the tables.
+fn fold_behind(transaction: &Transaction<'_>, folded: u64) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare("SELECT rows FROM log WHERE idx > ?1 ORDER BY idx")?;
+    let mut found = statement.query([folded.cast_signed()])?;
     while let Some(row) = found.next()? {
         let rows: Vec<RowOp> = serde_json::from_str(&row.get::<_, String>(0)?).map_err(|error| {
             rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())

@@ -9,7 +9,7 @@ use pollux_api::config::{Change, EpochRecord, Kind, Op, Resource, SetEpoch};
 use pollux_api::id::{ArrayId, ControllerId, Epoch, Incarnation};
 use pollux_config_core::keeper::{Answer, Effect, Event, Keeper};
 use pollux_config_core::plan::Site;
-use pollux_config_keeper::store::{Opened, Report, Store, StoreError};
+use pollux_config_keeper::store::{Opened, Report, Store};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 
@@ -128,22 +128,4 @@ fn the_database_of_every_older_version_is_opened_and_goes_on() {
             .unwrap();
         assert_eq!(rows, 7);
     }
-}
-
-#[test]
-fn the_database_of_a_newer_version_is_refused_and_left_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("config.db");
-    drop(Store::open(&path, ARRAY).unwrap());
-    let connection = Connection::open(&path).unwrap();
-    let known: i64 = connection
-        .pragma_query_value(None, "user_version", |row| row.get(0))
-        .unwrap();
-    connection.pragma_update(None, "user_version", known + 1).unwrap();
-    drop(connection);
-    let refused = Store::open(&path, ARRAY).err().unwrap();
-    assert!(matches!(refused, StoreError::Newer { .. }), "{refused}");
-    assert!(refused.to_string().contains("install the newer program"));
-    assert_eq!(user_version(&path), known + 1);
-    assert!(path.exists());
 }

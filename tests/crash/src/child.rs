@@ -342,6 +342,8 @@ impl Child {
                     Effect::Fetch(fetch) => self.call(Call::Fetch(fetch)),
                     Effect::Answer { request, answer } => self.answer(request, answer),
                     Effect::Moved => self.writer.mark(self.keeper.acknowledged()),
+                    // Nobody reads through the keeper here: the books are read themselves.
+                    Effect::Witness { .. } => {}
                 }
             }
         }
