@@ -10,9 +10,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use core::hash::{Hash, Hasher};
 use core::net::IpAddr;
-use pollux_api::config::item::ItemId;
-use pollux_api::config::{AddressId, HostId, Key, Kind, MappingId, Pool, Resource, RowOp, Tables, Volume};
-use pollux_api::id::{PoolId, VolumeId};
+use pollux_api::config::{HostId, Key, Kind, Pool, Resource, RowOp, Tables, Volume};
+use pollux_api::id::PoolId;
 
 /// Tables and their register.
 #[derive(Clone, Debug, Default)]
@@ -185,14 +184,7 @@ impl Book {
         if let Some(key) = self.names.get(&(kind, which.to_string())) {
             return Some(*key);
         }
-        let id = match kind {
-            Kind::Pool => which.parse().ok().map(Key::Pool),
-            Kind::Volume => which.parse::<VolumeId>().ok().map(Key::Volume),
-            Kind::Host => which.parse().ok().map(|id| Key::Host(HostId(id))),
-            Kind::Mapping => which.parse().ok().map(|id| Key::Mapping(MappingId(id))),
-            Kind::Address => which.parse().ok().map(|id| Key::Address(AddressId(id))),
-            item => which.parse().ok().map(|id| Key::Item(item, ItemId(id))),
-        };
+        let id = Key::parse(kind, which).ok();
         if let Some(key) = id.filter(|key| self.tables.get(key).is_some()) {
             return Some(key);
         }

@@ -260,22 +260,14 @@ impl Document {
 pub fn named(tables: &Tables, item: &Item) -> Item {
     let mut item = item.clone();
     for link in item.links() {
-        if let Some(name) = key_of(link.kind, link.which).and_then(|key| tables.get(&key)?.name().cloned()) {
+        if let Some(name) = Key::parse(link.kind, link.which)
+            .ok()
+            .and_then(|key| tables.get(&key)?.name().cloned())
+        {
             *link.which = name;
         }
     }
     item
-}
-
-/// A key from how a row writes it.
-fn key_of(kind: Kind, id: &str) -> Option<Key> {
-    Some(match kind {
-        Kind::Pool => Key::Pool(id.parse().ok()?),
-        Kind::Volume => Key::Volume(id.parse().ok()?),
-        Kind::Host => Key::Host(HostId(id.parse().ok()?)),
-        Kind::Mapping | Kind::Address => return None,
-        item => Key::Item(item, ItemId(id.parse().ok()?)),
-    })
 }
 
 /// The way from what is to what is written.

@@ -465,7 +465,7 @@ pub enum Resource {
 /// Names one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(into = "PlainKey", try_from = "PlainKey")]
+#[serde(into = "KeyForm", from = "KeyForm")]
 pub enum Key {
     /// A pool.
     Pool(PoolId),
@@ -481,29 +481,102 @@ pub enum Key {
     Item(Kind, ItemId),
 }
 
-/// How a key is written.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-struct PlainKey {
-    /// Its kind.
-    kind: Kind,
-    /// Its identity, in the spelling of its kind.
-    id: String,
-}
-
-impl From<Key> for PlainKey {
-    fn from(key: Key) -> Self {
-        Self {
-            kind: key.kind(),
-            id: item::reference(&key),
+macro_rules! key_form {
+    ($($(#[$doc:meta])* $Item:ident,)*) => {
+        /// How a key is written: the kind, and the identity in the spelling of that kind.
+        #[derive(Clone, Copy, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+        #[cfg_attr(feature = "schema", schemars(rename = "Key"))]
+        #[serde(tag = "kind", content = "id", rename_all = "snake_case")]
+        enum KeyForm {
+            /// A pool.
+            Pool(PoolId),
+            /// A volume.
+            Volume(VolumeId),
+            /// A host.
+            Host(HostId),
+            /// A mapping.
+            Mapping(MappingId),
+            /// A floating address.
+            Address(AddressId),
+            $($(#[$doc])* $Item(ItemId),)*
         }
-    }
+
+        impl From<KeyForm> for Key {
+            fn from(form: KeyForm) -> Self {
+                match form {
+                    KeyForm::Pool(id) => Self::Pool(id),
+                    KeyForm::Volume(id) => Self::Volume(id),
+                    KeyForm::Host(id) => Self::Host(id),
+                    KeyForm::Mapping(id) => Self::Mapping(id),
+                    KeyForm::Address(id) => Self::Address(id),
+                    $(KeyForm::$Item(id) => Self::Item(Kind::$Item, id),)*
+                }
+            }
+        }
+
+        impl From<Key> for KeyForm {
+            fn from(key: Key) -> Self {
+                match key {
+                    Key::Pool(id) => Self::Pool(id),
+                    Key::Volume(id) => Self::Volume(id),
+                    Key::Host(id) => Self::Host(id),
+                    Key::Mapping(id) => Self::Mapping(id),
+                    Key::Address(id) => Self::Address(id),
+                    Key::Item(kind, id) => match kind {
+                        // No item has one of these kinds; were there one, this would be its nearest name.
+                        Kind::Pool => Self::Pool(PoolId::from_bytes(id.0.0)),
+                        Kind::Volume => Self::Volume(VolumeId::from_bytes(id.0.0)),
+                        Kind::Host => Self::Host(HostId(id.0)),
+                        Kind::Mapping => Self::Mapping(MappingId(id.0)),
+                        Kind::Address => Self::Address(AddressId(id.0)),
+                        $(Kind::$Item => Self::$Item(id),)*
+                    },
+                }
+            }
+        }
+    };
 }
 
-impl TryFrom<PlainKey> for Key {
-    type Error = BadId;
+key_form! {
+    /// [`item::Controller`].
+    Controller,
+    /// [`item::Network`].
+    Network,
+    /// [`item::Port`].
+    Port,
+    /// [`item::Disk`].
+    Disk,
+    /// [`item::HostGroup`].
+    HostGroup,
+    /// [`item::FileSystem`].
+    FileSystem,
+    /// [`item::Schedule`].
+    Schedule,
+    /// [`item::Snapshot`].
+    Snapshot,
+    /// [`item::AccessRole`].
+    AccessRole,
+    /// [`item::User`].
+    User,
+    /// [`item::Share`].
+    Share,
+    /// [`item::Token`].
+    Token,
+    /// [`item::Key`].
+    Key,
+    /// [`item::Policy`].
+    Policy,
+    /// [`item::Settings`].
+    Settings,
+}
 
-    fn try_from(PlainKey { kind, id }: PlainKey) -> Result<Self, BadId> {
+impl Key {
+    /// The row of that kind with that identity, as [`item::reference`] writes it.
+    ///
+    /// # Errors
+    /// It is no identity.
+    pub fn parse(kind: Kind, id: &str) -> Result<Self, BadId> {
         Ok(match kind {
             Kind::Pool => Self::Pool(id.parse()?),
             Kind::Volume => Self::Volume(id.parse()?),
@@ -566,12 +639,10 @@ impl Resource {
             Self::Address(row) => alloc::vec![Key::Pool(row.pool)],
             Self::Item(row) => {
                 let mut row = row.clone();
-                let plain = |link: item::Link<'_>| PlainKey {
-                    kind: link.kind,
-                    id: link.which.clone(),
-                };
                 let links = row.links().into_iter();
-                links.filter_map(|link| Key::try_from(plain(link)).ok()).collect()
+                links
+                    .filter_map(|link| Key::parse(link.kind, link.which).ok())
+                    .collect()
             }
         }
     }

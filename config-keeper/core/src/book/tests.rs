@@ -2,9 +2,9 @@
 
 use super::*;
 use alloc::vec::Vec;
-use pollux_api::config::item::{FileSystem, HostGroup, Item};
-use pollux_api::config::{Address, Class, Hex, Host, Mapping, PoolSpace, Redundancy};
-use pollux_api::id::ControllerId;
+use pollux_api::config::item::{FileSystem, HostGroup, Item, ItemId};
+use pollux_api::config::{Address, AddressId, Class, Hex, Host, Mapping, MappingId, PoolSpace, Redundancy};
+use pollux_api::id::{ControllerId, VolumeId};
 
 /// The same register, whatever else two books have.
 fn same_register(one: &Book, other: &Book) -> bool {

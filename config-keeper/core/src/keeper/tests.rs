@@ -982,7 +982,7 @@ fn alone_and_sealed_a_lost_log_is_proved_by_the_hash_and_alone_and_open_by_nothi
 /// Alone no session is ever begun: the database is told all the same, or a restart would look for what is not lost.
 #[test]
 fn the_database_is_told_when_the_log_is_whole_again() {
-    let (a, mut b, _) = busy_pair(3);
+    let (a, b, _) = busy_pair(3);
     let sealed = record(2, &[A], false, 3, a.hash_at(3).unwrap());
     let mut again = lost(A);
     let fetch = fetch_of(&again.handle(set(&sealed))).unwrap();
