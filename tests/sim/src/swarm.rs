@@ -117,6 +117,14 @@ impl World {
         self.after(span, Happening::Fault);
     }
 
+    /// One database at a time, and not what nobody else holds.
+    fn strike_database(&mut self, c: usize) {
+        if self.may_lose_database(c) {
+            let restart = self.rng.range(50 * MS, 2 * SEC);
+            self.lose_database(c, restart);
+        }
+    }
+
     /// A fault strikes, and the next one is on its way.
     pub(crate) fn strike(&mut self) {
         if self.healed {
@@ -207,13 +215,7 @@ impl World {
                 let restart = self.rng.range(50 * MS, 2 * SEC);
                 self.crash_keeper(c, restart);
             }
-            // One database at a time, and not what nobody else holds.
-            Kind::KeeperLost => {
-                if self.may_lose_database(c) {
-                    let restart = self.rng.range(50 * MS, 2 * SEC);
-                    self.lose_database(c, restart);
-                }
-            }
+            Kind::KeeperLost => self.strike_database(c),
             Kind::PortCrash => {
                 self.crash_port(c, span);
                 if self.rng.chance(500_000) {

@@ -7,7 +7,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::IpAddr;
-use pollux_api::config::item::{Item, ItemId, Purpose, Rule, Share, reference};
+use pollux_api::config::item::{self, Item, ItemId, Purpose, Rule, Share, reference};
 use pollux_api::config::{Hex, Resource};
 use pollux_api::id::DiskIndex;
 
@@ -101,115 +101,9 @@ impl Planner<'_> {
             }
         };
         match row {
-            Item::Controller(item) => {
-                let taken = |other: &&Item| matches!(other, Item::Controller(other) if other.controller == item.controller);
-                self.only_one("controller", others.iter().find(taken));
-                if !label(&item.hostname) {
-                    let what = format!("`{}` is no name of a machine", item.hostname.escape_default());
-                    self.item(
-                        "hostname",
-                        &what,
-                        "1 to 63 letters, digits or `-`, `-` neither first nor last",
-                    );
-                }
-                for (at, server) in item.dns.iter().enumerate() {
-                    self.ip(&format!("dns[{at}]"), server);
-                }
-                for (at, server) in item.ntp.iter().enumerate() {
-                    self.machine(&format!("ntp[{at}]"), server);
-                }
-                if let Some(server) = &item.syslog {
-                    let right = server.rsplit_once(':');
-                    let right = right.is_some_and(|(name, port)| {
-                        machine(name) && port.parse::<u16>().is_ok_and(|port| port > 0)
-                    });
-                    if !right {
-                        self.item(
-                            "syslog",
-                            &format!("`{}`", server.escape_default()),
-                            "host:port, as in logs.example.com:6514",
-                        );
-                    }
-                }
-            }
-            Item::Network(item) => {
-                let parsed = subnet(&item.subnet);
-                match parsed {
-                    None => self.item(
-                        "subnet",
-                        &format!("`{}` is no network", item.subnet.escape_default()),
-                        "its first address with its prefix length, as in 10.78.0.0/24 or fd00::/64",
-                    ),
-                    Some((ip, prefix)) => item.subnet = format!("{ip}/{prefix}"),
-                }
-                if let Some((ip, prefix)) = parsed {
-                    let own = network(ip, prefix);
-                    if let Some(gateway) = item.gateway.clone() {
-                        let inside = gateway.parse::<IpAddr>().ok().filter(|gateway| {
-                            gateway.is_ipv4() == ip.is_ipv4()
-                                && own.is_some_and(|(first, last)| (first..=last).contains(&bits(*gateway)))
-                        });
-                        match inside {
-                            Some(gateway) => item.gateway = Some(gateway.to_string()),
-                            None => self.item(
-                                "gateway",
-                                &format!("`{}` is no address of {}", gateway.escape_default(), item.subnet),
-                                "an address inside the network",
-                            ),
-                        }
-                    }
-                    let overlaps = |other: &&Item| {
-                        let Item::Network(other) = other else { return false };
-                        let their =
-                            subnet(&other.subnet).filter(|(other, _)| other.is_ipv4() == ip.is_ipv4());
-                        let their = their.and_then(|(ip, prefix)| network(ip, prefix));
-                        own.zip(their)
-                            .is_some_and(|(own, their)| own.0 <= their.1 && their.0 <= own.1)
-                    };
-                    if let Some(other) = others.iter().find(overlaps) {
-                        let what = format!("{} overlaps network `{}`", item.subnet, other.name());
-                        self.item("subnet", &what, "a network that overlaps no other");
-                    }
-                }
-                if let Some(vlan) = item.vlan.filter(|vlan| !(1..=4094).contains(vlan)) {
-                    self.item("vlan", &vlan.to_string(), "1 to 4094 (IEEE 802.1Q), or none");
-                }
-                if !(1280..=9216).contains(&item.mtu) {
-                    self.item("mtu", &item.mtu.to_string(), "1280 to 9216 bytes");
-                }
-            }
-            Item::Port(item) => {
-                let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '@');
-                let name = &item.interface;
-                if name.is_empty() || name.len() > INTERFACE_MAX || !name.chars().all(plain) {
-                    let what = format!("`{}` is no name of an interface", name.escape_default());
-                    self.item(
-                        "interface",
-                        &what,
-                        "1 to 15 letters, digits, `.`, `_`, `-` or `@`",
-                    );
-                }
-                let taken = |other: &&Item| matches!(other, Item::Port(other) if (other.controller, &other.interface) == (item.controller, &item.interface));
-                self.only_one("interface", others.iter().find(taken));
-                item.serves.sort_unstable();
-                item.serves.dedup();
-                let of = item.network.clone().and_then(|id| self.network_of(&id));
-                match item.address.clone() {
-                    Some(address) => {
-                        if let Some(address) = self.port_address(&address, of, &others) {
-                            item.address = Some(address);
-                        }
-                    }
-                    None if !item.serves.is_empty() && item.enabled => {
-                        self.item(
-                            "serves",
-                            "the port has no address",
-                            "an address, or nothing that is served",
-                        );
-                    }
-                    None => {}
-                }
-            }
+            Item::Controller(item) => self.controller(item, &others),
+            Item::Network(item) => self.network_item(item, &others),
+            Item::Port(item) => self.port(item, &others),
             Item::Disk(item) => {
                 let taken = |other: &&Item| matches!(other, Item::Disk(other) if other.slot == item.slot);
                 self.only_one("slot", others.iter().find(taken));
@@ -293,70 +187,8 @@ impl Planner<'_> {
                     |other: &&Item| matches!(other, Item::Token(other) if other.digest == item.digest);
                 self.only_one("digest", others.iter().find(taken));
             }
-            Item::Key(item) => {
-                if !item.secret.is_sealed() {
-                    self.item("secret", "it is not sealed", "ask the keeper, which seals it");
-                }
-                let (host, user) = match item.purpose {
-                    Purpose::Chap | Purpose::NvmeDhChap => (true, item.purpose == Purpose::Chap),
-                    Purpose::MutualChap => (false, true),
-                    Purpose::Bmc | Purpose::Directory | Purpose::Mail => (false, true),
-                };
-                if host && item.host.is_none() {
-                    self.item("host", "there is none", "the host that proves itself by it");
-                }
-                if user && item.user.is_empty() || item.user.len() > 255 {
-                    self.item("user", &format!("{} bytes", item.user.len()), "1 to 255 bytes");
-                }
-                if (item.purpose == Purpose::Bmc) != item.controller.is_some() {
-                    self.item(
-                        "controller",
-                        "only the key of a baseboard controller has one",
-                        "a or b for `bmc`, none otherwise",
-                    );
-                }
-                let same = |other: &&Item| {
-                    matches!(other, Item::Key(other) if (other.purpose, &other.host, other.controller)
-                        == (item.purpose, &item.host, item.controller))
-                };
-                self.only_one("purpose", others.iter().find(same));
-            }
-            Item::Policy(item) => {
-                let sort = item.rule.sort();
-                let same = |other: &&Item| matches!(other, Item::Policy(other) if other.rule.sort() == sort);
-                self.only_one("rule", others.iter().find(same));
-                match &item.rule {
-                    Rule::Giveback { after_seconds, .. } if *after_seconds > 7 * 24 * 3600 => {
-                        self.item(
-                            "rule.after_seconds",
-                            &after_seconds.to_string(),
-                            "at most 604,800 (a week)",
-                        );
-                    }
-                    Rule::Alarms {
-                        pool_free_percent,
-                        mail,
-                    } => {
-                        if !(1..=50).contains(pool_free_percent) {
-                            self.item(
-                                "rule.pool_free_percent",
-                                &pool_free_percent.to_string(),
-                                "1 to 50 percent",
-                            );
-                        }
-                        for (at, address) in mail.iter().enumerate() {
-                            let right = address
-                                .split_once('@')
-                                .is_some_and(|(user, host)| !user.is_empty() && machine(host));
-                            if !right || address.len() > 254 {
-                                let what = format!("`{}` is no mail address", address.escape_default());
-                                self.item(&format!("rule.mail[{at}]"), &what, "user@host");
-                            }
-                        }
-                    }
-                    Rule::Giveback { .. } | Rule::Timing { .. } | Rule::HostMoves { .. } => {}
-                }
-            }
+            Item::Key(item) => self.key(item, &others),
+            Item::Policy(item) => self.policy(item, &others),
             Item::Settings(item) => {
                 self.word("service", &item.service);
                 let same =
@@ -380,6 +212,183 @@ impl Planner<'_> {
                     }
                 }
             }
+        }
+    }
+
+    fn controller(&mut self, item: &item::Controller, others: &[Item]) {
+        let taken =
+            |other: &&Item| matches!(other, Item::Controller(other) if other.controller == item.controller);
+        self.only_one("controller", others.iter().find(taken));
+        if !label(&item.hostname) {
+            let what = format!("`{}` is no name of a machine", item.hostname.escape_default());
+            self.item(
+                "hostname",
+                &what,
+                "1 to 63 letters, digits or `-`, `-` neither first nor last",
+            );
+        }
+        for (at, server) in item.dns.iter().enumerate() {
+            self.ip(&format!("dns[{at}]"), server);
+        }
+        for (at, server) in item.ntp.iter().enumerate() {
+            self.machine(&format!("ntp[{at}]"), server);
+        }
+        if let Some(server) = &item.syslog {
+            let right = server.rsplit_once(':');
+            let right = right
+                .is_some_and(|(name, port)| machine(name) && port.parse::<u16>().is_ok_and(|port| port > 0));
+            if !right {
+                self.item(
+                    "syslog",
+                    &format!("`{}`", server.escape_default()),
+                    "host:port, as in logs.example.com:6514",
+                );
+            }
+        }
+    }
+
+    fn network_item(&mut self, item: &mut item::Network, others: &[Item]) {
+        let parsed = subnet(&item.subnet);
+        match parsed {
+            None => self.item(
+                "subnet",
+                &format!("`{}` is no network", item.subnet.escape_default()),
+                "its first address with its prefix length, as in 10.78.0.0/24 or fd00::/64",
+            ),
+            Some((ip, prefix)) => item.subnet = format!("{ip}/{prefix}"),
+        }
+        if let Some((ip, prefix)) = parsed {
+            let own = network(ip, prefix);
+            if let Some(gateway) = item.gateway.clone() {
+                let inside = gateway.parse::<IpAddr>().ok().filter(|gateway| {
+                    gateway.is_ipv4() == ip.is_ipv4()
+                        && own.is_some_and(|(first, last)| (first..=last).contains(&bits(*gateway)))
+                });
+                match inside {
+                    Some(gateway) => item.gateway = Some(gateway.to_string()),
+                    None => self.item(
+                        "gateway",
+                        &format!("`{}` is no address of {}", gateway.escape_default(), item.subnet),
+                        "an address inside the network",
+                    ),
+                }
+            }
+            let overlaps = |other: &&Item| {
+                let Item::Network(other) = other else { return false };
+                let their = subnet(&other.subnet).filter(|(other, _)| other.is_ipv4() == ip.is_ipv4());
+                let their = their.and_then(|(ip, prefix)| network(ip, prefix));
+                own.zip(their)
+                    .is_some_and(|(own, their)| own.0 <= their.1 && their.0 <= own.1)
+            };
+            if let Some(other) = others.iter().find(overlaps) {
+                let what = format!("{} overlaps network `{}`", item.subnet, other.name());
+                self.item("subnet", &what, "a network that overlaps no other");
+            }
+        }
+        if let Some(vlan) = item.vlan.filter(|vlan| !(1..=4094).contains(vlan)) {
+            self.item("vlan", &vlan.to_string(), "1 to 4094 (IEEE 802.1Q), or none");
+        }
+        if !(1280..=9216).contains(&item.mtu) {
+            self.item("mtu", &item.mtu.to_string(), "1280 to 9216 bytes");
+        }
+    }
+
+    fn port(&mut self, item: &mut item::Port, others: &[Item]) {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '@');
+        let name = &item.interface;
+        if name.is_empty() || name.len() > INTERFACE_MAX || !name.chars().all(plain) {
+            let what = format!("`{}` is no name of an interface", name.escape_default());
+            self.item(
+                "interface",
+                &what,
+                "1 to 15 letters, digits, `.`, `_`, `-` or `@`",
+            );
+        }
+        let taken = |other: &&Item| matches!(other, Item::Port(other) if (other.controller, &other.interface) == (item.controller, &item.interface));
+        self.only_one("interface", others.iter().find(taken));
+        item.serves.sort_unstable();
+        item.serves.dedup();
+        let of = item.network.clone().and_then(|id| self.network_of(&id));
+        match item.address.clone() {
+            Some(address) => {
+                if let Some(address) = self.port_address(&address, of, others) {
+                    item.address = Some(address);
+                }
+            }
+            None if !item.serves.is_empty() && item.enabled => {
+                self.item(
+                    "serves",
+                    "the port has no address",
+                    "an address, or nothing that is served",
+                );
+            }
+            None => {}
+        }
+    }
+
+    fn key(&mut self, item: &item::Key, others: &[Item]) {
+        if !item.secret.is_sealed() {
+            self.item("secret", "it is not sealed", "ask the keeper, which seals it");
+        }
+        let (host, user) = match item.purpose {
+            Purpose::Chap | Purpose::NvmeDhChap => (true, item.purpose == Purpose::Chap),
+            Purpose::MutualChap => (false, true),
+            Purpose::Bmc | Purpose::Directory | Purpose::Mail => (false, true),
+        };
+        if host && item.host.is_none() {
+            self.item("host", "there is none", "the host that proves itself by it");
+        }
+        if user && item.user.is_empty() || item.user.len() > 255 {
+            self.item("user", &format!("{} bytes", item.user.len()), "1 to 255 bytes");
+        }
+        if (item.purpose == Purpose::Bmc) != item.controller.is_some() {
+            self.item(
+                "controller",
+                "only the key of a baseboard controller has one",
+                "a or b for `bmc`, none otherwise",
+            );
+        }
+        let same = |other: &&Item| {
+            matches!(other, Item::Key(other) if (other.purpose, &other.host, other.controller)
+                == (item.purpose, &item.host, item.controller))
+        };
+        self.only_one("purpose", others.iter().find(same));
+    }
+
+    fn policy(&mut self, item: &item::Policy, others: &[Item]) {
+        let sort = item.rule.sort();
+        let same = |other: &&Item| matches!(other, Item::Policy(other) if other.rule.sort() == sort);
+        self.only_one("rule", others.iter().find(same));
+        match &item.rule {
+            Rule::Giveback { after_seconds, .. } if *after_seconds > 7 * 24 * 3600 => {
+                self.item(
+                    "rule.after_seconds",
+                    &after_seconds.to_string(),
+                    "at most 604,800 (a week)",
+                );
+            }
+            Rule::Alarms {
+                pool_free_percent,
+                mail,
+            } => {
+                if !(1..=50).contains(pool_free_percent) {
+                    self.item(
+                        "rule.pool_free_percent",
+                        &pool_free_percent.to_string(),
+                        "1 to 50 percent",
+                    );
+                }
+                for (at, address) in mail.iter().enumerate() {
+                    let right = address
+                        .split_once('@')
+                        .is_some_and(|(user, host)| !user.is_empty() && machine(host));
+                    if !right || address.len() > 254 {
+                        let what = format!("`{}` is no mail address", address.escape_default());
+                        self.item(&format!("rule.mail[{at}]"), &what, "user@host");
+                    }
+                }
+            }
+            Rule::Giveback { .. } | Rule::Timing { .. } | Rule::HostMoves { .. } => {}
         }
     }
 

@@ -10,6 +10,7 @@ const CHANGE: &str = "heartbeat/core/src/change.rs";
 const DETECT: &str = "heartbeat/core/src/detect.rs";
 const GROUPS: &str = "alua/core/src/lib.rs";
 const KEEPER: &str = "config-keeper/core/src/keeper.rs";
+const COMING_BACK: &str = "config-keeper/core/src/keeper/coming_back.rs";
 const LAYOUT: &str = "heartbeat/core/src/layout.rs";
 const LIAISON: &str = "heartbeat/core/src/liaison.rs";
 const MACHINE: &str = "heartbeat/core/src/machine.rs";
@@ -1170,7 +1171,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "own-end-kept",
-        file: KEEPER,
+        file: COMING_BACK,
         edits: &[(
             "let cut = !entries.is_empty() || keep == fetched.length;",
             "let cut = !entries.is_empty();",
@@ -1180,7 +1181,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "equal-while-it-moves",
-        file: KEEPER,
+        file: COMING_BACK,
         edits: &[("equal: frozen,", "equal: frozen || !frozen,")],
         removes: "equal is said of a log that stands still",
         by: By::Seeds,
@@ -1227,7 +1228,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: KEEPER,
         edits: &[(
             "Ok(_) => self.reads.wait(request),",
-            "Ok(Basis::Sequencer { .. }) => self.answer(request, Ok(Answer::ReadAt { index: self.acknowledged })),\n            Ok(_) => self.reads.wait(request),",
+            "Ok(Basis::Sequencer { .. }) => self.answer(request, Ok(Answer::ReadAt { index: self.acknowledged })),\n\
+             Ok(_) => self.reads.wait(request),",
         )],
         removes: "a follower asks up to where it has to show",
         by: By::Seeds,
@@ -1237,7 +1239,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: KEEPER,
         edits: &[(
             "Ok(_) => self.reads.wait(request),",
-            "Ok(Basis::Follower { .. }) => self.answer(request, Ok(Answer::ReadAt { index: self.acknowledged })),\n            Ok(_) => self.reads.wait(request),",
+            "Ok(Basis::Follower { .. }) => self.answer(request, Ok(Answer::ReadAt { index: self.acknowledged })),\n\
+             Ok(_) => self.reads.wait(request),",
         )],
         removes: "a sequencer that is read from makes sure that it still is one",
         by: By::Scenario("configuration::s8_a_sequencer"),
@@ -1317,7 +1320,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "counted-for-who-lost-it",
-        file: KEEPER,
+        file: COMING_BACK,
         edits: &[(
             "if matches!(self.role, Role::Sequencer(Session::Standing { .. })) {",
             "if matches!(self.role, Role::Sequencer(Session::Starting)) {",
@@ -1327,7 +1330,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "old-sessions-after-a-loss",
-        file: KEEPER,
+        file: COMING_BACK,
         edits: &[(
             "(self.session_epoch, self.session).max((fetched.session_epoch, fetched.session));",
             "(self.session_epoch, self.session).min((fetched.session_epoch, fetched.session));",
@@ -1337,7 +1340,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "history-of-one-who-lost-it",
-        file: KEEPER,
+        file: COMING_BACK,
         edits: &[(
             "if fetched.lost {\n            return Err",
             "if fetched.lost && fetched.length > 0 {\n            return Err",
@@ -1347,7 +1350,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "joined-to-one-who-lost-it",
-        file: KEEPER,
+        file: COMING_BACK,
         edits: &[(
             "let mended = if fetched.lost {",
             "let mended = if fetched.lost && fetched.length > 0 {",
@@ -1357,7 +1360,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "alone-and-open-is-repaired",
-        file: KEEPER,
+        file: COMING_BACK,
         edits: &[(
             "let provable = record.members.len() > 1 || !record.open;",
             "let provable = !record.members.is_empty();",
@@ -1367,7 +1370,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "repaired-beyond-the-base",
-        file: KEEPER,
+        file: COMING_BACK,
         edits: &[(
             "fetched.entries.retain(|entry| entry.index <= record.base_length);",
             "fetched.entries.retain(|entry| entry.index > 0);",
