@@ -508,7 +508,7 @@ impl Store {
             _ => None,
         };
         // The tables are made again from what stays of the log.
-        let cut = jobs.iter().filter_map(cut).last();
+        let cut = jobs.iter().rev().find_map(cut);
         if cut.is_some() {
             self.mark.wipe()?;
         }

@@ -204,9 +204,8 @@ impl Keeper {
         }
         if restore.last {
             let record = self.epoch.clone();
-            let whole = record
-                .as_ref()
-                .is_some_and(|record| self.is_member(record) && self.contains_base(record));
+            // A member or not: who has booted since is none under this record, and will be under the next.
+            let whole = record.as_ref().is_some_and(|record| self.contains_base(record));
             if !whole {
                 let what = match &record {
                     Some(record) => format!(

@@ -1,0 +1,146 @@
+//! Fault matrix, H7: a database that is damaged, on one controller and on both, with whole arrays.
+
+use pollux_api::chassis::PowerAction;
+use pollux_api::config::Op;
+use pollux_api::id::ControllerId::{self, A, B};
+use pollux_pair::Result;
+use pollux_pair::rig::{BOOT, MOVE};
+use pollux_pair::stage::Stage;
+use pollux_pair::wait::{that, wait_for};
+use std::path::PathBuf;
+
+fn database(stage: &Stage, at: ControllerId) -> PathBuf {
+    stage.array.directory().join(at.as_str()).join("var/config.db")
+}
+
+/// Writes over every page of the database but the first, and over what was not copied into it yet.
+fn scribble(stage: &Stage, at: ControllerId) -> Vec<u8> {
+    let path = database(stage, at);
+    let mut bytes = std::fs::read(&path).expect("the database is there");
+    let from = bytes.len().min(4096);
+    bytes[from..].fill(0x5a);
+    std::fs::write(&path, &bytes).expect("it can be written");
+    let wal = PathBuf::from(format!("{}-wal", path.display()));
+    if wal.exists() {
+        std::fs::write(&wal, [0x5a; 8192]).expect("it can be written");
+    }
+    bytes
+}
+
+fn host(name: &str) -> Vec<Op> {
+    vec![Op::CreateHost {
+        name: name.into(),
+        iqns: vec![format!("iqn.2026-01.test:{name}")],
+    }]
+}
+
+fn pollux(stage: &Stage, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = std::process::Command::new(stage.array.programs().pollux())
+        .arg("--dir")
+        .arg(stage.array.directory())
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("the operator's command runs");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+fn is_sound(stage: &Stage) -> std::result::Result<(), String> {
+    let (code, said) = pollux(stage, &["config", "verify"]);
+    that(code == Some(0) && said.matches("are sound").count() == 2, || {
+        said.clone()
+    })
+}
+
+#[test]
+fn h7_a_damaged_database_is_kept_and_repaired_from_the_partner() -> Result<()> {
+    let Some(mut stage) = Stage::set(|_| {}) else {
+        return Ok(());
+    };
+    stage
+        .array
+        .change(A, host("before"))
+        .expect("a joined array takes changes");
+    let cut = stage.array.power(B, PowerAction::Off)?;
+    let damaged = scribble(&stage, B);
+    stage.array.power(B, PowerAction::On)?;
+    stage.array.wait_joined(MOVE + BOOT)?;
+    wait_for("both databases are sound", MOVE + BOOT, || {
+        let status = stage.array.config(B)?;
+        that(status.lost.is_none(), || format!("{:?}", status.lost))?;
+        is_sound(&stage)
+    })?;
+    let kept = database(&stage, B).with_file_name("config.db.damaged-1");
+    assert_eq!(std::fs::read(kept).expect("the damaged one is kept"), damaged);
+    wait_for("changes are taken again", MOVE + BOOT, || {
+        stage
+            .array
+            .change(B, host("after"))
+            .map(drop)
+            .map_err(|error| error.to_string())
+    })?;
+    stage.judge(cut.began_ns)?.expect_clean();
+    Ok(())
+}
+
+#[test]
+fn h7_both_damaged_serves_no_configuration_until_a_backup_is_restored() -> Result<()> {
+    let Some(stage) = Stage::set(|_| {}) else {
+        return Ok(());
+    };
+    stage
+        .array
+        .change(A, host("before"))
+        .expect("a joined array takes changes");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("backup");
+    let file = file.to_str().expect("a plain name");
+    let (code, said) = pollux(&stage, &["config", "backup", file]);
+    assert_eq!(code, Some(0), "{said}");
+    let length = stage.array.config(A).expect("status").acknowledged_length;
+    // Nothing is lost here: restoring is a change like any other, and there is none to make.
+    let (code, said) = pollux(&stage, &["config", "restore", file]);
+    assert!(code == Some(0) && said.contains("says already"), "{said}");
+    for at in [A, B] {
+        stage.array.power(at, PowerAction::Off)?;
+    }
+    for at in [A, B] {
+        scribble(&stage, at);
+    }
+    for at in [A, B] {
+        stage.array.power(at, PowerAction::On)?;
+    }
+    wait_for("both say that they have lost it", MOVE + BOOT, || {
+        for at in [A, B] {
+            let status = stage.array.config(at)?;
+            that(status.lost.is_some() && status.length == 0, || {
+                format!("{at}: {status:?}")
+            })?;
+        }
+        Ok(())
+    })?;
+    let refused = stage
+        .array
+        .change(A, host("never"))
+        .expect_err("nothing may be begun");
+    assert!(!refused.data.what.is_empty(), "{refused:?}");
+    let (code, said) = pollux(&stage, &["config", "restore", file, "--dry-run"]);
+    assert!(code == Some(0) && said.contains("nothing was done"), "{said}");
+    wait_for("the backup is taken", MOVE + BOOT, || {
+        let (code, said) = pollux(&stage, &["config", "restore", file, "--yes"]);
+        that(code == Some(0) && said.contains("done: controller"), || {
+            said.clone()
+        })
+    })?;
+    wait_for("both have it again", MOVE + BOOT, || {
+        for at in [A, B] {
+            let status = stage.array.config(at)?;
+            that(status.lost.is_none() && status.length >= length, || {
+                format!("{at}: {status:?}")
+            })?;
+        }
+        is_sound(&stage)
+    })
+}
