@@ -820,6 +820,13 @@ fn register(config: &ControllerConfig, handle: &Handle) -> Service {
             async move { change_anywhere(&handle, client.get(), &ctx, change).await }
         }
     };
+    let restore = {
+        let (handle, client) = (handle.clone(), Arc::clone(&client));
+        move |ctx: Ctx, restore: Restore| {
+            let (handle, client) = (handle.clone(), Arc::clone(&client));
+            async move { take_back(&handle, client.get(), &ctx, restore).await }
+        }
+    };
     let service = Service::of::<config::Contract>()
         // A change finds its own repetitions, also after a restart and on the other controller.
         .serve::<config::CHANGE>(change)
@@ -921,15 +928,7 @@ fn register(config: &ControllerConfig, handle: &Handle) -> Service {
             });
             handle.look(move |actor| actor.leased(number, answer)).await
         }))
-        .serve::<config::RESTORE>(on(handle, |handle, ctx, restore: Restore| async move {
-            match handle
-                .demand(&ctx, move |request| Event::Restore { request, restore })
-                .await?
-            {
-                Answer::Restored { length } => Ok(Restored { length }),
-                other => Err(unexpected(&handle, &other)),
-            }
-        }))
+        .serve::<config::RESTORE>(restore)
         .serve::<config::SEAL_KEYS>(on(handle, |handle, ctx, given: SealKeys| async move {
             // Another controller's keeper, not one of this controller.
             let partner = format!("{}/{}", handle.me.partner(), config::SERVICE);
@@ -1066,6 +1065,40 @@ fn clear_secrets(change: &Change) -> Option<Vec<Problem>> {
         }
     }
     any.then_some(problems)
+}
+
+/// A piece of a backup, unless the partner says that it has the log.
+async fn take_back(
+    handle: &Handle,
+    client: Option<&Client>,
+    ctx: &Ctx,
+    restore: Restore,
+) -> Result<Restored, RpcError> {
+    let client = client.ok_or_else(|| handle.stopped())?;
+    let ask = Fetch {
+        points: Vec::new(),
+        limit: 1,
+        lost: false,
+    };
+    let mut onward = ctx.clone().within(PARTNER_WITHIN.min(ctx.remaining() / 4));
+    onward.caller = None;
+    let theirs: Result<config::Fetched, RpcError> = client
+        .call(&format!("partner/{}", config::FETCH), &ask, &onward)
+        .await;
+    // Silence is no answer: then it is the word of the person who restores.
+    let partner = theirs
+        .ok()
+        .filter(|theirs| !theirs.lost)
+        .map(|theirs| theirs.length);
+    let event = move |request| Event::Restore {
+        request,
+        restore,
+        partner,
+    };
+    match handle.demand(ctx, event).await? {
+        Answer::Restored { length } => Ok(Restored { length }),
+        other => Err(unexpected(handle, &other)),
+    }
 }
 
 /// Seals every secret of a change, by a key that every member has.
@@ -1524,6 +1557,7 @@ mod tests {
         let event = move |request| Event::Restore {
             request,
             restore: Restore { entries, last: true },
+            partner: None,
         };
         actor.take(Input::Call(Box::new(event), sender));
         let answer = loop {

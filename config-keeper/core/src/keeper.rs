@@ -189,6 +189,8 @@ pub enum Event {
         request: Request,
         /// A piece of a backup.
         restore: Restore,
+        /// Length of the partner's log, if it answers and has not lost it.
+        partner: Option<u64>,
     },
     /// The oldest job that the store had not finished is durable.
     Stored {
@@ -550,7 +552,11 @@ impl Keeper {
             Event::IndexIn { request, ask } => self.index_in(request, ask),
             Event::Witnessed { round, answer } => self.witnessed(round, answer),
             Event::PartnerLost => self.partner_lost(),
-            Event::Restore { request, restore } => self.restore(request, restore),
+            Event::Restore {
+                request,
+                restore,
+                partner,
+            } => self.restore(request, restore, partner),
             Event::Stored { serial } => self.stored(serial),
             Event::StoreFailed { what } => self.store_failed(what),
             Event::Tick => self.tick(),

@@ -163,7 +163,9 @@ impl Keeper {
 
     /// A backup in the place of a lost log. What it holds is a history of this array, which the hashes prove from entry to
     /// entry; that nothing was acknowledged behind its end is the word of the person who restores it.
-    pub(super) fn restore(&mut self, request: Request, restore: Restore) {
+    ///
+    /// Never while the partner has the log: what it holds and the backup does not would be counted for this controller, too.
+    pub(super) fn restore(&mut self, request: Request, restore: Restore, partner: Option<u64>) {
         let conflict = |what: String, remedy: &str| Refusal::Conflict(what, remedy.into());
         if !self.lost {
             let what = "no database is lost here".to_owned();
@@ -172,6 +174,16 @@ impl Keeper {
                 conflict(
                     what,
                     "`pollux config restore` makes the array what it was by a new change",
+                ),
+            );
+        }
+        if let Some(length) = partner.filter(|length| *length > 0) {
+            let what = format!("the partner holds the log, with {length} changes");
+            return self.refuse(
+                request,
+                conflict(
+                    what,
+                    "wait: it is copied from there; see `pollux why` if it is not",
                 ),
             );
         }

@@ -979,6 +979,77 @@ fn alone_and_sealed_a_lost_log_is_proved_by_the_hash_and_alone_and_open_by_nothi
     assert!(again.lost() && again.locked().is_some());
 }
 
+/// A backup in pieces of one entry; the answer to the last.
+fn give_back(keeper: &mut Keeper, entries: &[LogEntry], partner: Option<u64>) -> Result<Answer, Refusal> {
+    for (number, entry) in entries.iter().enumerate() {
+        let effects = keeper.handle(Event::Restore {
+            request: 70,
+            restore: Restore {
+                entries: vec![entry.clone()],
+                last: number + 1 == entries.len(),
+            },
+            partner,
+        });
+        let effects = settle(keeper, effects);
+        let answer = answer_of(&effects, 70).cloned().expect("an answer");
+        if number + 1 == entries.len() || answer.is_err() {
+            return answer;
+        }
+    }
+    panic!("an empty backup")
+}
+
+#[test]
+fn a_backup_takes_the_place_of_a_lost_log_where_nobody_else_holds_it_and_it_is_new_enough() {
+    let (whole, _, _) = busy_pair(4);
+    let entries = whole.entries(0, 4).to_vec();
+    let told = |refused: Result<Answer, Refusal>, word: &str| match refused {
+        Err(Refusal::Conflict(what, remedy)) => assert!(what.contains(word), "{what}; {remedy}"),
+        other => panic!("{word}: {other:?}"),
+    };
+    // Where nothing is lost there is nothing to restore.
+    told(give_back(&mut alone(), &entries, None), "no database is lost");
+    // Before any epoch is known nobody can say whether it is new enough.
+    told(give_back(&mut lost(A), &entries, None), "no epoch");
+    for members in [&[A][..], &[A, B]] {
+        let record = record(2, members, true, 3, whole.hash_at(3).unwrap());
+        let begun = || {
+            let mut keeper = lost(A);
+            let effects = keeper.handle(set(&record));
+            settle(&mut keeper, effects);
+            keeper
+        };
+        told(
+            give_back(&mut begun(), &entries, Some(4)),
+            "the partner holds the log",
+        );
+        let mut older = begun();
+        told(give_back(&mut older, &entries[..2], None), "ends with change 2");
+        assert!(older.lost() && older.locked().is_some());
+        // What is there already is passed over: the newer backup goes on.
+        assert_eq!(
+            give_back(&mut older, &entries, None),
+            Ok(Answer::Restored { length: 4 })
+        );
+        let mut odd = entries.clone();
+        odd[1].hash = odd[0].hash;
+        told(give_back(&mut begun(), &odd, None), "does not go on");
+        let mut keeper = begun();
+        assert_eq!(
+            give_back(&mut keeper, &entries, None),
+            Ok(Answer::Restored { length: 4 })
+        );
+        assert!(!keeper.lost());
+        assert_eq!((keeper.length(), keeper.hash_at(4)), (4, whole.hash_at(4)));
+        assert_eq!(keeper.tables(), whole.tables());
+        assert_eq!(
+            keeper.acknowledging(),
+            members.len() == 1,
+            "with a partner a session comes first"
+        );
+    }
+}
+
 /// Alone no session is ever begun: the database is told all the same, or a restart would look for what is not lost.
 #[test]
 fn the_database_is_told_when_the_log_is_whole_again() {

@@ -1336,7 +1336,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "(self.session_epoch, self.session).min((fetched.session_epoch, fetched.session));",
         )],
         removes: "a keeper that lost its log begins no session that its partner knows",
-        by: By::Seeds,
+        by: By::Scenario("configuration::h7_"),
     },
     Mutant {
         name: "history-of-one-who-lost-it",
