@@ -958,6 +958,10 @@ impl Keeper {
                 );
             }
         }
+        if self.lock.is_some() && lock.is_none() {
+            // The partner is heard again: its silence of before says nothing of now.
+            self.silence = None;
+        }
         self.lock = lock;
         if self.lock.is_some() {
             self.doubt();
