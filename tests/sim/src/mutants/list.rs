@@ -1329,6 +1329,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         by: By::Seeds,
     },
     Mutant {
+        name: "old-sessions-after-a-loss",
+        file: COMING_BACK,
+        edits: &[(
+            "(self.session_epoch, self.session).max((fetched.session_epoch, fetched.session));",
+            "(self.session_epoch, self.session).min((fetched.session_epoch, fetched.session));",
+        )],
+        removes: "a keeper that lost its log begins no session that its partner knows",
+        by: By::Scenario("configuration::h7_"),
+    },
+    Mutant {
         name: "history-of-one-who-lost-it",
         file: COMING_BACK,
         edits: &[(
