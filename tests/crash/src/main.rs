@@ -16,7 +16,7 @@ use std::process::ExitCode;
 #[command(name = "crash", args_conflicts_with_subcommands = true)]
 struct Arguments {
     /// How often somebody is killed
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     cycles: u64,
     /// Chooses whom, where and what is lost
     #[arg(long, value_name = "N", default_value_t = 1)]

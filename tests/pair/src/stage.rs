@@ -1,8 +1,10 @@
 //! The stage on which each test of the pair plays: its turn on the machine, a scratch directory,
 //! and a loaded rig. What a test leaves behind when it fails is printed, not kept.
 
+use std::io::Write;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use crate::error::Error;
 use crate::programs::Programs;
@@ -54,6 +56,25 @@ impl Stage {
             _directory: directory,
             _turn: turn,
         })
+    }
+
+    /// The operator's command, with something on its standard input: its exit code, and what it said on both outputs.
+    pub fn pollux(&self, arguments: &[&str], input: &str) -> (Option<i32>, String) {
+        let mut child = Command::new(self.array.programs().pollux())
+            .arg("--dir")
+            .arg(self.array.directory())
+            .args(arguments)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the operator's command starts");
+        // A command that reads nothing may have ended already.
+        let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+        let output = child.wait_with_output().expect("the operator's command ends");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
     }
 }
 

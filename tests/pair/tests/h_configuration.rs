@@ -71,20 +71,6 @@ fn h1_change_during_takeover() -> Result<()> {
     Ok(())
 }
 
-/// The operator's command; whether it was done, and what it said.
-fn pollux(stage: &Stage, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = std::process::Command::new(stage.array.programs().pollux())
-        .arg("--dir")
-        .arg(stage.array.directory())
-        .args(arguments)
-        .env("NO_COLOR", "1")
-        .stdin(std::process::Stdio::null())
-        .output()
-        .expect("the operator's command runs");
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
-}
-
 /// As an operator does it: write the configuration out, edit it, look at the difference, bring it in, and take it back.
 #[test]
 fn h_the_configuration_is_edited_as_a_text_and_taken_back() -> Result<()> {
@@ -92,7 +78,7 @@ fn h_the_configuration_is_edited_as_a_text_and_taken_back() -> Result<()> {
         return Ok(());
     };
     let said = |arguments: &[&str], code: i32, words: &[&str]| {
-        let (exit, said) = pollux(&stage, arguments);
+        let (exit, said) = stage.pollux(arguments, "");
         assert_eq!(exit, Some(code), "{arguments:?}: {said}");
         for word in words {
             assert!(said.contains(word), "{arguments:?}: `{word}` is not in: {said}");

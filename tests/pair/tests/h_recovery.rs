@@ -34,21 +34,8 @@ fn host(name: &str) -> Vec<Op> {
     }]
 }
 
-fn pollux(stage: &Stage, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = std::process::Command::new(stage.array.programs().pollux())
-        .arg("--dir")
-        .arg(stage.array.directory())
-        .args(arguments)
-        .env("NO_COLOR", "1")
-        .stdin(std::process::Stdio::null())
-        .output()
-        .expect("the operator's command runs");
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
-}
-
 fn is_sound(stage: &Stage) -> std::result::Result<(), String> {
-    let (code, said) = pollux(stage, &["config", "verify"]);
+    let (code, said) = stage.pollux(&["config", "verify"], "");
     that(code == Some(0) && said.matches("are sound").count() == 2, || {
         said.clone()
     })
@@ -97,11 +84,11 @@ fn h7_both_damaged_serves_no_configuration_until_a_backup_is_restored() -> Resul
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("backup");
     let file = file.to_str().expect("a plain name");
-    let (code, said) = pollux(&stage, &["config", "backup", file]);
+    let (code, said) = stage.pollux(&["config", "backup", file], "");
     assert_eq!(code, Some(0), "{said}");
     let length = stage.array.config(A).expect("status").acknowledged_length;
     // Nothing is lost here: restoring is a change like any other, and there is none to make.
-    let (code, said) = pollux(&stage, &["config", "restore", file]);
+    let (code, said) = stage.pollux(&["config", "restore", file], "");
     assert!(code == Some(0) && said.contains("says already"), "{said}");
     for at in [A, B] {
         stage.array.power(at, PowerAction::Off)?;
@@ -126,10 +113,10 @@ fn h7_both_damaged_serves_no_configuration_until_a_backup_is_restored() -> Resul
         .change(A, host("never"))
         .expect_err("nothing may be begun");
     assert!(!refused.data.what.is_empty(), "{refused:?}");
-    let (code, said) = pollux(&stage, &["config", "restore", file, "--dry-run"]);
+    let (code, said) = stage.pollux(&["config", "restore", file, "--dry-run"], "");
     assert!(code == Some(0) && said.contains("nothing was done"), "{said}");
     wait_for("the backup is taken", MOVE + BOOT, || {
-        let (code, said) = pollux(&stage, &["config", "restore", file, "--yes"]);
+        let (code, said) = stage.pollux(&["config", "restore", file, "--yes"], "");
         that(code == Some(0) && said.contains("done: controller"), || {
             said.clone()
         })

@@ -9,32 +9,11 @@ use pollux_pair::Result;
 use pollux_pair::rig::MOVE;
 use pollux_pair::stage::Stage;
 use pollux_pair::wait::{that, wait_for};
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 /// Long and odd enough to stand nowhere by chance.
 const PASSWORD: &str = "correct-horse-Xq7-battery";
 const CHAP: &str = "chap-Zw9-of-the-host";
-
-/// The operator's command with a line on its standard input; its exit code and what it said.
-fn pollux(stage: &Stage, arguments: &[&str], input: &str) -> (Option<i32>, String) {
-    let mut child = Command::new(stage.array.programs().pollux())
-        .arg("--dir")
-        .arg(stage.array.directory())
-        .args(arguments)
-        .env("NO_COLOR", "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the operator's command starts");
-    // A command that reads nothing may have ended already.
-    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
-    let output = child.wait_with_output().expect("the operator's command ends");
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
-}
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -84,7 +63,7 @@ fn h_a_secret_is_in_no_file_no_answer_and_no_log_in_the_clear() -> Result<()> {
     };
     let told = std::cell::RefCell::new(String::new());
     let said = |arguments: &[&str], input: &str, code: i32| {
-        let (exit, said) = pollux(&stage, arguments, input);
+        let (exit, said) = stage.pollux(arguments, input);
         assert_eq!(exit, Some(code), "{arguments:?}: {said}");
         told.borrow_mut().push_str(&said);
         said
@@ -164,7 +143,7 @@ fn h_a_secret_is_in_no_file_no_answer_and_no_log_in_the_clear() -> Result<()> {
     let told = told.borrow().clone();
     assert!(told.contains(Secret::SEALED), "the sealed form is exported");
     // The sealed form is taken back as it is.
-    assert_eq!(pollux(&stage, &["config", "import", text], "").0, Some(0));
+    assert_eq!(stage.pollux(&["config", "import", text], "").0, Some(0));
     for needle in [PASSWORD, CHAP] {
         assert!(!told.contains(needle), "{needle} was said");
     }
@@ -209,7 +188,7 @@ fn h_every_kind_is_set_shown_exported_and_taken_back() -> Result<()> {
         return Ok(());
     };
     let said = |arguments: &[&str], code: i32, words: &[&str]| {
-        let (exit, said) = pollux(&stage, arguments, "a secret that is long enough\n");
+        let (exit, said) = stage.pollux(arguments, "a secret that is long enough\n");
         assert_eq!(exit, Some(code), "{arguments:?}: {said}");
         for word in words {
             assert!(said.contains(word), "{arguments:?}: `{word}` is not in: {said}");
