@@ -115,9 +115,8 @@ impl Stage {
             .args(["--listen", &address.to_string()])
             .arg("--keys")
             .arg(first_keys);
-        let first = Process::start(&mut command, &self.path("one.log"))?;
+        let mut first = Process::start(&mut command, &self.path("one.log"))?;
         let first_id = first.id();
-        self.processes.push(first);
         let mut command = Command::new(&self.this);
         command
             .arg("forward")
@@ -128,7 +127,10 @@ impl Stage {
         let (second_id, callee) = self.start(&mut command, "other.log", "listens", || {
             frames::connect(&other, 0).ok()
         })?;
-        let caller = frames::connect(&one, 0)?;
+        // That the second one listens says nothing of the first.
+        let caller = first.until("listens", || frames::connect(&one, 0).ok());
+        self.processes.push(first);
+        let caller = caller?;
         bus(FLOOR_OF_TWO, caller, callee, vec![first_id, second_id])
     }
 
