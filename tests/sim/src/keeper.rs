@@ -92,6 +92,8 @@ pub(crate) enum Waiting {
     Carried { number: u64, entry: u64 },
     /// A person who reads.
     Reader { deed: usize },
+    /// A person who brings a backup.
+    Restorer,
 }
 
 /// One controller's keeper.
@@ -116,6 +118,8 @@ pub(crate) struct Keeper {
     pub(crate) waiting: BTreeMap<Request, Waiting>,
     pub(crate) called: BTreeMap<u64, Called>,
     pub(crate) ticks: u32,
+    /// What the last person who brought a backup was told.
+    pub(crate) restored: Option<Result<u64, String>>,
 }
 
 /// The action under which a change is asked for.
@@ -172,6 +176,7 @@ impl Keeper {
             waiting: BTreeMap::new(),
             called: BTreeMap::new(),
             ticks: 0,
+            restored: None,
         }
     }
 

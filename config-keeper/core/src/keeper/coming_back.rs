@@ -216,8 +216,10 @@ impl Keeper {
         }
         if restore.last {
             let record = self.epoch.clone();
-            // A member or not: who has booted since is none under this record, and will be under the next.
-            let whole = record.as_ref().is_some_and(|record| self.contains_base(record));
+            // A member or not: who has booted since is none under this record, and will be under the next. What it stands on
+            // may be on its way to the disk: the answer waits for that.
+            let holds = |record: &EpochRecord| self.hash_at(record.base_length) == Some(record.base_hash);
+            let whole = record.as_ref().is_some_and(holds);
             if !whole {
                 let what = match &record {
                     Some(record) => format!(

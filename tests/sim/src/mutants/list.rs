@@ -1378,6 +1378,36 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         removes: "what goes on behind the base of a sealed record is not its history",
         by: By::Scenario("configuration::h7_"),
     },
+    Mutant {
+        name: "restored-below-the-base",
+        file: COMING_BACK,
+        edits: &[(
+            "let whole = record.as_ref().is_some_and(holds);",
+            "let whole = record.is_some() || record.as_ref().is_some_and(holds);",
+        )],
+        removes: "a backup that lacks what the record stands on is not enough",
+        by: By::Scenario("configuration::h7_"),
+    },
+    Mutant {
+        name: "restored-beside-the-partners-log",
+        file: COMING_BACK,
+        edits: &[(
+            "partner.filter(|length| *length > 0) {",
+            "partner.filter(|length| *length > u64::MAX / 2) {",
+        )],
+        removes: "no backup is taken while the partner has the log",
+        by: By::Scenario("configuration::h7_"),
+    },
+    Mutant {
+        name: "restored-over-a-sound-log",
+        file: COMING_BACK,
+        edits: &[(
+            "if !self.lost {\n            let what = \"no database",
+            "if !self.lost && self.log.is_empty() {\n            let what = \"no database",
+        )],
+        removes: "a backup takes the place of a lost log, never of a sound one",
+        by: By::Scenario("configuration::h7_"),
+    },
     // ---- port groups ----------------------------------------------------------------------------------------
     Mutant {
         name: "both-optimized",

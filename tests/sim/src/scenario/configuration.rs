@@ -5,6 +5,7 @@ use super::{demand, mended, open_alone, scenario, taken_over, whole, wire};
 use crate::play::linear;
 use crate::setup::Setup;
 use crate::world::{A, B, MS, SEC, World};
+use pollux_api::config::LogEntry;
 use pollux_api::id::ControllerId;
 use pollux_heartbeat_core::effect::BlockId;
 
@@ -230,6 +231,84 @@ fn h7_when_both_have_lost_their_databases_nothing_is_changed_and_both_say_how_to
         let explained = linear(world);
         demand(world, explained, "what was read cannot have been");
     });
+}
+
+/// A backup of what a controller's keeper has on its disk, after so many entries.
+fn backup(world: &World, c: usize, after: u64) -> Vec<LogEntry> {
+    let core = world.nodes[c].keeper.core.as_ref().expect("it runs");
+    core.entries(after, core.durable()).to_vec()
+}
+
+/// What a person is told who brings this backup.
+fn brought(world: &mut World, c: usize, entries: Vec<LogEntry>) -> Result<u64, String> {
+    world.restore_backup(c, entries);
+    let answered = world.run_till(SEC, |world| world.nodes[c].keeper.restored.is_some());
+    demand(world, answered, "nobody answers who brings a backup");
+    world.nodes[c].keeper.restored.take().expect("it was answered")
+}
+
+/// H7: nobody has it any more but a person. Who gets it gives it to the other.
+#[test]
+fn h7_a_backup_brings_back_what_both_have_lost_and_none_that_is_too_old() {
+    for c in [A, B] {
+        scenario(busy, |world| {
+            whole(world);
+            world.run_for(5 * SEC);
+            world.power_cut(1 - c);
+            taken_over(world, c);
+            world.power_on(1 - c);
+            whole(world);
+            world.run_for(5 * SEC);
+            let base = world.record().base.length.get();
+            demand(world, base > 0, "the epoch stands on nothing");
+            let entries = backup(world, c, 0);
+            world.lose_database(A, 300 * MS);
+            world.lose_database(B, 300 * MS);
+            world.run_for(SEC);
+            let mut old = entries.clone();
+            old.truncate(usize::try_from(base - 1).expect("a short log"));
+            let refused = brought(world, c, old);
+            let told = refused.is_err_and(|what| what.contains("stands on change"));
+            demand(world, told, "a backup is taken that gives history away");
+            demand(world, world.nodes[c].keeper.lost(), "half a backup counts");
+            // What of it is sound is on its way to the disk.
+            world.run_for(SEC);
+            let restored = brought(world, c, entries.clone());
+            demand(
+                world,
+                restored == Ok(entries.len() as u64),
+                &format!("the backup is refused: {restored:?}"),
+            );
+            whole(world);
+            world.power_cut(1 - c);
+            taken_over(world, c);
+            mended(world);
+        });
+    }
+}
+
+/// H7: what the partner holds and the backup lacks would be counted for this controller.
+#[test]
+fn h7_no_backup_is_taken_while_the_partner_has_the_log_or_nothing_is_lost() {
+    for c in [A, B] {
+        scenario(busy, |world| {
+            whole(world);
+            world.run_for(5 * SEC);
+            let entries = backup(world, c, 0);
+            let refused = brought(world, c, entries.clone());
+            let told = refused.is_err_and(|what| what.contains("no database is lost"));
+            demand(world, told, "a backup is put over a sound log");
+            world.run_for(5 * SEC);
+            world.lose_database(c, 300 * MS);
+            let started = world.run_till(SEC, |world| world.nodes[c].keeper.core.is_some());
+            demand(world, started, "the keeper does not start again");
+            let refused = brought(world, c, entries);
+            let told = refused.is_err_and(|what| what.contains("the partner holds the log"));
+            demand(world, told, "a backup takes the place of what the partner has");
+            whole(world);
+            mended(world);
+        });
+    }
 }
 
 /// S8: the old sequencer stood still while the other took over, went on alone and changed things. It does not know yet.

@@ -3,6 +3,8 @@
 use super::*;
 use crate::keeper::{Called, Keeper, Question, Reply, Waiting, action, change, entry_of};
 use pollux_api::config::{Freeze, SetEpoch, Unfreeze};
+#[cfg(test)]
+use pollux_api::config::{LogEntry, Restore};
 use pollux_config_core::keeper::{Answer, Effect as Deed, Event as Word, Refusal};
 use pollux_config_core::reads::{Proof, Witness};
 use pollux_heartbeat_core::event::ConfigStatus;
@@ -233,7 +235,10 @@ impl World {
                     self.keeper_answers(c, number, None)
                 }
                 // Silence, which its own patience ends.
-                Waiting::Partner { .. } | Waiting::Carried { .. } | Waiting::Reader { .. } => {}
+                Waiting::Partner { .. }
+                | Waiting::Carried { .. }
+                | Waiting::Reader { .. }
+                | Waiting::Restorer => {}
                 Waiting::Person { entry, .. } => self.doubts.push(entry),
             }
         }
@@ -246,6 +251,33 @@ impl World {
             self.crash_keeper(c, restart);
             self.nodes[c].keeper.lose();
         }
+    }
+
+    /// A person brings a controller's keeper a backup, as the daemon takes it: with what the partner says of its own log.
+    /// Silence is no answer.
+    #[cfg(test)]
+    pub(crate) fn restore_backup(&mut self, c: usize, entries: Vec<LogEntry>) {
+        let other = &self.nodes[1 - c];
+        let heard = other.up && !other.paused && !self.filtered && self.links.iter().all(|link| !link.cut);
+        let partner = other
+            .keeper
+            .core
+            .as_ref()
+            .filter(|core| heard && !core.lost())
+            .map(|core| core.length());
+        self.say(|| format!("{} RESTORES {} entries", id(c), entries.len()));
+        let keeper = &mut self.nodes[c].keeper;
+        keeper.restored = None;
+        let request = keeper.ticket(Waiting::Restorer);
+        let restore = Restore { entries, last: true };
+        self.keep(
+            c,
+            Word::Restore {
+                request,
+                restore,
+                partner,
+            },
+        );
     }
 
     /// What the database of a controller holds that its partner's log or nobody's could not give back is nothing: it is
@@ -434,6 +466,12 @@ impl World {
             }
             (Waiting::Reader { deed }, Ok(_)) => self.shown(c, deed),
             (Waiting::Reader { .. }, Err(_)) => self.stats.unread += 1,
+            (Waiting::Restorer, answer) => {
+                self.nodes[c].keeper.restored = Some(match answer {
+                    Ok(Answer::Restored { length }) => Ok(length),
+                    answer => Err(format!("{answer:?}")),
+                });
+            }
             (Waiting::Person { .. } | Waiting::Carried { .. }, Ok(_)) => {}
         }
     }
