@@ -8,6 +8,7 @@
 
 use crate::seal::{Ring, SealError, place as place_of};
 use crate::store::{Lost, Opened, RESTORE, Report, Room, Store, StoreError, Way, Writer};
+use pollux_api::action::ActionId;
 use pollux_api::config::item::{Item, Purpose, Secret};
 use pollux_api::config::{
     self, Append, AsideEntry, Change, Changed, Fetch, Freeze, Get, Kind, Lease, LeaseAsked, List, Listing,
@@ -40,6 +41,11 @@ const PARTNER_WITHIN: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(200);
 /// How often the partner hears what is acknowledged when nothing else is said: every so many ticks.
 const NEWS_TICKS: u32 = 10;
+/// So long a word to the partner that carries nothing but what is acknowledged waits for entries that can take it along.
+/// Who changes one thing after the other would otherwise send every entry twice as many messages.
+const NEWS_AFTER: Duration = Duration::from_millis(2);
+/// So long heartbeat waits for news of nothing but a longer log; of anything else it hears at once.
+const LENGTH_AFTER: Duration = Duration::from_millis(50);
 /// Longest wait of one poll of a watcher.
 const WATCH_MAX: Duration = Duration::from_secs(30);
 
@@ -55,6 +61,47 @@ enum Input {
     Event(Event),
     Room(Room),
     Look(Look),
+}
+
+/// What is said a little later than it is known, so that much of it is said once.
+#[derive(Default)]
+struct Later {
+    /// To the partner.
+    news: Option<(tokio::time::Instant, Append)>,
+    /// To heartbeat.
+    length: Option<tokio::time::Instant>,
+    /// What heartbeat was told last, without what only grows.
+    told: Option<Status>,
+}
+
+impl Later {
+    /// When the next of it has to be said.
+    fn due(&self) -> Option<tokio::time::Instant> {
+        let news = self.news.as_ref().map(|(due, _)| *due);
+        news.into_iter().chain(self.length).min()
+    }
+}
+
+/// The status without what every change moves.
+fn without_lengths(status: &Status) -> Status {
+    let mut status = status.clone();
+    (status.length, status.hash) = Default::default();
+    (status.acknowledged_length, status.acknowledged_hash) = Default::default();
+    status.in_sync_as_of = None;
+    if let Some(locked) = &mut status.locked {
+        locked.for_ms = 0;
+    }
+    status
+}
+
+/// What became of a change that was handed in.
+enum Taken {
+    /// It is decided here; the answer comes later.
+    Here(oneshot::Receiver<Answered>),
+    /// It was answered before.
+    Known(Answered),
+    /// The partner's keeper decides it.
+    Partners(Change),
 }
 
 /// What the task owns.
@@ -77,6 +124,7 @@ struct Actor {
     /// The room on the disk of the database; none: it is not known.
     room: Option<Room>,
     moved: bool,
+    later: Later,
     acknowledged: watch::Sender<u64>,
     inputs: mpsc::UnboundedSender<Input>,
     client: Option<Client>,
@@ -123,6 +171,15 @@ impl Handle {
         self.inputs
             .send(Input::Call(Box::new(event), sender))
             .map_err(|_| self.stopped())?;
+        self.answer(ctx, receiver).await
+    }
+
+    /// Waits for the answer to what was handed in; none at the deadline.
+    async fn answer(
+        &self,
+        ctx: &Ctx,
+        receiver: oneshot::Receiver<Answered>,
+    ) -> Result<Option<Answered>, RpcError> {
         // A little earlier than the caller, so that it hears a reason and not only silence.
         match timeout(ctx.remaining() * 9 / 10, receiver).await {
             Ok(answer) => answer.map(Some).map_err(|_| self.stopped()),
@@ -229,8 +286,8 @@ fn in_doubt(place: String, what: &str) -> RpcError {
 
 impl Actor {
     fn handle(&mut self, event: Event) {
-        if matches!(event, Event::Change { .. }) {
-            // Looked at for each change: disks are pulled and put in while the array runs.
+        if matches!(&event, Event::Change { change, .. } if names_disks(change)) {
+            // Looked at for each of them: disks are pulled and put in while the array runs.
             let slots = self.paths.disks().unwrap_or_else(|error| {
                 tracing::warn!(%error, port = %self.paths.port.display(), "the disks of the shelf cannot be listed");
                 BTreeSet::new()
@@ -254,7 +311,7 @@ impl Actor {
                     self.writer.job(serial, job);
                 }
                 Effect::Sync(sync) => self.send_sync(sync),
-                Effect::Append(append) => self.send_append(append),
+                Effect::Append(append) => self.append(append),
                 Effect::Fetch(fetch) => self.send_fetch(fetch),
                 Effect::Witness { round, witness } => self.send_witness(round, witness),
                 Effect::Answer { request, answer } => {
@@ -324,19 +381,47 @@ impl Actor {
         }
     }
 
+    /// Sends entries at once, and what they can take along not before them.
+    fn append(&mut self, append: Append) {
+        if append.entries.is_empty() {
+            let due = self.later.news.take().map(|(due, _)| due);
+            let due = due.unwrap_or_else(|| tokio::time::Instant::now() + NEWS_AFTER);
+            self.later.news = Some((due, append));
+        } else {
+            self.later.news = None;
+            self.send_append(append);
+        }
+    }
+
     /// Tells watchers and heartbeat, once for many events.
     fn tell(&mut self) {
-        if !std::mem::take(&mut self.moved) {
-            return;
+        let now = tokio::time::Instant::now();
+        if let Some((_, append)) = self.later.news.take_if(|(due, _)| *due <= now) {
+            self.send_append(append);
         }
-        let acknowledged = self.keeper.acknowledged();
-        if self.acknowledged.send_replace(acknowledged) != acknowledged {
-            self.writer.mark(acknowledged);
+        if std::mem::take(&mut self.moved) {
+            let acknowledged = self.keeper.acknowledged();
+            if self.acknowledged.send_replace(acknowledged) != acknowledged {
+                self.writer.mark(acknowledged);
+            }
+            self.give_keys();
+            let due = *self.later.length.get_or_insert(now + LENGTH_AFTER);
+            let status = self.status();
+            let seen = without_lengths(&status);
+            if due <= now || self.later.told.as_ref() != Some(&seen) {
+                self.later.length = None;
+                self.later.told = Some(seen);
+                self.tell_heartbeat(&status);
+            }
+        } else if self.later.length.take_if(|due| *due <= now).is_some() {
+            self.tell_heartbeat(&self.status());
         }
-        self.give_keys();
+    }
+
+    fn tell_heartbeat(&self, status: &Status) {
         if let Some(client) = &self.client {
             let ctx = Ctx::new(PARTNER_WITHIN);
-            if let Err(error) = client.notify(heartbeat::CONFIG_STATUS, &self.status(), &ctx) {
+            if let Err(error) = client.notify(heartbeat::CONFIG_STATUS, status, &ctx) {
                 tracing::debug!(%error, "heartbeat was not told");
             }
         }
@@ -746,6 +831,7 @@ pub fn start(config: &ControllerConfig) -> Result<(Service, tokio::task::JoinHan
         lost,
         room: None,
         moved: true,
+        later: Later::default(),
         acknowledged,
         inputs,
         client,
@@ -772,6 +858,7 @@ async fn serve(mut actor: Actor, mut queue: mpsc::UnboundedReceiver<Input>) {
                     actor.take(input);
                 }
             }
+            () = until(actor.later.due()) => {}
             _ = tick.tick() => {
                 ticks = ticks.wrapping_add(1);
                 if actor.keeper.waits_for_tick() || ticks.is_multiple_of(NEWS_TICKS) {
@@ -783,7 +870,43 @@ async fn serve(mut actor: Actor, mut queue: mpsc::UnboundedReceiver<Input>) {
     }
 }
 
+/// At that time; never, if there is none.
+async fn until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether it matters to this change which disks there are.
+fn names_disks(change: &Change) -> bool {
+    change.ops.iter().any(|op| match op {
+        Op::CreatePool { .. } => true,
+        Op::Set { item } => item.kind() == Kind::Disk,
+        _ => false,
+    })
+}
+
 impl Actor {
+    /// Takes a change, unless it has its answer or the partner's keeper decides it. `carried`: that one has sent it here.
+    fn take_change(&mut self, action: ActionId, change: Change, carried: bool) -> Taken {
+        if let Some(answer) = self.keeper.answered(action, &change) {
+            return Taken::Known(answer);
+        }
+        // Carried once: a sequencer that is none any more says so instead of sending it back.
+        if !carried && self.keeper.is_partners_to_decide() && self.keeper.locked().is_none() {
+            return Taken::Partners(change);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let event = move |request| Event::Change {
+            request,
+            action,
+            change,
+        };
+        self.take(Input::Call(Box::new(event), sender));
+        Taken::Here(receiver)
+    }
+
     fn take(&mut self, input: Input) {
         match input {
             Input::Call(event, waiting) => {
@@ -1210,33 +1333,16 @@ async fn change_anywhere(
         }
         change = seal(handle, client, ctx, change).await?;
     }
-    let (action, asked) = (ctx.action, change.clone());
-    let known = handle
-        .look(move |actor| {
-            (
-                actor.keeper.answered(action, &asked),
-                actor.keeper.is_partners_to_decide(),
-                actor.keeper.locked(),
-            )
-        })
+    let (action, carried) = (ctx.action, from_a_keeper(ctx));
+    let taken = handle
+        .look(move |actor| actor.take_change(action, change, carried))
         .await?;
-    let forwarded = from_a_keeper(ctx);
-    match known {
-        (Some(Ok(Answer::Changed(changed))), ..) => return Ok(changed),
-        (Some(Ok(other)), ..) => return Err(unexpected(handle, &other)),
-        (Some(Err(refusal)), ..) => return Err(handle.refused(refusal).await),
-        // Carried once: a sequencer that is none any more says so instead of sending it back.
-        (None, true, None) if !forwarded => return carry(handle, client, ctx, &change).await,
-        (None, ..) => {}
-    }
-    match handle
-        .ask(ctx, move |request| Event::Change {
-            request,
-            action,
-            change,
-        })
-        .await?
-    {
+    let answer = match taken {
+        Taken::Partners(change) => return carry(handle, client, ctx, &change).await,
+        Taken::Known(answer) => Some(answer),
+        Taken::Here(receiver) => handle.answer(ctx, receiver).await?,
+    };
+    match answer {
         Some(Ok(Answer::Changed(changed))) => Ok(changed),
         Some(Ok(other)) => Err(unexpected(handle, &other)),
         Some(Err(refusal)) => Err(handle.refused(refusal).await),
@@ -1414,7 +1520,6 @@ async fn from_store<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pollux_api::action::ActionId;
     use pollux_api::config::{EpochRecord, LogHash, Op};
     use pollux_api::id::{ArrayId, Epoch, Incarnation};
 
@@ -1444,6 +1549,7 @@ mod tests {
             lost: opened.lost,
             room: Some(Room::new(900 * MIB, 1000 * MIB)),
             moved: false,
+            later: Later::default(),
             acknowledged: watch::channel(0).0,
             inputs,
             client: None,

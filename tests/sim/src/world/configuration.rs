@@ -356,9 +356,10 @@ impl World {
                 Deed::Fetch(fetch) => self.call_partner(c, Called::Fetch, Question::Fetch(fetch)),
                 Deed::Witness { round, witness } => self.witness(c, round, witness),
                 Deed::Answer { request, answer } => self.keeper_answer(c, request, answer),
+                // Heartbeat hears of a longer log a little later, of anything else at once.
                 Deed::Moved => {
                     let (boot, life) = (self.nodes[c].boot, self.nodes[c].life);
-                    let span = self.span(50, 1_000);
+                    let span = self.span(50, 50_000);
                     self.after(span, Happening::Moved { c, boot, life });
                 }
             }
