@@ -18,6 +18,7 @@ use pollux_api::config::{
 use pollux_api::error::Problem;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::id::ControllerId;
+use pollux_api::router::MAX_MESSAGE;
 use pollux_api::{heartbeat, rank};
 use pollux_config_core::keeper::{Answer, BATCH_BYTES, Effect, Event, Keeper, Refusal, Request};
 use pollux_config_core::plan::{Site, secret_is_right};
@@ -954,10 +955,12 @@ fn register(config: &ControllerConfig, handle: &Handle) -> Service {
         // A change finds its own repetitions, also after a restart and on the other controller.
         .serve::<config::CHANGE>(change)
         .serve::<config::SHOW>(on(handle, |handle, ctx, show: Option<Show>| async move {
-            read(&handle, &ctx, show.unwrap_or_default().stale_ok, Actor::snapshot).await
+            let shown = read(&handle, &ctx, show.unwrap_or_default().stale_ok, Actor::snapshot).await?;
+            one_message(&handle, shown)
         }))
         .serve::<config::LIST>(on(handle, |handle, ctx, list: List| async move {
-            read(&handle, &ctx, list.stale_ok, move |actor| actor.listing(&list)).await
+            let listing = read(&handle, &ctx, list.stale_ok, move |actor| actor.listing(&list)).await?;
+            one_message(&handle, listing)
         }))
         .serve::<config::GET>(on(handle, |handle, ctx, get: Get| async move {
             get_row(&handle, &ctx, get).await
@@ -1431,6 +1434,18 @@ async fn read<T: Send + 'static>(
     }
 }
 
+/// Refuses what the router would not carry, and says what does.
+fn one_message<T: serde::Serialize>(handle: &Handle, answer: T) -> Result<T, RpcError> {
+    let bytes = serde_json::to_vec(&answer).map_or(0, |text| text.len());
+    // The envelope needs some room, too.
+    if bytes < MAX_MESSAGE - 4096 {
+        return Ok(answer);
+    }
+    let what = format!("the answer takes {bytes} bytes, and a message {MAX_MESSAGE}");
+    Err(RpcError::new(Code::Failed, place(handle.me), what)
+        .remedy("`config.watch` with `read` gives everything in parts; `pollux config export` shows it"))
+}
+
 async fn get_row(handle: &Handle, ctx: &Ctx, get: Get) -> Result<Resource, RpcError> {
     let (kind, which) = (get.kind, get.which.clone());
     let find = move |actor: &Actor| actor.keeper.find(kind, &which);
@@ -1457,6 +1472,10 @@ async fn log_piece(handle: &Handle, query: LogQuery) -> Result<Vec<LogEntry>, Rp
 }
 
 async fn watch_on(handle: &Handle, ctx: &Ctx, watch: Watch) -> Result<Watched, RpcError> {
+    if let Some(Show { stale_ok }) = watch.read {
+        let part = move |actor: &Actor| actor.part(watch.part_after);
+        return read(handle, ctx, stale_ok, part).await;
+    }
     let wait = Duration::from_millis(watch.wait_ms)
         .min(WATCH_MAX)
         .min(ctx.remaining() * 9 / 10);
@@ -1587,7 +1606,15 @@ mod tests {
         };
         let mut action = [0; 16];
         action[..name.len()].copy_from_slice(name.as_bytes());
-        let action = ActionId::from_bytes(action);
+        ask(actor, queue, ActionId::from_bytes(action), change).await
+    }
+
+    async fn ask(
+        actor: &mut Actor,
+        queue: &mut mpsc::UnboundedReceiver<Input>,
+        action: ActionId,
+        change: Change,
+    ) -> Answered {
         let (sender, mut receiver) = oneshot::channel();
         let event = move |request| Event::Change {
             request,
@@ -1638,6 +1665,62 @@ mod tests {
         let status = actor.status();
         assert_eq!((status.locked, status.alarms, status.length), (None, vec![], 2));
         change(&mut actor, &mut queue, "three").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_into_a_message_is_read_in_parts() {
+        use pollux_api::config::follow::Follower;
+        let dir = tempfile::tempdir().unwrap();
+        let (mut actor, mut queue) = actor(dir.path());
+        // Together more than two messages, each less than the most that one change may be.
+        for batch in 0..10_u8 {
+            let host = |number: u8| Op::CreateHost {
+                name: format!("h{batch}-{number}"),
+                iqns: (0..5)
+                    .map(|at| format!("iqn.2026-01.test:{batch}.{number}.{at}.{}", "x".repeat(180)))
+                    .collect(),
+            };
+            let change = Change {
+                ops: (0..200).map(host).collect(),
+                expected_index: None,
+                dry_run: false,
+            };
+            ask(&mut actor, &mut queue, ActionId::from_bytes([batch; 16]), change)
+                .await
+                .unwrap();
+        }
+        let tables = actor.keeper.tables().clone();
+        let handle = Handle {
+            me: actor.me,
+            inputs: actor.inputs.clone(),
+            acknowledged: actor.acknowledged.subscribe(),
+        };
+        let task = tokio::spawn(serve(actor, queue));
+        let ctx = Ctx::new(Duration::from_secs(30));
+        let stale_ok = true;
+        let snapshot = read(&handle, &ctx, stale_ok, Actor::snapshot).await.unwrap();
+        let refused = one_message(&handle, snapshot).unwrap_err();
+        assert!(
+            refused.is(Code::Failed) && refused.data.what.contains("bytes"),
+            "{refused}"
+        );
+
+        let (mut follower, mut parts) = (Follower::default(), 0);
+        let mut watch = Follower::begin(Show { stale_ok });
+        while follower.tables().is_none() {
+            let answer = watch_on(&handle, &ctx, watch).await.unwrap();
+            assert!(
+                serde_json::to_vec(&answer).unwrap().len() < MAX_MESSAGE,
+                "part {parts}"
+            );
+            parts += 1;
+            follower.take(answer);
+            watch = follower.ask(0);
+        }
+        assert!(parts > 2, "{parts} parts");
+        let (followed, (index, _)) = follower.tables().unwrap();
+        assert_eq!((followed, index), (&tables, 10));
+        task.abort();
     }
 
     #[tokio::test]

@@ -45,7 +45,8 @@ crate::contract! {
         peer operator CHANGE = "config.change": Change => Changed,
             [ConfigLocked, Conflict, InDoubt, Superseded, Refused, Failed];
         /// Everything that was acknowledged before the call, on either controller. `config_locked`: nobody can be sure of
-        /// that now; with `stale_ok` the answer is what is known here, as of its `as_of`.
+        /// that now; with `stale_ok` the answer is what is known here, as of its `as_of`. `failed`: it does not fit into one
+        /// message; [`WATCH`] gives it in parts.
         idempotent viewer SHOW = "config.show": Option<Show> => Snapshot, [ConfigLocked, Superseded, Failed];
         /// Rows of one kind, like [`SHOW`].
         idempotent viewer LIST = "config.list": List => Listing, [ConfigLocked, Superseded, Failed];
@@ -54,8 +55,9 @@ crate::contract! {
         /// A piece of the durable log, oldest first. What in it lies beyond the acknowledged length is in doubt;
         /// nothing may be done because of it.
         idempotent viewer LOG = "config.log": LogQuery => Vec<LogEntry>, [Failed];
-        /// A long poll: hands over every change once and in order, or a snapshot after a gap.
-        idempotent viewer WATCH = "config.watch": Watch => Watched, [Failed];
+        /// A long poll: hands over every change once and in order, or a snapshot after a gap. With `read` the first part of
+        /// everything, as [`SHOW`] has it.
+        idempotent viewer WATCH = "config.watch": Watch => Watched, [ConfigLocked, Superseded, Failed];
         /// Where the log stands, and why nothing can be changed now.
         idempotent viewer STATUS = "config.status": () => Status, [];
         /// Checks the hash chain, the tables against the log, and has the database check itself.
@@ -1091,6 +1093,10 @@ pub struct Watch {
     /// Go on with the parts of a snapshot behind this row; [`follow::Follower`] does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part_after: Option<Key>,
+    /// The first question of a reader who wants everything once: answered without a wait, and only where [`SHOW`] would be.
+    /// Whoever follows from there until all parts have come has at least what was acknowledged before this question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<Show>,
 }
 
 /// News, at once when there is some, otherwise at the end of the wait.

@@ -2,8 +2,9 @@
 
 use crate::array::{Array, BOTH, QUESTION};
 use crate::print::{Style, known, now_unix_ms, size, span, span_ms, table, utc, wrap};
-use pollux_api::config::{self, Snapshot};
-use pollux_api::error::RpcError;
+use pollux_api::config::follow::Follower;
+use pollux_api::config::{self, Snapshot, Watched};
+use pollux_api::error::{Code, RpcError};
 use pollux_api::heartbeat::{self, Blocker};
 use pollux_api::id::{ControllerId, PoolId};
 use pollux_api::{address, pool, router, target};
@@ -122,10 +123,35 @@ pub(crate) fn not_the_latest(why: &RpcError, whose: ControllerId, as_of: Option<
 }
 
 async fn of_either(array: &Array, show: config::Show) -> Result<Snapshot, RpcError> {
-    let ask = async |at| array.ask(at, config::SHOW, &show, &Ctx::new(QUESTION)).await;
-    match ask(array.here).await {
-        Err(first) => ask(array.here.partner()).await.map_err(|_| first),
+    match whole(array, array.here, show).await {
+        Err(first) => whole(array, array.here.partner(), show).await.map_err(|_| first),
         snapshot => snapshot,
+    }
+}
+
+/// The configuration as one controller has it, part by part: it may be longer than a message.
+async fn whole(array: &Array, at: ControllerId, show: config::Show) -> Result<Snapshot, RpcError> {
+    let mut follower = Follower::default();
+    let mut watch = Follower::begin(show);
+    loop {
+        let part: Watched = array.ask(at, config::WATCH, &watch, &Ctx::new(QUESTION)).await?;
+        let nothing = matches!(&part, Watched::Changes(entries) if entries.is_empty());
+        follower.take(part);
+        if let Some((tables, (as_of, hash))) = follower.tables() {
+            return Ok(Snapshot {
+                controller: at,
+                as_of,
+                hash,
+                tables: tables.clone(),
+            });
+        }
+        if nothing {
+            let what = "the keeper has nothing more to show: its log was lost meanwhile";
+            return Err(
+                RpcError::new(Code::Failed, format!("{at}/{}", config::SERVICE), what).remedy("ask again"),
+            );
+        }
+        watch = follower.ask(0);
     }
 }
 

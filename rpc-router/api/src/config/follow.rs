@@ -12,7 +12,7 @@
 //! Never: tables shown that are not of one age; an answer taken for another question ([`Follower::take`] is told of each
 //! answer in the order of the questions).
 
-use super::{Key, LogHash, RowOp, Tables, Watch, Watched};
+use super::{Key, LogHash, RowOp, Show, Tables, Watch, Watched};
 
 /// Follows the configuration: [`Self::ask`], [`Self::take`], and again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +55,16 @@ impl Follower {
             after,
             wait_ms,
             part_after,
+            read: None,
+        }
+    }
+
+    /// The first question of somebody who wants everything once, as `show` says.
+    #[must_use]
+    pub fn begin(show: Show) -> Watch {
+        Watch {
+            read: Some(show),
+            ..Self::default().ask(0)
         }
     }
 
