@@ -1375,13 +1375,8 @@ async fn carry(
         .call(&format!("partner/{}", config::CHANGE), change, &onward)
         .await;
     match answer {
-        Ok(changed) => {
-            // So that whoever asked here and reads here sees what it did. Not seeing it soon loses nothing.
-            let mut acknowledged = handle.acknowledged.clone();
-            let wait = ctx.remaining().min(Duration::from_secs(1)) / 2;
-            let _ = timeout(wait, acknowledged.wait_for(|length| *length >= changed.index)).await;
-            Ok(changed)
-        }
+        // Whoever asked here and reads here waits as a reader for what the sequencer has acknowledged.
+        Ok(changed) => Ok(changed),
         Err(error)
             if error.is(Code::ServiceGone)
                 || error.is(Code::RouterGone)

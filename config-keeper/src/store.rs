@@ -181,10 +181,10 @@ impl Places {
         "after commit",
         "before mend",
         "after mend",
+        "after report",
         "after mark",
         "before checkpoint",
         "after checkpoint",
-        "after report",
     ];
 
     /// `passing` is called at each place that is passed.
@@ -216,6 +216,8 @@ pub struct Store {
     places: Places,
     mark: Mark,
     height: Height,
+    /// The mark says less.
+    unmarked: bool,
     /// So many entries are in the tables.
     folded: u64,
     /// Bytes in the WAL that are not in the database yet, about.
@@ -302,6 +304,7 @@ impl Store {
             places: way.places.clone(),
             mark,
             height: Height::default(),
+            unmarked: false,
             folded: 0,
             wal: 0,
             _lock: lock,
@@ -531,11 +534,17 @@ impl Store {
         self.wal += jobs.iter().map(|(_, job)| weight(job)).sum::<u64>();
         self.folded = cut.unwrap_or(self.folded);
         places.pass(if mending { "after mend" } else { "after commit" });
-        if height != self.height || mending {
-            self.height = height;
+        self.unmarked |= height != self.height || mending;
+        self.height = height;
+        Ok(())
+    }
+
+    /// Notes beside the database where the log ends now. Nobody waits for it: it may lag, and never leads.
+    fn mark(&mut self) -> Result<(), StoreError> {
+        if std::mem::take(&mut self.unmarked) {
             self.mark.note(&self.height)?;
         }
-        places.pass("after mark");
+        self.places.pass("after mark");
         Ok(())
     }
 
@@ -941,6 +950,9 @@ fn run(mut store: Store, asks: &Receiver<Ask>, mut report: impl FnMut(Report)) {
             for (serial, _) in jobs {
                 report(Report::Stored(serial));
                 store.places.pass("after report");
+            }
+            if let Err(error) = store.mark() {
+                return report(Report::Failed(error.to_string()));
             }
         }
         let tidying = mark.is_some() || store.folded < store.height.length;

@@ -125,7 +125,17 @@ impl<const N: usize> Default for Hex<N> {
 
 impl<const N: usize> fmt::Display for Hex<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        // Written in one go: a log entry has four of them, and every change is written several times.
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        for bytes in self.0.chunks(32) {
+            let mut text = [0; 64];
+            for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+                pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+            }
+            let text = core::str::from_utf8(&text[..2 * bytes.len()]).map_err(|_| fmt::Error)?;
+            f.write_str(text)?;
+        }
+        Ok(())
     }
 }
 
