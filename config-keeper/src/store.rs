@@ -42,7 +42,7 @@ use pollux_api::config::{AsideEntry, Hex, Kind, LogEntry, LogHash, Resource, Row
 use pollux_api::id::{ArrayId, Epoch};
 use pollux_config_core::keeper::{Job, Loaded};
 use pollux_config_core::log::encode_rows;
-use pollux_platform::file::{Lock, LockError};
+use pollux_platform::file::{Lock, LockError, sync_directory};
 use rusqlite::config::DbConfig;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
@@ -186,6 +186,9 @@ impl Places {
         "before checkpoint",
         "after checkpoint",
     ];
+
+    /// Those that only the upgrade of an older database passes, before its migrations.
+    pub const UPGRADE: &'static [&'static str] = &["before copying", "in copying", "after copying"];
 
     /// `passing` is called at each place that is passed.
     #[must_use]
@@ -771,12 +774,7 @@ fn migrate(
     places: &Places,
 ) -> Result<(), StoreError> {
     if found > 0 && found < MIGRATIONS.len() {
-        let copy = path.with_extension(format!("db.v{found}"));
-        if !copy.exists() {
-            connection
-                .execute("VACUUM INTO ?1", [copy.to_string_lossy()])
-                .map_err(|source| classify(path, "copy it before the upgrade", source))?;
-        }
+        keep_copy(path, connection, found, places)?;
     }
     for (at, step) in MIGRATIONS.iter().enumerate().skip(found) {
         places.pass("before migration");
@@ -796,6 +794,37 @@ fn migrate(
         upgrade(connection).map_err(|source| classify(path, "upgrade its schema", source))?;
         places.pass("after migration");
     }
+    Ok(())
+}
+
+/// A copy of the database as it was, for whoever has to go back to the older program.
+fn keep_copy(
+    path: &Path,
+    connection: &Connection,
+    version: usize,
+    places: &Places,
+) -> Result<(), StoreError> {
+    let copy = path.with_extension(format!("db.v{version}"));
+    if copy.exists() {
+        return Ok(());
+    }
+    // Made under another name: who dies in the middle leaves nothing that looks like a copy.
+    let making = beside(&copy, "-new");
+    damage::remove(&making)?;
+    places.pass("before copying");
+    connection
+        .execute("VACUUM INTO ?1", [making.to_string_lossy()])
+        .map_err(|source| classify(path, "copy it before the upgrade", source))?;
+    places.pass("in copying");
+    let made = making.as_path();
+    let failed = |what| move |source| space::storage(made, what, source);
+    // SQLite does not flush what it copies.
+    std::fs::File::open(made)
+        .and_then(|file| file.sync_all())
+        .map_err(failed("flush it"))?;
+    std::fs::rename(made, &copy).map_err(failed("rename it"))?;
+    sync_directory(damage::folder(path)).map_err(failed("flush its folder"))?;
+    places.pass("after copying");
     Ok(())
 }
 

@@ -294,7 +294,7 @@ fn name(path: &Path) -> String {
         .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
-fn folder(path: &Path) -> &Path {
+pub(super) fn folder(path: &Path) -> &Path {
     path.parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
@@ -342,7 +342,7 @@ pub(super) fn clear_fresh(path: &Path) -> Result<(), StoreError> {
     PARTS.iter().try_for_each(|part| remove(&beside(&fresh, part)))
 }
 
-fn remove(path: &Path) -> Result<(), StoreError> {
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(storage(path, "remove it", error)),
         _ => Ok(()),

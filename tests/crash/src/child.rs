@@ -43,6 +43,9 @@ pub struct Start {
     /// Where its database is
     #[arg(long)]
     pub folder: std::path::PathBuf,
+    /// Whose database it is, if not the play's
+    #[arg(long)]
+    pub array: Option<ArrayId>,
     /// Chooses what is lost
     #[arg(long)]
     pub seed: u64,
@@ -158,8 +161,8 @@ fn run(start: &Start) -> Result<(), String> {
         places: Places::new(move |place| passing.pass(place)),
     };
     let path = start.folder.join("config.db");
-    let (store, opened) =
-        Store::open_or_replace(Path::new(&path), ARRAY, &way).map_err(|error| error.to_string())?;
+    let (store, opened) = Store::open_or_replace(Path::new(&path), start.array.unwrap_or(ARRAY), &way)
+        .map_err(|error| error.to_string())?;
     let Opened { loaded, lost, .. } = opened;
     if let Some(lost) = lost {
         // Here nothing damages a database but a defect of the store.
