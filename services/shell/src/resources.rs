@@ -3,7 +3,7 @@
 use crate::array::{Array, CHANGE, QUESTION};
 use crate::cli::{Address, Class, Host, Map, Pool, Redundancy, Volume};
 use crate::error::Error;
-use crate::print::{size, table};
+use crate::print::{now_unix_ms, size, table};
 use crate::status::{latest, not_the_latest, snapshot};
 use pollux_api::action::ActionId;
 use pollux_api::config::{self, Change, Changed, Get, Kind, Op, Resource, RowOp, Snapshot, Tables};
@@ -31,6 +31,9 @@ impl Shown {
         Self { text, json }
     }
 }
+
+/// Locks that pass by themselves do so within this, ms: a keeper starts, an epoch is decided.
+const PASSING_MS: u64 = 3_000;
 
 /// Makes a change, once: what does not get through, or whose answer is lost, is asked again under the same action.
 ///
@@ -64,11 +67,11 @@ pub(crate) async fn change_from(
             Ok(changed) => return Ok((ctx.action, changed)),
             Err(error) => error,
         };
-        let again = error.is_transient() || error.is(pollux_api::error::Code::InDoubt);
+        let again = error.is_transient() || error.is(Code::InDoubt) || is_passing(&error);
         // A service that is being started again needs about a second; more is for the operator to decide.
         if !again || ctx.remaining() + Duration::from_secs(10) < CHANGE {
             let mut error = error;
-            if again {
+            if again && !error.is(Code::ConfigLocked) {
                 error.data.remedy = format!("{}; repeat it with --action {}", error.data.remedy, ctx.action);
             }
             return Err(error.into());
@@ -78,6 +81,12 @@ pub(crate) async fn change_from(
         // Either controller carries a change to the sequencer.
         at = at.partner();
     }
+}
+
+/// A lock so young that it may be that of a keeper which has just started, or of an epoch that is being decided.
+fn is_passing(error: &RpcError) -> bool {
+    let young = |since| now_unix_ms().saturating_sub(since) < PASSING_MS;
+    error.is(Code::ConfigLocked) && error.data.since_ms.is_some_and(young)
 }
 
 async fn changed(array: &Array, op: Op, action: Option<ActionId>, what: String) -> Result<Shown, Error> {
@@ -429,4 +438,24 @@ async fn show(array: &Array, kind: Kind, which: &str) -> Result<Shown, Error> {
         }
     }
     Ok(Shown { text, json })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_young_lock_is_asked_again() {
+        let locked = |since| RpcError::new(Code::ConfigLocked, "a/config", "locked").since_ms(since);
+        assert!(is_passing(&locked(now_unix_ms())));
+        assert!(!is_passing(&locked(now_unix_ms() - 2 * PASSING_MS)));
+        assert!(!is_passing(&RpcError::new(
+            Code::ConfigLocked,
+            "a/config",
+            "locked"
+        )));
+        assert!(!is_passing(
+            &RpcError::new(Code::Conflict, "a/config", "no").since_ms(now_unix_ms())
+        ));
+    }
 }
