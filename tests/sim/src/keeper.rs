@@ -93,6 +93,7 @@ pub(crate) enum Waiting {
     /// A person who reads.
     Reader { deed: usize },
     /// A person who brings a backup.
+    #[cfg(test)]
     Restorer,
 }
 
@@ -119,6 +120,7 @@ pub(crate) struct Keeper {
     pub(crate) called: BTreeMap<u64, Called>,
     pub(crate) ticks: u32,
     /// What the last person who brought a backup was told.
+    #[cfg(test)]
     pub(crate) restored: Option<Result<u64, String>>,
 }
 
@@ -176,6 +178,7 @@ impl Keeper {
             waiting: BTreeMap::new(),
             called: BTreeMap::new(),
             ticks: 0,
+            #[cfg(test)]
             restored: None,
         }
     }

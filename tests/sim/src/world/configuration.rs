@@ -235,10 +235,9 @@ impl World {
                     self.keeper_answers(c, number, None)
                 }
                 // Silence, which its own patience ends.
-                Waiting::Partner { .. }
-                | Waiting::Carried { .. }
-                | Waiting::Reader { .. }
-                | Waiting::Restorer => {}
+                Waiting::Partner { .. } | Waiting::Carried { .. } | Waiting::Reader { .. } => {}
+                #[cfg(test)]
+                Waiting::Restorer => {}
                 Waiting::Person { entry, .. } => self.doubts.push(entry),
             }
         }
@@ -467,6 +466,7 @@ impl World {
             }
             (Waiting::Reader { deed }, Ok(_)) => self.shown(c, deed),
             (Waiting::Reader { .. }, Err(_)) => self.stats.unread += 1,
+            #[cfg(test)]
             (Waiting::Restorer, answer) => {
                 self.nodes[c].keeper.restored = Some(match answer {
                     Ok(Answer::Restored { length }) => Ok(length),
