@@ -1041,7 +1041,7 @@ impl Keeper {
             self.doubt();
             return self.repair(&record);
         }
-        if !permitted || !self.is_member(&record) || !self.contains_base(&record) {
+        if !permitted || !self.is_member(&record) {
             return self.doubt();
         }
         self.stood = false;

@@ -1081,10 +1081,10 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "base-not-contained",
-        file: KEEPER,
+        file: COMING_BACK,
         edits: &[(
-            "if !permitted || !self.is_member(&record) || !self.contains_base(&record) {",
-            "if !permitted || !self.is_member(&record) {",
+            "if !self.contains_base(record) {",
+            "if !self.contains_base(record) && self.lost {",
         )],
         removes: "a record whose base this log lacks permits nothing",
         by: By::Seeds,
@@ -1113,8 +1113,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "no-member-and-yet",
         file: KEEPER,
         edits: &[(
-            "if !permitted || !self.is_member(&record) || !self.contains_base(&record) {",
-            "if !permitted || !self.contains_base(&record) {",
+            "if !permitted || !self.is_member(&record) {",
+            "if !permitted {",
         )],
         removes: "a keeper of no member takes no part",
         by: By::Seeds,
