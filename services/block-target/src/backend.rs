@@ -135,7 +135,11 @@ pub mod memory {
                     Ok(Bytes::new())
                 }
                 Operation::Unmap { lba, blocks } if inside(lba, blocks.into()) => {
-                    written.retain(|at, _| !(lba..lba + u64::from(blocks)).contains(at));
+                    let gone: Vec<u64> = written
+                        .range(lba..lba + u64::from(blocks))
+                        .map(|(at, _)| *at)
+                        .collect();
+                    gone.iter().for_each(|at| drop(written.remove(at)));
                     Ok(Bytes::new())
                 }
                 Operation::CompareAndWrite {
