@@ -146,7 +146,7 @@ pub enum Unlabelled {
     #[error("label of {0}")]
     Misplaced(String),
     /// A label of a later version.
-    #[error("label of version {0}; this build reads versions up to {}", VERSIONS.end())]
+    #[error("label of version {0}; this build reads versions up to {last}", last = VERSIONS.end())]
     Version(u32),
 }
 

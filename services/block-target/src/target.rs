@@ -316,8 +316,9 @@ impl Target {
             Some(runtime) => {
                 let (nexus, units) = (nexus.clone(), self.units(&nexus.initiator));
                 runtime.spawn(async move {
+                    let until = Instant::now() + TELL;
                     for volume in units.into_values() {
-                        tell_owner(&volume, Question::release(), Some(nexus.port.clone())).await;
+                        tell_owner(&volume, Question::release(), Some(nexus.port.clone()), until).await;
                     }
                     nexus.ended.send_replace(true);
                 });
@@ -349,12 +350,12 @@ impl Target {
             });
         }
         drop(done);
-        let units = self.units(&by.initiator);
+        let (units, until) = (self.units(&by.initiator), Instant::now() + TELL);
         for volume in volumes {
             self.attend(volume, Sense::RESET_OCCURRED);
             // A reset ends what RESERVE(6) holds (SPC-2, 5.5.1); persistent reservations stay.
             if let Some(unit) = units.values().find(|unit| unit.identity().id == volume) {
-                tell_owner(unit, Question::reset(), None).await;
+                tell_owner(unit, Question::reset(), None, until).await;
             }
         }
         // Nothing is ever sent: it ends when the last clone is dropped.
@@ -495,12 +496,17 @@ impl Target {
     }
 }
 
-/// How long the owner is told what ends with a session or a reset, where it does not answer at once.
+/// How long the owners of all volumes are told what ends with a session or a reset, where they do not answer at once.
 const TELL: Duration = Duration::from_secs(2);
 
-async fn tell_owner(volume: &Volume, question: Question, nexus: Option<Arc<reservation::Nexus>>) {
+async fn tell_owner(
+    volume: &Volume,
+    question: Question,
+    nexus: Option<Arc<reservation::Nexus>>,
+    until: Instant,
+) {
     let scope = Scope {
-        deadline: Instant::now() + TELL,
+        deadline: until,
         nexus,
         ..Scope::new()
     };

@@ -57,13 +57,12 @@ impl Handler for Pool {
     }
 
     async fn handle(&self, _: &Arc<()>, request: Request) -> Reply {
-        // What hosts have reserved is read once, before their first command.
-        if !matches!(
+        // What hosts have reserved is no data: neither counted nor stuck.
+        let record = matches!(
             request.operation,
             Operation::RecordLoad | Operation::RecordStore { .. }
-        ) {
-            self.commands.fetch_add(1, Ordering::SeqCst);
-        }
+        );
+        self.commands.fetch_add(u64::from(!record), Ordering::SeqCst);
         if request.operation == Operation::Info {
             return Reply::info(&EndpointInfo {
                 block_size: BLOCK_SIZE,
@@ -74,7 +73,7 @@ impl Handler for Pool {
                 serial: "s".into(),
             });
         }
-        if data {
+        if !record {
             self.stuck.opened().await;
         }
         match self.memory.submit(request.operation).await {
