@@ -57,6 +57,10 @@ struct Inner {
     /// Holder of a reservation by RESERVE(6).
     legacy: Option<Nexus>,
     attentions: BTreeMap<Nexus, VecDeque<Sense>>,
+    /// Resets of the unit that came by port 1 and by port 2.
+    resets: [u64; 2],
+    /// How many of them by the other port each nexus knows of.
+    heard: BTreeMap<Nexus, u64>,
     next: u64,
     running: BTreeMap<u64, (Option<Arc<Nexus>>, bool)>,
 }
@@ -110,6 +114,7 @@ impl Registry {
         if inner.last.replace(generation) != Some(generation) {
             inner.legacy = None;
             inner.attentions.clear();
+            inner.heard.clear();
         }
         inner.known = Some((generation, state));
     }
@@ -185,6 +190,18 @@ impl Registry {
         }
     }
 
+    /// The unit was reset by a nexus: what RESERVE(6) holds ends, and the nexuses of the other port hear of it; those of
+    /// the same port hear of it there. With the nexuses of the other port that have commands running.
+    pub fn reset(&self, by: &Nexus) -> Vec<Nexus> {
+        let mut inner = self.lock();
+        inner.legacy = None;
+        if let Some(count) = inner.resets.get_mut(usize::from(by.port).wrapping_sub(1)) {
+            *count += 1;
+        }
+        let running = inner.running.values().filter_map(|(nexus, _)| nexus.as_deref());
+        running.filter(|nexus| nexus.port != by.port).cloned().collect()
+    }
+
     /// A unit attention of this nexus, which is told now.
     #[must_use]
     pub fn next_attention(&self, nexus: &Nexus) -> Option<Sense> {
@@ -239,6 +256,16 @@ impl Inner {
     }
 
     fn next_attention(&mut self, nexus: &Nexus) -> Option<Sense> {
+        // Ports 1 and 2: the other one's index is 1 and 0.
+        let resets = self.resets.get(2_usize.wrapping_sub(nexus.port.into()));
+        let resets = resets.copied().unwrap_or(0);
+        if self.heard.len() >= WAITING_MAX && !self.heard.contains_key(nexus) {
+            self.heard.pop_first();
+        }
+        let known = self.heard.insert(nexus.clone(), resets);
+        if known.is_some_and(|known| known != resets) {
+            return Some(Sense::RESET_OCCURRED);
+        }
         let queue = self.attentions.get_mut(nexus)?;
         let sense = queue.pop_front();
         if queue.is_empty() {

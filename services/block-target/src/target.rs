@@ -353,9 +353,12 @@ impl Target {
         let (units, until) = (self.units(&by.initiator), Instant::now() + TELL);
         for volume in volumes {
             self.attend(volume, Sense::RESET_OCCURRED);
-            // A reset ends what RESERVE(6) holds (SPC-2, 5.5.1); persistent reservations stay.
+            // It ends what RESERVE(6) holds (SPC-2, 5.5.1); persistent reservations stay. The other port hears of it.
             if let Some(unit) = units.values().find(|unit| unit.identity().id == volume) {
-                tell_owner(unit, Question::reset(), None, until).await;
+                let by = Some(by.port.clone());
+                if let Some(answer) = tell_owner(unit, Question::reset(), by, until).await {
+                    self.follow(unit, answer).await;
+                }
             }
         }
         // Nothing is ever sent: it ends when the last clone is dropped.
@@ -504,15 +507,18 @@ async fn tell_owner(
     question: Question,
     nexus: Option<Arc<reservation::Nexus>>,
     until: Instant,
-) {
+) -> Option<Answer> {
     let scope = Scope {
         deadline: until,
         nexus,
         ..Scope::new()
     };
-    if let Err(undone) = volume.ask(&question, &scope).await {
-        tracing::warn!(volume = %volume.identity().id, ?undone, "what RESERVE(6) may hold has not ended");
-    }
+    let answer = volume.ask(&question, &scope).await;
+    answer
+        .inspect_err(
+            |undone| tracing::warn!(volume = %volume.identity().id, ?undone, "the owner has not heard of a reset"),
+        )
+        .ok()
 }
 
 /// A unit attention of reservations, if this controller is the one that has it.

@@ -419,8 +419,11 @@ impl Volume {
         scope: &Scope,
     ) -> Result<Option<Answer>, Undone> {
         if question.cdb[0] == RESET {
-            self.registry.end_legacy(|_| true);
-            return Ok(Some(Outcome::good().into()));
+            let aborts = scope.nexus.as_ref().map(|nexus| self.registry.reset(nexus));
+            return Ok(Some(Answer {
+                outcome: Outcome::good(),
+                aborts: aborts.unwrap_or_default(),
+            }));
         }
         let command = match Command::decode(&question.cdb) {
             Ok(command) => command,

@@ -410,6 +410,13 @@ impl Command {
         }
     }
 
+    /// Whether it is done with exactly the data that it needs, or not at all: with more or less than the host announces,
+    /// the two do not mean the same command.
+    #[must_use]
+    pub fn takes_exactly(&self) -> bool {
+        matches!(self, Self::CompareAndWrite { .. } | Self::WriteSame { .. })
+    }
+
     /// The command block of a command that is for the owner of the volume to answer.
     #[must_use]
     pub fn question(&self) -> Option<[u8; 16]> {

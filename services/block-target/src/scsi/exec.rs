@@ -129,8 +129,11 @@ impl Work<'_> {
         }
         // A host may announce less data than a WRITE's length says: the blocks that it does send are written, and the
         // residual overflow tells it how much was left out (RFC 7143, 11.4.5). Nothing else can be done in part.
-        let whole_blocks = !data.is_empty() && data.len().is_multiple_of(block_size as usize);
-        let short_write = matches!(command, Command::Write { .. }) && whole_blocks;
+        let writes = matches!(
+            command,
+            Command::Write { .. } | Command::Verify { write: true, .. }
+        );
+        let short_write = writes && data.len().is_multiple_of(block_size as usize);
         if (data.len() as u64) < needed && !short_write {
             return Err(Sense::INVALID_FIELD_IN_INFORMATION_UNIT.into());
         }
@@ -197,7 +200,13 @@ impl Work<'_> {
                 )
                 .await?;
             }
-            Command::Verify { extent, check, write } => self.verify(*extent, *check, *write, data).await?,
+            Command::Verify { extent, check, write } => {
+                let mut extent = *extent;
+                if *write {
+                    extent.blocks = extent.blocks.min((data.len() / block_size as usize) as u32);
+                }
+                self.verify(extent, *check, *write, data).await?;
+            }
             Command::SynchronizeCache { .. } => self.flush().await?,
             Command::Unmap { parameters } => {
                 // Data beyond what the command names is not the command's.
