@@ -89,6 +89,7 @@ impl Embedded {
             known: Mutex::default(),
             volumes: Mutex::default(),
             reconcile: tokio::sync::Mutex::new(()),
+            space: Arc::default(),
             tasks: Mutex::new(vec![
                 tokio::spawn(tend(mirror.clone(), self.key_check)).abort_handle(),
                 tokio::spawn(clear(mirror.clone())).abort_handle(),
@@ -426,6 +427,8 @@ pub struct EmbeddedPool {
     known: Mutex<BTreeMap<VolumeId, Arc<Volume>>>,
     volumes: Mutex<BTreeMap<VolumeId, Served>>,
     reconcile: tokio::sync::Mutex<()>,
+    /// Held by whoever takes extents, until the label says so.
+    space: Arc<tokio::sync::Mutex<()>>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -462,7 +465,14 @@ impl EmbeddedPool {
         let listener = UnixListener::bind(&socket).map_err(io)?;
         let volume = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let new = || Arc::new(Volume::new(id, self.mirror.clone(), entry.clone()));
+            let new = || {
+                Arc::new(Volume::new(
+                    id,
+                    self.mirror.clone(),
+                    entry.clone(),
+                    self.space.clone(),
+                ))
+            };
             known.entry(id).or_insert_with(new).clone()
         };
         volume.set_entry(entry.clone());
@@ -484,11 +494,13 @@ impl EmbeddedPool {
 
     /// Makes or grows one volume.
     async fn provide(&self, index: u64, wanted: &WantedVolume) -> Result<(), PoolError> {
+        let _space = self.space.lock().await;
         let label = self.mirror.label();
         let present = label.volumes.get(&wanted.id).cloned();
         let mut entry = present.clone().unwrap_or(VolumeEntry {
             size_bytes: 0,
             runs: Vec::new(),
+            journal: None,
         });
         if wanted.size_bytes > entry.size_bytes {
             let has: u64 = entry.runs.iter().map(|run| run.count).sum();

@@ -35,7 +35,10 @@ pub const DATA_AT: u64 = 1024 * 1024;
 pub const EXTENT_BYTES: u64 = 1024 * 1024;
 
 const MAGIC: [u8; 8] = *b"PLXPOOL1";
-const VERSION: u32 = 1;
+/// Versions that are read. A label is written under the oldest that has what it says, so that an older build reads it
+/// too, or refuses it instead of losing what it does not know:
+/// 1: members, volumes; 2: journals of volumes.
+const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
 const HEADER: usize = 64;
 /// Writes are padded to whole physical blocks.
 const PAD: usize = 4096;
@@ -89,6 +92,9 @@ pub struct VolumeEntry {
     pub size_bytes: u64,
     /// Its extents, in the order of its addresses.
     pub runs: Vec<Run>,
+    /// The extent of its [journal](crate::journal), from the first record on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<u64>,
 }
 
 /// The label of a pool.
@@ -140,7 +146,7 @@ pub enum Unlabelled {
     #[error("label of {0}")]
     Misplaced(String),
     /// A label of a later version.
-    #[error("label of version {0}; this build reads version {VERSION}")]
+    #[error("label of version {0}; this build reads versions up to {last}", last = VERSIONS.end())]
     Version(u32),
 }
 
@@ -152,6 +158,25 @@ pub enum Unlabelled {
 pub struct TooLarge(usize);
 
 impl Label {
+    fn version(&self) -> u32 {
+        match self.volumes.values().any(|volume| volume.journal.is_some()) {
+            false => 1,
+            true => 2,
+        }
+    }
+
+    /// Every extent that is in use, ascending.
+    fn runs(&self) -> Vec<Run> {
+        let journal = |volume: &VolumeEntry| volume.journal.map(|start| Run { start, count: 1 });
+        let mut runs: Vec<Run> = self
+            .volumes
+            .values()
+            .flat_map(|volume| volume.runs.iter().copied().chain(journal(volume)))
+            .collect();
+        runs.sort_unstable_by_key(|run| run.start);
+        runs
+    }
+
     /// One copy, for the disk `disk`.
     pub fn encode(&self, disk: Uuid) -> Result<Bytes, TooLarge> {
         let copy = Copy {
@@ -165,7 +190,7 @@ impl Label {
         }
         let mut out = Vec::with_capacity(total);
         out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&self.version().to_le_bytes());
         out.extend_from_slice(&(body.len() as u32).to_le_bytes());
         out.extend_from_slice(&self.txg.to_le_bytes());
         out.extend_from_slice(self.array.as_bytes());
@@ -195,7 +220,7 @@ impl Label {
         if word(60) != crc32c::crc32c(&header[..60]) {
             return Err(damaged("checksum of the header"));
         }
-        if word(8) != VERSION {
+        if !VERSIONS.contains(&word(8)) {
             return Err(Unlabelled::Version(word(8)));
         }
         let body = rest.get(..word(12) as usize).ok_or_else(|| damaged("length"))?;
@@ -216,14 +241,8 @@ impl Label {
 
     /// What a checksum does not say: figures that fit together.
     fn check(&self) -> Result<(), String> {
-        let mut used: Vec<Run> = self
-            .volumes
-            .values()
-            .flat_map(|volume| volume.runs.iter().copied())
-            .collect();
-        used.sort_unstable_by_key(|run| run.start);
         let mut free_from = 0;
-        for run in used {
+        for run in self.runs() {
             let end = run.start.checked_add(run.count).ok_or("extent beyond the end")?;
             if run.count == 0 {
                 return Err(format!("a run of extents at {end} is empty"));
@@ -266,21 +285,12 @@ impl Label {
 
     /// Extents that volumes use.
     pub fn used(&self) -> u64 {
-        self.volumes
-            .values()
-            .flat_map(|volume| &volume.runs)
-            .map(|run| run.count)
-            .sum()
+        self.runs().iter().map(|run| run.count).sum()
     }
 
     /// Space for `count` more extents, first fit; `None` if there is not so much.
     pub fn allocate(&self, mut count: u64) -> Option<Vec<Run>> {
-        let mut used: Vec<Run> = self
-            .volumes
-            .values()
-            .flat_map(|volume| volume.runs.iter().copied())
-            .collect();
-        used.sort_unstable_by_key(|run| run.start);
+        let mut used = self.runs();
         used.push(Run {
             start: self.extents,
             count: 0,
@@ -444,6 +454,7 @@ pub(crate) mod tests {
         let entry = VolumeEntry {
             size_bytes: extents * EXTENT_BYTES,
             runs,
+            journal: None,
         };
         label.volumes.insert(VolumeId::from_bytes([id; 16]), entry);
     }
@@ -521,6 +532,28 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_journal_takes_an_extent_and_a_version_that_older_builds_refuse() {
+        let mut label = label_with(&[MemberState::InSync]);
+        volume(&mut label, 1, 10);
+        let version = |label: &Label| label.encode(DISK).expect("fits")[8];
+        assert_eq!(version(&label), 1, "as before, where there is none");
+        let entry = label.volumes.values_mut().next().expect("one");
+        entry.journal = Some(10);
+        assert_eq!((version(&label), label.used()), (2, 11));
+        assert_eq!(label.allocate(1), Some(vec![Run { start: 11, count: 1 }]));
+        let whole = label.encode(DISK).expect("fits");
+        assert_eq!(Label::decode(&whole, ARRAY, DISK), Ok(label.clone()));
+        label.volumes.values_mut().next().expect("one").journal = Some(9);
+        let overlap = label.encode(DISK).expect("fits");
+        assert!(Label::decode(&overlap, ARRAY, DISK).is_err());
+        let mut newer = whole.to_vec();
+        newer[8] = 3;
+        let crc = crc32c::crc32c(&newer[..60]).to_le_bytes();
+        newer[60..64].copy_from_slice(&crc);
+        assert_eq!(Label::decode(&newer, ARRAY, DISK), Err(Unlabelled::Version(3)));
+    }
+
+    #[test]
     fn a_thousand_volumes_fit() {
         let mut label = label_with(&[MemberState::InSync; 3]);
         label.extents = 1_000_000;
@@ -529,6 +562,7 @@ pub(crate) mod tests {
             let entry = VolumeEntry {
                 size_bytes: 900 * EXTENT_BYTES,
                 runs,
+                journal: None,
             };
             label
                 .volumes

@@ -21,6 +21,7 @@ pub mod disks;
 pub mod embedded;
 pub mod fence;
 pub mod intent;
+pub mod journal;
 pub mod key;
 pub mod label;
 pub mod mirror;

@@ -1,6 +1,7 @@
-//! A volume as a socket: block frames in, ranges of the mirror out.
+//! A volume as a socket: block frames in, ranges of the mirror out; and the journal that goes with it.
 
-use crate::label::{EXTENT_BYTES, VolumeEntry};
+use crate::journal::{self, Found, Place, RECORD_MAX, SLOT_BYTES};
+use crate::label::{EXTENT_BYTES, Label, VolumeEntry};
 use crate::mirror::{Mirror, MirrorError};
 use crate::range::Ranges;
 use bytes::{Bytes, BytesMut};
@@ -22,16 +23,30 @@ pub struct Volume {
     mirror: Arc<Mirror>,
     entry: Mutex<VolumeEntry>,
     ranges: Ranges,
+    /// Where the record in force stands, once it was read. Held while the journal is read or written.
+    journal: tokio::sync::Mutex<Option<Place>>,
+    /// Held by whoever takes extents of the pool, until the label says so.
+    space: Arc<tokio::sync::Mutex<()>>,
 }
 
+/// Detail of [`Status::NoResources`]: there will be no room later either, unless somebody makes some.
+pub const NO_ROOM: u64 = 1;
+
 impl Volume {
-    /// The volume whose place `entry` describes.
-    pub fn new(id: VolumeId, mirror: Arc<Mirror>, entry: VolumeEntry) -> Self {
+    /// The volume whose place `entry` describes; `space` is held while extents are taken.
+    pub fn new(
+        id: VolumeId,
+        mirror: Arc<Mirror>,
+        entry: VolumeEntry,
+        space: Arc<tokio::sync::Mutex<()>>,
+    ) -> Self {
         Volume {
             id,
             mirror,
             entry: Mutex::new(entry),
             ranges: Ranges::default(),
+            journal: tokio::sync::Mutex::default(),
+            space,
         }
     }
 
@@ -106,9 +121,101 @@ impl Volume {
                 self.write(&entry, at, data).await?;
                 Ok(Reply::ok())
             }
+            Operation::RecordLoad => Ok(Reply::data(self.record().await?)),
+            Operation::RecordStore { record } => self.store(&record).await,
             // Hosts' reservations are the block target's; those of the disks are no host's business.
-            Operation::ReservationOut(_) | Operation::ReservationIn => Err(Status::Unsupported),
+            Operation::ReservationOut(_) | Operation::ReservationIn | Operation::Scsi { .. } => {
+                Err(Status::Unsupported)
+            }
         }
+    }
+
+    async fn read_journal(&self, at: u64) -> Result<Found, Status> {
+        let slot = |number: u64| {
+            self.mirror
+                .read(at * EXTENT_BYTES + number * SLOT_BYTES, SLOT_BYTES)
+        };
+        let (first, second) = futures_util::future::try_join(slot(0), slot(1))
+            .await
+            .map_err(status)?;
+        Ok(journal::read([&first, &second], self.id))
+    }
+
+    /// The extent of the journal, taken now if there is none yet.
+    async fn journal_extent(&self) -> Result<Option<u64>, Status> {
+        if let Some(at) = self.journal_at() {
+            return Ok(Some(at));
+        }
+        let _space = self.space.lock().await;
+        let free = self.mirror.label().allocate(1);
+        let Some(at) = free.and_then(|runs| Some(runs.first()?.start)) else {
+            return Ok(None);
+        };
+        // Whoever had the extent before must not be taken for a record, and legs that never were equal become so.
+        let zeroed = self.mirror.unmap(at * EXTENT_BYTES, EXTENT_BYTES).await;
+        zeroed.map_err(status)?;
+        let put = |label: &mut Label| {
+            if let Some(entry) = label.volumes.get_mut(&self.id) {
+                entry.journal = Some(at);
+            }
+            Ok(())
+        };
+        match self.mirror.relabel(put).await {
+            Ok(_) => Ok(self.journal_at()),
+            Err(MirrorError::Label(_)) => Ok(None),
+            Err(error) => Err(status(error)),
+        }
+    }
+
+    /// As the label in force has it: the entry here may be older.
+    fn journal_at(&self) -> Option<u64> {
+        self.mirror.label().volumes.get(&self.id)?.journal
+    }
+
+    async fn record(&self) -> Result<Bytes, Status> {
+        let mut place = self.journal.lock().await;
+        let Some(at) = self.journal_at() else {
+            return Ok(Bytes::new());
+        };
+        match self.read_journal(at).await? {
+            Found::Record(found, record) => {
+                *place = Some(found);
+                Ok(record)
+            }
+            Found::Damaged(_) => {
+                tracing::error!(volume = %self.id, extent = at, "its journal is damaged");
+                Err(Status::MediumError)
+            }
+        }
+    }
+
+    async fn store(&self, record: &Bytes) -> Result<Reply, Status> {
+        if record.len() > RECORD_MAX {
+            return Err(Status::BadRequest);
+        }
+        let mut known = self.journal.lock().await;
+        let Some(at) = self.journal_extent().await? else {
+            return Ok(Reply::with_detail(Status::NoResources, NO_ROOM));
+        };
+        let (mut place, slots) = match *known {
+            Some(place) => (place, 1),
+            None => match self.read_journal(at).await? {
+                Found::Record(place, _) => (place, 1),
+                Found::Damaged(place) => (place, 2),
+            },
+        };
+        for _ in 0..slots {
+            let (sequence, slot) = place.next();
+            if slots == 1 {
+                *known = Some(place);
+            }
+            let bytes = journal::encode(self.id, sequence, record);
+            let to = at * EXTENT_BYTES + slot as u64 * SLOT_BYTES;
+            self.mirror.write(to, bytes).await.map_err(status)?;
+            place.stands(slot);
+        }
+        *known = Some(place);
+        Ok(Reply::ok())
     }
 
     async fn read(&self, entry: &VolumeEntry, at: u64, end: u64) -> Result<Bytes, Status> {
@@ -205,6 +312,7 @@ mod tests {
         let entry = VolumeEntry {
             size_bytes: 5 * MIB,
             runs: vec![run(10, 2), run(12, 1), run(3, 2)],
+            journal: None,
         };
         for (at, end, expected) in [
             (0, 1, vec![(10 * MIB, 1)]),

@@ -1123,3 +1123,100 @@ async fn disks_of_another_pool_are_left_alone() {
     let seen = a.manager.status().await.seen;
     assert_eq!(seen.iter().map(|pool| pool.pool).collect::<Vec<_>>(), [other]);
 }
+
+async fn load(volume: &Client) -> Bytes {
+    let reply = volume
+        .perform(Operation::RecordLoad, Some(Instant::now() + LONG))
+        .await;
+    reply.expect("a record").payload
+}
+
+async fn store(volume: &Client, record: Vec<u8>) -> Result<(), Error> {
+    let record = record.into();
+    volume
+        .perform(Operation::RecordStore { record }, None)
+        .await
+        .map(drop)
+}
+
+/// Longer than a physical block, so that it can be torn; every byte says which it is.
+fn record(number: u8) -> Vec<u8> {
+    vec![number; 20_000]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_is_the_old_or_the_new_one_after_a_takeover_in_mid_store() {
+    let array = Array::new(2);
+    let mut a = array.serving().await;
+    let volume = a.volume().await;
+    assert!(load(&volume).await.is_empty(), "nothing was ever stored");
+    store(&volume, record(1)).await.expect("stored");
+    assert_eq!(load(&volume).await, record(1));
+    put(&volume, 0, 5).await;
+    let storing = tokio::spawn(async move {
+        let mut acknowledged = 1_u8;
+        for number in (2..=250).cycle() {
+            match store(&volume, record(number)).await {
+                Ok(()) => acknowledged = number,
+                Err(_) => return acknowledged,
+            }
+        }
+        unreachable!("the takeover ends it")
+    });
+    let b = array.start(B);
+    assert!(b.take(key(B, 2, 2)).await.confirmed);
+    let lost = |event: &PoolEvent| matches!(event, PoolEvent::ExclusionLost { .. });
+    let event = a.event("exclusion lost", lost).await;
+    a.manager.observe(&event);
+    let acknowledged = timeout(LONG, storing).await.expect("ends").expect("task");
+    b.import(key(B, 2, 2)).await;
+    let volume = b.volume().await;
+    let next = if acknowledged == 250 { 2 } else { acknowledged + 1 };
+    let found = load(&volume).await;
+    assert!(
+        found == record(acknowledged) || found == record(next),
+        "{acknowledged}: {:?}",
+        found.first()
+    );
+    assert_eq!(get(&volume, 0).await, 5, "a journal takes no block of the volume");
+
+    // And over a crash of everything: only what is on the disks is left.
+    store(&volume, record(251)).await.expect("stored");
+    drop(volume);
+    b.kill();
+    let a = array.start(A);
+    let take = Take {
+        pool: POOL,
+        disks: a.legs.clone(),
+        key: key(A, 3, 3),
+        victim: Some(B),
+    };
+    assert!(a.manager.take(take).await.expect("take").confirmed);
+    a.import(key(A, 3, 3)).await;
+    assert_eq!(load(&a.volume().await).await, record(251));
+    array.assert_one_writer();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_without_room_is_refused_for_good_and_changes_nothing() {
+    let array = Array::new(2);
+    let a = array.serving().await;
+    let (total, used) = {
+        let mut status = a.manager.status().await;
+        let pool = status.imported.pop().expect("imported");
+        (pool.capacity_bytes, pool.used_bytes)
+    };
+    let other = VolumeId::from_bytes([6; 16]);
+    let wanted = [(VOLUME, VOLUME_BYTES), (other, total - used)];
+    let wanted = wanted.map(|(id, size_bytes)| WantedVolume { id, size_bytes });
+    a.manager.reconcile(POOL, 2, &wanted).await;
+    let volume = a.volume().await;
+    let request = pollux_block_frame::Request::new(Operation::RecordStore {
+        record: record(1).into(),
+    });
+    let reply = volume.call(request, None).await.expect("a reply");
+    assert_eq!((reply.status, reply.detail), (Status::NoResources, 1));
+    assert!(load(&volume).await.is_empty());
+    put(&volume, 3, 9).await;
+    assert_eq!(get(&volume, 3).await, 9);
+}

@@ -45,6 +45,12 @@ pub enum Opcode {
     ReservationOut = 0x20,
     /// PERSISTENT RESERVE IN, READ FULL STATUS: generation, keys and reservation in one consistent answer.
     ReservationIn = 0x21,
+    /// A host's command for the owner of the volume: to carry out (reservations) or to let pass (all others).
+    Scsi = 0x30,
+    /// Read the record of hosts' reservations that stands with a volume.
+    RecordLoad = 0x31,
+    /// Replace it, durably.
+    RecordStore = 0x32,
 }
 
 impl Opcode {
@@ -61,6 +67,9 @@ impl Opcode {
             CompareAndWrite,
             ReservationOut,
             ReservationIn,
+            Scsi,
+            RecordLoad,
+            RecordStore,
         ]
         .into_iter()
         .find(|op| *op as u8 == value)
@@ -75,6 +84,10 @@ bitflags! {
         const REPLY = 1 << 0;
         /// Force unit access: durable before it is answered.
         const FUA = 1 << 1;
+        /// The payload begins with the nexus of the host for which it is done.
+        const NEXUS = 1 << 2;
+        /// The host's command begins with it: a unit attention of the nexus is due now.
+        const BEGINS = 1 << 3;
     }
 }
 

@@ -4,6 +4,7 @@ use crate::frame::{Flags, FrameError, Header, MAX_PAYLOAD, Opcode, Status, field
 use crate::hello::Port;
 use bytes::Bytes;
 use core::fmt;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// A reservation key as the disk sees it. Zero is "no key".
@@ -122,6 +123,57 @@ pub enum ReservationOut {
     },
 }
 
+/// An I_T nexus of a host: which initiator port speaks through which target port (SAM-5, 4.6; for iSCSI the initiator
+/// port is the name with the ISID, RFC 7143, 4.4.1). It outlives sessions.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Nexus {
+    /// iSCSI name of the initiator, 1 to [`INITIATOR_NAME_MAX`] bytes.
+    pub initiator: String,
+    /// The initiator's part of the session identifier.
+    pub isid: [u8; 6],
+    /// Relative target port identifier: 1 is controller a's port, 2 is controller b's.
+    pub port: u16,
+}
+
+/// Longest iSCSI name, bytes (RFC 7143, 4.2.7.2).
+pub const INITIATOR_NAME_MAX: usize = 223;
+/// Port, length, reserve and ISID before the name.
+const NEXUS_HEAD: usize = 10;
+
+impl Nexus {
+    fn put(&self, out: &mut Vec<u8>) {
+        let name = &self.initiator.as_bytes()[..self.initiator.len().min(INITIATOR_NAME_MAX)];
+        out.extend_from_slice(&self.port.to_le_bytes());
+        out.extend_from_slice(&[name.len() as u8, 0]);
+        out.extend_from_slice(&self.isid);
+        out.extend_from_slice(name);
+    }
+
+    fn take(bytes: &mut Bytes) -> Option<Self> {
+        if bytes.len() < NEXUS_HEAD {
+            return None;
+        }
+        let head = bytes.split_to(NEXUS_HEAD);
+        let length = usize::from(head[2]);
+        let sound = (1..=INITIATOR_NAME_MAX).contains(&length) && head[3] == 0 && length <= bytes.len();
+        let name = sound.then(|| bytes.split_to(length))?;
+        Some(Nexus {
+            initiator: std::str::from_utf8(&name).ok()?.to_owned(),
+            isid: field(&head, 4),
+            port: u16::from_le_bytes(field(&head, 0)),
+        })
+    }
+}
+
+/// For whom a request is forwarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behalf {
+    /// The host's nexus.
+    pub nexus: Arc<Nexus>,
+    /// The host's command begins with this request: it may end with a unit attention.
+    pub begins: bool,
+}
+
 /// What is asked of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -167,6 +219,23 @@ pub enum Operation {
     ReservationOut(ReservationOut),
     /// PERSISTENT RESERVE IN, full status.
     ReservationIn,
+    /// A host's command, for the owner to answer: one that concerns the hosts' reservations is carried out, any other is
+    /// only checked against them. Answered with data, or with [`Status::Scsi`].
+    Scsi {
+        /// Command descriptor block.
+        cdb: [u8; 16],
+        /// Names the command for all times: sent again it is not done again.
+        id: Uuid,
+        /// Parameter list.
+        data: Bytes,
+    },
+    /// The record of hosts' reservations of a volume, as it was last stored; empty: it never was.
+    RecordLoad,
+    /// Replaces that record: afterwards the old or the new one stands, whatever happens; the new one once answered.
+    RecordStore {
+        /// The record.
+        record: Bytes,
+    },
 }
 
 impl Operation {
@@ -181,6 +250,9 @@ impl Operation {
             Operation::CompareAndWrite { .. } => Opcode::CompareAndWrite,
             Operation::ReservationOut(_) => Opcode::ReservationOut,
             Operation::ReservationIn => Opcode::ReservationIn,
+            Operation::Scsi { .. } => Opcode::Scsi,
+            Operation::RecordLoad => Opcode::RecordLoad,
+            Operation::RecordStore { .. } => Opcode::RecordStore,
         }
     }
 }
@@ -190,6 +262,8 @@ impl Operation {
 pub struct Request {
     /// Which volume; nil for the endpoint itself.
     pub volume: Uuid,
+    /// For whom, where a host stands behind it.
+    pub behalf: Option<Behalf>,
     /// What is asked.
     pub operation: Operation,
 }
@@ -197,15 +271,21 @@ pub struct Request {
 impl Request {
     /// A command for the endpoint itself.
     pub fn new(operation: Operation) -> Self {
-        Request {
-            volume: Uuid::nil(),
-            operation,
-        }
+        Request::for_volume(Uuid::nil(), operation)
     }
 
     /// A command for one volume.
     pub fn for_volume(volume: Uuid, operation: Operation) -> Self {
-        Request { volume, operation }
+        Request {
+            volume,
+            behalf: None,
+            operation,
+        }
+    }
+
+    /// The same on behalf of a host.
+    pub fn on_behalf(self, behalf: Option<Behalf>) -> Self {
+        Request { behalf, ..self }
     }
 
     /// As a frame: header and payload.
@@ -214,7 +294,11 @@ impl Request {
         header.volume = *self.volume.as_bytes();
         let mut payload = Bytes::new();
         match self.operation {
-            Operation::Info | Operation::Flush | Operation::ReservationIn => {}
+            Operation::Info | Operation::Flush | Operation::ReservationIn | Operation::RecordLoad => {}
+            Operation::Scsi { cdb, id, data } => {
+                payload = [&cdb[..], id.as_bytes(), &data].concat().into();
+            }
+            Operation::RecordStore { record } => payload = record,
             Operation::Read { lba, blocks } | Operation::Unmap { lba, blocks } => {
                 (header.lba, header.blocks) = (lba, blocks);
             }
@@ -271,11 +355,19 @@ impl Request {
                 header.blocks = action | kind << 8;
             }
         }
+        if let Some(behalf) = self.behalf {
+            header.flags.insert(Flags::NEXUS);
+            header.flags.set(Flags::BEGINS, behalf.begins);
+            let mut all = Vec::with_capacity(NEXUS_HEAD + behalf.nexus.initiator.len() + payload.len());
+            behalf.nexus.put(&mut all);
+            all.extend_from_slice(&payload);
+            payload = all.into();
+        }
         (header.covering(&payload), payload)
     }
 
     /// The request in a frame whose checksums have been verified.
-    pub fn from_frame(header: &Header, payload: Bytes) -> Result<Self, FrameError> {
+    pub fn from_frame(header: &Header, mut payload: Bytes) -> Result<Self, FrameError> {
         let malformed = |what| FrameError::Malformed {
             opcode: header.opcode,
             what,
@@ -283,9 +375,20 @@ impl Request {
         if header.is_reply() {
             return Err(malformed("a reply where a request is due"));
         }
+        let begins = header.flags.contains(Flags::BEGINS);
+        let behalf = match header.flags.contains(Flags::NEXUS) {
+            true => {
+                let nexus = Nexus::take(&mut payload).ok_or_else(|| malformed("a nexus is due"))?;
+                let nexus = Arc::new(nexus);
+                Some(Behalf { nexus, begins })
+            }
+            false if begins => return Err(malformed("only a host's command begins")),
+            false => None,
+        };
         let fua = header.flags.contains(Flags::FUA);
-        let takes_data = matches!(header.opcode, Opcode::Write | Opcode::CompareAndWrite);
-        if !takes_data && (!payload.is_empty() || fua) {
+        let takes_fua = matches!(header.opcode, Opcode::Write | Opcode::CompareAndWrite);
+        let takes_data = takes_fua || matches!(header.opcode, Opcode::Scsi | Opcode::RecordStore);
+        if !takes_data && !payload.is_empty() || !takes_fua && fua {
             return Err(malformed("this request carries neither data nor FUA"));
         }
         let (lba, blocks) = (header.lba, header.blocks);
@@ -294,6 +397,16 @@ impl Request {
             Opcode::Info => Operation::Info,
             Opcode::Flush => Operation::Flush,
             Opcode::ReservationIn => Operation::ReservationIn,
+            Opcode::RecordLoad => Operation::RecordLoad,
+            Opcode::RecordStore => Operation::RecordStore { record: payload },
+            Opcode::Scsi if payload.len() < 32 => {
+                return Err(malformed("a command block and an identity are due"));
+            }
+            Opcode::Scsi => Operation::Scsi {
+                cdb: field(&payload, 0),
+                id: Uuid::from_bytes(field(&payload, 16)),
+                data: payload.slice(32..),
+            },
             Opcode::Read => Operation::Read { lba, blocks },
             Opcode::Unmap => Operation::Unmap { lba, blocks },
             Opcode::Write => Operation::Write {
@@ -343,6 +456,7 @@ impl Request {
         };
         Ok(Request {
             volume: Uuid::from_bytes(header.volume),
+            behalf,
             operation,
         })
     }

@@ -72,7 +72,28 @@ fn operation() -> impl Strategy<Value = Operation> {
             }
         }),
         out.prop_map(Operation::ReservationOut),
+        (any::<[u8; 16]>(), any::<u128>(), data(64)).prop_map(|(cdb, id, data)| Operation::Scsi {
+            cdb,
+            id: Uuid::from_u128(id),
+            data,
+        }),
+        Just(Operation::RecordLoad),
+        data(2048).prop_map(|record| Operation::RecordStore { record }),
     ]
+}
+
+fn behalf() -> impl Strategy<Value = Option<Behalf>> {
+    let nexus = ("[a-z0-9.:-]{1,223}", any::<[u8; 6]>(), any::<u16>());
+    proptest::option::of(
+        (nexus, any::<bool>()).prop_map(|((initiator, isid, port), begins)| Behalf {
+            nexus: Arc::new(Nexus {
+                initiator,
+                isid,
+                port,
+            }),
+            begins,
+        }),
+    )
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
@@ -85,8 +106,13 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 
 proptest! {
     #[test]
-    fn request_round_trip(operation in operation(), volume in any::<u128>(), tag in any::<u64>()) {
-        let request = Request::for_volume(Uuid::from_u128(volume), operation);
+    fn request_round_trip(
+        operation in operation(),
+        behalf in behalf(),
+        volume in any::<u128>(),
+        tag in any::<u64>(),
+    ) {
+        let request = Request::for_volume(Uuid::from_u128(volume), operation).on_behalf(behalf);
         let (header, payload) = request.clone().into_frame(tag);
         let wire = [&header.encode()[..], &payload].concat();
         let (read, payload) = block_on(read_frame(&mut &wire[..])).expect("own frame");
@@ -116,10 +142,10 @@ proptest! {
 
     /// Checksums that fit, contents that need not.
     #[test]
-    fn random_fields_never_panic(mut raw in vec(any::<u8>(), 68), opcode in 0..0x24u8, payload in data(64)) {
+    fn random_fields_never_panic(mut raw in vec(any::<u8>(), 68), opcode in 0..0x36u8, payload in data(64)) {
         raw[0..4].copy_from_slice(b"PBF1");
         raw[4] = opcode;
-        raw[5] &= 3;
+        raw[5] &= 15;
         raw[6..8].copy_from_slice(&[0, 0]);
         raw[28..32].copy_from_slice(&(payload.len() as u32).to_le_bytes());
         raw[64..68].copy_from_slice(&crc32c::crc32c(&payload).to_le_bytes());
@@ -188,6 +214,24 @@ fn encoding_is_frozen() {
             "d2c96410",
         )
     );
+}
+
+/// The same for what is done on behalf of a host.
+#[test]
+fn encoding_of_a_nexus_is_frozen() {
+    let nexus = Arc::new(Nexus {
+        initiator: "iqn.x:y".to_owned(),
+        isid: [0x80, 1, 2, 3, 4, 5],
+        port: 2,
+    });
+    let read = Operation::Read { lba: 1, blocks: 2 };
+    let behalf = Some(Behalf { nexus, begins: true });
+    let (header, payload) = Request::new(read).on_behalf(behalf).into_frame(9);
+    assert_eq!(
+        (header.encode()[4], header.encode()[5], header.payload_len),
+        (0x11, 0x0c, 17)
+    );
+    assert_eq!(payload[..], *b"\x02\x00\x07\x00\x80\x01\x02\x03\x04\x05iqn.x:y");
 }
 
 /// A disk of 64 blocks in memory; writes to block 63 wait for a permit.

@@ -4,8 +4,9 @@
 //! connection that comes back, a pool that resumes) and sends again what may be sent twice; the caller bounds how
 //! long it is willing to wait. So an error from here is final for the command.
 
+use crate::scsi::Outcome;
 use bytes::Bytes;
-use pollux_block_frame::Operation;
+use pollux_block_frame::{Behalf, Operation};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -30,6 +31,12 @@ pub enum Failure {
     InDoubt,
     /// The backing does not know this operation.
     Unsupported,
+    /// What the owner of the volume answers the host: a reservation conflict, a unit attention.
+    Answered(Outcome),
+    /// Another host has preempted this one and aborted its commands.
+    Aborted,
+    /// The pool has no room for it.
+    NoRoom,
 }
 
 /// Holds the blocks of one volume.
@@ -41,6 +48,15 @@ pub enum Failure {
 pub trait VolumeBackend: Send + Sync + fmt::Debug {
     /// Carries out one operation; the bytes are what was read.
     fn submit(&self, operation: Operation) -> BoxFuture<'_, Result<Bytes, Failure>>;
+
+    /// The same on behalf of a host, for a backend behind which somebody else decides on the host's reservations.
+    fn submit_for(
+        &self,
+        _behalf: Option<Behalf>,
+        operation: Operation,
+    ) -> BoxFuture<'_, Result<Bytes, Failure>> {
+        self.submit(operation)
+    }
 }
 
 /// Whether sending it twice is the same as sending it once.
@@ -52,7 +68,11 @@ pub fn may_be_sent_again(operation: &Operation) -> bool {
         | Operation::Flush
         | Operation::Unmap { .. }
         | Operation::Info
-        | Operation::ReservationIn => true,
+        | Operation::ReservationIn
+        // Its identity keeps it from being done twice.
+        | Operation::Scsi { .. }
+        | Operation::RecordLoad
+        | Operation::RecordStore { .. } => true,
         Operation::CompareAndWrite { .. } | Operation::ReservationOut(_) => false,
     }
 }
@@ -70,6 +90,7 @@ pub mod memory {
         block_size: usize,
         blocks: u64,
         written: Mutex<BTreeMap<u64, Bytes>>,
+        record: Mutex<Bytes>,
     }
 
     impl Memory {
@@ -80,7 +101,12 @@ pub mod memory {
                 block_size: block_size as usize,
                 blocks,
                 written: Mutex::default(),
+                record: Mutex::default(),
             }
+        }
+
+        fn record(&self) -> std::sync::MutexGuard<'_, Bytes> {
+            self.record.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
         fn apply(&self, operation: Operation) -> Result<Bytes, Failure> {
@@ -109,7 +135,11 @@ pub mod memory {
                     Ok(Bytes::new())
                 }
                 Operation::Unmap { lba, blocks } if inside(lba, blocks.into()) => {
-                    written.retain(|at, _| !(lba..lba + u64::from(blocks)).contains(at));
+                    let gone: Vec<u64> = written
+                        .range(lba..lba + u64::from(blocks))
+                        .map(|(at, _)| *at)
+                        .collect();
+                    gone.iter().for_each(|at| drop(written.remove(at)));
                     Ok(Bytes::new())
                 }
                 Operation::CompareAndWrite {
@@ -123,9 +153,15 @@ pub mod memory {
                     Ok(Bytes::new())
                 }
                 Operation::Flush => Ok(Bytes::new()),
-                Operation::Info | Operation::ReservationIn | Operation::ReservationOut(_) => {
-                    Err(Failure::Unsupported)
+                Operation::RecordLoad => Ok(self.record().clone()),
+                Operation::RecordStore { record } => {
+                    *self.record() = record;
+                    Ok(Bytes::new())
                 }
+                Operation::Info
+                | Operation::ReservationIn
+                | Operation::ReservationOut(_)
+                | Operation::Scsi { .. } => Err(Failure::Unsupported),
                 _ => Err(Failure::OutOfRange),
             }
         }

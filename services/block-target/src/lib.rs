@@ -11,7 +11,7 @@
 //!                      scsi    CDBs, pages, reports           target   who sees which volume
 //!                        |
 //!                      volume  one identity, turns of overlapping writes
-//!                        |
+//!                        |        registry  whose reservation it is (on the owner)
 //!                      paths   hold and flip of a pool's volumes
 //!                      /    \
 //!               local pool   partner (over the interconnect)
@@ -29,6 +29,7 @@ pub mod daemon;
 pub mod gate;
 pub mod iscsi;
 pub mod paths;
+pub mod registry;
 pub mod scsi;
 pub mod target;
 pub mod volume;

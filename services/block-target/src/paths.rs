@@ -19,6 +19,7 @@
 
 use pollux_api::id::{ControllerId, Epoch, Generation};
 use pollux_api::target::{Access, Backing};
+use pollux_block_frame::Nexus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -65,13 +66,15 @@ impl Route {
     }
 }
 
-/// What bounds a command from above: the time it may take, and the host's abort.
+/// What stands above a command: the time it may take, the host's abort, and whose it is.
 #[derive(Clone, Debug)]
 pub struct Scope {
     /// When waiting ends.
     pub deadline: Instant,
     /// Set when the host gives the command up.
     pub cancel: Arc<Cancel>,
+    /// Whose it is. Without it, it is nobody's: it conflicts with whatever is reserved.
+    pub nexus: Option<Arc<Nexus>>,
 }
 
 impl Scope {
@@ -81,6 +84,7 @@ impl Scope {
         Self {
             deadline: Instant::now() + HOLD_LIMIT,
             cancel: Arc::default(),
+            nexus: None,
         }
     }
 }
@@ -233,8 +237,10 @@ impl Paths {
                         (Access::Unavailable, _) => return Err(Refused::Unavailable),
                         (_, backing @ (Backing::Local | Backing::Partner)) => {
                             state.in_flight += 1;
+                            let generation = state.route.generation;
                             drop(state);
                             return Ok(Pass {
+                                generation,
                                 paths: self.clone(),
                                 serial,
                                 seen,
@@ -327,9 +333,22 @@ pub struct Pass {
     serial: watch::Receiver<u64>,
     seen: u64,
     backing: Backing,
+    generation: Generation,
 }
 
 impl Pass {
+    /// Of the claim under which it was given.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The route still stands.
+    #[must_use]
+    pub fn stands(&self) -> bool {
+        *self.serial.borrow() == self.seen
+    }
+
     /// Where to go.
     #[must_use]
     pub fn backing(&self) -> Backing {
@@ -346,7 +365,7 @@ impl Pass {
     /// Comes back up. True: the route still stands, the answer counts.
     #[must_use]
     pub fn leave(self) -> bool {
-        *self.serial.borrow() == self.seen
+        self.stands()
     }
 }
 

@@ -7,19 +7,25 @@ use crate::gate::ReplyGate;
 use crate::iscsi::session::Reach;
 use crate::paths::{FlipOutcome, Paths, Route, Scope, Stale};
 use crate::scsi::Outcome;
+use crate::scsi::Status;
 use crate::scsi::cdb::Command;
 use crate::scsi::exec::{self, Unit};
 use crate::scsi::inquiry::PortNames;
+use crate::scsi::inquiry::port_number;
 use crate::scsi::report::decode_lun;
+use crate::scsi::reservation;
 use crate::scsi::sense::Sense;
-use crate::volume::Volume;
+use crate::volume::{Answer, Question, Undone, Volume};
 use bytes::Bytes;
 use pollux_api::id::{ControllerId, VolumeId};
+use pollux_api::target::Backing;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 /// Unit attentions that a host has not fetched; the oldest is dropped beyond that.
 const ATTENTIONS_MAX: usize = 8;
@@ -57,6 +63,10 @@ pub struct Nexus {
     pub peer: SocketAddr,
     /// Commands in flight.
     pub in_flight: AtomicU64,
+    /// What reservations know it as.
+    port: Arc<reservation::Nexus>,
+    /// It may hold something by RESERVE(6), which ends with it.
+    reserved: AtomicBool,
     notices: mpsc::UnboundedSender<Notice>,
     attentions: Mutex<HashMap<VolumeId, VecDeque<Sense>>>,
     ended: watch::Sender<bool>,
@@ -78,6 +88,15 @@ impl Nexus {
             queue.pop_front();
         }
         queue.push_back(sense);
+    }
+
+    /// Has the session end its tasks at a volume, unanswered. Dropping the last clone of `done` says that they have.
+    fn end_tasks(&self, volume: &Volume, done: &mpsc::Sender<()>) {
+        let _ = self.notices.send(Notice::Reset {
+            volumes: vec![volume.identity().id],
+            done: done.clone(),
+            cold: false,
+        });
     }
 
     fn next_attention(&self, volume: VolumeId) -> Option<Sense> {
@@ -250,8 +269,15 @@ impl Target {
         peer: SocketAddr,
     ) -> (Arc<Nexus>, mpsc::UnboundedReceiver<Notice>) {
         let (notices, receiver) = mpsc::unbounded_channel();
+        let port = Arc::new(reservation::Nexus {
+            initiator: initiator.clone(),
+            isid,
+            port: port_number(self.controller),
+        });
         let nexus = Arc::new(Nexus {
             id: self.next_nexus.fetch_add(1, Ordering::Relaxed),
+            port,
+            reserved: AtomicBool::new(false),
             initiator,
             isid,
             discovery,
@@ -279,11 +305,25 @@ impl Target {
         (nexus, receiver)
     }
 
-    /// A session has ended, and nothing of it is in flight.
-    pub fn leave(&self, nexus: &Nexus) {
+    /// A session has ended, and nothing of it is in flight. What it held by RESERVE(6) ends before the same initiator port
+    /// is let in again.
+    pub fn leave(&self, nexus: &Arc<Nexus>) {
         self.nexuses().remove(&nexus.id);
         self.comings.send_modify(|count| *count += 1);
-        nexus.ended.send_replace(true);
+        let runtime = tokio::runtime::Handle::try_current().ok();
+        match runtime.filter(|_| nexus.reserved.load(Ordering::Relaxed)) {
+            None => drop(nexus.ended.send_replace(true)),
+            Some(runtime) => {
+                let (nexus, units) = (nexus.clone(), self.units(&nexus.initiator));
+                runtime.spawn(async move {
+                    let until = Instant::now() + TELL;
+                    for volume in units.into_values() {
+                        tell_owner(&volume, Question::release(), Some(nexus.port.clone()), until).await;
+                    }
+                    nexus.ended.send_replace(true);
+                });
+            }
+        }
     }
 
     /// A session resets units: every other session ends its tasks there and everybody is told. Returns when no
@@ -310,11 +350,66 @@ impl Target {
             });
         }
         drop(done);
+        let (units, until) = (self.units(&by.initiator), Instant::now() + TELL);
         for volume in volumes {
             self.attend(volume, Sense::RESET_OCCURRED);
+            // It ends what RESERVE(6) holds (SPC-2, 5.5.1); persistent reservations stay. The other port hears of it.
+            if let Some(unit) = units.values().find(|unit| unit.identity().id == volume) {
+                let by = Some(by.port.clone());
+                if let Some(answer) = tell_owner(unit, Question::reset(), by, until).await {
+                    self.follow(unit, answer).await;
+                }
+            }
         }
         // Nothing is ever sent: it ends when the last clone is dropped.
         let _ = ended.recv().await;
+    }
+
+    /// A host's question, answered by the owner of the volume.
+    async fn ask(&self, nexus: &Nexus, volume: &Volume, question: Question, scope: &Scope) -> Outcome {
+        match volume.ask(&question, scope).await {
+            Ok(answer) => {
+                if question.reserves() && answer.outcome.status == Status::Good {
+                    nexus.reserved.store(true, Ordering::Relaxed);
+                }
+                self.follow(volume, answer).await
+            }
+            Err(undone) => exec::undone(undone, false),
+        }
+    }
+
+    /// A question of a host of the partner, answered as the owner or not at all.
+    ///
+    /// # Errors
+    /// `None`: this controller is not the owner; nothing counts as done.
+    pub async fn answer_forwarded(
+        &self,
+        volume: &Volume,
+        question: &Question,
+        scope: &Scope,
+    ) -> Result<Outcome, Option<Undone>> {
+        let answer = volume.answer_forwarded(question, scope).await?;
+        Ok(self.follow(volume, answer).await)
+    }
+
+    /// What has to be done before the host hears: the commands of those who were preempted have ended, on this port and,
+    /// as far as they are with the owner, on the partner's. What the partner's port still has of theirs is turned away
+    /// when it comes.
+    async fn follow(&self, volume: &Volume, answer: Answer) -> Outcome {
+        if !answer.aborts.is_empty() {
+            let (done, mut ended) = mpsc::channel(1);
+            let sessions = self.sessions();
+            for nexus in sessions
+                .iter()
+                .filter(|nexus| answer.aborts.contains(&nexus.port))
+            {
+                nexus.end_tasks(volume, &done);
+            }
+            drop((done, sessions));
+            // Nothing is ever sent: it ends when the last clone is dropped.
+            let _ = tokio::join!(ended.recv(), volume.registry().abort(&answer.aborts));
+        }
+        answer.outcome
     }
 
     /// Ends every session.
@@ -345,7 +440,8 @@ impl Target {
                     }
                 }
                 Ok(Command::RequestSense { allocation }) => {
-                    if let Some(sense) = nexus.next_attention(id) {
+                    let reserved = || volume.as_ref().and_then(|volume| attention_here(volume, nexus));
+                    if let Some(sense) = nexus.next_attention(id).or_else(reserved) {
                         let fixed = sense.to_fixed();
                         let length = fixed.len().min(*allocation as usize);
                         return Outcome::data(fixed[..length].to_vec());
@@ -363,6 +459,19 @@ impl Target {
             (Err(_), None) => return Sense::LUN_NOT_SUPPORTED.into(),
             (Err(sense), Some(_)) => return sense.into(),
         };
+        let scope = &Scope {
+            nexus: Some(nexus.port.clone()),
+            ..scope.clone()
+        };
+        if let (Some(volume), Some(cdb)) = (&volume, command.question()) {
+            let question = Question {
+                cdb,
+                id: uuid::Uuid::new_v4().into_bytes(),
+                data,
+                begins: true,
+            };
+            return self.ask(nexus, volume, question, scope).await;
+        }
         let luns: Vec<u16> = match command {
             Command::ReportLuns { .. } => self.units(&nexus.initiator).into_keys().collect(),
             _ => Vec::new(),
@@ -376,6 +485,45 @@ impl Target {
             luns: &luns,
             volume: volume.as_deref(),
         };
-        exec::execute(&command, data, unit, scope).await
+        let outcome = exec::execute(&command, data, unit, scope).await;
+        if let (Status::TaskAborted, Some(volume)) = (outcome.status, &volume) {
+            // The owner says so: a host has preempted this one and aborted its commands. None of them is answered (TAS=0).
+            let (done, _ended) = mpsc::channel(1);
+            nexus.end_tasks(volume, &done);
+            tokio::select! {
+                () = scope.cancel.cancelled() => {}
+                () = tokio::time::sleep_until(scope.deadline) => {}
+            }
+        }
+        outcome
     }
+}
+
+/// How long the owners of all volumes are told what ends with a session or a reset, where they do not answer at once.
+const TELL: Duration = Duration::from_secs(2);
+
+async fn tell_owner(
+    volume: &Volume,
+    question: Question,
+    nexus: Option<Arc<reservation::Nexus>>,
+    until: Instant,
+) -> Option<Answer> {
+    let scope = Scope {
+        deadline: until,
+        nexus,
+        ..Scope::new()
+    };
+    let answer = volume.ask(&question, &scope).await;
+    answer
+        .inspect_err(
+            |undone| tracing::warn!(volume = %volume.identity().id, ?undone, "the owner has not heard of a reset"),
+        )
+        .ok()
+}
+
+/// A unit attention of reservations, if this controller is the one that has it.
+fn attention_here(volume: &Volume, nexus: &Nexus) -> Option<Sense> {
+    let here = volume.paths().route().backing == Backing::Local;
+    here.then(|| volume.registry().next_attention(&nexus.port))
+        .flatten()
 }

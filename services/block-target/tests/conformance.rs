@@ -3,6 +3,8 @@
 //! Needs the Debian packages `libiscsi-bin` and, for QEMU, `qemu-utils` with `qemu-block-extra`; without them a
 //! test says SKIPPED and why.
 
+mod support;
+
 use pollux_api::id::{ControllerId, Epoch, Generation, VolumeId};
 use pollux_api::target::{Access, Backing};
 use pollux_block_target::backend::memory::Memory;
@@ -17,10 +19,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+use support::{HOST, Imported, LUN, Pair, SECOND_HOST};
 
 const TARGET: &str = "iqn.2026-01.io.pollux:test";
-const HOST: &str = "iqn.2026-01.io.pollux:host";
-const SECOND_HOST: &str = "iqn.2026-01.io.pollux:host2";
 /// Longest run of one suite.
 const BOUND: &str = "120";
 
@@ -30,13 +31,17 @@ struct Portal {
     runtime: tokio::runtime::Runtime,
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("runtime")
+}
+
 impl Portal {
     fn start(block_size: u32, blocks: u64) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("runtime");
+        let runtime = runtime();
         let address = runtime.block_on(async {
             let any = "127.0.0.1:0".parse().expect("address");
             let listener = server::reserve(any)
@@ -116,44 +121,180 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&both).into_owned()
 }
 
-/// The tool looks for leftover reservations of hosts before each suite. The embedded target has none to leave: it
-/// answers that it does not know the command, and the tool goes on to the suite's tests.
-const PREPARATION: &str = "PERSISTENT RESERVE IN is not implemented";
+/// Tests that may be skipped, or that the tool has wrong, each with its reason.
+const LIST: &str = include_str!("conformance-skips.txt");
 
-/// Runs one suite in a process of its own: in one process for all, suites leak state into each other.
-fn suite(name: &str, block_size: u32) {
+/// What the tool has said of each of its tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Skipped,
+    Failed,
+}
+
+/// Takes the tool's report apart: `Test: NAME ...`, notes in brackets (`[SKIPPED]`, also `[FAILED]` of what the test goes
+/// on after), then the verdict `passed` or `FAILED`. A skip counts as passed there.
+fn verdicts(text: &str) -> Vec<(String, Verdict)> {
+    let mut found = Vec::new();
+    for part in text.split("  Test: ").skip(1) {
+        let name = part.split_whitespace().next().unwrap_or_default().to_owned();
+        // What follows the last test is the summary.
+        let part = part.split("Run Summary").next().unwrap_or_default();
+        let failed = part.replace("[FAILED]", "").contains("FAILED");
+        let verdict = if failed || !part.contains("passed") {
+            Verdict::Failed
+        } else if part.contains("[SKIPPED]") {
+            Verdict::Skipped
+        } else {
+            Verdict::Passed
+        };
+        found.push((name, verdict));
+    }
+    found
+}
+
+/// A way from the tool to a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// A volume with blocks of 4096 bytes, by the owner's port.
+    LargeBlocks,
+    /// Blocks of 512 bytes as everywhere else, by the owner's port.
+    Optimized,
+    /// By the partner's port, which forwards.
+    NonOptimized,
+    /// By both at once.
+    Both,
+}
+
+const WAYS: [Way; 4] = [Way::LargeBlocks, Way::Optimized, Way::NonOptimized, Way::Both];
+
+/// Whether the list permits this end of a test.
+fn permitted(suite: &str, test: &str, way: Way, verdict: Verdict) -> bool {
+    let large = way == Way::LargeBlocks;
+    let listed = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (kind, scope, name) = (words.next(), words.next(), words.next());
+        let kind = match kind {
+            Some("skip") => verdict == Verdict::Skipped,
+            Some("wrong") => verdict == Verdict::Failed,
+            _ => false,
+        };
+        let scope = match scope {
+            Some("always") => true,
+            Some("one-path") => way != Way::Both,
+            Some("4096") => large,
+            Some("512") => !large,
+            _ => false,
+        };
+        kind && scope && name == Some(&format!("{suite}.{test}"))
+    };
+    verdict == Verdict::Passed || LIST.lines().any(listed)
+}
+
+/// Runs one suite in a process of its own: in one process for all, suites leak state into each other. What the list does
+/// not permit, with the tool's report.
+fn run(suite: &str, way: Way, urls: &[String]) -> Vec<String> {
+    let test = format!("ALL.{suite}");
+    let mut args = vec!["--dataloss", "-V", "-i", HOST, "-I", SECOND_HOST, "-t", &test];
+    args.extend(urls.iter().map(String::as_str));
+    let output = bounded("iscsi-test-cu", &args);
+    let text = text(&output);
+    let verdicts = verdicts(&text);
+    let count = |wanted: Verdict| verdicts.iter().filter(|(_, found)| *found == wanted).count();
+    println!(
+        "{suite}, {way:?}: {} passed, {} skipped, {} failed",
+        count(Verdict::Passed),
+        count(Verdict::Skipped),
+        count(Verdict::Failed)
+    );
+    let mut wrong: Vec<String> = Vec::new();
+    // The tool itself must come to its end; what it leaves with is the number of tests that it calls failed.
+    let finished = output
+        .status
+        .code()
+        .is_some_and(|code| code != 124 && code != 137);
+    if verdicts.is_empty() || !finished || !text.contains("Run Summary") {
+        wrong.push(format!("{suite}, {way:?}: {:?}", output.status));
+    }
+    for (test, verdict) in &verdicts {
+        if *verdict != Verdict::Passed {
+            println!("  {verdict:?}: {suite}.{test}");
+        }
+        if !permitted(suite, test, way, *verdict) {
+            wrong.push(format!(
+                "{suite}.{test}, {way:?}: {verdict:?}, and not on the list"
+            ));
+        }
+    }
+    if !wrong.is_empty() {
+        wrong.push(text);
+    }
+    wrong
+}
+
+/// A suite by every way to a volume.
+fn suite(name: &str) {
     if !find("iscsi-test-cu") {
         println!("SKIPPED: iscsi-test-cu is missing (Debian package libiscsi-bin)");
         return;
     }
-    let portal = Portal::start(block_size, 64 * 1024 * 1024 / u64::from(block_size));
-    let test = format!("ALL.{name}");
-    let args = [
-        "--dataloss",
-        "-V",
-        "-i",
-        HOST,
-        "-I",
-        SECOND_HOST,
-        "-t",
-        &test,
-        &portal.url(),
-    ];
-    let output = bounded("iscsi-test-cu", &args);
-    let text = text(&output);
-    let passed = text.matches("passed").count();
-    let skips: Vec<_> = text.lines().filter(|line| line.contains("[SKIPPED]")).collect();
-    println!(
-        "{name} ({block_size} B blocks): {} tests passed, {} notes of skips",
-        passed,
-        skips.len()
-    );
-    assert!(
-        output.status.success() && !text.contains("FAILED") && passed > 0,
-        "{text}"
-    );
-    let unexpected: Vec<_> = skips.iter().filter(|line| !line.contains(PREPARATION)).collect();
-    assert!(unexpected.is_empty(), "{unexpected:#?}\n{text}");
+    let mut wrong = Vec::new();
+    for way in WAYS {
+        if way == Way::LargeBlocks {
+            let portal = Portal::start(4096, 64 * 1024 * 1024 / 4096);
+            wrong.extend(run(name, way, &[portal.url()]));
+            continue;
+        }
+        let array = Array::start();
+        let ports = match way {
+            Way::NonOptimized => &["b"][..],
+            Way::Both => &["a", "b"],
+            Way::LargeBlocks | Way::Optimized => &["a"],
+        };
+        let urls: Vec<String> = ports.iter().map(|port| array.url(port)).collect();
+        wrong.extend(run(name, way, &urls));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Two controllers in this process, a the owner.
+struct Array {
+    pair: Pair,
+    _imported: Imported,
+    _runtime: Stop,
+}
+
+/// Ends a runtime without waiting for what hangs in it.
+struct Stop(Option<tokio::runtime::Runtime>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        }
+    }
+}
+
+impl Array {
+    fn start() -> Self {
+        let runtime = runtime();
+        let (pair, imported) = runtime.block_on(async {
+            let pair = Pair::start().await;
+            let imported = Imported::start(pair.a.directory.path(), &pair.memory);
+            pair.own(ControllerId::A, 1);
+            (pair, imported)
+        });
+        Self {
+            pair,
+            _imported: imported,
+            _runtime: Stop(Some(runtime)),
+        }
+    }
+
+    fn url(&self, port: &str) -> String {
+        let controller = if port == "a" { &self.pair.a } else { &self.pair.b };
+        format!("iscsi://{}/{}/{LUN}", controller.portal, support::TARGET)
+    }
 }
 
 macro_rules! suites {
@@ -161,24 +302,109 @@ macro_rules! suites {
         $(
             #[test]
             fn $test() {
-                suite($suite, 4096);
-                suite($suite, 512);
+                suite($suite);
             }
         )*
+
+        /// Whatever the tool has, is run here.
+        #[test]
+        fn every_suite_of_the_tool_is_here() {
+            if !find("iscsi-test-cu") {
+                println!("SKIPPED: iscsi-test-cu is missing (Debian package libiscsi-bin)");
+                return;
+            }
+            let text = text(&bounded("iscsi-test-cu", &["-l"]));
+            let all: Vec<&str> = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("ALL."))
+                .filter(|name| !name.contains('.'))
+                .collect();
+            assert_eq!(all, [$($suite),*]);
+        }
     };
 }
 
 suites! {
+    suite_compare_and_write "CompareAndWrite"
+    suite_extended_copy "ExtendedCopy"
+    suite_get_lba_status "GetLBAStatus"
     suite_inquiry "Inquiry"
     suite_mandatory "Mandatory"
+    suite_mode_sense_6 "ModeSense6"
+    suite_no_media "NoMedia"
+    suite_or_write "OrWrite"
+    suite_prefetch_10 "Prefetch10"
+    suite_prefetch_16 "Prefetch16"
+    suite_prevent_allow "PreventAllow"
+    suite_prin_read_keys "PrinReadKeys"
+    suite_prin_serviceaction_range "PrinServiceactionRange"
+    suite_prin_report_capabilities "PrinReportCapabilities"
+    suite_prout_register "ProutRegister"
+    suite_prout_reserve "ProutReserve"
+    suite_prout_clear "ProutClear"
+    suite_prout_preempt "ProutPreempt"
+    suite_read_6 "Read6"
+    suite_read_10 "Read10"
+    suite_read_12 "Read12"
+    suite_read_16 "Read16"
     suite_read_capacity_10 "ReadCapacity10"
     suite_read_capacity_16 "ReadCapacity16"
-    suite_read_10 "Read10"
-    suite_read_16 "Read16"
-    suite_write_10 "Write10"
-    suite_write_16 "Write16"
-    suite_test_unit_ready "TestUnitReady"
+    suite_read_defect_data_10 "ReadDefectData10"
+    suite_read_defect_data_12 "ReadDefectData12"
+    suite_read_only "ReadOnly"
+    suite_receive_copy_results "ReceiveCopyResults"
     suite_report_supported_opcodes "ReportSupportedOpcodes"
+    suite_reserve_6 "Reserve6"
+    suite_sanitize "Sanitize"
+    suite_start_stop_unit "StartStopUnit"
+    suite_test_unit_ready "TestUnitReady"
+    suite_unmap "Unmap"
+    suite_verify_10 "Verify10"
+    suite_verify_12 "Verify12"
+    suite_verify_16 "Verify16"
+    suite_write_10 "Write10"
+    suite_write_12 "Write12"
+    suite_write_16 "Write16"
+    suite_write_atomic_16 "WriteAtomic16"
+    suite_write_same_10 "WriteSame10"
+    suite_write_same_16 "WriteSame16"
+    suite_write_verify_10 "WriteVerify10"
+    suite_write_verify_12 "WriteVerify12"
+    suite_write_verify_16 "WriteVerify16"
+    suite_iscsi_cmdsn "iSCSIcmdsn"
+    suite_iscsi_datasn "iSCSIdatasn"
+    suite_iscsi_residuals "iSCSIResiduals"
+    suite_iscsi_tmf "iSCSITMF"
+    suite_multipath_io "MultipathIO"
+}
+
+#[test]
+fn skips_and_failures_are_told_from_the_report() {
+    let report = concat!(
+        "Suite: Read10\n  Test: Simple ...\n    [SKIPPED] no\npassed\n  Test: Async ...[FAILED] once\npassed\n",
+        "  Test: Flags ...FAILED\n    1. here\n  Test: Dead ...\n\nRun Summary: passed\n"
+    );
+    let expected = [
+        ("Simple", Verdict::Skipped),
+        ("Async", Verdict::Passed),
+        ("Flags", Verdict::Failed),
+        ("Dead", Verdict::Failed),
+    ];
+    assert_eq!(
+        verdicts(report),
+        expected.map(|(name, verdict)| (name.to_owned(), verdict))
+    );
+    assert!(permitted("NoMedia", "NoMediaSBC", Way::Both, Verdict::Skipped));
+    assert!(!permitted("NoMedia", "NoMediaSBC", Way::Both, Verdict::Failed));
+    assert!(!permitted("MultipathIO", "Simple", Way::Both, Verdict::Skipped));
+    assert!(!permitted("Read10", "Simple", Way::Optimized, Verdict::Skipped));
+    for line in LIST.lines().filter(|line| !line.starts_with('#')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let sound = words.len() > 4
+            && matches!(words[0], "skip" | "wrong")
+            && matches!(words[1], "always" | "one-path" | "4096" | "512");
+        assert!(sound, "kind, scope, name, reason: {line}");
+    }
 }
 
 /// QEMU's own initiator: writes, reads back, compares, and finds zeros where nothing was written.

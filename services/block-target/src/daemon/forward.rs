@@ -4,16 +4,19 @@
 //! belongs to one pool under one claim; when the claim is another here, it is refused command by command, and the
 //! partner asks again under the claim that it learns.
 
-use super::link::port_of;
+use super::link::{BY_ANOTHER_HOST, port_of};
 use super::world::{World, pool_of_session};
 use crate::backend::Failure;
 use crate::gate::ReplyGate;
 use crate::paths::{Cancel, Paths, Refused, Scope};
-use crate::volume::Undone;
+use crate::scsi::inquiry::port_number;
+use crate::scsi::sense::Sense;
+use crate::scsi::{Outcome, Status as ScsiStatus};
+use crate::volume::{Question, Undone};
 use bytes::Bytes;
 use pollux_api::id::{ControllerId, Generation, PoolId, VolumeId};
 use pollux_api::target::Backing;
-use pollux_block_frame::{Handler, Hello, Reply, Request, Status};
+use pollux_block_frame::{Handler, Hello, Operation, Reply, Request, Status};
 use std::sync::Arc;
 
 /// Serves the partner.
@@ -100,11 +103,46 @@ impl Forwarded {
         if !session.stands() {
             return Reply::status(Status::NotOwner);
         }
+        let (nexus, begins) = match request.behalf {
+            // The partner speaks for its own port's hosts only.
+            Some(behalf) if behalf.nexus.port != port_number(self.own.partner()) => {
+                return Reply::status(Status::BadRequest);
+            }
+            Some(behalf) => (Some(behalf.nexus), behalf.begins),
+            None => (None, false),
+        };
         let scope = Scope {
             cancel: session.cancel.clone(),
+            nexus,
             ..Scope::new()
         };
-        match volume.submit_forwarded(request.operation, &scope).await {
+        let operation = match request.operation {
+            Operation::Scsi { cdb, id, data } => {
+                let question = Question {
+                    cdb,
+                    id: id.into_bytes(),
+                    data,
+                    begins,
+                };
+                return match self
+                    .world
+                    .target()
+                    .answer_forwarded(&volume, &question, &scope)
+                    .await
+                {
+                    Ok(_) if !session.stands() => Reply::status(Status::Held),
+                    Ok(outcome) => reply(&outcome),
+                    Err(None) => Reply::status(Status::NotOwner),
+                    Err(Some(undone)) => refusal(&undone),
+                };
+            }
+            // The record is the owner's.
+            Operation::RecordLoad | Operation::RecordStore { .. } => {
+                return Reply::status(Status::Unsupported);
+            }
+            operation => operation,
+        };
+        match volume.submit_forwarded(operation, &scope, begins).await {
             // The claim may have changed on the way; then the answer is not this session's to give.
             Ok(_) if !session.stands() => Reply::status(Status::Held),
             Ok(data) if data.is_empty() => Reply::ok(),
@@ -115,8 +153,19 @@ impl Forwarded {
     }
 }
 
+/// What the host hears, as a reply.
+fn reply(outcome: &Outcome) -> Reply {
+    match (outcome.status, &outcome.sense) {
+        (ScsiStatus::Good, _) => Reply::data(outcome.data.clone()),
+        (status, None) => Reply::scsi(status as u8, Bytes::new()),
+        (status, Some(sense)) => Reply::scsi(status as u8, Bytes::copy_from_slice(&sense.to_fixed())),
+    }
+}
+
 fn refusal(undone: &Undone) -> Reply {
     let status = match undone {
+        Undone::Answered(outcome) => return reply(outcome),
+        Undone::Aborted => return Reply::with_detail(Status::Aborted, BY_ANOTHER_HOST),
         Undone::Refused(Refused::Cancelled) => Status::Aborted,
         Undone::Refused(Refused::Busy | Refused::Unavailable) => Status::Held,
         Undone::Failed(failure) => match failure {
@@ -125,7 +174,13 @@ fn refusal(undone: &Undone) -> Reply {
             Failure::OutOfRange => Status::OutOfRange,
             Failure::Miscompare(offset) => return Reply::with_detail(Status::Miscompare, *offset),
             Failure::Unsupported => Status::Unsupported,
-            Failure::Gone(why) => return Reply::scsi(0x02, Bytes::copy_from_slice(why.as_bytes())),
+            Failure::Gone(why) => {
+                tracing::warn!(%why, "a forwarded command failed");
+                return reply(&Sense::TARGET_FAILURE.into());
+            }
+            Failure::Answered(outcome) => return reply(outcome),
+            Failure::Aborted => return Reply::with_detail(Status::Aborted, BY_ANOTHER_HOST),
+            Failure::NoRoom => Status::NoResources,
         },
     };
     Reply::status(status)

@@ -11,10 +11,12 @@
 use super::BLOCK_SIZE;
 use crate::backend::{BoxFuture, Failure, VolumeBackend, may_be_sent_again};
 use crate::paths::Paths;
+use crate::scsi::sense::Sense;
+use crate::scsi::{Outcome, Status as ScsiStatus};
 use bytes::Bytes;
 use pollux_api::id::{ArrayId, ControllerId, Epoch, Generation};
 use pollux_api::target::Backing;
-use pollux_block_frame::{AuthKey, Client, Error, Hello, Operation, Port, Purpose, Request, Status};
+use pollux_block_frame::{AuthKey, Behalf, Client, Error, Hello, Operation, Port, Purpose, Request, Status};
 use socket2::SockRef;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -219,15 +221,20 @@ impl Link {
         }
     }
 
-    /// Carries out one operation on a volume (nil: the one behind the socket).
+    /// Carries out one operation on a volume (nil: the one behind the socket), on behalf of a host or of nobody.
     ///
     /// # Errors
     /// [`Failure`], when it is final.
-    pub async fn submit(&self, volume: Uuid, operation: Operation) -> Result<Bytes, Failure> {
+    pub async fn submit(
+        &self,
+        volume: Uuid,
+        behalf: Option<Behalf>,
+        operation: Operation,
+    ) -> Result<Bytes, Failure> {
         let again = may_be_sent_again(&operation);
         loop {
             let client = self.client().await;
-            let request = Request::for_volume(volume, operation.clone());
+            let request = Request::for_volume(volume, operation.clone()).on_behalf(behalf.clone());
             let verdict = match client.call(request, None).await {
                 Ok(reply) => judge(reply.status, reply.detail, reply.payload),
                 Err(error) if error.nothing_was_done() => Verdict::Later { done: false },
@@ -278,6 +285,9 @@ fn judge(status: Status, detail: u64, payload: Bytes) -> Verdict {
         Status::OutOfRange => Err(Failure::OutOfRange),
         Status::Miscompare => Err(Failure::Miscompare(detail)),
         Status::Unsupported => Err(Failure::Unsupported),
+        Status::Scsi => Err(answered(detail, &payload)),
+        Status::Aborted if detail == BY_ANOTHER_HOST => Err(Failure::Aborted),
+        Status::NoResources if detail == NO_ROOM => Err(Failure::NoRoom),
         // The pool is on its way, or its volume is not open yet: the route that heartbeat will set ends that.
         Status::NotReady
         | Status::Aborted
@@ -289,6 +299,25 @@ fn judge(status: Status, detail: u64, payload: Bytes) -> Verdict {
     })
 }
 
+/// Detail of [`Status::Aborted`]: a host has preempted the one that the command came from.
+pub(super) const BY_ANOTHER_HOST: u64 = 1;
+/// Detail of [`Status::NoResources`]: there will be no room later either.
+const NO_ROOM: u64 = 1;
+
+/// What the owner answers the host.
+fn answered(status: u64, sense: &[u8]) -> Failure {
+    match (ScsiStatus::from_code(status), Sense::from_fixed(sense)) {
+        (Some(ScsiStatus::CheckCondition), Some(sense)) => Failure::Answered(sense.into()),
+        (Some(status), None) if sense.is_empty() && status != ScsiStatus::CheckCondition => {
+            Failure::Answered(Outcome::status(status))
+        }
+        _ => Failure::Gone(format!(
+            "the owner answers status {status:#04x} with {} bytes",
+            sense.len()
+        )),
+    }
+}
+
 /// A volume through a line.
 #[derive(Debug)]
 pub(crate) struct Through {
@@ -298,6 +327,14 @@ pub(crate) struct Through {
 
 impl VolumeBackend for Through {
     fn submit(&self, operation: Operation) -> BoxFuture<'_, Result<Bytes, Failure>> {
-        Box::pin(self.link.submit(self.volume, operation))
+        self.submit_for(None, operation)
+    }
+
+    fn submit_for(
+        &self,
+        behalf: Option<Behalf>,
+        operation: Operation,
+    ) -> BoxFuture<'_, Result<Bytes, Failure>> {
+        Box::pin(self.link.submit(self.volume, behalf, operation))
     }
 }

@@ -3,12 +3,13 @@
 use super::BLOCK_SIZE;
 use super::link::{Endpoint, Link, Through};
 use crate::paths::{Paths, Route, Stale};
+use crate::scsi::inquiry::port_number;
 use crate::scsi::sense::Sense;
 use crate::target::{Mappings, Target};
 use crate::volume::{Identity, Volume};
 use pollux_api::config::Tables;
 use pollux_api::id::{ArrayId, ControllerId, PoolId, VolumeId};
-use pollux_api::target::{Flipped, PoolPaths, Published};
+use pollux_api::target::{Access, Flipped, PoolPaths, Published};
 use pollux_block_frame::AuthKey;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -223,6 +224,12 @@ impl World {
         }
         for entry in state.volumes.values().filter(|entry| entry.pool == pool) {
             entry.local.reset_if_outdated();
+            // A port that is gone has taken its nexuses along, and what RESERVE(6) held with them.
+            let partner = self.around.own.partner();
+            if route.access_of(partner) == Access::Unavailable {
+                let gone = port_number(partner);
+                entry.volume.registry().end_legacy(|holder| holder.port == gone);
+            }
         }
         Ok(Flipped {
             changed: outcome.changed,

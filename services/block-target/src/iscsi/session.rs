@@ -456,6 +456,13 @@ impl Session {
         if !matches!(flags & 7, 0 | 1 | 3) {
             command = Err(Sense::INVALID_MESSAGE);
         }
+        if let (Ok(decoded), Some(block_size)) = (&command, around.block_size(lun))
+            && writes
+            && decoded.takes_exactly()
+            && decoded.data_out(block_size) != u64::from(expected)
+        {
+            command = Err(Sense::INVALID_FIELD_IN_CDB);
+        }
         let needs = match (&command, around.block_size(lun)) {
             (Ok(command), Some(block_size)) => command.data_out(block_size),
             _ => 0,

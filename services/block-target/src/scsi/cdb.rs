@@ -1,6 +1,7 @@
 //! Command descriptor blocks: sixteen bytes from a stranger, turned into a [`Command`] or a reason why not.
 
 use super::opcodes;
+use super::reservation::{In, Parameters};
 use super::sense::Sense;
 
 /// A decoded command.
@@ -100,6 +101,16 @@ pub enum Command {
         /// No data comes: zeros.
         no_data: bool,
     },
+    /// ORWRITE(16), the basic kind.
+    OrWrite {
+        /// Which blocks.
+        extent: Extent,
+    },
+    /// PRE-FETCH. There is no cache to read into; the range is checked.
+    Prefetch {
+        /// Which blocks; none: up to the end.
+        extent: Extent,
+    },
     /// COMPARE AND WRITE.
     CompareAndWrite {
         /// Which blocks.
@@ -114,6 +125,19 @@ pub enum Command {
         /// Allocation length.
         allocation: u32,
     },
+    /// PERSISTENT RESERVE IN.
+    PersistentReserveIn {
+        /// What is asked.
+        what: In,
+        /// Allocation length.
+        allocation: u32,
+    },
+    /// PERSISTENT RESERVE OUT.
+    PersistentReserveOut(Parameters),
+    /// RESERVE(6).
+    Reserve6,
+    /// RELEASE(6).
+    Release6,
     /// REPORT SUPPORTED OPERATION CODES.
     ReportSupportedOpcodes {
         /// With command timeouts.
@@ -254,6 +278,10 @@ impl Command {
                     cdb[4].into()
                 },
             },
+            // EXTENT and third party reservations (bits 4 and 0) are obsolete.
+            0x16 | 0x17 if cdb[1] & 0x11 != 0 => return Err(Sense::invalid_field(1)),
+            0x16 => Self::Reserve6,
+            0x17 => Self::Release6,
             0x1b => {
                 // Power conditions, eject and stop are not for one of many hosts to decide.
                 let starts = cdb[4] & 0x01 != 0 && cdb[4] & 0x02 == 0;
@@ -278,6 +306,8 @@ impl Command {
                 };
                 Self::Verify { extent, check, write }
             }
+            0x8b => protect.map(|()| Self::OrWrite { extent })?,
+            0x34 | 0x90 => Self::Prefetch { extent },
             0x35 | 0x91 => Self::SynchronizeCache { extent },
             0x41 | 0x93 => {
                 protect?;
@@ -296,6 +326,20 @@ impl Command {
             0x42 => Self::Unmap {
                 parameters: be16(cdb, 7).into(),
             },
+            0x5e => Self::PersistentReserveIn {
+                what: match opcodes::action_of(cdb) {
+                    0 => In::Keys,
+                    1 => In::Reservation,
+                    2 => In::Capabilities,
+                    _ => In::FullStatus,
+                },
+                allocation: be16(cdb, 7).into(),
+            },
+            0x5f => Self::PersistentReserveOut(Parameters {
+                action: cdb[1] & 0x1f,
+                scope_and_type: cdb[2],
+                length: be32(cdb, 5),
+            }),
             0x89 => {
                 protect?;
                 let extent = Extent {
@@ -347,6 +391,7 @@ impl Command {
         let block = u64::from(block_size);
         match self {
             Self::Write { extent, .. }
+            | Self::OrWrite { extent }
             | Self::Verify {
                 extent, write: true, ..
             } => u64::from(extent.blocks) * block,
@@ -360,8 +405,68 @@ impl Command {
             Self::WriteSame { .. } => block,
             Self::CompareAndWrite { extent, .. } => 2 * u64::from(extent.blocks) * block,
             Self::Unmap { parameters } => u64::from(*parameters),
+            Self::PersistentReserveOut(parameters) => parameters.length.into(),
             _ => 0,
         }
+    }
+
+    /// Whether it is done with exactly the data that it needs, or not at all: with more or less than the host announces,
+    /// the two do not mean the same command.
+    #[must_use]
+    pub fn takes_exactly(&self) -> bool {
+        matches!(self, Self::CompareAndWrite { .. } | Self::WriteSame { .. })
+    }
+
+    /// The command block of a command that is for the owner of the volume to answer.
+    #[must_use]
+    pub fn question(&self) -> Option<[u8; 16]> {
+        let mut cdb = [0; 16];
+        match self {
+            Self::PersistentReserveIn { what, allocation } => {
+                let action = match what {
+                    In::Keys => 0,
+                    In::Reservation => 1,
+                    In::Capabilities => 2,
+                    In::FullStatus => 3,
+                };
+                cdb[..2].copy_from_slice(&[0x5e, action]);
+                cdb[7..9].copy_from_slice(&(*allocation as u16).to_be_bytes());
+            }
+            Self::PersistentReserveOut(parameters) => {
+                cdb[..3].copy_from_slice(&[0x5f, parameters.action, parameters.scope_and_type]);
+                cdb[5..9].copy_from_slice(&parameters.length.to_be_bytes());
+            }
+            Self::Reserve6 => cdb[0] = 0x16,
+            Self::Release6 => cdb[0] = 0x17,
+            _ => return None,
+        }
+        Some(cdb)
+    }
+
+    /// A command block that reservations look at like this command, for one that is done without a look at the medium.
+    /// `None`: it is answered whatever is reserved, or begins with an operation on the medium.
+    #[must_use]
+    pub fn to_be_let_in(&self) -> Option<[u8; 16]> {
+        let mut cdb = [0; 16];
+        match self {
+            Self::TestUnitReady | Self::StartUnit => {}
+            Self::ReadCapacity10 | Self::ReadCapacity16 { .. } => cdb[0] = 0x25,
+            Self::GetLbaStatus { .. } => cdb[..2].copy_from_slice(&[0x9e, 0x12]),
+            Self::ModeSense { .. } => cdb[0] = 0x1a,
+            Self::Prefetch { .. } => cdb[0] = 0x34,
+            Self::Read { extent } if extent.blocks == 0 => cdb[0] = 0x28,
+            Self::Verify { extent, write, .. } if extent.blocks == 0 => {
+                cdb[0] = if *write { 0x2e } else { 0x2f }
+            }
+            Self::Write { extent, .. } | Self::OrWrite { extent } | Self::CompareAndWrite { extent, .. }
+                if extent.blocks == 0 =>
+            {
+                cdb[0] = 0x2a;
+            }
+            Self::Unmap { parameters: 0 } => cdb[0] = 0x42,
+            _ => return None,
+        }
+        Some(cdb)
     }
 
     /// Blocks that it touches, to be checked against the size of the volume.
@@ -372,6 +477,8 @@ impl Command {
             | Self::Write { extent, .. }
             | Self::Verify { extent, .. }
             | Self::SynchronizeCache { extent }
+            | Self::OrWrite { extent }
+            | Self::Prefetch { extent }
             | Self::WriteSame { extent, .. }
             | Self::CompareAndWrite { extent, .. } => Some(*extent),
             _ => None,

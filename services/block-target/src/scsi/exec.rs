@@ -11,9 +11,11 @@ use super::sense::Sense;
 use super::{Outcome, Status, mode, report};
 use crate::backend::Failure;
 use crate::paths::{Refused, Scope};
-use crate::volume::{Undone, Volume};
+use crate::volume::{Question, Undone, Volume};
 use bytes::Bytes;
 use pollux_block_frame::Operation;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::time::Instant;
 
 /// What a command meets: the port, and what the host may see through it.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +53,14 @@ pub async fn execute(command: &Command, data: Bytes, unit: Unit<'_>, scope: &Sco
             Ok(cut(sense.to_fixed().to_vec(), *allocation))
         }
         (_, None) => Err(Sense::LUN_NOT_SUPPORTED),
-        (command, Some(volume)) => return Work { volume, scope }.run(command, data, unit.port).await,
+        (command, Some(volume)) => {
+            let work = Work {
+                volume,
+                scope,
+                begun: AtomicBool::new(false),
+            };
+            return work.run(command, data, unit.port).await;
+        }
     };
     done.unwrap_or_else(Outcome::from)
 }
@@ -64,6 +73,8 @@ fn cut(mut data: Vec<u8>, allocation: u32) -> Outcome {
 struct Work<'a> {
     volume: &'a Volume,
     scope: &'a Scope,
+    /// The owner has let it in once: a unit attention would come too late.
+    begun: AtomicBool,
 }
 
 /// A command that ends early, with this.
@@ -82,6 +93,16 @@ impl From<Refused> for Ends {
             Refused::Busy | Refused::Cancelled => Outcome::status(Status::Busy),
             Refused::Unavailable => Sense::PORT_UNAVAILABLE.into(),
         })
+    }
+}
+
+/// What a host hears of a command that was not done.
+pub(crate) fn undone(undone: Undone, reads: bool) -> Outcome {
+    match undone {
+        Undone::Refused(refused) => Ends::from(refused).0,
+        Undone::Failed(failure) => failed(&failure, reads),
+        Undone::Answered(outcome) => outcome,
+        Undone::Aborted => Outcome::status(Status::TaskAborted),
     }
 }
 
@@ -108,10 +129,16 @@ impl Work<'_> {
         }
         // A host may announce less data than a WRITE's length says: the blocks that it does send are written, and the
         // residual overflow tells it how much was left out (RFC 7143, 11.4.5). Nothing else can be done in part.
-        let whole_blocks = !data.is_empty() && data.len().is_multiple_of(block_size as usize);
-        let short_write = matches!(command, Command::Write { .. }) && whole_blocks;
+        let writes = matches!(
+            command,
+            Command::Write { .. } | Command::Verify { write: true, .. }
+        );
+        let short_write = writes && data.len().is_multiple_of(block_size as usize);
         if (data.len() as u64) < needed && !short_write {
             return Err(Sense::INVALID_FIELD_IN_INFORMATION_UNIT.into());
+        }
+        if let Some(cdb) = command.to_be_let_in() {
+            self.let_in(cdb).await?;
         }
         match command {
             Command::Inquiry { page, allocation } => {
@@ -149,17 +176,14 @@ impl Work<'_> {
             } => {
                 return Ok(cut(report::opcodes(*which, *timeouts)?, *allocation));
             }
-            Command::TestUnitReady | Command::StartUnit => self.volume.ready(self.scope).await?,
+            Command::TestUnitReady | Command::StartUnit => {}
             Command::ReadCapacity10 => {
-                self.volume.ready(self.scope).await?;
                 return Ok(Outcome::data(report::capacity10(blocks, block_size)));
             }
             Command::ReadCapacity16 { allocation } => {
-                self.volume.ready(self.scope).await?;
                 return Ok(cut(report::capacity16(blocks, block_size), *allocation));
             }
             Command::GetLbaStatus { lba, allocation } => {
-                self.volume.ready(self.scope).await?;
                 if *lba >= blocks {
                     return Err(Sense::LBA_OUT_OF_RANGE.into());
                 }
@@ -176,7 +200,13 @@ impl Work<'_> {
                 )
                 .await?;
             }
-            Command::Verify { extent, check, write } => self.verify(*extent, *check, *write, data).await?,
+            Command::Verify { extent, check, write } => {
+                let mut extent = *extent;
+                if *write {
+                    extent.blocks = extent.blocks.min((data.len() / block_size as usize) as u32);
+                }
+                self.verify(extent, *check, *write, data).await?;
+            }
             Command::SynchronizeCache { .. } => self.flush().await?,
             Command::Unmap { parameters } => {
                 // Data beyond what the command names is not the command's.
@@ -194,12 +224,18 @@ impl Work<'_> {
                 };
                 self.write_same(*extent, *unmap, block).await?;
             }
+            Command::OrWrite { extent } => self.or_write(*extent, data).await?,
+            Command::Prefetch { .. } => {}
             Command::CompareAndWrite { extent, fua: _ } => {
                 self.compare_and_write(*extent, data).await?;
             }
             Command::ReportLuns { .. } | Command::RequestSense { .. } => {
                 unreachable!("answered without a volume")
             }
+            Command::PersistentReserveIn { .. }
+            | Command::PersistentReserveOut(_)
+            | Command::Reserve6
+            | Command::Release6 => unreachable!("answered by the owner"),
         }
         Ok(Outcome::good())
     }
@@ -226,13 +262,27 @@ impl Work<'_> {
 
     async fn submit(&self, operation: Operation) -> Result<Bytes, Ends> {
         let reads = matches!(operation, Operation::Read { .. });
-        self.volume
-            .submit(operation, self.scope)
-            .await
-            .map_err(|undone| match undone {
-                Undone::Refused(refused) => refused.into(),
-                Undone::Failed(failure) => Ends(failed(&failure, reads)),
-            })
+        let done = match self.begun.swap(true, Ordering::Relaxed) {
+            false => self.volume.submit_first(operation, self.scope).await,
+            true => self.volume.submit(operation, self.scope).await,
+        };
+        done.map_err(|why| Ends(undone(why, reads)))
+    }
+
+    /// Has the owner let a command in that does nothing below.
+    async fn let_in(&self, cdb: [u8; 16]) -> Result<(), Ends> {
+        let begins = !self.begun.swap(true, Ordering::Relaxed);
+        let question = Question {
+            cdb,
+            id: [0; 16],
+            data: Bytes::new(),
+            begins,
+        };
+        let answer = self.volume.ask(&question, self.scope).await;
+        match answer.map_err(|why| Ends(undone(why, false)))?.outcome {
+            outcome if outcome.status == Status::Good => Ok(()),
+            outcome => Err(Ends(outcome)),
+        }
     }
 
     async fn read(&self, extent: Extent) -> Result<Bytes, Ends> {
@@ -380,6 +430,34 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// ORWRITE (SBC-3, 5.15): an uninterrupted series of read, OR and write for every initiator on either port. What was
+    /// read is compared again by whoever writes, so nobody gets in between; and to do it once more changes nothing, so an
+    /// answer that was lost does not matter.
+    async fn or_write(&self, extent: Extent, data: Bytes) -> Result<(), Ends> {
+        if self.bytes(extent.blocks) > PIECE as usize {
+            return Err(Sense::invalid_field(10).into());
+        }
+        let data = data.slice(..self.bytes(extent.blocks));
+        loop {
+            let before = self.read(extent).await?;
+            let after: Vec<u8> = before.iter().zip(&data).map(|(a, b)| a | b).collect();
+            if after[..] == before[..] {
+                return Ok(());
+            }
+            let swap = Operation::CompareAndWrite {
+                lba: extent.lba,
+                compare: before,
+                data: after.into(),
+                fua: true,
+            };
+            match self.volume.submit(swap, self.scope).await {
+                Err(Undone::Failed(Failure::Miscompare(_) | Failure::InDoubt))
+                    if Instant::now() < self.scope.deadline => {}
+                done => return done.map(drop).map_err(|why| Ends(undone(why, false))),
+            }
+        }
+    }
+
     async fn compare_and_write(&self, extent: Extent, data: Bytes) -> Result<(), Ends> {
         if extent.blocks > MAX_COMPARE_AND_WRITE.into() {
             return Err(Sense::invalid_field(13).into());
@@ -412,6 +490,9 @@ fn failed(failure: &Failure, reads: bool) -> Outcome {
             Sense::TARGET_FAILURE
         }
         Failure::InDoubt => Sense::IN_DOUBT,
+        Failure::Answered(outcome) => return outcome.clone(),
+        Failure::Aborted => return Outcome::status(Status::TaskAborted),
+        Failure::NoRoom => Sense::INSUFFICIENT_REGISTRATIONS,
         Failure::Unsupported => Sense::INVALID_OPCODE,
     }
     .into()

@@ -9,6 +9,7 @@ pub mod inquiry;
 pub mod mode;
 pub mod opcodes;
 pub mod report;
+pub mod reservation;
 pub mod sense;
 
 /// Status byte of a command (SAM-5, 5.3.1).
@@ -25,6 +26,25 @@ pub enum Status {
     ReservationConflict = 0x18,
     /// More commands than the target takes.
     TaskSetFull = 0x28,
+    /// Another host has aborted it.
+    TaskAborted = 0x40,
+}
+
+impl Status {
+    /// From the status byte.
+    #[must_use]
+    pub fn from_code(code: u64) -> Option<Self> {
+        [
+            Self::Good,
+            Self::CheckCondition,
+            Self::Busy,
+            Self::ReservationConflict,
+            Self::TaskSetFull,
+            Self::TaskAborted,
+        ]
+        .into_iter()
+        .find(|status| *status as u64 == code)
+    }
 }
 
 /// How a command ended.

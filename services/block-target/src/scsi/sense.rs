@@ -43,12 +43,22 @@ senses! {
     PARAMETER_LIST_LENGTH = 0x5, 0x1a00;
     /// A field of the parameter list has a value that is not supported.
     INVALID_FIELD_IN_PARAMETERS = 0x5, 0x2600;
+    /// RELEASE of another scope or type than the reservation has.
+    INVALID_RELEASE = 0x5, 0x2604;
     /// There are no saved mode pages.
     SAVING_NOT_SUPPORTED = 0x5, 0x3900;
+    /// No room for one more registration.
+    INSUFFICIENT_REGISTRATIONS = 0x5, 0x5504;
     /// A task attribute that is not supported (SAM-5, 8.6).
     INVALID_MESSAGE = 0x5, 0x4900;
     /// The target was reset by a host.
     RESET_OCCURRED = 0x6, 0x2903;
+    /// Another nexus has preempted or cleared the reservation.
+    RESERVATIONS_PREEMPTED = 0x6, 0x2a03;
+    /// The reservation that a registered nexus had to do with was released.
+    RESERVATIONS_RELEASED = 0x6, 0x2a04;
+    /// Another nexus has removed the registration.
+    REGISTRATIONS_PREEMPTED = 0x6, 0x2a05;
     /// The asymmetric access state has changed.
     ACCESS_STATE_CHANGED = 0x6, 0x2a06;
     /// The volume has another size.
@@ -97,6 +107,32 @@ impl Sense {
         }
     }
 
+    /// INVALID FIELD IN PARAMETER LIST that points at byte `at`.
+    #[must_use]
+    pub const fn invalid_parameter(at: u16) -> Self {
+        Self {
+            field: Some((false, at)),
+            ..Self::INVALID_FIELD_IN_PARAMETERS
+        }
+    }
+
+    /// The inverse of [`to_fixed`](Self::to_fixed): what the owner of a volume has sent. `None`: not of that form.
+    #[must_use]
+    pub fn from_fixed(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; FIXED_LEN] = bytes.try_into().ok()?;
+        if bytes[0] & 0x7f != 0x70 {
+            return None;
+        }
+        let word = u32::from_be_bytes([bytes[3], bytes[4], bytes[5], bytes[6]]);
+        let field = u16::from_be_bytes([bytes[16], bytes[17]]);
+        Some(Self {
+            key: bytes[2] & 0x0f,
+            code: u16::from_be_bytes([bytes[12], bytes[13]]),
+            information: (bytes[0] & 0x80 != 0).then_some(word),
+            field: (bytes[15] & 0x80 != 0).then_some((bytes[15] & 0x40 != 0, field)),
+        })
+    }
+
     /// Fixed format, current (response code 70h).
     #[must_use]
     pub fn to_fixed(&self) -> [u8; FIXED_LEN] {
@@ -114,5 +150,24 @@ impl Sense {
             bytes[16..18].copy_from_slice(&at.to_be_bytes());
         }
         bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fixed_format_comes_back() {
+        for sense in [
+            Sense::ACCESS_STATE_CHANGED,
+            Sense::MISCOMPARE.with_information(0x1234_5678),
+            Sense::invalid_field(300),
+            Sense::invalid_parameter(24),
+        ] {
+            assert_eq!(Sense::from_fixed(&sense.to_fixed()), Some(sense));
+        }
+        assert_eq!(Sense::from_fixed(&[0x72; FIXED_LEN]), None, "descriptor format");
+        assert_eq!(Sense::from_fixed(b"in words"), None);
     }
 }

@@ -365,7 +365,11 @@ impl Disk {
         match operation {
             Operation::Info => Ok(Reply::info(&self.info())),
             Operation::ReservationIn => Ok(Reply::full_status(&state.reservations.status())),
-            Operation::ReservationOut(_) => Err(Status::Unsupported),
+            // What hosts reserve is no disk's business.
+            Operation::ReservationOut(_)
+            | Operation::Scsi { .. }
+            | Operation::RecordLoad
+            | Operation::RecordStore { .. } => Err(Status::Unsupported),
             Operation::Flush => {
                 permits(&state, Access::Write)?;
                 if faults.fail_writes {

@@ -76,6 +76,7 @@ pub(super) fn labels() -> Vec<Vec<u8>> {
     let entry = |size_extents: u64, runs: &[(u64, u64)]| VolumeEntry {
         size_bytes: size_extents * EXTENT_BYTES,
         runs: runs.iter().map(|&(start, count)| Run { start, count }).collect(),
+        journal: None,
     };
     let member = |slot, state| Member {
         disk: DiskIndex::new(slot),

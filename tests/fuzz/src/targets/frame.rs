@@ -4,7 +4,7 @@ use super::block_on;
 use crate::script::{Script, put_long};
 use bytes::Bytes;
 use pollux_block_frame::{
-    AuthKey, Client, EndpointInfo, FullStatus, HEADER_BYTES, Handler, Header, Hello, Key, MAX_PAYLOAD,
+    AuthKey, Behalf, Client, EndpointInfo, FullStatus, HEADER_BYTES, Handler, Header, Hello, Key, MAX_PAYLOAD, Nexus,
     Operation, Port, Purpose, Registrant, Reply, Request, Reservation, ReservationOut, ReservationType,
     Server, ServerOptions, Status,
 };
@@ -119,8 +119,28 @@ fn requests() -> Vec<Request> {
             abort: true,
         }),
         Operation::ReservationIn,
+        Operation::Scsi {
+            cdb: [0x5e; 16],
+            id: Uuid::from_bytes([4; 16]),
+            data: Bytes::from_static(b"list"),
+        },
+        Operation::RecordLoad,
+        Operation::RecordStore {
+            record: Bytes::from_static(b"record"),
+        },
     ]
-    .map(Request::new)
+    .map(|operation| {
+        let nexus = Nexus {
+            initiator: "iqn.x:host".to_owned(),
+            isid: [1; 6],
+            port: 2,
+        };
+        let behalf = matches!(operation, Operation::Scsi { .. }).then(|| Behalf {
+            nexus: Arc::new(nexus),
+            begins: true,
+        });
+        Request::new(operation).on_behalf(behalf)
+    })
     .into()
 }
 
