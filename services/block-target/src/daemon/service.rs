@@ -31,8 +31,10 @@ use uuid::Uuid;
 const WATCH: Duration = Duration::from_secs(20);
 /// Pause after a watch that failed.
 const WATCH_AGAIN: Duration = Duration::from_millis(100);
+/// Seconds that hosts are given to log out at a stop. Who cannot is told that the connection ends.
+const GOODBYE_SECONDS: u16 = 1;
 /// How long sessions may take to end at a stop.
-const GOODBYE: Duration = Duration::from_secs(1);
+const GOODBYE: Duration = Duration::from_millis(1_500);
 /// Bound of `target.publish` where the caller has more time.
 const PUBLISH_WITHIN: Duration = Duration::from_secs(10);
 
@@ -115,6 +117,7 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
 
     let neighbour = Arc::new(Neighbour::default());
     let service = register(&world, portal, &neighbour).start(&config);
+    server::raise_descriptors();
     let (first, told) = oneshot::channel();
     tokio::spawn(watch(service.client().clone(), world.clone(), first));
     tokio::spawn(neighbour::learn(
@@ -139,7 +142,7 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
         served = &mut serving => served?,
     }
     // Hosts are told, so that they log in again at once instead of when they miss an answer.
-    target.end_sessions("the target is stopped");
+    target.end_sessions("the target is stopped", GOODBYE_SECONDS);
     let emptied = async {
         while !target.sessions().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
