@@ -409,7 +409,8 @@ mod tests {
             let response = algorithm.respond(identifier, HOST_SECRET.as_bytes(), &challenge);
             (text::hexadecimal(&response), text::hexadecimal(&challenge))
         };
-        let denied = |pairs: &dyn Fn(&str, &str) -> Vec<(&'static str, String)>| {
+        type Pairs = Vec<(&'static str, String)>;
+        let denied = |pairs: &dyn Fn(&str, &str) -> Pairs| {
             let mut exchange = exchange();
             let (response, challenge) = right(&mut exchange);
             let pairs = pairs(&response, &challenge);

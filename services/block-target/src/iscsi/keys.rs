@@ -211,10 +211,17 @@ impl Negotiation {
                 p.outstanding_r2t = number(1, 65535)?.min(OUTSTANDING_R2T);
                 p.outstanding_r2t.to_string()
             }
-            "ErrorRecoveryLevel" => number(0, 2)?.min(0).to_string(),
+            // The smaller is agreed upon, and there is one level here.
+            "ErrorRecoveryLevel" => {
+                number(0, 2)?;
+                "0".to_owned()
+            }
             // A host that lost its connection may come back at once, and nothing is kept for it.
             "DefaultTime2Wait" => number(0, 3600)?.to_string(),
-            "DefaultTime2Retain" => number(0, 3600)?.min(0).to_string(),
+            "DefaultTime2Retain" => {
+                number(0, 3600)?;
+                "0".to_owned()
+            }
             "DataPDUInOrder" | "DataSequenceInOrder" => {
                 truth?;
                 word(true)
