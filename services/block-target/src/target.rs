@@ -150,8 +150,10 @@ pub struct Target {
     portals: RwLock<Vec<String>>,
     gate: Arc<dyn ReplyGate>,
     hosts: RwLock<Hosts>,
-    /// Memory for the data of all sessions' commands, KiB.
+    /// Memory for data of all sessions' commands that can wait, KiB.
     memory: Arc<Semaphore>,
+    /// The same for data that comes unasked.
+    unasked: Arc<Semaphore>,
     nexuses: Mutex<HashMap<u64, Arc<Nexus>>>,
     next_nexus: AtomicU64,
     /// Counts who comes and who goes.
@@ -174,6 +176,7 @@ impl Target {
             gate,
             hosts: RwLock::default(),
             memory: Arc::new(Semaphore::new(MEMORY_KIB as usize)),
+            unasked: Arc::new(Semaphore::new(MEMORY_KIB as usize)),
             nexuses: Mutex::default(),
             next_nexus: AtomicU64::new(1),
             comings: watch::Sender::new(0),
@@ -215,10 +218,16 @@ impl Target {
         &self.gate
     }
 
-    /// Memory for the data of commands, KiB, of which all sessions take.
+    /// Memory for data of commands that waits until there is some, KiB, of which all sessions take.
     #[must_use]
     pub fn memory(&self) -> &Arc<Semaphore> {
         &self.memory
+    }
+
+    /// The same for data that comes unasked.
+    #[must_use]
+    pub fn unasked(&self) -> &Arc<Semaphore> {
+        &self.unasked
     }
 
     fn nexuses(&self) -> MutexGuard<'_, HashMap<u64, Arc<Nexus>>> {

@@ -282,6 +282,14 @@ struct Budget {
 }
 
 impl Budget {
+    /// A session's share of `all`.
+    fn of(all: &Arc<Semaphore>) -> Self {
+        Self {
+            session: Arc::new(Semaphore::new(SESSION_MEMORY_KIB as usize)),
+            all: all.clone(),
+        }
+    }
+
     fn kib(bytes: u32) -> u32 {
         bytes.div_ceil(1024).min(SESSION_MEMORY_KIB)
     }
@@ -342,7 +350,7 @@ type Queued = (Reply, Vec<Memory>);
 struct Around<'a> {
     target: &'a Target,
     nexus: &'a Nexus,
-    budget: &'a Budget,
+    unasked: &'a Budget,
     taken: RefCell<Vec<(u32, Memory)>>,
 }
 
@@ -359,7 +367,7 @@ impl Surroundings for Around<'_> {
     }
 
     fn take_memory(&self, tag: u32, bytes: u32) -> bool {
-        let memory = self.budget.try_find(bytes);
+        let memory = self.unasked.try_find(bytes);
         let found = memory.is_some();
         self.taken.borrow_mut().extend(memory.map(|memory| (tag, memory)));
         found
@@ -449,7 +457,10 @@ struct Driver {
     shared: Arc<Shared>,
     replies: Option<mpsc::UnboundedSender<Queued>>,
     events: mpsc::UnboundedSender<Event>,
+    /// For data that can wait.
     budget: Budget,
+    /// For data that comes with commands.
+    unasked: Budget,
     /// Memory of tasks that are collecting their data or run.
     memory: HashMap<u32, Vec<Memory>>,
     /// Resets by other sessions whose tasks have not ended here.
@@ -475,10 +486,8 @@ impl Driver {
             shared,
             replies: Some(replies),
             events,
-            budget: Budget {
-                session: Arc::new(Semaphore::new(SESSION_MEMORY_KIB as usize)),
-                all: member.target.memory().clone(),
-            },
+            budget: Budget::of(member.target.memory()),
+            unasked: Budget::of(member.target.unasked()),
             memory: HashMap::new(),
             resets: HashMap::new(),
             next_reset: u64::MAX,
@@ -488,11 +497,11 @@ impl Driver {
 
     fn pdu(&mut self, pdu: Pdu) {
         self.alive.heard(Instant::now());
-        let (target, nexus, budget) = (self.target.clone(), self.nexus.clone(), self.budget.clone());
+        let (target, nexus, unasked) = (self.target.clone(), self.nexus.clone(), self.unasked.clone());
         let around = Around {
             target: &target,
             nexus: &nexus,
-            budget: &budget,
+            unasked: &unasked,
             taken: RefCell::default(),
         };
         let actions = self.session.receive(pdu, &around);

@@ -26,7 +26,9 @@ pub const LOGIN_SEGMENT: usize = 8192;
 pub const TEXT_MAX: usize = 16 * 1024;
 /// Keys of one request, and of one login. There are some 35 in the standard.
 pub const KEYS_MAX: usize = 256;
-/// Data of commands of all sessions that is in memory at once, KiB: 16 hosts with full queues of 256 KiB.
+/// Data of commands of all sessions that is in memory at once, KiB: 16 hosts with full queues of 256 KiB. So much for
+/// data that the target asks for or reads, which can wait until there is room, and as much again for data that comes
+/// with commands, which cannot: reads never take the room of writes.
 pub const MEMORY_KIB: u32 = 512 * 1024;
 /// The same of one session, KiB: a full queue of 256 KiB.
 pub const SESSION_MEMORY_KIB: u32 = 32 * 1024;

@@ -92,38 +92,43 @@ async fn data_has_its_share_of_memory_and_hosts_are_told_to_wait() {
     // The window has no number left, either: they are immediate.
     let tag = immediate(&mut host, &write_cdb(0, 512), 256 * 1024, &whole).await;
     assert_eq!(host.end(tag).await.status, 0x28, "TASK SET FULL");
-    assert_eq!(
-        rig.target.memory().available_permits(),
-        (MEMORY_KIB - SESSION_MEMORY_KIB) as usize
-    );
-    // Writes that ask for their data wait until there is memory, and then go on.
-    let later = immediate(&mut host, &write_cdb(0, 1), BLOCK, &[]).await;
+    let all = || rig.target.unasked().available_permits() as u32;
+    assert_eq!(all(), MEMORY_KIB - SESSION_MEMORY_KIB);
+    // What asks for its data has memory of its own, and goes on meanwhile.
+    let asks = immediate(&mut host, &write_cdb(0, 1), BLOCK, &[]).await;
+    let r2t = host.expect(response::R2T).await.header;
+    host.data_out(asks, r2t.get32(20), 0, 0, &block(1), true).await;
     rig.slow.door.set(true);
-    let mut ended = 0;
-    while ended < fits + 1 {
-        let pdu = host.next().await.expect("connected");
-        match pdu.header.opcode() {
-            response::R2T => {
-                let transfer = pdu.header.get32(20);
-                host.data_out(later, transfer, 0, 0, &block(1), true).await;
-            }
-            response::SCSI => ended += 1,
-            _ => panic!("{pdu:?}"),
-        }
+    for _ in 0..=fits {
+        assert_eq!(host.expect(response::SCSI).await.header.0[3], 0);
     }
     // All of it comes back, also what was aborted while it collected its data.
     let collecting = host.begin(&write_cdb(0, 512), 256 * 1024, Some(&[])).await;
     host.expect(response::R2T).await;
     assert_eq!(host.manage(1, collecting, host.cmd_sn - 1).await, 0);
     assert_eq!(rig.target.memory().available_permits(), MEMORY_KIB as usize);
-    // Nobody's share is there: a session with nothing under way is busy.
-    let all = rig.target.memory().clone();
-    let taken = all.acquire_many(MEMORY_KIB).await.expect("all of it");
+    assert_eq!(all(), MEMORY_KIB);
+    // All hosts' share is taken: data that comes unasked is sent away, everything else waits.
+    let unasked = rig
+        .target
+        .unasked()
+        .acquire_many(MEMORY_KIB)
+        .await
+        .expect("all of it");
     let tag = host.begin(&write_cdb(0, 1), BLOCK, Some(&block(1))).await;
     assert_eq!(host.end(tag).await.status, 0x08, "BUSY");
-    let tag = host.begin(&read_cdb(0, 1), BLOCK, None).await;
-    drop(taken);
-    assert!(host.end(tag).await.is_good());
+    let memory = rig
+        .target
+        .memory()
+        .acquire_many(MEMORY_KIB)
+        .await
+        .expect("all of it");
+    let read = host.begin(&read_cdb(0, 1), BLOCK, None).await;
+    let question = host.header(0x40 | request::NOP_OUT, 0x80);
+    host.send(question, &[]).await;
+    host.expect(response::NOP_IN).await;
+    drop((memory, unasked));
+    assert!(host.end(read).await.is_good());
 }
 
 /// Sends a write for immediate delivery; its tag.
