@@ -4,7 +4,10 @@
 //! device behind two ports. What differs is the port: its address, its relative port number and its group.
 
 use crate::gate::ReplyGate;
-use crate::iscsi::session::Reach;
+use crate::iscsi::chap::Credentials;
+use crate::iscsi::limits::{MEMORY_KIB, SESSIONS_MAX};
+use crate::iscsi::login::{Admission, Agreed, Doorkeeper, Parameters, Refusal};
+use crate::iscsi::session::{Reach, Reset};
 use crate::paths::{FlipOutcome, Paths, Route, Scope, Stale};
 use crate::scsi::Outcome;
 use crate::scsi::Status;
@@ -19,19 +22,31 @@ use crate::volume::{Answer, Question, Undone, Volume};
 use bytes::Bytes;
 use pollux_api::id::{ControllerId, VolumeId};
 use pollux_api::target::Backing;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
+/// Seconds in which a host whose access has ended has to log out: commands under way come to their end.
+const LEAVE_WITHIN: u16 = 3;
 /// Unit attentions that a host has not fetched; the oldest is dropped beyond that.
 const ATTENTIONS_MAX: usize = 8;
 
 /// What hosts see: by name of the initiator, the units by number.
 pub type Mappings = HashMap<String, BTreeMap<u16, Arc<Volume>>>;
+
+/// How hosts are let in, by name of the initiator. Who is not in it is not let in.
+pub type Admissions = HashMap<String, Admission>;
+
+/// What the configuration says of hosts; both parts are of one age.
+#[derive(Debug, Default)]
+struct Hosts {
+    mappings: Mappings,
+    admissions: Admissions,
+}
 
 /// What a session is told from outside.
 #[derive(Debug)]
@@ -42,11 +57,22 @@ pub enum Notice {
         volumes: Vec<VolumeId>,
         /// Kept until the tasks have ended.
         done: mpsc::Sender<()>,
-        /// The session ends, too.
-        cold: bool,
+        /// How far it goes.
+        reset: Reset,
     },
     /// End the session.
     End(&'static str),
+    /// Ask the host to log out, and end the session when it has not after so many seconds.
+    Leave(&'static str, u16),
+}
+
+/// What a session leaves to the connection that takes its place (connection reinstatement, RFC 7143, 6.3.4).
+#[derive(Clone, Debug)]
+pub struct Legacy {
+    /// What was agreed for the session.
+    pub parameters: Parameters,
+    /// The next command.
+    pub exp_cmd_sn: u32,
 }
 
 /// A host's session, as the rest of the target sees it.
@@ -57,8 +83,13 @@ pub struct Nexus {
     pub initiator: String,
     /// The initiator's part of the session's identity.
     pub isid: [u8; 6],
+    /// The target's part of it.
+    pub tsih: u16,
+    cid: u16,
     /// Only to ask for targets.
     pub discovery: bool,
+    /// By what the host has proven itself.
+    proof: Option<Arc<Credentials>>,
     /// The host's address.
     pub peer: SocketAddr,
     /// Commands in flight.
@@ -69,15 +100,22 @@ pub struct Nexus {
     reserved: AtomicBool,
     notices: mpsc::UnboundedSender<Notice>,
     attentions: Mutex<HashMap<VolumeId, VecDeque<Sense>>>,
+    legacy: Mutex<Option<Legacy>>,
     ended: watch::Sender<bool>,
 }
 
 impl Nexus {
+    /// What a connection that takes its place goes on with.
+    pub fn leave_behind(&self, legacy: Legacy) {
+        *self.legacy.lock().unwrap_or_else(PoisonError::into_inner) = Some(legacy);
+    }
+
     fn attentions(&self) -> MutexGuard<'_, HashMap<VolumeId, VecDeque<Sense>>> {
         self.attentions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn attend(&self, volume: VolumeId, sense: Sense) {
+    /// The host is told when it next asks anything of the volume.
+    pub fn attend(&self, volume: VolumeId, sense: Sense) {
         let mut attentions = self.attentions();
         let queue = attentions.entry(volume).or_default();
         // One of a kind is enough: the host looks at everything that it concerns anyway.
@@ -95,12 +133,31 @@ impl Nexus {
         let _ = self.notices.send(Notice::Reset {
             volumes: vec![volume.identity().id],
             done: done.clone(),
-            cold: false,
+            reset: Reset::Units,
         });
     }
 
     fn next_attention(&self, volume: VolumeId) -> Option<Sense> {
         self.attentions().get_mut(&volume)?.pop_front()
+    }
+}
+
+/// A session that has begun.
+#[derive(Debug)]
+pub struct Joined {
+    /// The session.
+    pub nexus: Arc<Nexus>,
+    /// What it is told.
+    pub notices: mpsc::UnboundedReceiver<Notice>,
+    /// What the connection before has left, where this one takes its place.
+    pub legacy: Option<Legacy>,
+}
+
+impl Doorkeeper for Target {
+    fn admit(&self, initiator: &str) -> Admission {
+        let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
+        let known = hosts.admissions.get(initiator);
+        known.cloned().unwrap_or(Admission::Unknown)
     }
 }
 
@@ -111,7 +168,11 @@ pub struct Target {
     controller: ControllerId,
     portals: RwLock<Vec<String>>,
     gate: Arc<dyn ReplyGate>,
-    mappings: RwLock<Mappings>,
+    hosts: RwLock<Hosts>,
+    /// Memory for data of all sessions' commands that can wait, KiB.
+    memory: Arc<Semaphore>,
+    /// The same for data that comes unasked.
+    unasked: Arc<Semaphore>,
     nexuses: Mutex<HashMap<u64, Arc<Nexus>>>,
     next_nexus: AtomicU64,
     /// Counts who comes and who goes.
@@ -132,7 +193,9 @@ impl Target {
             controller,
             portals: RwLock::new(portals),
             gate,
-            mappings: RwLock::default(),
+            hosts: RwLock::default(),
+            memory: Arc::new(Semaphore::new(MEMORY_KIB as usize)),
+            unasked: Arc::new(Semaphore::new(MEMORY_KIB as usize)),
             nexuses: Mutex::default(),
             next_nexus: AtomicU64::new(1),
             comings: watch::Sender::new(0),
@@ -174,6 +237,18 @@ impl Target {
         &self.gate
     }
 
+    /// Memory for data of commands that waits until there is some, KiB, of which all sessions take.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<Semaphore> {
+        &self.memory
+    }
+
+    /// The same for data that comes unasked.
+    #[must_use]
+    pub fn unasked(&self) -> &Arc<Semaphore> {
+        &self.unasked
+    }
+
     fn nexuses(&self) -> MutexGuard<'_, HashMap<u64, Arc<Nexus>>> {
         self.nexuses.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -194,20 +269,32 @@ impl Target {
     #[must_use]
     pub fn unit(&self, initiator: &str, lun: [u8; 8]) -> Option<Arc<Volume>> {
         let number = decode_lun(lun)?;
-        let mappings = self.mappings.read().unwrap_or_else(PoisonError::into_inner);
-        mappings.get(initiator)?.get(&number).cloned()
+        let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
+        hosts.mappings.get(initiator)?.get(&number).cloned()
     }
 
     fn units(&self, initiator: &str) -> BTreeMap<u16, Arc<Volume>> {
-        let mappings = self.mappings.read().unwrap_or_else(PoisonError::into_inner);
-        mappings.get(initiator).cloned().unwrap_or_default()
+        let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
+        hosts.mappings.get(initiator).cloned().unwrap_or_default()
     }
 
-    /// The mappings are these from now on. Hosts whose units changed are told.
-    pub fn set_mappings(&self, new: Mappings) {
+    /// The mappings are these from now on, and whoever is in them is let in by its name.
+    pub fn set_mappings(&self, mappings: Mappings) {
+        let admissions = mappings.keys().map(|host| (host.clone(), Admission::Open));
+        let admissions = admissions.collect();
+        self.set_hosts(mappings, admissions);
+    }
+
+    /// Hosts and mappings are these from now on. Hosts whose units changed are told; hosts that are not let in any
+    /// more, or by a proof that their session did not give, are asked to log out.
+    pub fn set_hosts(&self, mappings: Mappings, admissions: Admissions) {
+        let hosts = Hosts {
+            mappings: mappings.clone(),
+            admissions,
+        };
         let old = std::mem::replace(
-            &mut *self.mappings.write().unwrap_or_else(PoisonError::into_inner),
-            new.clone(),
+            &mut *self.hosts.write().unwrap_or_else(PoisonError::into_inner),
+            hosts,
         );
         let names = |units: Option<&BTreeMap<u16, Arc<Volume>>>| -> Vec<(u16, VolumeId)> {
             units
@@ -217,12 +304,48 @@ impl Target {
                 .collect()
         };
         for nexus in self.sessions() {
-            let (before, now) = (names(old.get(&nexus.initiator)), names(new.get(&nexus.initiator)));
+            let (before, now) = (
+                names(old.mappings.get(&nexus.initiator)),
+                names(mappings.get(&nexus.initiator)),
+            );
             if before != now {
                 for (_, volume) in now {
                     nexus.attend(volume, Sense::LUNS_CHANGED);
                 }
             }
+            if let Err((_, why)) = self.is_admitted(&nexus.initiator, nexus.discovery, nexus.proof.is_some())
+            {
+                let _ = nexus.notices.send(Notice::Leave(why, LEAVE_WITHIN));
+            }
+        }
+    }
+
+    /// The configuration has a host with this initiator.
+    #[must_use]
+    pub fn is_known(&self, initiator: &str) -> bool {
+        self.admit(initiator) != Admission::Unknown
+    }
+
+    /// Whether a session of this initiator may be. A key that has changed does not end the sessions that were begun
+    /// with the former one; a key that is new ends those that were begun without.
+    fn is_admitted(
+        &self,
+        initiator: &str,
+        discovery: bool,
+        proven: bool,
+    ) -> Result<(), (Refusal, &'static str)> {
+        match self.admit(initiator) {
+            Admission::Open => Ok(()),
+            Admission::Unknown if discovery => Ok(()),
+            Admission::Chap(_) | Admission::Locked if proven => Ok(()),
+            Admission::Unknown => Err((
+                Refusal::Authorization,
+                "no host of the configuration has this initiator",
+            )),
+            Admission::Chap(_) | Admission::Locked => Err((
+                Refusal::Authentication,
+                "the host has a CHAP key now and has not proven itself",
+            )),
         }
     }
 
@@ -260,49 +383,86 @@ impl Target {
         Ok((outcome, told))
     }
 
-    /// A session begins. An older one of the same initiator port ends first, with all its tasks.
-    pub async fn join(
-        &self,
-        initiator: String,
-        isid: [u8; 6],
-        discovery: bool,
-        peer: SocketAddr,
-    ) -> (Arc<Nexus>, mpsc::UnboundedReceiver<Notice>) {
+    /// A session begins. An older one of the same initiator port ends first, with all its tasks. A connection that
+    /// takes the place of a session's only one inherits what the session leaves.
+    ///
+    /// # Errors
+    /// Why not, and what the login is answered.
+    pub async fn join(&self, agreed: &Agreed, peer: SocketAddr) -> Result<Joined, (Refusal, &'static str)> {
         let (notices, receiver) = mpsc::unbounded_channel();
-        let port = Arc::new(reservation::Nexus {
-            initiator: initiator.clone(),
-            isid,
-            port: port_number(self.controller),
-        });
-        let nexus = Arc::new(Nexus {
-            id: self.next_nexus.fetch_add(1, Ordering::Relaxed),
-            port,
-            reserved: AtomicBool::new(false),
-            initiator,
-            isid,
-            discovery,
-            peer,
-            in_flight: AtomicU64::new(0),
-            notices,
-            attentions: Mutex::default(),
-            ended: watch::Sender::new(false),
-        });
-        let older: Vec<_> = {
+        let (nexus, older) = {
             let mut nexuses = self.nexuses();
             let same = |other: &&Arc<Nexus>| {
-                other.initiator == nexus.initiator && other.isid == nexus.isid && other.discovery == discovery
+                other.initiator == agreed.initiator
+                    && other.isid == agreed.isid
+                    && other.discovery == agreed.discovery
             };
-            let older = nexuses.values().filter(same).cloned().collect();
-            nexuses.insert(nexus.id, nexus.clone());
-            older
+            let mut older: Vec<_> = nexuses.values().filter(same).cloned().collect();
+            if agreed.tsih != 0 {
+                older.retain(|other| other.tsih == agreed.tsih);
+                let other = older
+                    .first()
+                    .ok_or((Refusal::NoSession, "there is no such session"))?;
+                if other.cid != agreed.cid {
+                    return Err((Refusal::TooManyConnections, "a session has one connection here"));
+                }
+            }
+            // Under the lock of the sessions: whoever changes the hosts looks at the sessions afterwards.
+            self.is_admitted(&agreed.initiator, agreed.discovery, agreed.proof.is_some())?;
+            if nexuses.len() >= SESSIONS_MAX && older.is_empty() {
+                return Err((
+                    Refusal::OutOfResources,
+                    "there are as many sessions as the target serves",
+                ));
+            }
+            let id = self.next_nexus.fetch_add(1, Ordering::Relaxed);
+            let taken: HashSet<u16> = nexuses.values().map(|other| other.tsih).collect();
+            // Not zero, and of no other session: there are fewer sessions than numbers.
+            let first = (id % u64::from(u16::MAX)) as u16;
+            let free = (0..u16::MAX)
+                .map(|step| ((u32::from(first) + u32::from(step)) % u32::from(u16::MAX)) as u16 + 1)
+                .find(|tsih| !taken.contains(tsih));
+            let nexus = Arc::new(Nexus {
+                id,
+                initiator: agreed.initiator.clone(),
+                isid: agreed.isid,
+                port: Arc::new(reservation::Nexus {
+                    initiator: agreed.initiator.clone(),
+                    isid: agreed.isid,
+                    port: port_number(self.controller),
+                }),
+                reserved: AtomicBool::new(false),
+                tsih: free.ok_or((Refusal::OutOfResources, "no session identifier is free"))?,
+                cid: agreed.cid,
+                discovery: agreed.discovery,
+                proof: agreed.proof.clone(),
+                peer,
+                in_flight: AtomicU64::new(0),
+                notices,
+                attentions: Mutex::default(),
+                legacy: Mutex::default(),
+                ended: watch::Sender::new(false),
+            });
+            nexuses.insert(id, nexus.clone());
+            (nexus, older)
         };
         self.comings.send_modify(|count| *count += 1);
+        let mut joined = Joined {
+            nexus,
+            notices: receiver,
+            legacy: None,
+        };
         for old in older {
             let _ = old.notices.send(Notice::End("the initiator has logged in again"));
             // Its tasks end within the bound of a hold.
             let _ = old.ended.subscribe().wait_for(|ended| *ended).await;
+            if agreed.tsih != 0 {
+                joined.legacy = old.legacy.lock().unwrap_or_else(PoisonError::into_inner).take();
+                // The session is the same: what it was to be told it is told.
+                *joined.nexus.attentions() = std::mem::take(&mut *old.attentions());
+            }
         }
-        (nexus, receiver)
+        Ok(joined)
     }
 
     /// A session has ended, and nothing of it is in flight. What it held by RESERVE(6) ends before the same initiator port
@@ -328,7 +488,7 @@ impl Target {
 
     /// A session resets units: every other session ends its tasks there and everybody is told. Returns when no
     /// task of another session is left.
-    pub async fn reset(&self, by: &Nexus, reach: Reach, cold: bool) {
+    pub async fn reset(&self, by: &Nexus, reach: Reach, reset: Reset) {
         let volumes: Vec<VolumeId> = match reach {
             Reach::Unit(lun) => self
                 .unit(&by.initiator, lun)
@@ -342,22 +502,29 @@ impl Target {
                 .collect(),
         };
         let (done, mut ended) = mpsc::channel(1);
-        for nexus in self.sessions().iter().filter(|nexus| nexus.id != by.id) {
+        // Who shares no volume with the host does not notice: to each other they are different targets.
+        let concerned = |nexus: &&Arc<Nexus>| {
+            let units = self.units(&nexus.initiator);
+            nexus.id != by.id && units.values().any(|unit| volumes.contains(&unit.identity().id))
+        };
+        for nexus in self.sessions().iter().filter(concerned) {
             let _ = nexus.notices.send(Notice::Reset {
                 volumes: volumes.clone(),
                 done: done.clone(),
-                cold,
+                reset,
             });
         }
         drop(done);
-        let (units, until) = (self.units(&by.initiator), Instant::now() + TELL);
-        for volume in volumes {
-            self.attend(volume, Sense::RESET_OCCURRED);
-            // It ends what RESERVE(6) holds (SPC-2, 5.5.1); persistent reservations stay. The other port hears of it.
-            if let Some(unit) = units.values().find(|unit| unit.identity().id == volume) {
-                let by = Some(by.port.clone());
-                if let Some(answer) = tell_owner(unit, Question::reset(), by, until).await {
-                    self.follow(unit, answer).await;
+        if reset != Reset::Clear {
+            let (units, until) = (self.units(&by.initiator), Instant::now() + TELL);
+            for volume in volumes {
+                self.attend(volume, Sense::RESET_OCCURRED);
+                // It ends what RESERVE(6) holds (SPC-2, 5.5.1); persistent reservations stay. The other port hears of it.
+                if let Some(unit) = units.values().find(|unit| unit.identity().id == volume) {
+                    let by = Some(by.port.clone());
+                    if let Some(answer) = tell_owner(unit, Question::reset(), by, until).await {
+                        self.follow(unit, answer).await;
+                    }
                 }
             }
         }
@@ -412,10 +579,10 @@ impl Target {
         answer.outcome
     }
 
-    /// Ends every session.
-    pub fn end_sessions(&self, why: &'static str) {
+    /// Asks every host to log out, and ends the sessions of those who have not after so many seconds.
+    pub fn end_sessions(&self, why: &'static str, within: u16) {
         for nexus in self.sessions() {
-            let _ = nexus.notices.send(Notice::End(why));
+            let _ = nexus.notices.send(Notice::Leave(why, within));
         }
     }
 

@@ -1,7 +1,8 @@
 //! `block-targetd`: the target of one controller, brought to what the configuration and `alua` say.
 //!
 //! ```text
-//!  config.watch --> world: volumes, mappings           hosts --> portal (host0:3260)
+//!  config.watch, config.unseal
+//!           |--> world: volumes, mappings, keys        hosts --> portal (host0:3260)
 //!  alua --------->  target.publish | hold | flip                     |
 //!                                                               volume, paths
 //!                                                               /           \
@@ -16,11 +17,13 @@
 mod forward;
 mod link;
 mod neighbour;
+mod secrets;
 mod service;
 mod world;
 
 pub use forward::Forwarded;
 pub use link::{Endpoint, Link};
+pub use secrets::{Sealed, Secrets};
 pub use service::run;
 pub use world::{Surroundings, World};
 

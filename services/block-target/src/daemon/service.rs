@@ -9,7 +9,7 @@ use crate::paths::{HOLD_LIMIT, Route};
 use crate::scsi::inquiry::port_number;
 use crate::target::Target;
 use pollux_api::config::follow::Follower;
-use pollux_api::config::{self, Watched};
+use pollux_api::config::{self, Kind, Unseal, Unsealed, Watched};
 use pollux_api::error::{Code, RpcError};
 use pollux_api::target::{
     Contract, FLIP, Flip, HOLD, Held, Hold, Hosts, PARTNER_HOSTS, PUBLISH, Publish, SERVICE, STATUS, Session,
@@ -24,15 +24,23 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 /// How long a watch waits for news at the config keeper.
 const WATCH: Duration = Duration::from_secs(20);
 /// Pause after a watch that failed.
 const WATCH_AGAIN: Duration = Duration::from_millis(100);
+/// Seconds that hosts are given to log out at a stop. Who cannot is told that the connection ends.
+const GOODBYE_SECONDS: u16 = 1;
+/// How long the keeper may take to open one secret.
+const UNSEAL: Duration = Duration::from_secs(5);
+/// Pause after one that it did not open.
+const UNSEAL_AGAIN: Duration = Duration::from_secs(1);
+/// How long the first hosts wait for secrets. Those whose secret is not open then are told to come again.
+const UNSEAL_FIRST: Duration = Duration::from_secs(2);
 /// How long sessions may take to end at a stop.
-const GOODBYE: Duration = Duration::from_secs(1);
+const GOODBYE: Duration = Duration::from_millis(1_500);
 /// Bound of `target.publish` where the caller has more time.
 const PUBLISH_WITHIN: Duration = Duration::from_secs(10);
 
@@ -116,7 +124,10 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
     let neighbour = Arc::new(Neighbour::default());
     let service = register(&world, portal, &neighbour).start(&config);
     let (first, told) = oneshot::channel();
-    tokio::spawn(watch(service.client().clone(), world.clone(), first));
+    server::raise_descriptors();
+    let (changes, changed) = watch::channel(());
+    tokio::spawn(follow(service.client().clone(), world.clone(), first, changes));
+    tokio::spawn(open_secrets(service.client().clone(), world.clone(), changed));
     tokio::spawn(neighbour::learn(
         service.client().clone(),
         target.clone(),
@@ -124,11 +135,14 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
     ));
     tokio::spawn(neighbour::tell(service.client().clone(), target.clone(), portal));
     let hosts = target.clone();
+    let opening = world.clone();
     let serving = async move {
         // Hosts that were let in before the volumes are known would find none.
         if told.await.is_err() {
             return std::future::pending().await;
         }
+        let opened = tokio::time::timeout(UNSEAL_FIRST, secrets_open(&opening));
+        let _ = opened.await;
         let listener = portal_socket.listen(portal)?;
         server::serve(listener, hosts).await;
         Ok::<(), Failed>(())
@@ -139,7 +153,7 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
         served = &mut serving => served?,
     }
     // Hosts are told, so that they log in again at once instead of when they miss an answer.
-    target.end_sessions("the target is stopped");
+    target.end_sessions("the target is stopped", GOODBYE_SECONDS);
     let emptied = async {
         while !target.sessions().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -251,7 +265,7 @@ fn report(world: &World, portal: SocketAddr, neighbour: &Neighbour) -> Status {
 }
 
 /// Follows the configuration for ever.
-async fn watch(client: Client, world: Arc<World>, first: oneshot::Sender<()>) {
+async fn follow(client: Client, world: Arc<World>, first: oneshot::Sender<()>, changes: watch::Sender<()>) {
     let mut first = Some(first);
     let mut follower = Follower::default();
     loop {
@@ -274,8 +288,44 @@ async fn watch(client: Client, world: Arc<World>, first: oneshot::Sender<()>) {
             continue;
         };
         world.apply(tables);
+        changes.send_replace(());
         if let Some(first) = first.take() {
             let _ = first.send(());
         }
+    }
+}
+
+/// Has the keeper open what the configuration has sealed, after every change, for ever. What is open stays open while
+/// the keeper is away.
+async fn open_secrets(client: Client, world: Arc<World>, mut changed: watch::Receiver<()>) {
+    loop {
+        changed.borrow_and_update();
+        let mut left = false;
+        for sealed in world.sealed() {
+            let ask = Unseal {
+                kind: Kind::Key,
+                which: sealed.id.to_string(),
+                field: "secret".to_owned(),
+            };
+            let ctx = Ctx::new(UNSEAL);
+            match client.call_retry::<_, Unsealed>(config::UNSEAL, &ask, &ctx).await {
+                Ok(opened) => world.opened(sealed, opened.secret),
+                Err(error) => {
+                    tracing::warn!(key = %sealed.id, %error, "a host's secret cannot be opened: it is not let in");
+                    left = true;
+                }
+            }
+        }
+        tokio::select! {
+            gone = changed.changed() => if gone.is_err() { return },
+            () = tokio::time::sleep(UNSEAL_AGAIN), if left => {}
+        }
+    }
+}
+
+/// Waits until no secret is sealed.
+async fn secrets_open(world: &World) {
+    while !world.sealed().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

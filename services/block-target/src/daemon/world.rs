@@ -2,12 +2,14 @@
 
 use super::BLOCK_SIZE;
 use super::link::{Endpoint, Link, Through};
+use super::secrets::{Sealed, Secrets};
 use crate::paths::{Paths, Route, Stale};
 use crate::scsi::inquiry::port_number;
 use crate::scsi::sense::Sense;
 use crate::target::{Mappings, Target};
 use crate::volume::{Identity, Volume};
 use pollux_api::config::Tables;
+use pollux_api::config::item::Secret;
 use pollux_api::id::{ArrayId, ControllerId, PoolId, VolumeId};
 use pollux_api::target::{Access, Flipped, PoolPaths, Published};
 use pollux_block_frame::AuthKey;
@@ -54,6 +56,8 @@ struct Entry {
 struct State {
     pools: BTreeMap<PoolId, Pool>,
     volumes: BTreeMap<VolumeId, Entry>,
+    secrets: Secrets,
+    mappings: Mappings,
 }
 
 /// Volumes, pools and lines of one controller.
@@ -62,6 +66,8 @@ pub struct World {
     around: Surroundings,
     target: Arc<Target>,
     state: Mutex<State>,
+    /// Held from a look at the state to the target's hosts, so that an older look never replaces a newer.
+    telling: Mutex<()>,
 }
 
 /// Name of the session that forwards for a pool: the identity of the pool fills the 32 bytes that there are.
@@ -89,6 +95,7 @@ impl World {
             around,
             target,
             state: Mutex::default(),
+            telling: Mutex::default(),
         })
     }
 
@@ -129,10 +136,11 @@ impl World {
         self.state().volumes.get(&id).map(|entry| entry.volume.clone())
     }
 
-    /// Brings volumes and mappings to what the configuration says.
+    /// Brings volumes, mappings and hosts to what the configuration says. Hosts whose secret is not open yet are not
+    /// let in ([`sealed`](Self::sealed), [`opened`](Self::opened)).
     pub fn apply(&self, tables: &Tables) {
         let mut resized = Vec::new();
-        let mappings = {
+        {
             let mut state = self.state();
             let moved = |id: &VolumeId, entry: &Entry| {
                 tables.volumes.get(id).is_some_and(|row| row.pool == entry.pool)
@@ -174,12 +182,34 @@ impl World {
                     },
                 );
             }
-            mappings(tables, &state.volumes)
-        };
-        self.target.set_mappings(mappings);
+            state.mappings = mappings(tables, &state.volumes);
+            state.secrets.configure(tables);
+        }
+        self.tell_hosts();
         for volume in resized {
             self.target.attend(volume, Sense::CAPACITY_CHANGED);
         }
+    }
+
+    fn tell_hosts(&self) {
+        let _turn = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mappings, admissions) = {
+            let state = self.state();
+            (state.mappings.clone(), state.secrets.admissions())
+        };
+        self.target.set_hosts(mappings, admissions);
+    }
+
+    /// Secrets of hosts that have to be opened.
+    #[must_use]
+    pub fn sealed(&self) -> Vec<Sealed> {
+        self.state().secrets.missing()
+    }
+
+    /// A secret in the clear: its host is let in by it from now on.
+    pub fn opened(&self, sealed: Sealed, clear: Secret) {
+        self.state().secrets.opened(sealed, clear);
+        self.tell_hosts();
     }
 
     /// Opens the lines to the local volumes of a pool, all at once.

@@ -13,16 +13,23 @@
 //! When the connection ends its commands are given up; the session is gone only when none of them is below any
 //! more, and only then may the same initiator port log in again.
 
-use super::login::{Login, MAX_RECEIVE, Step};
-use super::pdu::{self, BHS, Broken, Digests, Pdu, Reject, put};
-use super::session::{Action, Execute, Reply, Session, Stamps, Surroundings, rejection};
+use super::alive::{Alive, Due};
+use super::chap::Challenge;
+use super::limits::{
+    LAST_WORDS, LOGIN_SEGMENT, LOGIN_TIME, PING_TIMEOUT, REPLIES_MAX, SESSION_MEMORY_KIB, WRITE_STALL,
+};
+use super::login::{Login, MAX_RECEIVE, Parameters, Refusal, Step, refuse};
+use super::pdu::{self, BHS, Broken, Digests, Header, Pdu, put};
+use super::seldom::Seldom;
+use super::session::{Action, Execute, Reply, Reset, Session, Stamps, Surroundings};
 use crate::gate::ReplyGate;
 use crate::paths::Scope;
 use crate::scsi::Outcome;
 use crate::scsi::inquiry::port_number;
 use crate::scsi::sense::Sense;
-use crate::target::{Nexus, Notice, Target};
+use crate::target::{Joined, Legacy, Nexus, Notice, Target};
 use bytes::BytesMut;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -31,18 +38,16 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-/// How long a host may take for each step of a login.
-const LOGIN_STEP: Duration = Duration::from_secs(10);
-/// How long the last replies of a session may take to leave.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Data of a session's commands that is in memory at once, in KiB.
-const BUDGET_KIB: u32 = 64 * 1024;
-/// Replies that wait to be written before the reader pauses, bytes.
-const QUEUE_LIMIT: usize = 16 * 1024 * 1024;
 /// Bytes that are handed to the socket together.
 const BATCH: usize = 256 * 1024;
+/// Bytes that are read from the socket together: of a host that is quiet, and of one that sends as fast as it can.
+const READ: [usize; 2] = [4 * 1024, 64 * 1024];
+/// Logins that are refused are said this often.
+static REFUSED: Seldom = Seldom::new(Duration::from_secs(10));
+/// That there are too many sessions is said this often.
+static FULL: Seldom = Seldom::new(Duration::from_secs(60));
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -69,12 +74,23 @@ pub async fn serve<S>(stream: S, peer: SocketAddr, target: Arc<Target>) -> Ended
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
+    serve_from(stream, peer, target, ()).await
+}
+
+/// The same; `place` is one of those that log in, and is given back when the login is over.
+pub(super) async fn serve_from<S, P>(stream: S, peer: SocketAddr, target: Arc<Target>, place: P) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
     let (read, write) = tokio::io::split(stream);
     let reader = Reader {
         socket: read,
         buffer: BytesMut::new(),
+        busy: false,
     };
-    match log_in(reader, write, peer, &target).await {
+    let logged_in = log_in(reader, write, peer, &target).await;
+    drop(place);
+    match logged_in {
         Ok(connection) => connection.run().await,
         Err(ended) => ended,
     }
@@ -83,18 +99,22 @@ where
 struct Reader<S> {
     socket: ReadHalf<S>,
     buffer: BytesMut,
+    /// The last read took all that it could.
+    busy: bool,
 }
 
 impl<S: AsyncRead> Reader<S> {
     /// The next PDU. Dropping the future loses nothing: what has been read stays in the buffer.
-    async fn next(&mut self, digests: Digests) -> Result<Pdu, Ended> {
+    async fn next(&mut self, digests: Digests, limit: usize) -> Result<Pdu, Ended> {
         loop {
-            if let Some(pdu) = pdu::take(&mut self.buffer, digests, MAX_RECEIVE as usize)? {
+            if let Some(pdu) = pdu::take(&mut self.buffer, digests, limit)? {
                 return Ok(pdu);
             }
-            self.buffer.reserve(64 * 1024);
-            if self.socket.read_buf(&mut self.buffer).await? == 0 {
-                return Err(Ended::Closed);
+            let room = READ[usize::from(self.busy)];
+            self.buffer.reserve(room);
+            match self.socket.read_buf(&mut self.buffer).await? {
+                0 => return Err(Ended::Closed),
+                read => self.busy = read >= room,
             }
         }
     }
@@ -106,59 +126,104 @@ async fn log_in<S: AsyncRead + AsyncWrite + Send + 'static>(
     peer: SocketAddr,
     target: &Arc<Target>,
 ) -> Result<Connection<S>, Ended> {
-    let mut login = Login::new(target.name(), port_number(target.controller()));
+    let until = Instant::now() + LOGIN_TIME;
+    let late = |_| Ended::Refused(format!("not done within {} s", LOGIN_TIME.as_secs()));
+    let challenge = Challenge::draw().map_err(|error| Ended::Here(format!("no random numbers: {error}")))?;
+    let mut login = Login::new(target.name(), port_number(target.controller()), challenge);
     let mut stat_sn = 1_u32;
     loop {
-        let request = timeout(LOGIN_STEP, reader.next(Digests::default()))
+        let request = timeout_at(until, reader.next(Digests::default(), LOGIN_SEGMENT))
             .await
-            .map_err(|_| Ended::Refused(format!("no request for {} s", LOGIN_STEP.as_secs())))??;
+            .map_err(late)??;
         let cmd_sn = request.header.get32(24);
-        let step = login.step(&request);
-        let (mut header, data, agreed, refused) = match step {
-            Step::Continue(header, data) => (header, data, None, None),
-            Step::Done(header, data, agreed) => (header, data, Some(agreed), None),
-            Step::Refuse(header, why) => (header, Vec::new(), None, Some(why)),
-        };
         let mut joined = None;
-        if let Some(agreed) = agreed {
-            let (nexus, notices) = target
-                .join(agreed.initiator.clone(), agreed.isid, agreed.discovery, peer)
-                .await;
-            // A TSIH only has to differ from zero: sessions have one connection each.
-            header.put16(14, 1);
-            joined = Some((
-                Member {
-                    target: target.clone(),
-                    nexus,
-                },
-                notices,
-                agreed,
-            ));
-        }
-        let session = joined
+        let (mut header, data, refused) = match login.step(&request, target.as_ref()) {
+            Step::Continue(header, data) => (header, data, None),
+            Step::Refuse(header, why) => (header, Vec::new(), Some(why)),
+            Step::Done(header, data, agreed) => match target.join(&agreed, peer).await {
+                Ok(new) => {
+                    joined = Some((new, agreed));
+                    (header, data, None)
+                }
+                Err((refusal, why)) => (refuse(header, refusal), Vec::new(), Some(why.to_owned())),
+            },
+        };
+        let begun = joined.map(|(joined, agreed)| Begun::new(target, joined, *agreed));
+        let window = begun
             .as_ref()
-            .map(|(_, _, agreed)| Session::new(agreed.parameters.clone(), agreed.discovery, agreed.cmd_sn));
-        let window = session.as_ref().map_or((cmd_sn, cmd_sn), Session::window);
+            .map_or((cmd_sn, cmd_sn), |begun| begun.session.window());
+        if let Some(begun) = &begun {
+            header.put16(14, begun.member.nexus.tsih);
+        }
         header.put32(24, stat_sn);
         header.put32(28, window.0);
         header.put32(32, window.1);
         stat_sn = stat_sn.wrapping_add(1);
         let mut out = Vec::new();
         put(&mut out, header, &data, Digests::default());
-        write_gated(&mut write, &out, target.gate().as_ref()).await?;
+        let answering = write_gated(&mut write, &out, target.gate().as_ref());
+        match begun {
+            // Who has joined may have waited for an older session to end.
+            Some(begun) => {
+                timeout(LOGIN_TIME, answering).await.map_err(late)??;
+                tracing::info!(initiator = begun.member.nexus.initiator, %peer, "logged in");
+                return Ok(Connection {
+                    reader,
+                    write,
+                    begun,
+                    stat_sn,
+                });
+            }
+            None => timeout_at(until, answering).await.map_err(late)??,
+        }
         if let Some(why) = refused {
+            say_refused(&header, login.initiator(), peer, &why);
             return Err(Ended::Refused(why));
         }
-        if let (Some((member, notices, _)), Some(session)) = (joined, session) {
-            tracing::info!(initiator = member.nexus.initiator, %peer, "logged in");
-            return Ok(Connection {
-                reader,
-                write,
-                member,
-                notices,
-                session,
-                stat_sn,
-            });
+    }
+}
+
+fn say_refused(header: &Header, initiator: Option<&str>, peer: SocketAddr, why: &str) {
+    let status = header.get16(36);
+    let seldom = if status == Refusal::OutOfResources as u16 {
+        &FULL
+    } else {
+        &REFUSED
+    };
+    if let Some(left_out) = seldom.say(Instant::now()) {
+        let initiator = initiator.unwrap_or_default();
+        tracing::warn!(initiator, %peer, status = format!("{status:04x}"), left_out, "login refused: {why}");
+    }
+}
+
+/// A session that begins, with what is told to it.
+struct Begun {
+    member: Member,
+    notices: mpsc::UnboundedReceiver<Notice>,
+    session: Session,
+}
+
+impl Begun {
+    fn new(target: &Arc<Target>, joined: Joined, agreed: super::login::Agreed) -> Self {
+        let (parameters, cmd_sn) = match joined.legacy {
+            // What concerns the connection is new, what concerns the session stands (RFC 7143, 6.3.4).
+            Some(legacy) => {
+                let parameters = Parameters {
+                    digests: agreed.parameters.digests,
+                    max_send: agreed.parameters.max_send,
+                    ..legacy.parameters
+                };
+                (parameters, legacy.exp_cmd_sn)
+            }
+            None => (agreed.parameters, agreed.cmd_sn),
+        };
+        Self {
+            member: Member {
+                target: target.clone(),
+                nexus: joined.nexus,
+            },
+            notices: joined.notices,
+            session: Session::new(parameters, agreed.discovery, cmd_sn, agreed.cid),
         }
     }
 }
@@ -173,7 +238,10 @@ async fn write_gated<W: AsyncWrite + Unpin>(
         while !gate.is_open() {
             gate.opened().await;
         }
-        match write.write(bytes).await? {
+        let written = timeout(WRITE_STALL, write.write(bytes))
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the host takes nothing"))?;
+        match written? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
             written => bytes = &bytes[written..],
         }
@@ -196,24 +264,74 @@ impl Drop for Member {
 struct Connection<S> {
     reader: Reader<S>,
     write: WriteHalf<S>,
-    member: Member,
-    notices: mpsc::UnboundedReceiver<Notice>,
-    session: Session,
+    begun: Begun,
     stat_sn: u32,
+}
+
+/// Memory that data takes, accounted for at the session and at the target.
+struct Memory {
+    _session: OwnedSemaphorePermit,
+    _all: OwnedSemaphorePermit,
+}
+
+/// Where a session finds memory.
+#[derive(Clone)]
+struct Budget {
+    session: Arc<Semaphore>,
+    all: Arc<Semaphore>,
+}
+
+impl Budget {
+    /// A session's share of `all`.
+    fn of(all: &Arc<Semaphore>) -> Self {
+        Self {
+            session: Arc::new(Semaphore::new(SESSION_MEMORY_KIB as usize)),
+            all: all.clone(),
+        }
+    }
+
+    fn kib(bytes: u32) -> u32 {
+        bytes.div_ceil(1024).min(SESSION_MEMORY_KIB)
+    }
+
+    /// If there is some now.
+    fn try_find(&self, bytes: u32) -> Option<Memory> {
+        let kib = Self::kib(bytes);
+        let session = self.session.clone().try_acquire_many_owned(kib).ok()?;
+        let all = self.all.clone().try_acquire_many_owned(kib).ok()?;
+        Some(Memory {
+            _session: session,
+            _all: all,
+        })
+    }
+
+    /// When there is some. First the session's own: a session that has used up its share takes no place in the
+    /// common queue.
+    async fn find(&self, bytes: u32) -> Option<Memory> {
+        let kib = Self::kib(bytes);
+        let session = self.session.clone().acquire_many_owned(kib).await.ok()?;
+        let all = self.all.clone().acquire_many_owned(kib).await.ok()?;
+        Some(Memory {
+            _session: session,
+            _all: all,
+        })
+    }
 }
 
 /// What the running commands and the writer say to the connection.
 enum Event {
     Reserved {
         tag: u32,
-        permit: Option<OwnedSemaphorePermit>,
+        memory: Option<Memory>,
     },
     Completed {
         tag: u32,
         outcome: Outcome,
-        permit: Option<OwnedSemaphorePermit>,
+        memory: Option<Memory>,
     },
     OthersReset(u64),
+    /// A question whether the host is there has left.
+    Pinged,
     WriteFailed(io::Error),
 }
 
@@ -222,26 +340,37 @@ enum Event {
 struct Shared {
     exp_cmd_sn: AtomicU32,
     max_cmd_sn: AtomicU32,
+    max_send: AtomicU32,
     queued: AtomicUsize,
     drained: Notify,
 }
 
-type Queued = (Reply, Option<OwnedSemaphorePermit>);
+type Queued = (Reply, Vec<Memory>);
 
 struct Around<'a> {
     target: &'a Target,
-    initiator: &'a str,
+    nexus: &'a Nexus,
+    unasked: &'a Budget,
+    taken: RefCell<Vec<(u32, Memory)>>,
 }
 
 impl Surroundings for Around<'_> {
     fn block_size(&self, lun: [u8; 8]) -> Option<u32> {
         self.target
-            .unit(self.initiator, lun)
+            .unit(&self.nexus.initiator, lun)
             .map(|volume| volume.identity().block_size)
     }
 
-    fn target(&self) -> (String, Vec<String>) {
-        (self.target.name().to_owned(), self.target.portals())
+    fn target(&self) -> Option<(String, Vec<String>)> {
+        let known = self.target.is_known(&self.nexus.initiator);
+        known.then(|| (self.target.name().to_owned(), self.target.portals()))
+    }
+
+    fn take_memory(&self, tag: u32, bytes: u32) -> bool {
+        let memory = self.unasked.try_find(bytes);
+        let found = memory.is_some();
+        self.taken.borrow_mut().extend(memory.map(|memory| (tag, memory)));
+        found
     }
 }
 
@@ -250,59 +379,49 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Connection<S> {
         let Self {
             mut reader,
             write,
+            begun,
+            stat_sn,
+        } = self;
+        let Begun {
             member,
             mut notices,
             session,
-            stat_sn,
-        } = self;
+        } = begun;
         let (events, mut event) = mpsc::unbounded_channel();
         let (replies, queue) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::default());
+        let mut driver = Driver::new(&member, session, shared.clone(), replies, events.clone());
+        driver.publish();
         let writer = {
-            let (shared, gate, events) = (shared.clone(), member.target.gate().clone(), events.clone());
-            let p = session.parameters().clone();
+            let (shared, gate) = (shared.clone(), member.target.gate().clone());
+            let p = driver.session.parameters().clone();
             tokio::spawn(async move {
-                if let Err(error) = write_replies(queue, write, &p, stat_sn, &shared, gate.as_ref()).await {
+                let written = write_replies(queue, write, p, stat_sn, &shared, gate.as_ref(), &events).await;
+                if let Err(error) = written {
                     let _ = events.send(Event::WriteFailed(error));
                 }
             })
         };
-        let mut driver = Driver {
-            target: member.target.clone(),
-            nexus: member.nexus.clone(),
-            session,
-            shared: shared.clone(),
-            replies: Some(replies),
-            events,
-            budget: Arc::new(Semaphore::new(BUDGET_KIB as usize)),
-            permits: HashMap::new(),
-            resets: HashMap::new(),
-            next_reset: u64::MAX,
-            ended: None,
-        };
-        driver.publish_window();
         while driver.ended.is_none() {
-            let full = shared.queued.load(Ordering::Relaxed) > QUEUE_LIMIT;
+            let full = shared.queued.load(Ordering::Relaxed) > REPLIES_MAX;
+            let deadline = driver.deadline();
             tokio::select! {
                 biased;
                 Some(event) = event.recv() => driver.event(event),
                 Some(notice) = notices.recv() => driver.notice(notice),
-                pdu = reader.next(driver.session.digests()), if !full => match pdu {
+                // It is only polled where there is one.
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => driver.tick(),
+                pdu = reader.next(driver.session.digests(), MAX_RECEIVE as usize), if !full => match pdu {
                     Ok(pdu) => driver.pdu(pdu),
-                    Err(Ended::Broken(broken)) => {
-                        if let Broken::DataDigest { header, .. } = &broken {
-                            driver.send(rejection(header, Reject::DataDigest), None);
-                        }
-                        driver.ended = Some(Ended::Broken(broken));
-                    }
+                    Err(Ended::Broken(Broken::DataDigest { header, .. })) => driver.damaged(&header),
                     Err(ended) => driver.ended = Some(ended),
                 },
-                () = shared.drained.notified(), if full => {}
+                // While it is not listened to, a host that takes its answers proves that it is there.
+                () = shared.drained.notified(), if full => driver.alive.heard(Instant::now()),
             }
         }
         let ended = driver.ended.take().unwrap_or(Ended::Closed);
         driver.session.abandon();
-        driver.permits.clear();
         driver.replies = None;
         // Those who left by themselves read no more; the others get what is queued.
         let abort = writer.abort_handle();
@@ -316,6 +435,10 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Connection<S> {
                 None => break,
             }
         }
+        member.nexus.leave_behind(Legacy {
+            parameters: driver.session.parameters().clone(),
+            exp_cmd_sn: driver.session.window().0,
+        });
         tracing::info!(initiator = member.nexus.initiator, peer = %member.nexus.peer, why = %ended, "session ended");
         drop(driver);
         drop(member);
@@ -328,12 +451,18 @@ struct Driver {
     target: Arc<Target>,
     nexus: Arc<Nexus>,
     session: Session,
+    alive: Alive,
+    /// When the host has to be gone, and why.
+    leave: Option<(Instant, &'static str)>,
     shared: Arc<Shared>,
     replies: Option<mpsc::UnboundedSender<Queued>>,
     events: mpsc::UnboundedSender<Event>,
-    budget: Arc<Semaphore>,
+    /// For data that can wait.
+    budget: Budget,
+    /// For data that comes with commands.
+    unasked: Budget,
     /// Memory of tasks that are collecting their data or run.
-    permits: HashMap<u32, OwnedSemaphorePermit>,
+    memory: HashMap<u32, Vec<Memory>>,
     /// Resets by other sessions whose tasks have not ended here.
     resets: HashMap<u64, mpsc::Sender<()>>,
     next_reset: u64,
@@ -341,34 +470,103 @@ struct Driver {
 }
 
 impl Driver {
+    fn new(
+        member: &Member,
+        session: Session,
+        shared: Arc<Shared>,
+        replies: mpsc::UnboundedSender<Queued>,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Self {
+        Self {
+            target: member.target.clone(),
+            nexus: member.nexus.clone(),
+            session,
+            alive: Alive::new(Instant::now(), member.nexus.discovery),
+            leave: None,
+            shared,
+            replies: Some(replies),
+            events,
+            budget: Budget::of(member.target.memory()),
+            unasked: Budget::of(member.target.unasked()),
+            memory: HashMap::new(),
+            resets: HashMap::new(),
+            next_reset: u64::MAX,
+            ended: None,
+        }
+    }
+
     fn pdu(&mut self, pdu: Pdu) {
-        let target = self.target.clone();
-        let nexus = self.nexus.clone();
+        self.alive.heard(Instant::now());
+        let (target, nexus, unasked) = (self.target.clone(), self.nexus.clone(), self.unasked.clone());
         let around = Around {
             target: &target,
-            initiator: &nexus.initiator,
+            nexus: &nexus,
+            unasked: &unasked,
+            taken: RefCell::default(),
         };
         let actions = self.session.receive(pdu, &around);
+        for (tag, memory) in around.taken.into_inner() {
+            self.memory.entry(tag).or_default().push(memory);
+        }
         self.act(actions);
+    }
+
+    /// The data of a PDU is not what the host has sent.
+    fn damaged(&mut self, header: &Header) {
+        self.alive.heard(Instant::now());
+        tracing::warn!(initiator = self.nexus.initiator, peer = %self.nexus.peer, ?header, "data digest is wrong");
+        let actions = self.session.receive_damaged(header);
+        self.act(actions);
+    }
+
+    /// When [`tick`](Self::tick) is due.
+    fn deadline(&self) -> Option<Instant> {
+        let leave = self.leave.map(|(at, _)| at);
+        self.alive.deadline().into_iter().chain(leave).min()
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        if let Some((_, why)) = self.leave.take_if(|(at, _)| now >= *at) {
+            let actions = self.session.shut_down(why);
+            return self.act(actions);
+        }
+        match self.alive.due(now) {
+            Due::Nothing => {}
+            Due::Ask => {
+                let actions = self.session.ping();
+                self.act(actions);
+            }
+            Due::Dead if self.nexus.discovery => {
+                self.ended = Some(Ended::Here("the host asks for nothing".to_owned()));
+            }
+            Due::Dead => {
+                let why = format!("the host has not answered for {} s", PING_TIMEOUT.as_secs());
+                self.ended = Some(Ended::Here(why));
+            }
+        }
     }
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Reserved { tag, permit } => {
+            Event::Reserved { tag, memory } => {
                 let mut actions = Vec::new();
                 if self.session.reserved(tag, &mut actions) {
-                    self.permits.extend(permit.map(|permit| (tag, permit)));
+                    self.memory.entry(tag).or_default().extend(memory);
                 }
                 self.act(actions);
             }
-            Event::Completed { tag, outcome, permit } => {
-                let permit = permit.or(self.permits.remove(&tag));
+            Event::Completed { tag, outcome, memory } => {
+                let mut held = self.memory.remove(&tag).unwrap_or_default();
+                held.extend(memory);
                 let actions = self.session.completed(tag, outcome);
-                self.publish_window();
+                self.publish();
                 for action in actions {
                     match action {
                         // The memory is given back when the reply has left.
-                        Action::Send(reply @ Reply::Scsi { .. }) => return self.send(reply, permit),
+                        Action::Send(reply @ Reply::Scsi { .. }) => {
+                            self.send(reply, std::mem::take(&mut held));
+                        }
                         other => self.act(vec![other]),
                     }
                 }
@@ -377,24 +575,30 @@ impl Driver {
                 let actions = self.session.others_reset(id);
                 self.act(actions);
             }
+            Event::Pinged => self.alive.written(Instant::now()),
             Event::WriteFailed(error) => self.ended = Some(Ended::Socket(error)),
         }
     }
 
     fn notice(&mut self, notice: Notice) {
         match notice {
-            Notice::Reset { volumes, done, cold } => {
+            Notice::Reset { volumes, done, reset } => {
                 self.next_reset -= 1;
                 let id = self.next_reset;
                 self.resets.insert(id, done);
                 let (target, nexus) = (self.target.clone(), self.nexus.clone());
-                let concerns = |lun| {
-                    let unit = target.unit(&nexus.initiator, lun);
-                    unit.is_some_and(|unit| volumes.contains(&unit.identity().id))
+                let volume = |lun| {
+                    let unit = target.unit(&nexus.initiator, lun)?;
+                    Some(unit.identity().id).filter(|id| volumes.contains(id))
                 };
-                let actions = self.session.reset_by_other(id, concerns);
+                let (actions, units) = self.session.reset_by_other(id, |lun| volume(lun).is_some());
+                if reset == Reset::Clear {
+                    for id in units.into_iter().filter_map(volume) {
+                        nexus.attend(id, Sense::COMMANDS_CLEARED);
+                    }
+                }
                 self.act(actions);
-                if cold {
+                if reset == Reset::Cold {
                     let actions = self.session.shut_down("another host has reset the target");
                     self.act(actions);
                 }
@@ -403,62 +607,72 @@ impl Driver {
                 let actions = self.session.shut_down(why);
                 self.act(actions);
             }
+            // Who is here to ask for targets has nothing to bring to its end.
+            Notice::Leave(why, _) if self.nexus.discovery => {
+                let actions = self.session.shut_down(why);
+                self.act(actions);
+            }
+            Notice::Leave(why, seconds) => {
+                if self.leave.is_none() {
+                    self.leave = Some((Instant::now() + Duration::from_secs(seconds.into()), why));
+                    let actions = self.session.request_logout(seconds);
+                    self.act(actions);
+                }
+            }
         }
     }
 
-    fn publish_window(&self) {
+    fn publish(&self) {
         let (exp, max) = self.session.window();
         self.shared.exp_cmd_sn.store(exp, Ordering::Relaxed);
         self.shared.max_cmd_sn.store(max, Ordering::Relaxed);
+        let max_send = self.session.parameters().max_send;
+        self.shared.max_send.store(max_send, Ordering::Relaxed);
         self.nexus
             .in_flight
             .store(self.session.tasks() as u64, Ordering::Relaxed);
     }
 
-    fn send(&mut self, reply: Reply, permit: Option<OwnedSemaphorePermit>) {
+    fn send(&mut self, reply: Reply, memory: Vec<Memory>) {
         if let Some(replies) = &self.replies {
             self.shared.queued.fetch_add(reply.size(), Ordering::Relaxed);
-            let _ = replies.send((reply, permit));
+            let _ = replies.send((reply, memory));
         }
     }
 
     fn act(&mut self, actions: Vec<Action>) {
-        self.publish_window();
+        self.publish();
         for action in actions {
             match action {
-                Action::Send(reply) => self.send(reply, None),
+                Action::Send(reply) => self.send(reply, Vec::new()),
                 Action::Reserve { tag, bytes } => self.reserve(tag, bytes),
                 Action::Execute(execute) => self.execute(*execute),
-                Action::ResetOthers { id, reach, cold } => {
+                Action::ResetOthers { id, reach, reset } => {
                     let (target, nexus, events) =
                         (self.target.clone(), self.nexus.clone(), self.events.clone());
                     tokio::spawn(async move {
-                        target.reset(&nexus, reach, cold).await;
+                        target.reset(&nexus, reach, reset).await;
                         let _ = events.send(Event::OthersReset(id));
                     });
                 }
                 Action::Settled(id) => drop(self.resets.remove(&id)),
+                Action::Dropped(tag) => drop(self.memory.remove(&tag)),
                 Action::Close(why) => self.ended = Some(Ended::Here(why)),
             }
         }
-        self.publish_window();
+        self.publish();
     }
 
     fn reserve(&mut self, tag: u32, bytes: u32) {
-        let kib = bytes.div_ceil(1024).min(BUDGET_KIB);
-        match self.budget.clone().try_acquire_many_owned(kib) {
-            Ok(permit) => self.event(Event::Reserved {
-                tag,
-                permit: Some(permit),
-            }),
-            Err(_) => {
-                let (budget, events) = (self.budget.clone(), self.events.clone());
-                tokio::spawn(async move {
-                    let permit = budget.acquire_many_owned(kib).await.ok();
-                    let _ = events.send(Event::Reserved { tag, permit });
-                });
-            }
+        if let Some(memory) = self.budget.try_find(bytes) {
+            let memory = Some(memory);
+            return self.event(Event::Reserved { tag, memory });
         }
+        let (budget, events) = (self.budget.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let memory = budget.find(bytes).await;
+            let _ = events.send(Event::Reserved { tag, memory });
+        });
     }
 
     fn execute(&mut self, execute: Execute) {
@@ -477,16 +691,16 @@ impl Driver {
             done: None,
         };
         tokio::spawn(async move {
-            let permit = match returns.div_ceil(1024) {
+            let memory = match returns {
                 0 => None,
-                kib => budget.acquire_many_owned(kib.min(BUDGET_KIB)).await.ok(),
+                bytes => budget.find(bytes).await,
             };
             let scope = Scope {
                 cancel,
                 ..Scope::new()
             };
             let outcome = target.execute(&nexus, lun, command, data, &scope).await;
-            end.with(outcome, permit);
+            end.with(outcome, memory);
         });
     }
 }
@@ -495,26 +709,26 @@ impl Driver {
 struct End {
     tag: u32,
     events: mpsc::UnboundedSender<Event>,
-    done: Option<(Outcome, Option<OwnedSemaphorePermit>)>,
+    done: Option<(Outcome, Option<Memory>)>,
 }
 
 impl End {
-    fn with(mut self, outcome: Outcome, permit: Option<OwnedSemaphorePermit>) {
-        self.done = Some((outcome, permit));
+    fn with(mut self, outcome: Outcome, memory: Option<Memory>) {
+        self.done = Some((outcome, memory));
     }
 }
 
 impl Drop for End {
     fn drop(&mut self) {
         // Nothing is there only if the command's task was torn down: the host hears that it failed.
-        let (outcome, permit) = self
+        let (outcome, memory) = self
             .done
             .take()
             .unwrap_or_else(|| (Sense::TARGET_FAILURE.into(), None));
         let _ = self.events.send(Event::Completed {
             tag: self.tag,
             outcome,
-            permit,
+            memory,
         });
     }
 }
@@ -522,35 +736,44 @@ impl Drop for End {
 async fn write_replies<W: AsyncWrite + Unpin>(
     mut queue: mpsc::UnboundedReceiver<Queued>,
     mut write: W,
-    p: &super::login::Parameters,
+    mut p: Parameters,
     stat_sn: u32,
     shared: &Shared,
     gate: &dyn ReplyGate,
+    events: &mpsc::UnboundedSender<Event>,
 ) -> io::Result<()> {
     let mut stamps = Stamps {
         stat_sn,
         exp_cmd_sn: 0,
         max_cmd_sn: 0,
     };
-    let mut out = Vec::with_capacity(BATCH + BHS);
+    // Made with the first reply, and given back when the host is quiet: there may be many quiet hosts.
+    let mut out = Vec::new();
     while let Some(first) = queue.recv().await {
-        let mut permits = Vec::new();
-        let mut taken = 0;
+        let mut memory = Vec::new();
+        let (mut taken, mut pinged) = (0, false);
         let mut next = Some(first);
-        while let Some((reply, permit)) = next.take() {
+        while let Some((reply, held)) = next.take() {
             stamps.exp_cmd_sn = shared.exp_cmd_sn.load(Ordering::Relaxed);
             stamps.max_cmd_sn = shared.max_cmd_sn.load(Ordering::Relaxed);
+            p.max_send = shared.max_send.load(Ordering::Relaxed);
             taken += reply.size();
-            permits.push(permit);
-            reply.encode(&mut out, p, &mut stamps);
+            pinged |= reply.is_ping();
+            memory.extend(held);
+            reply.encode(&mut out, &p, &mut stamps);
             if out.len() < BATCH {
                 next = queue.try_recv().ok();
             }
         }
         write_gated(&mut write, &out, gate).await?;
         out.clear();
-        out.shrink_to(4 * BATCH);
-        drop(permits);
+        if queue.is_empty() && out.capacity() > BHS * 64 {
+            out = Vec::new();
+        }
+        drop(memory);
+        if pinged {
+            let _ = events.send(Event::Pinged);
+        }
         shared.queued.fetch_sub(taken, Ordering::Relaxed);
         shared.drained.notify_one();
     }

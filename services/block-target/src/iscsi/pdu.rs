@@ -6,7 +6,7 @@
 //!
 //! Figures and offsets: RFC 7143, section 11.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 /// Length of the basic header segment.
 pub const BHS: usize = 48;
@@ -45,6 +45,8 @@ pub mod request {
     pub const DATA_OUT: u8 = 0x05;
     /// Logout Request.
     pub const LOGOUT: u8 = 0x06;
+    /// SNACK Request.
+    pub const SNACK: u8 = 0x10;
 }
 
 /// What a target sends.
@@ -77,10 +79,14 @@ pub mod response {
 pub enum Reject {
     /// The data digest does not match.
     DataDigest = 0x02,
+    /// What was sent once is not sent again (error recovery level 0).
+    Snack = 0x03,
     /// Against the protocol.
     ProtocolError = 0x04,
     /// Not a thing that this target does.
     NotSupported = 0x05,
+    /// More immediate commands than the target takes.
+    TooManyImmediate = 0x06,
     /// A field of the PDU makes no sense.
     InvalidField = 0x09,
 }
@@ -198,7 +204,7 @@ pub enum Broken {
         /// What came.
         found: u32,
     },
-    /// Rejected, and at error recovery level 0 the connection ends.
+    /// The PDU is dropped; the next one can be taken.
     #[error("data digest {found:#010x} instead of {expected:#010x} in {header:?}")]
     DataDigest {
         /// The PDU's header.
@@ -219,10 +225,10 @@ pub enum Broken {
 }
 
 /// Takes the next PDU from the front of `buffer`; `None`: more bytes are needed. `limit` is the longest data
-/// segment that this end has declared.
+/// segment that this end has declared; what is longer is refused before there is room for it.
 ///
 /// # Errors
-/// [`Broken`]: the connection has to end.
+/// [`Broken`]: the connection has to end, except after [`Broken::DataDigest`].
 pub fn take(buffer: &mut BytesMut, digests: Digests, limit: usize) -> Result<Option<Pdu>, Broken> {
     let Some(bytes) = buffer.first_chunk::<BHS>() else {
         return Ok(None);
@@ -252,6 +258,7 @@ pub fn take(buffer: &mut BytesMut, digests: Digests, limit: usize) -> Result<Opt
             le32(&buffer[data_end..]),
         );
         if expected != found {
+            buffer.advance(end);
             return Err(Broken::DataDigest {
                 header: Box::new(header),
                 expected,

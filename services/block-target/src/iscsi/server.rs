@@ -1,17 +1,22 @@
 //! The portal: a TCP port where hosts log in.
 
 use super::connection;
+use super::limits::{LOGINS_MAX, LOGINS_PER_ADDRESS, OTHER_DESCRIPTORS, SESSIONS_MAX};
+use super::seldom::Seldom;
 use crate::target::Target;
 use socket2::{SockRef, TcpKeepalive};
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-/// Connections that are served at once; more are closed.
-const CONNECTIONS_MAX: usize = 4096;
+/// That one address has too many logins under way is said this often.
+static TOO_MANY: Seldom = Seldom::new(Duration::from_secs(60));
 /// Connections that wait to be taken: a storm of logins after a failover.
 const BACKLOG: u32 = 4096;
 /// A host that acknowledges nothing for so long is gone.
@@ -90,26 +95,100 @@ fn bind_error(address: SocketAddr, source: io::Error) -> BindError {
     }
 }
 
+/// Lets this process have the descriptors that as many sessions as the target serves need; less only where its hard
+/// limit forbids it, which is said.
+pub fn raise_descriptors() {
+    let wanted = (SESSIONS_MAX + LOGINS_MAX + OTHER_DESCRIPTORS) as u64;
+    match pollux_platform::file::raise_descriptors(wanted) {
+        Ok(files) if files < wanted => {
+            tracing::warn!(files, wanted, "fewer sessions are possible: raise LimitNOFILE");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files is unknown"),
+    }
+}
+
+/// Who is logging in, by address.
+#[derive(Debug, Default)]
+struct LoggingIn(Mutex<HashMap<IpAddr, usize>>);
+
+impl LoggingIn {
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place, unless this address has all that it may have.
+    fn take(self: &Arc<Self>, address: IpAddr) -> Option<AddressPlace> {
+        let mut all = self.lock();
+        let count = all.entry(address).or_default();
+        if *count >= LOGINS_PER_ADDRESS {
+            return None;
+        }
+        *count += 1;
+        let of = self.clone();
+        Some(AddressPlace { of, address })
+    }
+}
+
+/// One login of an address.
+struct AddressPlace {
+    of: Arc<LoggingIn>,
+    address: IpAddr,
+}
+
+impl Drop for AddressPlace {
+    fn drop(&mut self) {
+        let mut all = self.of.lock();
+        if let Some(count) = all.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// A login's place among all, and among those of its address.
+struct Place {
+    _all: OwnedSemaphorePermit,
+    _address: AddressPlace,
+}
+
 /// Serves hosts for ever. Dropping the future ends every connection.
 pub async fn serve(listener: TcpListener, target: Arc<Target>) {
     let mut connections = JoinSet::new();
+    let places = Arc::new(Semaphore::new(LOGINS_MAX));
+    let logging_in = Arc::new(LoggingIn::default());
+    let next = async || {
+        // Who finds no place waits in the listen queue, and is not refused.
+        let place = places.clone().acquire_owned().await;
+        (listener.accept().await, place)
+    };
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) if connections.len() < CONNECTIONS_MAX => {
+            (accepted, place) = next() => match (accepted, place) {
+                (Ok((stream, peer)), Ok(all)) => {
+                    let Some(address) = logging_in.take(peer.ip()) else {
+                        if let Some(left_out) = TOO_MANY.say(Instant::now()) {
+                            tracing::warn!(%peer, left_out, "closed: {LOGINS_PER_ADDRESS} logins of this address are under way");
+                        }
+                        continue;
+                    };
                     prepare(&stream);
                     let target = target.clone();
+                    let place = Place { _all: all, _address: address };
                     connections.spawn(async move {
-                        let ended = connection::serve(stream, peer, target).await;
+                        let ended = connection::serve_from(stream, peer, target, place).await;
                         tracing::debug!(%peer, why = %ended, "connection ended");
                     });
                 }
-                Ok((_, peer)) => tracing::warn!(%peer, "refused: {CONNECTIONS_MAX} connections are served"),
-                Err(error) => {
+                (Err(error), _) => {
                     // Descriptors or memory are short; a pause keeps that from spinning.
                     tracing::warn!(%error, "accept");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
+                // Nobody closes the semaphore.
+                (Ok(_), Err(_)) => {}
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
         }

@@ -12,10 +12,13 @@
 //! it returns; [`super::connection`] does them.
 //!
 //! Invariants: commands are taken up in the order of CmdSN; MaxCmdSN never falls; a task management function is
-//! answered only when every task that it aborts has ended, so that nothing takes effect afterwards.
+//! answered only when every task that it aborts has ended, so that nothing takes effect afterwards; data that nobody
+//! asked for is taken only as far as there is memory for it.
 
-use super::login::Parameters;
-use super::pdu::{Digests, Header, NO_TAG, Pdu, Reject, put, request, response};
+use super::keys::{self, Parameters};
+use super::limits::{EARLY_BYTES_MAX, TEXT_MAX};
+use super::pdu::{Digests, Header, NO_TAG, Pdu, Reject, request, response};
+pub use super::reply::{Reply, Stamps, rejection};
 use super::text;
 use super::transfer::Transfer;
 use crate::paths::Cancel;
@@ -31,8 +34,9 @@ use std::sync::Arc;
 pub const DEPTH: u32 = 128;
 /// Immediate commands come on top of the window; beyond this they are refused.
 const DEPTH_WITH_IMMEDIATE: usize = DEPTH as usize + 16;
-/// Text of one request, all its parts together.
-const MAX_TEXT: usize = 16 * 1024;
+/// Data that came with a command is copied out of what was read from the socket up to this length: a longer one may
+/// keep that memory.
+const COPIED: usize = 16 * 1024;
 
 /// Task management functions (RFC 7143, 11.5.1).
 mod function {
@@ -42,6 +46,7 @@ mod function {
     pub(super) const LUN_RESET: u8 = 5;
     pub(super) const TARGET_WARM_RESET: u8 = 6;
     pub(super) const TARGET_COLD_RESET: u8 = 7;
+    pub(super) const TASK_REASSIGN: u8 = 8;
 }
 
 /// Answers to them (11.6.1).
@@ -49,15 +54,24 @@ mod answer {
     pub(super) const COMPLETE: u8 = 0;
     pub(super) const NO_TASK: u8 = 1;
     pub(super) const NO_LUN: u8 = 2;
+    pub(super) const NO_REASSIGNMENT: u8 = 4;
     pub(super) const NOT_SUPPORTED: u8 = 5;
+}
+
+/// Answers to a logout (11.15.1).
+mod logout {
+    pub(super) const NO_CID: u8 = 1;
+    pub(super) const NO_RECOVERY: u8 = 2;
 }
 
 /// What the session asks of its surroundings while it decides.
 pub trait Surroundings {
     /// Logical block size of a unit, if this host has it.
     fn block_size(&self, lun: [u8; 8]) -> Option<u32>;
-    /// Name and portals (`address:port,group`) of the target.
-    fn target(&self) -> (String, Vec<String>);
+    /// Name and portals (`address:port,group`) of the target; `None`: not for this host.
+    fn target(&self) -> Option<(String, Vec<String>)>;
+    /// Memory for data of this task that comes unasked. False: there is none, and the command is sent away.
+    fn take_memory(&self, tag: u32, bytes: u32) -> bool;
 }
 
 /// A command that is ready to run.
@@ -86,6 +100,17 @@ pub enum Reach {
     Target,
 }
 
+/// What is done to the tasks of others, and what they are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// CLEAR TASK SET: only those whose commands were cleared are told.
+    Clear,
+    /// LOGICAL UNIT RESET and TARGET WARM RESET: everybody is told.
+    Units,
+    /// TARGET COLD RESET: everybody is told, and the sessions end.
+    Cold,
+}
+
 /// What the session wants done.
 #[derive(Debug)]
 pub enum Action {
@@ -106,165 +131,15 @@ pub enum Action {
         id: u64,
         /// Which units.
         reach: Reach,
-        /// The sessions end, too.
-        cold: bool,
+        /// How far it goes.
+        reset: Reset,
     },
     /// Every task that this end of another session's reset has waited for has ended.
     Settled(u64),
+    /// The task is gone without having run: its memory is free.
+    Dropped(u32),
     /// Send what is queued, then end the connection.
     Close(String),
-}
-
-/// Something for the wire. Sequence numbers are stamped when it leaves.
-#[derive(Debug)]
-pub enum Reply {
-    /// One PDU.
-    Plain {
-        /// Header.
-        header: Header,
-        /// Data segment.
-        data: Bytes,
-        /// It carries a StatSN of its own.
-        counts: bool,
-    },
-    /// The end of a SCSI command, with its data.
-    Scsi {
-        /// Initiator task tag.
-        tag: u32,
-        /// How it ended.
-        outcome: Outcome,
-        /// Bytes that the host expects to move.
-        expected: u32,
-        /// Bytes that the command would move.
-        moves: u64,
-        /// The host takes data.
-        reads: bool,
-    },
-}
-
-/// Sequence numbers of an outgoing PDU.
-#[derive(Clone, Copy, Debug)]
-pub struct Stamps {
-    /// Next StatSN.
-    pub stat_sn: u32,
-    /// ExpCmdSN.
-    pub exp_cmd_sn: u32,
-    /// MaxCmdSN.
-    pub max_cmd_sn: u32,
-}
-
-impl Stamps {
-    fn stamp(&mut self, header: &mut Header, counts: bool) {
-        header.put32(24, self.stat_sn);
-        header.put32(28, self.exp_cmd_sn);
-        header.put32(32, self.max_cmd_sn);
-        self.stat_sn = self.stat_sn.wrapping_add(u32::from(counts));
-    }
-}
-
-impl Reply {
-    fn plain(header: Header, data: impl Into<Bytes>) -> Self {
-        Self::Plain {
-            header,
-            data: data.into(),
-            counts: true,
-        }
-    }
-
-    /// Bytes that it will take on the wire, roughly.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        48 + match self {
-            Self::Plain { data, .. } => data.len(),
-            Self::Scsi { outcome, .. } => outcome.data.len(),
-        }
-    }
-
-    /// Appends its PDUs to `out`.
-    pub fn encode(self, out: &mut Vec<u8>, p: &Parameters, stamps: &mut Stamps) {
-        match self {
-            Self::Plain {
-                mut header,
-                data,
-                counts,
-            } => {
-                stamps.stamp(&mut header, counts);
-                put(out, header, &data, p.digests);
-            }
-            Self::Scsi {
-                tag,
-                outcome,
-                expected,
-                moves,
-                reads,
-            } => {
-                let expected_u64 = u64::from(expected);
-                let residual = u32::try_from(moves.abs_diff(expected_u64)).unwrap_or(u32::MAX);
-                let flag = match moves.cmp(&expected_u64) {
-                    std::cmp::Ordering::Less => 0x02,
-                    std::cmp::Ordering::Equal => 0x00,
-                    std::cmp::Ordering::Greater => 0x04,
-                };
-                let sendable = if reads { expected as usize } else { 0 };
-                let data = outcome.data.slice(..outcome.data.len().min(sendable));
-                let good = outcome.status == Status::Good;
-                encode_data(out, tag, &data, p, stamps, good.then_some((flag, residual)));
-                if good && !data.is_empty() {
-                    return;
-                }
-                let mut header = Header::response(response::SCSI, tag);
-                header.0[1] |= flag;
-                header.0[3] = outcome.status as u8;
-                header.put32(44, residual);
-                stamps.stamp(&mut header, true);
-                let mut sense = Vec::new();
-                if let Some(data) = outcome.sense {
-                    sense.extend_from_slice(&(crate::scsi::sense::FIXED_LEN as u16).to_be_bytes());
-                    sense.extend_from_slice(&data.to_fixed());
-                }
-                put(out, header, &sense, p.digests);
-            }
-        }
-    }
-}
-
-/// Data-In PDUs; the last one carries the status if there is one to carry.
-fn encode_data(
-    out: &mut Vec<u8>,
-    tag: u32,
-    data: &[u8],
-    p: &Parameters,
-    stamps: &mut Stamps,
-    status: Option<(u8, u32)>,
-) {
-    let (segment, burst) = (p.max_send as usize, p.max_burst as usize);
-    let (mut at, mut number) = (0, 0);
-    while at < data.len() {
-        let burst_end = (at / burst + 1) * burst;
-        let end = (at + segment).min(burst_end).min(data.len());
-        let mut header = Header::response(response::DATA_IN, tag);
-        header.0[1] = if end == burst_end || end == data.len() {
-            0x80
-        } else {
-            0
-        };
-        header.put32(20, NO_TAG);
-        let mut counts = false;
-        if let Some((flag, residual)) = status.filter(|_| end == data.len()) {
-            header.0[1] |= 0x01 | flag;
-            header.put32(44, residual);
-            counts = true;
-        }
-        stamps.stamp(&mut header, counts);
-        if !counts {
-            // StatSN is only there together with status.
-            header.put32(24, 0);
-        }
-        header.put32(36, number);
-        header.put32(40, at as u32);
-        put(out, header, &data[at..end], p.digests);
-        (at, number) = (end, number + 1);
-    }
 }
 
 #[derive(Debug)]
@@ -287,6 +162,14 @@ struct Task {
     aborted: bool,
 }
 
+/// What came ahead of its turn.
+#[derive(Debug)]
+enum Early {
+    Command(Pdu),
+    /// It was aborted before its turn came: its number counts as received (11.6.1).
+    Aborted,
+}
+
 /// Something that waits for aborted tasks.
 #[derive(Debug)]
 struct Waiter {
@@ -303,38 +186,55 @@ enum Then {
     Settle(u64),
 }
 
+/// A text that is under way, either way. There is one at a time (11.10).
+#[derive(Debug)]
+struct TextExchange {
+    /// The initiator's tag.
+    tag: u32,
+    /// The target's.
+    transfer_tag: u32,
+    /// What has come so far.
+    input: Vec<u8>,
+    /// What the initiator has not fetched.
+    output: Vec<u8>,
+}
+
 /// One session in full feature phase.
 #[derive(Debug)]
 pub struct Session {
     parameters: Parameters,
     discovery: bool,
+    cid: u16,
     exp_cmd_sn: u32,
     max_cmd_sn: u32,
     tasks: HashMap<u32, Task>,
-    /// Commands that came ahead of their turn, by CmdSN.
-    early: HashMap<u32, Pdu>,
+    /// Commands that came ahead of their turn, by CmdSN, and the data in them.
+    early: HashMap<u32, Early>,
+    early_bytes: usize,
     waiters: Vec<Waiter>,
     next_transfer_tag: u32,
     next_reset: u64,
-    text: Vec<u8>,
+    text: Option<TextExchange>,
     closing: bool,
 }
 
 impl Session {
-    /// A session as it was agreed.
+    /// A session as it was agreed, over the connection `cid`.
     #[must_use]
-    pub fn new(parameters: Parameters, discovery: bool, cmd_sn: u32) -> Self {
+    pub fn new(parameters: Parameters, discovery: bool, cmd_sn: u32, cid: u16) -> Self {
         Self {
             parameters,
             discovery,
+            cid,
             exp_cmd_sn: cmd_sn,
             max_cmd_sn: cmd_sn.wrapping_add(DEPTH - 1),
             tasks: HashMap::new(),
             early: HashMap::new(),
+            early_bytes: 0,
             waiters: Vec::new(),
             next_transfer_tag: 0,
             next_reset: 0,
-            text: Vec::new(),
+            text: None,
             closing: false,
         }
     }
@@ -369,9 +269,17 @@ impl Session {
         if self.closing {
             return actions;
         }
-        if pdu.header.opcode() == request::DATA_OUT {
-            self.data_out(&pdu, &mut actions);
-            return actions;
+        match pdu.header.opcode() {
+            request::DATA_OUT => {
+                self.data_out(&pdu.header, Some(&pdu.data), &mut actions);
+                return actions;
+            }
+            // It has no CmdSN. What was lost is not sent again at level 0.
+            request::SNACK => {
+                reject(&pdu, Reject::Snack, &mut actions);
+                return actions;
+            }
+            _ => {}
         }
         if pdu.header.is_immediate() {
             self.command(pdu, around, &mut actions);
@@ -379,31 +287,72 @@ impl Session {
         }
         let number = pdu.header.get32(24);
         let ahead = number.wrapping_sub(self.exp_cmd_sn);
-        // Outside of the window, either way: silently ignored (4.2.2.1).
-        if ahead > self.max_cmd_sn.wrapping_sub(self.exp_cmd_sn) || self.is_shut() {
+        // Outside of the window, either way, or a second time: silently ignored (4.2.2.1).
+        if !self.is_in_window(number) || self.early.contains_key(&number) {
             return actions;
         }
         if ahead > 0 {
-            self.early.insert(number, pdu);
+            self.early_bytes += pdu.data.len();
+            if self.early_bytes > EARLY_BYTES_MAX {
+                reject(&pdu, Reject::ProtocolError, &mut actions);
+                let why = format!("more than {EARLY_BYTES_MAX} bytes of data ahead of their turn");
+                self.close(why, &mut actions);
+                return actions;
+            }
+            self.early.insert(number, Early::Command(pdu));
             return actions;
         }
-        let mut next = Some(pdu);
-        while let Some(pdu) = next {
-            self.exp_cmd_sn = self.exp_cmd_sn.wrapping_add(1);
-            self.command(pdu, around, &mut actions);
-            next = self.early.remove(&self.exp_cmd_sn);
+        self.exp_cmd_sn = self.exp_cmd_sn.wrapping_add(1);
+        self.command(pdu, around, &mut actions);
+        self.take_early(around, &mut actions);
+        actions
+    }
+
+    /// Takes the header of a PDU whose data did not match its digest. It was rejected already.
+    ///
+    /// Data of a task: the task ends when its data has come, unexecuted. A command: its number is missing, and at
+    /// level 0 nothing can fill the gap but a new session (RFC 7143, 7.8 and 7.1.4.1).
+    pub fn receive_damaged(&mut self, header: &Header) -> Vec<Action> {
+        if self.closing {
+            return Vec::new();
+        }
+        let mut actions = vec![Action::Send(rejection(header, Reject::DataDigest))];
+        if header.opcode() == request::DATA_OUT {
+            self.data_out(header, None, &mut actions);
+        } else if !header.is_immediate() {
+            let why = format!("data digest of {header:?}, whose number is missing now");
+            self.close(why, &mut actions);
         }
         actions
     }
 
-    /// The window has no room at all: MaxCmdSN stands before ExpCmdSN.
-    fn is_shut(&self) -> bool {
-        self.max_cmd_sn.wrapping_add(1) == self.exp_cmd_sn
+    fn is_in_window(&self, number: u32) -> bool {
+        // The window has no room at all where MaxCmdSN stands before ExpCmdSN.
+        let room = self.max_cmd_sn.wrapping_add(1).wrapping_sub(self.exp_cmd_sn);
+        number.wrapping_sub(self.exp_cmd_sn) < room
+    }
+
+    /// Takes up what waited for the number that has come.
+    fn take_early(&mut self, around: &dyn Surroundings, actions: &mut Vec<Action>) {
+        while let Some(early) = self.early.remove(&self.exp_cmd_sn) {
+            self.exp_cmd_sn = self.exp_cmd_sn.wrapping_add(1);
+            if let Early::Command(pdu) = early {
+                self.early_bytes -= pdu.data.len();
+                self.command(pdu, around, actions);
+            }
+        }
+        self.open_window();
     }
 
     fn command(&mut self, pdu: Pdu, around: &dyn Surroundings, actions: &mut Vec<Action>) {
+        if self.closing {
+            return;
+        }
         match pdu.header.opcode() {
-            request::SCSI_COMMAND if self.discovery => reject(&pdu, Reject::ProtocolError, actions),
+            // Asking for targets and leaving is all that there is to do (4.3).
+            opcode if self.discovery && !matches!(opcode, request::TEXT | request::LOGOUT) => {
+                reject(&pdu, Reject::ProtocolError, actions);
+            }
             request::SCSI_COMMAND => self.scsi(pdu, around, actions),
             request::NOP_OUT => nop(&pdu, &self.parameters, actions),
             request::TASK_MANAGEMENT => self.task_management(&pdu, around, actions),
@@ -411,46 +360,49 @@ impl Session {
             request::LOGOUT => self.logout(&pdu, actions),
             _ => reject(&pdu, Reject::NotSupported, actions),
         }
+        // What made no task has not narrowed the window.
+        self.open_window();
     }
 
     fn scsi(&mut self, pdu: Pdu, around: &dyn Surroundings, actions: &mut Vec<Action>) {
-        let Pdu {
-            header,
-            additional,
-            data,
-        } = pdu;
+        let header = pdu.header;
         let tag = header.tag();
-        let bad = self.tasks.contains_key(&tag) || tag == NO_TAG;
-        if bad || !additional.is_empty() {
-            let reason = if bad {
-                Reject::InvalidField
-            } else {
-                Reject::NotSupported
-            };
-            return reject(
-                &Pdu {
-                    header,
-                    additional,
-                    data,
-                },
-                reason,
-                actions,
-            );
+        let refused = if self.tasks.contains_key(&tag) || tag == NO_TAG {
+            Some(Reject::InvalidField)
+        } else if !pdu.additional.is_empty() {
+            Some(Reject::NotSupported)
+        } else if header.is_immediate() && self.tasks.len() >= DEPTH_WITH_IMMEDIATE {
+            Some(Reject::TooManyImmediate)
+        } else {
+            None
+        };
+        if let Some(reason) = refused {
+            return reject(&pdu, reason, actions);
         }
         let (flags, expected) = (header.0[1], header.get32(20));
         let (reads, writes) = (flags & 0x40 != 0, flags & 0x20 != 0);
-        let cdb: [u8; 16] = header.0[32..48].try_into().expect("sixteen bytes");
-        let lun = header.lun();
-        if self.tasks.len() >= DEPTH_WITH_IMMEDIATE {
-            let outcome = Outcome::status(Status::TaskSetFull);
+        let more = writes && !header.is_final();
+        let unsolicited = match more {
+            true => self.parameters.first_burst.min(expected),
+            false => pdu.data.len() as u32,
+        };
+        let no_room = self.tasks.len() >= DEPTH_WITH_IMMEDIATE;
+        if no_room || unsolicited > 0 && !around.take_memory(tag, unsolicited) {
+            // The one makes a host send less at once, the other makes it wait (SAM-5, 5.3.1).
+            let status = match self.tasks.is_empty() {
+                true => Status::Busy,
+                false => Status::TaskSetFull,
+            };
             return actions.push(Action::Send(Reply::Scsi {
                 tag,
-                outcome,
+                outcome: Outcome::status(status),
                 expected,
                 moves: 0,
                 reads,
             }));
         }
+        let cdb: [u8; 16] = header.0[32..48].try_into().expect("sixteen bytes");
+        let lun = header.lun();
         let mut command = Command::decode(&cdb);
         // Untagged (0), simple (1) and head of queue (3) run as they come; ordered and ACA are not supported.
         if !matches!(flags & 7, 0 | 1 | 3) {
@@ -473,17 +425,16 @@ impl Session {
         } else {
             0
         };
-        let more = writes && !header.is_final();
         let expected_out = if writes { expected } else { 0 };
+        let data = match pdu.data.len() {
+            0..=COPIED => Bytes::copy_from_slice(&pdu.data),
+            _ => pdu.data,
+        };
         let transfer = match Transfer::begin(&self.parameters, expected_out, wanted, data, more) {
             Ok(transfer) => transfer,
             Err(violation) => {
-                let pdu = Pdu {
-                    header,
-                    additional,
-                    data: Bytes::new(),
-                };
-                reject(&pdu, Reject::ProtocolError, actions);
+                actions.push(Action::Dropped(tag));
+                actions.push(Action::Send(rejection(&header, Reject::ProtocolError)));
                 return self.close(format!("{header:?}: {violation}"), actions);
             }
         };
@@ -514,22 +465,20 @@ impl Session {
         let TaskState::Receiving { transfer, reserved } = &mut task.state else {
             return;
         };
-        if !transfer.is_idle() {
-            return;
-        }
         let missing = transfer.missing();
         if missing > 0 && !*reserved {
-            actions.push(Action::Reserve {
-                tag,
-                bytes: missing as u32,
-            });
+            if transfer.is_idle() {
+                let bytes = missing as u32;
+                actions.push(Action::Reserve { tag, bytes });
+            }
             return;
         }
-        if missing > 0 {
-            self.next_transfer_tag = (self.next_transfer_tag + 1) % NO_TAG;
-            let Some(asked) = transfer.request(&self.parameters, self.next_transfer_tag) else {
-                return;
+        loop {
+            let transfer_tag = (self.next_transfer_tag + 1) % NO_TAG;
+            let Some(asked) = transfer.request(&self.parameters, transfer_tag) else {
+                break;
             };
+            self.next_transfer_tag = transfer_tag;
             let mut header = Header::response(response::R2T, tag);
             header.0[8..16].copy_from_slice(&task.lun);
             header.put32(20, asked.tag);
@@ -541,8 +490,28 @@ impl Session {
                 data: Bytes::new(),
                 counts: false,
             }));
+        }
+        if !transfer.is_idle() {
             return;
         }
+        if transfer.is_damaged() {
+            let (expected, reads) = (task.expected, task.reads);
+            self.tasks.remove(&tag);
+            self.open_window();
+            actions.push(Action::Dropped(tag));
+            return actions.push(Action::Send(Reply::Scsi {
+                tag,
+                outcome: Sense::DATA_DIGEST.into(),
+                expected,
+                moves: 0,
+                reads,
+            }));
+        }
+        // What collected data returns none, so no task waits for memory while it has some.
+        let returns = match *reserved || !task.reads {
+            true => 0,
+            false => task.expected.min(MAX_TRANSFER),
+        };
         let TaskState::Receiving { transfer, .. } = std::mem::replace(&mut task.state, TaskState::Running)
         else {
             return;
@@ -552,30 +521,31 @@ impl Session {
             lun: task.lun,
             command: task.command.clone(),
             data: transfer.finish(),
-            returns: if task.reads {
-                task.expected.min(MAX_TRANSFER)
-            } else {
-                0
-            },
+            returns,
             cancel: task.cancel.clone(),
         };
         actions.push(Action::Execute(Box::new(execute)));
     }
 
-    fn data_out(&mut self, pdu: &Pdu, actions: &mut Vec<Action>) {
-        // Data for a task that was aborted meanwhile is still on its way: nobody needs it.
-        let Some(task) = self.tasks.get_mut(&pdu.header.tag()) else {
+    /// Data of a task; `None`: it is damaged.
+    fn data_out(&mut self, header: &Header, data: Option<&Bytes>, actions: &mut Vec<Action>) {
+        // Data for a task that was aborted or sent away meanwhile is still on its way: nobody needs it.
+        let Some(task) = self.tasks.get_mut(&header.tag()) else {
             return;
         };
         let TaskState::Receiving { transfer, .. } = &mut task.state else {
             return;
         };
-        match transfer.data_out(&pdu.header, &pdu.data) {
+        let taken = match data {
+            Some(data) => transfer.data_out(header, data),
+            None => transfer.damaged(header),
+        };
+        match taken {
             Ok(false) => {}
-            Ok(true) => self.go_on(pdu.header.tag(), actions),
+            Ok(true) => self.go_on(header.tag(), actions),
             Err(violation) => {
-                reject(pdu, Reject::ProtocolError, actions);
-                self.close(format!("{:?}: {violation}", pdu.header), actions);
+                actions.push(Action::Send(rejection(header, Reject::ProtocolError)));
+                self.close(format!("{header:?}: {violation}"), actions);
             }
         }
     }
@@ -655,7 +625,7 @@ impl Session {
     }
 
     /// Aborts tasks; those that are still to be waited for.
-    fn abort(&mut self, which: impl Fn(u32, &Task) -> bool) -> BTreeSet<u32> {
+    fn abort(&mut self, which: impl Fn(u32, &Task) -> bool, actions: &mut Vec<Action>) -> BTreeSet<u32> {
         let tags: Vec<u32> = self
             .tasks
             .iter()
@@ -670,6 +640,7 @@ impl Session {
             match task.state {
                 TaskState::Receiving { .. } => {
                     self.tasks.remove(&tag);
+                    actions.push(Action::Dropped(tag));
                 }
                 TaskState::Running => {
                     task.aborted = true;
@@ -682,23 +653,51 @@ impl Session {
         running
     }
 
+    /// Aborts what came ahead of its turn and before number `end`. The numbers count as received.
+    fn abort_early(&mut self, end: u32, which: impl Fn(&Header) -> bool) {
+        for (number, early) in &mut self.early {
+            let before = (number.wrapping_sub(end) as i32) < 0;
+            if let Early::Command(pdu) = early
+                && before
+                && pdu.header.opcode() == request::SCSI_COMMAND
+                && which(&pdu.header)
+            {
+                self.early_bytes -= pdu.data.len();
+                *early = Early::Aborted;
+            }
+        }
+    }
+
     /// The connection has ended: whatever waits is given up. What is below runs out.
     pub fn abandon(&mut self) {
         self.closing = true;
-        self.abort(|_, _| true);
+        self.early.clear();
+        self.early_bytes = 0;
+        self.text = None;
+        self.abort(|_, _| true, &mut Vec::new());
     }
 
-    /// Another session has reset these units: their tasks here end, then [`Action::Settled`] with `id`.
-    pub fn reset_by_other(&mut self, id: u64, concerns: impl Fn([u8; 8]) -> bool) -> Vec<Action> {
-        let tasks = self.abort(|_, task| concerns(task.lun));
+    /// Another session has reset these units: their tasks here end, then [`Action::Settled`] with `id`. With the
+    /// units whose tasks these were.
+    pub fn reset_by_other(
+        &mut self,
+        id: u64,
+        concerns: impl Fn([u8; 8]) -> bool,
+    ) -> (Vec<Action>, BTreeSet<[u8; 8]>) {
         let mut actions = Vec::new();
+        let concerned = self
+            .tasks
+            .values()
+            .filter(|task| !task.aborted && concerns(task.lun));
+        let units = concerned.map(|task| task.lun).collect();
+        let tasks = self.abort(|_, task| concerns(task.lun), &mut actions);
         self.waiters.push(Waiter {
             tasks,
             others: None,
             then: Then::Settle(id),
         });
         self.settle(&mut actions);
-        actions
+        (actions, units)
     }
 
     /// The other sessions have done what [`Action::ResetOthers`] asked.
@@ -726,30 +725,45 @@ impl Session {
             return answer_now(header, answer::NO_LUN, actions);
         }
         header.0[2] = answer::COMPLETE;
-        let (tasks, reach) = match function {
+        let number = pdu.header.get32(24);
+        let (tasks, reset) = match function {
             function::ABORT_TASK => {
                 let referenced = pdu.header.get32(20);
-                if !self.tasks.contains_key(&referenced) {
-                    // It has been answered already, or never came.
-                    return answer_now(header, answer::NO_TASK, actions);
+                let of_unit = |task: &Task| task.lun == lun;
+                if !self.tasks.get(&referenced).is_some_and(of_unit) {
+                    let code = self.abort_unknown(pdu, around, actions);
+                    return answer_now(header, code, actions);
                 }
-                (self.abort(|tag, _| tag == referenced), None)
+                (self.abort(|tag, _| tag == referenced, actions), None)
             }
-            function::ABORT_TASK_SET => (self.abort(|_, task| task.lun == lun), None),
-            // One task set for all hosts (TST=0).
-            function::CLEAR_TASK_SET | function::LUN_RESET => {
-                (self.abort(|_, task| task.lun == lun), Some(Reach::Unit(lun)))
+            function::ABORT_TASK_SET | function::CLEAR_TASK_SET | function::LUN_RESET => {
+                self.abort_early(number, |early| early.lun() == lun);
+                let tasks = self.abort(|_, task| task.lun == lun, actions);
+                // One task set for all hosts (TST=0).
+                let reset = match function {
+                    function::ABORT_TASK_SET => None,
+                    function::CLEAR_TASK_SET => Some((Reach::Unit(lun), Reset::Clear)),
+                    _ => Some((Reach::Unit(lun), Reset::Units)),
+                };
+                (tasks, reset)
             }
             function::TARGET_WARM_RESET | function::TARGET_COLD_RESET => {
-                (self.abort(|_, _| true), Some(Reach::Target))
+                self.abort_early(number, |_| true);
+                let reset = match function {
+                    function::TARGET_WARM_RESET => Reset::Units,
+                    _ => Reset::Cold,
+                };
+                (self.abort(|_, _| true, actions), Some((Reach::Target, reset)))
             }
+            // A matter of level 2.
+            function::TASK_REASSIGN => return answer_now(header, answer::NO_REASSIGNMENT, actions),
             _ => return answer_now(header, answer::NOT_SUPPORTED, actions),
         };
         let cold = function == function::TARGET_COLD_RESET;
-        let others = reach.map(|reach| {
+        let others = reset.map(|(reach, reset)| {
             self.next_reset += 1;
             let id = self.next_reset;
-            actions.push(Action::ResetOthers { id, reach, cold });
+            actions.push(Action::ResetOthers { id, reach, reset });
             id
         });
         let then = if cold {
@@ -761,51 +775,121 @@ impl Session {
         self.settle(actions);
     }
 
+    /// ABORT TASK of a task that is not there: the answer. Where its number is still to come it counts as received
+    /// from now on, and the task will never be (11.6.1, b); else it was answered already, or never was.
+    fn abort_unknown(&mut self, pdu: &Pdu, around: &dyn Surroundings, actions: &mut Vec<Action>) -> u8 {
+        let (referenced, number) = (pdu.header.get32(20), pdu.header.get32(32));
+        let before = (number.wrapping_sub(pdu.header.get32(24)) as i32) < 0;
+        if !pdu.header.is_immediate() || !before || !self.is_in_window(number) {
+            return answer::NO_TASK;
+        }
+        match self.early.get(&number) {
+            Some(Early::Command(early)) if early.header.tag() != referenced => return answer::NO_TASK,
+            Some(Early::Command(early)) => self.early_bytes -= early.data.len(),
+            Some(Early::Aborted) | None => {}
+        }
+        self.early.insert(number, Early::Aborted);
+        self.take_early(around, actions);
+        answer::COMPLETE
+    }
+
     fn text_request(&mut self, pdu: &Pdu, around: &dyn Surroundings, actions: &mut Vec<Action>) {
-        if self.text.len() + pdu.data.len() > MAX_TEXT {
-            reject(pdu, Reject::ProtocolError, actions);
-            return self.close(format!("more than {MAX_TEXT} bytes of text"), actions);
-        }
-        self.text.extend_from_slice(&pdu.data);
-        let mut header = Header::response(response::TEXT, pdu.header.tag());
-        header.put32(20, NO_TAG);
-        if pdu.header.0[1] & 0x40 != 0 {
-            // More text follows: ask for it under a tag of ours.
-            header.0[1] = 0;
-            header.put32(20, 1);
-            return actions.push(Action::Send(Reply::plain(header, Bytes::new())));
-        }
-        let Ok(keys) = text::split(&std::mem::take(&mut self.text)) else {
-            return reject(pdu, Reject::InvalidField, actions);
-        };
-        let (name, portals) = around.target();
-        let mut out = Vec::new();
-        for (key, value) in keys {
-            match key.as_str() {
-                "SendTargets" if value == "All" && !self.discovery => text::push(&mut out, &key, "Reject"),
-                "SendTargets" if value.is_empty() || value == "All" || value == name => {
-                    text::push(&mut out, "TargetName", &name);
-                    for portal in &portals {
-                        text::push(&mut out, "TargetAddress", portal);
-                    }
+        let (tag, transfer_tag) = (pdu.header.tag(), pdu.header.get32(20));
+        let (ends, continues) = (pdu.header.is_final(), pdu.header.0[1] & 0x40 != 0);
+        // A tag of ours goes on with what is under way; none begins anew, whatever was before.
+        let mut exchange = match self.text.take() {
+            _ if transfer_tag == NO_TAG => {
+                self.next_transfer_tag = (self.next_transfer_tag + 1) % NO_TAG;
+                TextExchange {
+                    tag,
+                    transfer_tag: self.next_transfer_tag,
+                    input: Vec::new(),
+                    output: Vec::new(),
                 }
-                "SendTargets" => {}
-                _ => text::push(&mut out, &key, "NotUnderstood"),
+            }
+            Some(exchange) if (exchange.tag, exchange.transfer_tag) == (tag, transfer_tag) => exchange,
+            _ => return reject(pdu, Reject::ProtocolError, actions),
+        };
+        if ends && continues || !exchange.output.is_empty() && !pdu.data.is_empty() {
+            return reject(pdu, Reject::ProtocolError, actions);
+        }
+        let mut header = Header::response(response::TEXT, tag);
+        header.0[8..16].copy_from_slice(&pdu.header.0[8..16]);
+        if exchange.output.is_empty() {
+            if exchange.input.len() + pdu.data.len() > TEXT_MAX {
+                reject(pdu, Reject::ProtocolError, actions);
+                return self.close(format!("more than {TEXT_MAX} bytes of text"), actions);
+            }
+            exchange.input.extend_from_slice(&pdu.data);
+            if !continues {
+                let Ok(keys) = text::split(&std::mem::take(&mut exchange.input)) else {
+                    return reject(pdu, Reject::InvalidField, actions);
+                };
+                exchange.output = self.answer_text(&keys, around);
             }
         }
-        out.truncate(self.parameters.max_send as usize);
-        actions.push(Action::Send(Reply::plain(header, out)));
+        let rest = exchange
+            .output
+            .split_off(exchange.output.len().min(self.parameters.max_send as usize));
+        let piece = std::mem::replace(&mut exchange.output, rest);
+        // The end is the target's to say, and only where the initiator has said it.
+        let more = !exchange.output.is_empty();
+        header.0[1] = match (ends && !more, more) {
+            (true, _) => 0x80,
+            (false, true) => 0x40,
+            (false, false) => 0,
+        };
+        header.put32(20, NO_TAG);
+        if header.0[1] != 0x80 {
+            header.put32(20, exchange.transfer_tag);
+            self.text = Some(exchange);
+        }
+        actions.push(Action::Send(Reply::plain(header, piece)));
+    }
+
+    fn answer_text(&mut self, keys: &[(String, String)], around: &dyn Surroundings) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (key, value) in keys {
+            if key != "SendTargets" {
+                if let Some(answer) = keys::in_full_feature(&mut self.parameters, key, value) {
+                    text::push(&mut out, key, &answer);
+                }
+                continue;
+            }
+            // Everything in a discovery, the session's own target in a session, one by name in either (appendix C).
+            if value == "All" && !self.discovery || value.is_empty() && self.discovery {
+                text::push(&mut out, key, "Reject");
+                continue;
+            }
+            let Some((name, portals)) = around.target() else {
+                continue;
+            };
+            if value.is_empty() || value == "All" || *value == name {
+                text::push(&mut out, "TargetName", &name);
+                for portal in &portals {
+                    text::push(&mut out, "TargetAddress", portal);
+                }
+            }
+        }
+        out
     }
 
     fn logout(&mut self, pdu: &Pdu, actions: &mut Vec<Action>) {
         let mut header = Header::response(response::LOGOUT, pdu.header.tag());
-        // Reasons: close the session, close the connection (the only one), remove it for recovery (level 0 has none).
-        let reason = pdu.header.0[1] & 0x7f;
-        if reason > 1 {
-            header.0[2] = 2;
+        let cid = pdu.header.get16(20);
+        let code = match pdu.header.0[1] & 0x7f {
+            // The session, or its only connection.
+            0 => None,
+            1 if cid == self.cid => None,
+            1 => Some(logout::NO_CID),
+            2 => Some(logout::NO_RECOVERY),
+            _ => return reject(pdu, Reject::InvalidField, actions),
+        };
+        if let Some(code) = code {
+            header.0[2] = code;
             return actions.push(Action::Send(Reply::plain(header, Bytes::new())));
         }
-        let tasks = self.abort(|_, _| true);
+        let tasks = self.abort(|_, _| true, actions);
         self.waiters.push(Waiter {
             tasks,
             others: None,
@@ -821,13 +905,37 @@ impl Session {
         }
     }
 
-    /// Tells the initiator that the connection will end (asynchronous event 2), and ends it.
+    /// Tells the initiator that the connection ends now (asynchronous event 2), and ends it.
     pub fn shut_down(&mut self, why: &str) -> Vec<Action> {
         let mut header = Header::response(response::ASYNC, NO_TAG);
         header.0[36] = 2;
+        header.put16(38, self.cid);
         let mut actions = vec![Action::Send(Reply::plain(header, Bytes::new()))];
         self.close(why.to_owned(), &mut actions);
         actions
+    }
+
+    /// Asks the initiator to log out within so many seconds (asynchronous event 1). Commands go on until it does.
+    pub fn request_logout(&mut self, seconds: u16) -> Vec<Action> {
+        let mut header = Header::response(response::ASYNC, NO_TAG);
+        header.0[36] = 1;
+        header.put16(42, seconds);
+        match self.closing {
+            true => Vec::new(),
+            false => vec![Action::Send(Reply::plain(header, Bytes::new()))],
+        }
+    }
+
+    /// Asks the initiator whether it is there (11.19): a NOP-In with a tag of ours.
+    pub fn ping(&mut self) -> Vec<Action> {
+        self.next_transfer_tag = (self.next_transfer_tag + 1) % NO_TAG;
+        let mut header = Header::response(response::NOP_IN, NO_TAG);
+        header.put32(20, self.next_transfer_tag);
+        vec![Action::Send(Reply::Plain {
+            header,
+            data: Bytes::new(),
+            counts: false,
+        })]
     }
 
     /// Commands that run or wait, for reports: operation codes by tag.
@@ -852,14 +960,6 @@ fn nop(pdu: &Pdu, p: &Parameters, actions: &mut Vec<Action>) {
 /// Rejects a PDU, with its header as evidence.
 fn reject(pdu: &Pdu, reason: Reject, actions: &mut Vec<Action>) {
     actions.push(Action::Send(rejection(&pdu.header, reason)));
-}
-
-/// The Reject PDU for a header.
-#[must_use]
-pub fn rejection(rejected: &Header, reason: Reject) -> Reply {
-    let mut header = Header::response(response::REJECT, NO_TAG);
-    header.0[2] = reason as u8;
-    Reply::plain(header, Bytes::copy_from_slice(&rejected.0))
 }
 
 #[cfg(test)]

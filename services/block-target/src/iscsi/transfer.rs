@@ -1,11 +1,12 @@
 //! Collecting the data of one write: what comes with the command, what comes unasked, what is asked for.
 //!
-//! Data comes in order (DataPDUInOrder, DataSequenceInOrder) and one request is outstanding at a time
-//! (MaxOutstandingR2T=1), so the state is a position and the end of the burst that is under way.
+//! Data comes in order (DataPDUInOrder, DataSequenceInOrder), so the state is a position and the bursts that are under
+//! way: an unsolicited one, or as many that were asked for as MaxOutstandingR2T allows, the first of which is next.
 
-use super::login::Parameters;
+use super::keys::Parameters;
 use super::pdu::{Header, NO_TAG};
 use bytes::Bytes;
+use std::collections::VecDeque;
 
 /// Against the protocol; the connection ends, as error recovery level 0 has no finer means.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,11 +81,15 @@ pub struct Transfer {
     /// Bytes that the command needs, no more than the host will send.
     wanted: u64,
     received: u64,
+    /// Up to where data was asked for.
+    asked: u64,
     data: Vec<u8>,
     /// What came with the command, while it is all there is.
     whole: Option<Bytes>,
-    burst: Option<Burst>,
+    bursts: VecDeque<Burst>,
     requests: u32,
+    /// A part of it was damaged on the way: no more is asked for.
+    damaged: bool,
 }
 
 impl Transfer {
@@ -123,10 +128,12 @@ impl Transfer {
         let mut transfer = Self {
             wanted,
             received: length,
+            asked: 0,
             data: Vec::new(),
             whole: None,
-            burst,
+            bursts: burst.into_iter().collect(),
             requests: 0,
+            damaged: false,
         };
         if length >= wanted {
             transfer.whole = Some(immediate.slice(..wanted as usize));
@@ -139,13 +146,22 @@ impl Transfer {
     /// Bytes that have to be asked for before the command can run.
     #[must_use]
     pub fn missing(&self) -> u64 {
-        self.wanted.saturating_sub(self.received)
+        match self.damaged {
+            true => 0,
+            false => self.wanted.saturating_sub(self.received),
+        }
     }
 
     /// No burst is under way: either all is here, or the next part has to be asked for.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.burst.is_none()
+        self.bursts.is_empty()
+    }
+
+    /// The data is not what the host has sent.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.damaged
     }
 
     /// Takes a Data-Out. True: the burst is complete.
@@ -153,9 +169,27 @@ impl Transfer {
     /// # Errors
     /// [`Violation`].
     pub fn data_out(&mut self, header: &Header, data: &[u8]) -> Result<bool, Violation> {
-        let burst = self.burst.as_mut().ok_or(Violation::Unexpected)?;
+        let end = self.advance(header, data.len())?;
+        if self.whole.is_none() {
+            let room = (self.wanted as usize).saturating_sub(self.data.len());
+            self.data.extend_from_slice(&data[..data.len().min(room)]);
+        }
+        Ok(end)
+    }
+
+    /// Takes a Data-Out whose data did not arrive whole. True: the burst is complete.
+    ///
+    /// # Errors
+    /// [`Violation`].
+    pub fn damaged(&mut self, header: &Header) -> Result<bool, Violation> {
+        self.damaged = true;
+        self.advance(header, header.data_length())
+    }
+
+    fn advance(&mut self, header: &Header, length: usize) -> Result<bool, Violation> {
+        let burst = self.bursts.front_mut().ok_or(Violation::Unexpected)?;
         let (tag, number) = (header.get32(20), header.get32(36));
-        let (offset, length) = (u64::from(header.get32(40)), data.len() as u64);
+        let (offset, length) = (u64::from(header.get32(40)), length as u64);
         if tag != burst.tag {
             return Err(Violation::Tag {
                 expected: burst.tag,
@@ -176,20 +210,15 @@ impl Transfer {
                 to: burst.end,
             });
         }
-        burst.next_data_sn += 1;
-        if self.whole.is_none() {
-            let room = (self.wanted as usize).saturating_sub(self.data.len());
-            self.data.extend_from_slice(&data[..data.len().min(room)]);
-        }
+        burst.next_data_sn = burst.next_data_sn.wrapping_add(1);
         self.received += length;
-        let full = self.received == burst.end;
-        if header.is_final() && !full && !burst.may_be_short {
+        let (full, ends) = (self.received == burst.end, header.is_final());
+        if ends && !full && !burst.may_be_short {
             return Err(Violation::Short {
                 at: self.received,
                 end: burst.end,
             });
         }
-        let ends = header.is_final();
         if full && !ends && !burst.may_be_short {
             // All that was asked for is here, and yet more is announced.
             return Err(Violation::Outside {
@@ -200,25 +229,30 @@ impl Transfer {
             });
         }
         if ends {
-            self.burst = None;
+            self.bursts.pop_front();
         }
         Ok(ends)
     }
 
-    /// Asks for the next part under `tag`; `None`: nothing is missing, or a burst is under way.
+    /// Asks for the next part under `tag`; `None`: everything was asked for, or enough is under way.
     pub fn request(&mut self, p: &Parameters, tag: u32) -> Option<Request> {
-        let length = self.missing().min(p.max_burst.into());
-        if length == 0 || self.burst.is_some() {
+        let unsolicited = self.bursts.front().is_some_and(|burst| burst.may_be_short);
+        if unsolicited || self.damaged || self.bursts.len() >= p.outstanding_r2t as usize {
+            return None;
+        }
+        let from = self.asked.max(self.received);
+        let length = self.wanted.saturating_sub(from).min(p.max_burst.into());
+        if length == 0 {
             return None;
         }
         if self.requests == 0 {
             self.data
                 .reserve_exact((self.wanted as usize).saturating_sub(self.data.len()));
         }
-        let end = self.received + length;
-        self.burst = Some(Burst {
+        self.asked = from + length;
+        self.bursts.push_back(Burst {
             tag,
-            end,
+            end: self.asked,
             may_be_short: false,
             next_data_sn: 0,
         });
@@ -227,7 +261,7 @@ impl Transfer {
         Some(Request {
             tag,
             number,
-            offset: self.received as u32,
+            offset: from as u32,
             length: length as u32,
         })
     }
@@ -265,8 +299,9 @@ mod tests {
             first_burst in 512_u32..4096,
             max_burst in 512_u32..4096,
             segment in 1_usize..3000,
+            outstanding_r2t in 1_u32..5,
         ) {
-            let p = Parameters { initial_r2t: false, first_burst, max_burst, ..Parameters::default() };
+            let p = Parameters { initial_r2t: false, first_burst, max_burst, outstanding_r2t, ..Parameters::default() };
             let expected = data.len() as u32 + extra;
             let mut sent = data.clone();
             sent.resize(expected as usize, 0xee);
@@ -291,13 +326,19 @@ mod tests {
                 prop_assert!(transfer.request(&p, 9).is_none(), "a burst is under way");
                 send(&mut transfer, NO_TAG, first, second);
             }
-            let mut number = 0;
-            while let Some(request) = transfer.request(&p, 100 + number) {
-                prop_assert_eq!(request.number, number);
-                prop_assert!(request.length <= max_burst);
+            let (mut number, mut asked) = (0, VecDeque::new());
+            loop {
+                while let Some(request) = transfer.request(&p, 100 + number) {
+                    prop_assert_eq!(request.number, number);
+                    prop_assert!(request.length <= max_burst);
+                    asked.push_back(request);
+                    number += 1;
+                }
+                prop_assert!(asked.len() <= outstanding_r2t as usize);
+                let Some(request) = asked.pop_front() else { break };
                 send(&mut transfer, request.tag, request.offset as usize, (request.offset + request.length) as usize);
-                number += 1;
             }
+            prop_assert!(transfer.is_idle());
             prop_assert_eq!(transfer.missing(), 0);
             prop_assert_eq!(&transfer.finish()[..], &data[..]);
         }
@@ -348,5 +389,25 @@ mod tests {
             transfer.request(&p, 7).expect("all of it");
             assert!(transfer.data_out(&header, data).is_err(), "{header:?}");
         }
+    }
+
+    #[test]
+    fn damaged_data_is_waited_for_and_no_more_is_asked_for() {
+        let p = Parameters {
+            max_burst: 512,
+            outstanding_r2t: 2,
+            ..Parameters::default()
+        };
+        let mut transfer = Transfer::begin(&p, 2048, 2048, Bytes::new(), false).expect("agreed");
+        for tag in [7, 8] {
+            transfer.request(&p, tag).expect("two at once");
+        }
+        assert_eq!(transfer.request(&p, 9), None);
+        let mut header = data_out(7, 0, 0, true);
+        header.set_data_length(512);
+        assert_eq!(transfer.damaged(&header), Ok(true));
+        assert_eq!((transfer.request(&p, 9), transfer.is_idle()), (None, false));
+        assert_eq!(transfer.data_out(&data_out(8, 0, 512, true), &[0; 512]), Ok(true));
+        assert!(transfer.is_idle() && transfer.is_damaged() && transfer.missing() == 0);
     }
 }

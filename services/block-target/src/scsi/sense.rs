@@ -59,6 +59,8 @@ senses! {
     RESERVATIONS_RELEASED = 0x6, 0x2a04;
     /// Another nexus has removed the registration.
     REGISTRATIONS_PREEMPTED = 0x6, 0x2a05;
+    /// Another host has cleared the task set, commands of this one with it.
+    COMMANDS_CLEARED = 0x6, 0x2f00;
     /// The asymmetric access state has changed.
     ACCESS_STATE_CHANGED = 0x6, 0x2a06;
     /// The volume has another size.
@@ -67,6 +69,8 @@ senses! {
     LUNS_CHANGED = 0x6, 0x3f0e;
     /// Nobody knows whether it was done.
     IN_DOUBT = 0xb, 0x0800;
+    /// A data digest was wrong (RFC 7143, 11.4.7.2: protocol service CRC error).
+    DATA_DIGEST = 0xb, 0x4705;
     /// The backing has gone.
     TARGET_FAILURE = 0xb, 0x4400;
     /// Compare found other data.

@@ -5,7 +5,9 @@ use crate::script::{Script, put_long};
 use bytes::{Bytes, BytesMut};
 use pollux_api::id::ControllerId;
 use pollux_block_target::gate::ManualGate;
-use pollux_block_target::iscsi::login::{Login, MAX_RECEIVE, Step};
+use pollux_block_target::iscsi::chap::{Algorithm, Challenge, Credential, Credentials};
+use pollux_block_target::iscsi::limits::LOGIN_SEGMENT;
+use pollux_block_target::iscsi::login::{Admission, Doorkeeper, Login, MAX_RECEIVE, Step};
 use pollux_block_target::iscsi::pdu::{self, BHS, Digests, Header, NO_TAG, Pdu, request, response};
 use pollux_block_target::iscsi::{connection, text};
 use pollux_block_target::target::Target;
@@ -15,12 +17,33 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const TARGET: &str = "iqn.2026-01.io.pollux:fuzz";
 const HOST: &str = "iqn.2026-01.io.pollux:host";
+/// A host that has to prove itself.
+const PROVEN: &str = "iqn.2026-01.io.pollux:proven";
+const SECRET: &str = "a secret of the host";
+/// What the target calls out: the same in each run, so that a seed can have the answer to it.
+const RANDOM: [u8; 33] = [0x5a; 33];
+
+struct Door;
+
+impl Doorkeeper for Door {
+    fn admit(&self, initiator: &str) -> Admission {
+        match initiator {
+            PROVEN => Admission::Chap(std::sync::Arc::new(Credentials {
+                host: Credential::new("user", SECRET),
+                target: Some(Credential::new("array", "a secret of the target")),
+            })),
+            "iqn.2026-01.io.pollux:locked" => Admission::Locked,
+            "iqn.2026-01.io.pollux:stranger" => Admission::Unknown,
+            _ => Admission::Open,
+        }
+    }
+}
 
 /// Login requests, each as a word of flags (which are byte 1 of the header), its text, and what stands in the header
 /// behind byte 8.
 pub(super) fn login(data: &[u8]) {
     let mut script = Script(data);
-    let mut login = Login::new(TARGET, 1);
+    let mut login = Login::new(TARGET, 1, Challenge::from_random(RANDOM));
     while !script.is_empty() {
         let mut header = Header([0; BHS]);
         let [flags, opcode] = script.array();
@@ -31,11 +54,12 @@ pub(super) fn login(data: &[u8]) {
         header.0[8..8 + length].copy_from_slice(&rest[..length]);
         let data = Bytes::copy_from_slice(script.long());
         header.set_data_length(data.len());
-        let step = login.step(&Pdu {
+        let pdu = Pdu {
             header,
             additional: Bytes::new(),
             data,
-        });
+        };
+        let step = login.step(&pdu, &Door);
         match step {
             Step::Continue(header, data) => answered(&header, &data),
             Step::Done(header, data, agreed) => {
@@ -44,7 +68,13 @@ pub(super) fn login(data: &[u8]) {
                 assert!((512..1 << 24).contains(&p.max_send), "{p:?}");
                 assert!((512..1 << 24).contains(&p.max_burst), "{p:?}");
                 assert!((512..1 << 24).contains(&p.first_burst), "{p:?}");
+                assert!(p.first_burst <= p.max_burst, "{p:?}");
                 assert!(!agreed.initiator.is_empty(), "nobody logged in");
+                assert_eq!(
+                    agreed.proof.is_some(),
+                    agreed.initiator == PROVEN,
+                    "let in by another proof than its own"
+                );
                 return;
             }
             Step::Refuse(header, why) => {
@@ -60,11 +90,15 @@ fn answered(header: &Header, data: &[u8]) {
     assert_eq!(header.opcode(), response::LOGIN);
     assert_eq!(header.get16(36), 0, "neither refused nor taken");
     assert!(
-        data.len() <= 8192,
+        data.len() <= LOGIN_SEGMENT,
         "{} bytes before the host said how many it takes",
         data.len()
     );
-    text::split(data).expect("the target writes keys");
+    // An answer that goes on is cut anywhere.
+    if header.0[1] & 0x40 == 0 && data.len() < LOGIN_SEGMENT {
+        let whole = data.is_empty() || data.last() == Some(&0);
+        assert!(whole, "a key without its end");
+    }
 }
 
 fn keys(pairs: &[(&str, &str)]) -> Vec<u8> {
@@ -119,7 +153,75 @@ pub(super) fn logins() -> Vec<Vec<u8>> {
         step(0x83, &discovery),
         [step(0x40, &names[..20]), step(0x87, &names[20..])].concat(),
         step(0x87, &keys(&NAMES[..1])),
+        proof(&step, "5"),
+        proof(&step, "6,7,5"),
+        proof(&step, "8"),
+        // Reflection; a stage left out; a second offer.
+        [
+            step(
+                0x00,
+                &keys(&[
+                    ("InitiatorName", PROVEN),
+                    ("TargetName", TARGET),
+                    ("AuthMethod", "CHAP"),
+                ]),
+            ),
+            step(0x00, b"CHAP_A=5\0"),
+            step(
+                0x01,
+                &keys(&[
+                    ("CHAP_N", "user"),
+                    ("CHAP_R", "0x00"),
+                    ("CHAP_I", "90"),
+                    ("CHAP_C", &called_out()),
+                ]),
+            ),
+        ]
+        .concat(),
+        step(0x87, &keys(&[("InitiatorName", PROVEN), ("TargetName", TARGET)])),
+        [
+            step(0x00, &names),
+            step(0x04, b"MaxBurstLength=512\0FirstBurstLength=65536\0"),
+            step(0x87, b"MaxBurstLength=512\0"),
+        ]
+        .concat(),
+        // More unknown keys than one answer holds, fetched to the end.
+        [step(0x04, &[&names[..], &strange(200)].concat()), step(0x87, b"")].concat(),
     ]
+}
+
+fn strange(count: usize) -> Vec<u8> {
+    (0..count)
+        .flat_map(|number| format!("X-com.example.{number}=\0").into_bytes())
+        .collect()
+}
+
+fn called_out() -> String {
+    text::hexadecimal(&RANDOM[1..])
+}
+
+/// A whole login by CHAP, both ways.
+fn proof(step: &impl Fn(u8, &[u8]) -> Vec<u8>, algorithms: &str) -> Vec<u8> {
+    let algorithm = Algorithm::choose(algorithms).expect("one of them is known");
+    let response = algorithm.respond(RANDOM[0], SECRET.as_bytes(), &RANDOM[1..]);
+    let names = [
+        ("InitiatorName", PROVEN),
+        ("TargetName", TARGET),
+        ("AuthMethod", "CHAP,None"),
+    ];
+    let answer = [
+        ("CHAP_N", "user"),
+        ("CHAP_R", &text::hexadecimal(&response)),
+        ("CHAP_I", "7"),
+        ("CHAP_C", "0bAAECAwQFBgc="),
+    ];
+    [
+        step(0x81, &keys(&names)),
+        step(0x00, &keys(&[("CHAP_A", algorithms)])),
+        step(0x81, &keys(&answer)),
+        step(0x87, b"HeaderDigest=CRC32C\0"),
+    ]
+    .concat()
 }
 
 /// What stands between a host and its data in the target: bytes that nobody agreed to, on either side.
@@ -365,6 +467,66 @@ pub(super) fn sessions() -> Vec<Vec<u8>> {
     );
     others.push(0x80);
     put_long(&mut others, &[0xff; 60]);
+    // Every function, a SNACK, an answer to a ping, text that goes on, and commands ahead of their turn.
+    let mut functions = vec![2 + 8];
+    command(
+        &mut functions,
+        0xa1,
+        1,
+        1024,
+        &[0x2a, 0, 0, 0, 0, 4, 0, 0, 2],
+        &[],
+    );
+    for function in 1..=8 {
+        let head = [
+            (0, &[0x40 | request::TASK_MANAGEMENT, 0x80 | function][..]),
+            (16, &[0, 0, 1, function]),
+            (20, &[0, 0, 0, 1]),
+            (32, &[0, 0, 0, 0]),
+        ];
+        record(&mut functions, 1, &head, &[]);
+    }
+    let mut talk = vec![0];
+    record(
+        &mut talk,
+        0,
+        &[(0, &[request::SNACK, 0x80]), (16, &[0xff; 4])],
+        &[],
+    );
+    record(
+        &mut talk,
+        0,
+        &[(0, &[0x40, 0x80]), (16, &[0xff; 4]), (20, &[0, 0, 0, 1])],
+        &[],
+    );
+    record(
+        &mut talk,
+        1,
+        &[(0, &[request::TEXT, 0x40]), (16, &[0, 0, 0, 8]), (20, &[0xff; 4])],
+        b"SendTar",
+    );
+    record(
+        &mut talk,
+        1,
+        &[
+            (0, &[request::TEXT, 0x80]),
+            (16, &[0, 0, 0, 8]),
+            (20, &[0, 0, 0, 1]),
+        ],
+        b"gets=\0MaxRecvDataSegmentLength=512\0X=1\0",
+    );
+    let early = [
+        (0, &[request::SCSI_COMMAND, 0x81][..]),
+        (16, &[0, 0, 0, 40]),
+        (24, &[0, 0, 0, 5]),
+    ];
+    record(&mut talk, 0, &early, &[]);
+    record(
+        &mut talk,
+        1,
+        &[(0, &[request::LOGOUT, 0x81]), (16, &[0, 0, 0, 4])],
+        &[],
+    );
     // An additional header (extended CDB), and a discovery.
     let mut extended = vec![0];
     record(&mut extended, 1 + 4, &[(0, &[request::SCSI_COMMAND, 0x81])], &[]);
@@ -375,7 +537,7 @@ pub(super) fn sessions() -> Vec<Vec<u8>> {
         &[(0, &[request::TEXT, 0x80]), (16, &[0, 0, 0, 8]), (20, &[0xff; 4])],
         b"SendTargets=All\0",
     );
-    vec![look, writes, others, extended, discovery]
+    vec![look, writes, others, functions, talk, extended, discovery]
 }
 
 /// PDUs out of a stream, in pieces; behind a byte that says which digests there are and one for the size of the

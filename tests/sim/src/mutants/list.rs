@@ -1112,10 +1112,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "no-member-and-yet",
         file: KEEPER,
-        edits: &[(
-            "if !permitted || !self.is_member(&record) {",
-            "if !permitted {",
-        )],
+        edits: &[("if !permitted || !self.is_member(&record) {", "if !permitted {")],
         removes: "a keeper of no member takes no part",
         by: By::Seeds,
     },

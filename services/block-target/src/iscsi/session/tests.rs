@@ -7,11 +7,12 @@ impl Surroundings for Around {
     fn block_size(&self, lun: [u8; 8]) -> Option<u32> {
         (lun[1] < 2).then_some(512)
     }
-    fn target(&self) -> (String, Vec<String>) {
-        (
-            "iqn.x:t".into(),
-            vec!["10.0.0.1:3260,1".into(), "10.0.0.2:3260,2".into()],
-        )
+    fn target(&self) -> Option<(String, Vec<String>)> {
+        let portals = vec!["10.0.0.1:3260,1".into(), "10.0.0.2:3260,2".into()];
+        Some(("iqn.x:t".into(), portals))
+    }
+    fn take_memory(&self, _tag: u32, _bytes: u32) -> bool {
+        true
     }
 }
 
@@ -23,6 +24,7 @@ fn session() -> Session {
         },
         false,
         100,
+        0,
     )
 }
 
@@ -165,7 +167,7 @@ fn a_reset_waits_for_own_tasks_and_for_other_sessions() {
         Action::ResetOthers {
             id,
             reach: Reach::Unit(_),
-            cold: false,
+            reset: Reset::Units,
         },
     ] = actions[..]
     else {
@@ -186,13 +188,14 @@ fn a_reset_waits_for_own_tasks_and_for_other_sessions() {
 fn a_reset_by_another_session_settles_when_the_tasks_have_ended() {
     let mut session = session();
     session.receive(test_unit_ready(1, 100), &Around);
-    assert!(session.reset_by_other(4, |_| true).is_empty());
+    let (actions, units) = session.reset_by_other(4, |_| true);
+    assert_eq!((actions.len(), units.len()), (0, 1));
     assert!(matches!(
         session.completed(1, Outcome::good())[..],
         [Action::Settled(4)]
     ));
     assert!(matches!(
-        session.reset_by_other(5, |_| true)[..],
+        session.reset_by_other(5, |_| true).0[..],
         [Action::Settled(5)]
     ));
 }
@@ -210,8 +213,9 @@ fn logout_is_answered_and_ends_the_connection() {
 
 #[test]
 fn discovery_lists_both_portals_and_runs_no_commands() {
-    let mut session = Session::new(Parameters::default(), true, 1);
+    let mut session = Session::new(Parameters::default(), true, 1, 0);
     let mut ask = pdu(request::TEXT, 0x80, 3, 1);
+    ask.header.put32(20, NO_TAG);
     ask.data = Bytes::from_static(b"SendTargets=All\0");
     let actions = session.receive(ask, &Around);
     let [Action::Send(Reply::Plain { data, .. })] = &actions[..] else {
