@@ -4,9 +4,9 @@ use super::block_on;
 use crate::script::{Script, put_long};
 use bytes::Bytes;
 use pollux_block_frame::{
-    AuthKey, Behalf, Client, EndpointInfo, FullStatus, HEADER_BYTES, Handler, Header, Hello, Key, MAX_PAYLOAD, Nexus,
-    Operation, Port, Purpose, Registrant, Reply, Request, Reservation, ReservationOut, ReservationType,
-    Server, ServerOptions, Status,
+    AuthKey, Behalf, Client, EndpointInfo, FullStatus, HEADER_BYTES, Handler, Header, Hello, Key,
+    MAX_PAYLOAD, Nexus, Operation, Port, Purpose, Registrant, Reply, Request, Reservation, ReservationOut,
+    ReservationType, Server, ServerOptions, Status,
 };
 use std::sync::Arc;
 use std::time::Duration;
