@@ -40,7 +40,7 @@ pub struct Place {
 
 impl Place {
     /// Sequence and slot of the next record. Not in force before it is durable: until then another try takes the same slot.
-    pub fn next(&mut self) -> (u64, usize) {
+    pub fn begin(&mut self) -> (u64, usize) {
         self.sequence += 1;
         (self.sequence, 1 - self.in_force)
     }
@@ -161,7 +161,7 @@ mod tests {
             let mut permitted = vec![Bytes::new()];
             for (fill, (length, cut)) in stores.into_iter().enumerate() {
                 let new = record(fill as u8 + 1, length);
-                let (sequence, at) = place.next();
+                let (sequence, at) = place.begin();
                 let bytes = encode(VOLUME, sequence, &new);
                 let written = cut.map_or(bytes.len(), |blocks| (blocks * PAD).min(bytes.len()));
                 slots[at][..written].copy_from_slice(&bytes[..written]);
@@ -186,12 +186,12 @@ mod tests {
         fn a_damaged_record_is_never_read_as_another(at in 0..300_usize, bit in 0..8_u8, both in any::<bool>()) {
             let mut slots = [slot(), slot()];
             let mut place = Place::default();
-            let (sequence, first) = place.next();
+            let (sequence, first) = place.begin();
             let bytes = encode(VOLUME, sequence, &record(1, 236));
             slots[first][..bytes.len()].copy_from_slice(&bytes);
             place.stands(first);
             if both {
-                let (sequence, second) = place.next();
+                let (sequence, second) = place.begin();
                 let bytes = encode(VOLUME, sequence, &record(2, 236));
                 slots[second][..bytes.len()].copy_from_slice(&bytes);
             }
@@ -201,7 +201,7 @@ mod tests {
                 Found::Damaged(mut place) => {
                     // Written anew, it is whole again; until both are, it is that record or damage.
                     for _ in 0..2 {
-                        let (sequence, slot) = place.next();
+                        let (sequence, slot) = place.begin();
                         let bytes = encode(VOLUME, sequence, &record(3, 100));
                         slots[slot][..bytes.len()].copy_from_slice(&bytes);
                         place.stands(slot);

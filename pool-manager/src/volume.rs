@@ -205,7 +205,7 @@ impl Volume {
             },
         };
         for _ in 0..slots {
-            let (sequence, slot) = place.next();
+            let (sequence, slot) = place.begin();
             if slots == 1 {
                 *known = Some(place);
             }
