@@ -54,8 +54,11 @@ pub(crate) struct Slow {
 impl VolumeBackend for Slow {
     fn submit(&self, operation: Operation) -> BoxFuture<'_, Result<Bytes, Failure>> {
         Box::pin(async move {
-            self.come.send_modify(|count| *count += 1);
-            self.door.opened().await;
+            // What hosts have reserved is no data: neither counted nor held up.
+            if !matches!(operation, Operation::RecordLoad | Operation::RecordStore { .. }) {
+                self.come.send_modify(|count| *count += 1);
+                self.door.opened().await;
+            }
             self.memory.submit(operation).await
         })
     }
