@@ -36,6 +36,10 @@ pub(super) fn commands(data: &[u8]) {
                 continue;
             }
         };
+        // What hosts reserve is decided by the owner of the volume, before a command is carried out.
+        if command.question().is_some() {
+            continue;
+        }
         let port = PortNames {
             target: "iqn.2026-01.io.pollux:fuzz",
             controller: ControllerId::A,
@@ -131,6 +135,11 @@ fn follow(model: &mut [u8], command: &Command, data: &[u8], outcome: &Outcome) {
             let place = range(*extent);
             let length = data.len().min(place.len());
             model[place.start..place.start + length].copy_from_slice(&data[..length]);
+        }
+        Command::OrWrite { extent } => {
+            for (there, new) in model[range(*extent)].iter_mut().zip(data) {
+                *there |= new;
+            }
         }
         Command::WriteSame { extent, no_data, .. } => {
             let place = match extent.blocks {
