@@ -25,6 +25,7 @@
 //!   what the follower holds of its earlier sessions (K7: it must not append over a change that it sent and lost).
 //! * A record whose base this log does not contain permits nothing (S3).
 //! * Same epoch, same index, different hash: stop. Never pick.
+//! * Entries leave the log only at its front, acknowledged, and where nobody will ask for them ([`compaction`]).
 //! * A read is answered once somebody has borne witness, asked after the read began, that nobody decides elsewhere
 //!   ([`crate::reads`] says who, and why that is enough).
 //!
@@ -46,6 +47,7 @@
 //! Never: a clock, randomness, I/O; an answer before the condition that it claims.
 
 use crate::book::Book;
+use crate::compacted::{Arriving, Compacted};
 use crate::log::{self, follows, request_digest};
 use crate::plan::{Site, plan};
 use crate::reads::{Basis, Proof, Reads, Witness};
@@ -58,7 +60,7 @@ use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
 use pollux_api::action::ActionId;
 use pollux_api::config::{
-    Append, AppendReply, CaughtUp, Change, Changed, Diverged, EpochRecord, FORMAT, FORMAT_FIRST, Fetch,
+    self, Append, AppendReply, CaughtUp, Change, Changed, CompactedPart, Diverged, EpochRecord, FORMAT, FORMAT_FIRST, Fetch,
     Fetched, Freeze, Kind, LogEntry, LogHash, ReadIndex, Resource, Restore, RowOp, SetEpoch, Sync, SyncReply,
     Tables, Unfreeze, format_of,
 };
@@ -71,6 +73,10 @@ pub const BATCH_ENTRIES: u64 = 256;
 pub const BATCH_BYTES: usize = 512 << 10;
 /// Most bytes of rows in one change.
 pub const CHANGE_BYTES: usize = 256 << 10;
+
+/// Entries that are kept behind what is acknowledged: history that can be shown and taken back, actions that are known
+/// again, and a partner that was away gets what it missed and not everything.
+pub const KEPT: u64 = 1 << 16;
 
 /// Ticks for which the follower may leave calls unanswered before nothing more is taken and whoever waits is told so. What
 /// a call may take comes before; a keeper that restarts is back within this.
@@ -261,6 +267,15 @@ pub enum Job {
         /// What comes after.
         entries: Vec<LogEntry>,
     },
+    /// Let the entries up to this length go, and keep what they amount to.
+    Compact(config::Compacted),
+    /// The log begins with this, and there is no entry behind it.
+    Begin {
+        /// The beginning.
+        with: Compacted,
+        /// What was there and is not known to be in that history, and whether it may have been acknowledged.
+        aside: Vec<(LogEntry, bool)>,
+    },
 }
 
 /// An answer to a call.
@@ -312,7 +327,9 @@ pub enum Refusal {
 /// What the database held at the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Loaded {
-    /// The log.
+    /// What the entries that are gone amount to.
+    pub compacted: Compacted,
+    /// The log behind that.
     pub entries: Vec<LogEntry>,
     /// How much of it was known to be acknowledged (it may be more).
     pub acknowledged: u64,
@@ -352,6 +369,7 @@ struct Pending {
     /// Length of the log that is durable when it is done.
     length: u64,
     append: bool,
+    compact: bool,
     then: Vec<Then>,
 }
 
@@ -368,6 +386,8 @@ enum Then {
     },
     BeginSession,
     Mended,
+    /// The log begins with rows of the partner's.
+    Begun,
     Restored {
         request: Request,
         last: bool,
@@ -385,6 +405,8 @@ struct CatchingUp {
     verified: u64,
     /// The partner's log as it was at the last answer: length, hash, frozen.
     goal: Option<(u64, LogHash, bool)>,
+    /// Rows with which the partner's log begins, as far as they have come.
+    arriving: Option<Arriving>,
 }
 
 impl CatchingUp {
@@ -396,6 +418,7 @@ impl CatchingUp {
             aside: 0,
             verified: 0,
             goal: None,
+            arriving: None,
         }
     }
 }
@@ -412,8 +435,12 @@ pub struct Keeper {
     me: ControllerId,
     incarnation: Option<Incarnation>,
     site: Site,
-    log: Vec<LogEntry>,
-    weights: Vec<usize>,
+    /// Entries that are kept behind what is acknowledged, at least.
+    keep: u64,
+    compacted: Compacted,
+    /// Behind what is compacted.
+    log: VecDeque<LogEntry>,
+    weights: VecDeque<usize>,
     actions: BTreeMap<ActionId, u64>,
     durable: u64,
     head: Book,
@@ -445,6 +472,8 @@ pub struct Keeper {
     lost_on_disk: bool,
     /// Why the last try to get it back failed.
     unrepaired: Option<String>,
+    /// Rows with which the log of a backup begins, as far as they were brought.
+    brought: Option<Arriving>,
     reads: Reads,
     /// How the last call of the follower failed, and how many ticks ago the first one since an answer did.
     silence: Option<(String, u32)>,
@@ -474,18 +503,20 @@ impl Keeper {
             me,
             incarnation,
             site,
-            log: Vec::with_capacity(loaded.entries.len()),
-            weights: vec![],
+            keep: KEPT,
+            log: VecDeque::with_capacity(loaded.entries.len()),
+            weights: VecDeque::new(),
             actions: BTreeMap::new(),
             durable: 0,
-            head: Book::default(),
-            acknowledged: 0,
+            head: Book::from(&loaded.compacted.tables),
+            acknowledged: loaded.compacted.facts.length,
             announced: 0,
-            shown: Book::default(),
+            shown: Book::from(&loaded.compacted.tables),
+            log_format: loaded.compacted.facts.format,
+            compacted: loaded.compacted,
             session_epoch: loaded.session_epoch,
             session: loaded.session,
             partner_format: None,
-            log_format: FORMAT_FIRST,
             epoch: None,
             lock: None,
             frozen: None,
@@ -502,6 +533,7 @@ impl Keeper {
             lost: loaded.lost,
             lost_on_disk: loaded.lost,
             unrepaired: None,
+            brought: None,
             reads: Reads::default(),
             silence: None,
             effects: Outbox::default(),
@@ -519,6 +551,12 @@ impl Keeper {
         keeper.show(loaded.acknowledged);
         keeper.effects.0.clear();
         Ok(keeper)
+    }
+
+    /// The same, but so many entries are kept behind what is acknowledged.
+    #[must_use]
+    pub fn keeping(self, keep: u64) -> Self {
+        Self { keep, ..self }
     }
 
     /// Takes an event in; what is to be done comes out, in order.
@@ -571,7 +609,13 @@ impl Keeper {
     /// Length of the whole log, with what is on its way to the disk.
     #[must_use]
     pub fn length(&self) -> u64 {
-        self.log.len() as u64
+        self.compacted.facts.length + self.log.len() as u64
+    }
+
+    /// What the entries that are gone amount to.
+    #[must_use]
+    pub const fn compacted(&self) -> &Compacted {
+        &self.compacted
     }
 
     /// Length of the durable log.
@@ -598,21 +642,40 @@ impl Keeper {
         self.shown.find(kind, which)
     }
 
-    /// Hash of the log at a length; none beyond its end.
+    /// Hash of the log at a length; none beyond its end, nor where it is not known any more.
     #[must_use]
     pub fn hash_at(&self, length: u64) -> Option<LogHash> {
+        let facts = &self.compacted.facts;
         if length == 0 {
             Some(LogHash::default())
+        } else if length == facts.length {
+            Some(facts.hash)
+        } else if length < facts.length {
+            facts.base.filter(|(at, _)| *at == length).map(|(_, hash)| hash)
         } else {
             self.entry(length).map(|entry| entry.hash)
         }
     }
 
-    /// Entries `after < index <= upto`.
+    /// Epoch of the last entry of the log at a length; zero where that is not known.
+    fn epoch_at(&self, length: u64) -> Epoch {
+        if length == self.compacted.facts.length {
+            return self.compacted.facts.epoch;
+        }
+        self.entry(length)
+            .map_or_else(Epoch::default, |entry| entry.epoch)
+    }
+
+    /// Entries `after < index <= upto`, as far as they are kept.
     #[must_use]
-    pub fn entries(&self, after: u64, upto: u64) -> &[LogEntry] {
-        let upto = upto.min(self.length());
-        &self.log[after.min(upto) as usize..upto as usize]
+    pub fn entries(&self, after: u64, upto: u64) -> Vec<LogEntry> {
+        let gone = self.compacted.facts.length;
+        let upto = upto.min(self.length()).saturating_sub(gone);
+        let after = after.saturating_sub(gone).min(upto);
+        self.log
+            .range(after as usize..upto as usize)
+            .cloned()
+            .collect()
     }
 
     /// The record that counts.
@@ -795,10 +858,15 @@ impl Keeper {
             *length <= self.durable && self.hash_at(*length) == Some(*hash)
         };
         let after = fetch.points.iter().find(common).map_or(0, |(length, _)| *length);
+        let compacted = self.beginning_for(after, fetch);
         let upto = self.batch_end(after, self.durable, u64::from(fetch.limit));
+        let entries = match compacted {
+            None => self.entries(after, upto),
+            Some(_) => vec![],
+        };
         Fetched {
             after,
-            entries: self.entries(after, upto).to_vec(),
+            entries,
             length: self.durable,
             hash: self.hash_at(self.durable).unwrap_or_default(),
             acknowledged: self.acknowledged,
@@ -806,6 +874,7 @@ impl Keeper {
             session_epoch: self.session_epoch,
             session: self.session,
             lost: self.lost,
+            compacted,
         }
     }
 
@@ -814,8 +883,10 @@ impl Keeper {
     pub fn batch_end(&self, after: u64, upto: u64, limit: u64) -> u64 {
         let upto = upto.min(after.saturating_add(limit.clamp(1, BATCH_ENTRIES)));
         let mut bytes = 0;
+        let gone = self.compacted.facts.length;
         let fits = |index: &u64| {
-            bytes += self.weights.get(*index as usize).copied().unwrap_or(0);
+            let at = index.checked_sub(gone).and_then(|at| usize::try_from(at).ok());
+            bytes += at.and_then(|at| self.weights.get(at)).copied().unwrap_or(0);
             *index == after || bytes <= BATCH_BYTES
         };
         after + (after..upto).take_while(fits).count() as u64
@@ -1157,7 +1228,8 @@ impl Keeper {
                 if self.compare(entry.index, entry.epoch, entry.hash) {
                     return self.refuse_diverged(request);
                 }
-                if self.hash_at(entry.index) != Some(entry.hash) {
+                // What is gone here was acknowledged: this is an old message, sent again or late.
+                if self.hash_at(entry.index).is_some_and(|own| own != entry.hash) {
                     let what = format!(
                         "entry {} here is of another epoch: this log must catch up",
                         entry.index
@@ -1177,7 +1249,7 @@ impl Keeper {
         };
         let enqueued = self.enqueued();
         if self.length() > enqueued {
-            let entries = self.entries(enqueued, self.length()).to_vec();
+            let entries = self.entries(enqueued, self.length());
             self.store(Job::Append(entries), vec![then]);
         } else if let Some(job) = self.jobs.back_mut() {
             job.then.push(then);
@@ -1189,11 +1261,8 @@ impl Keeper {
 
     /// True (and remembered): the same place in the same epoch holds something else here.
     fn compare(&mut self, index: u64, epoch: Epoch, theirs: LogHash) -> bool {
-        let Some(ours) = self
-            .entry(index)
-            .filter(|ours| ours.epoch == epoch && ours.hash != theirs)
-            .map(|entry| entry.hash)
-        else {
+        let own = self.hash_at(index).filter(|_| index > 0);
+        let Some(ours) = own.filter(|ours| self.epoch_at(index) == epoch && *ours != theirs) else {
             return false;
         };
         self.diverged = Some(Diverged {
@@ -1317,9 +1386,12 @@ impl Keeper {
             return;
         }
         self.silence = None;
-        if self.hash_at(reply.length) != Some(reply.hash) {
+        // What is gone here was acknowledged since: this is an old answer.
+        let old = reply.length < self.compacted.facts.length;
+        let ours = self.hash_at(reply.length);
+        if ours != Some(reply.hash) && !(old && ours.is_none()) {
             let theirs = reply.hash;
-            let ours = self.hash_at(reply.length).unwrap_or_default();
+            let ours = ours.unwrap_or_default();
             self.diverged = Some(Diverged {
                 epoch,
                 index: reply.length,
@@ -1407,9 +1479,10 @@ impl Keeper {
         let enqueued = self.enqueued();
         let appending = self.jobs.iter().any(|job| job.append);
         if self.length() > enqueued && !appending {
-            let entries = self.entries(enqueued, self.length()).to_vec();
+            let entries = self.entries(enqueued, self.length());
             self.store(Job::Append(entries), vec![]);
         }
+        self.compact();
         let Some(epoch) = self.epoch.as_ref().map(|record| record.epoch) else {
             return self.pump_fetch();
         };
@@ -1420,9 +1493,7 @@ impl Keeper {
                 asked: false,
                 trouble,
             }) => {
-                let entry_epoch = self
-                    .entry(durable)
-                    .map_or_else(Epoch::default, |entry| entry.epoch);
+                let entry_epoch = self.epoch_at(durable);
                 let hash = self.hash_at(durable).unwrap_or_default();
                 self.effects.0.push(Effect::Sync(Sync {
                     epoch,
@@ -1441,7 +1512,7 @@ impl Keeper {
                 // Not further ahead of the own disk than one batch: what would be lost here fits into one answer.
                 let upto = self.batch_end(remote, length.min(durable + BATCH_ENTRIES), BATCH_ENTRIES);
                 if upto > remote {
-                    let entries = self.entries(remote, upto).to_vec();
+                    let entries = self.entries(remote, upto);
                     self.effects.0.push(Effect::Append(Append {
                         epoch,
                         session,
@@ -1619,7 +1690,8 @@ impl Keeper {
     fn store(&mut self, job: Job, then: Vec<Then>) {
         let length = match &job {
             Job::Append(entries) => self.enqueued() + entries.len() as u64,
-            Job::Session { .. } => self.enqueued(),
+            Job::Session { .. } | Job::Compact(_) => self.enqueued(),
+            Job::Begin { with, .. } => with.facts.length,
             Job::Mend { keep, entries, .. } => keep + entries.len() as u64,
         };
         let serial = self.next_serial;
@@ -1628,6 +1700,7 @@ impl Keeper {
             serial,
             length,
             append: matches!(job, Job::Append(_)),
+            compact: matches!(job, Job::Compact(_)),
             then,
         });
         self.effects.0.push(Effect::Store { serial, job });
@@ -1675,6 +1748,7 @@ impl Keeper {
                 }
             }
             Then::Mended => self.show(self.announced.min(self.durable).max(self.acknowledged)),
+            Then::Begun => self.show(self.compacted.facts.length.min(self.durable)),
             Then::ReplySync { request, sync } => {
                 let current = self.follows(sync.epoch).and_then(|()| {
                     if sync.session == self.session {
@@ -1691,11 +1765,9 @@ impl Keeper {
                     epoch: sync.epoch,
                     session: sync.session,
                     length,
-                    entry_epoch: self
-                        .entry(length)
-                        .map_or_else(Epoch::default, |entry| entry.epoch),
+                    entry_epoch: self.epoch_at(length),
                     hash: self.hash_at(length).unwrap_or_default(),
-                    tail: self.entries(sync.length, self.durable).to_vec(),
+                    tail: self.entries(sync.length, self.durable),
                     format: FORMAT,
                 };
                 self.answer(request, Ok(Answer::Synced(reply)));
@@ -1753,7 +1825,8 @@ impl Keeper {
     // The log in memory.
 
     fn entry(&self, index: u64) -> Option<&LogEntry> {
-        self.log.get(usize::try_from(index.checked_sub(1)?).ok()?)
+        let at = index.checked_sub(self.compacted.facts.length + 1)?;
+        self.log.get(usize::try_from(at).ok()?)
     }
 
     /// Adds an entry that comes next; otherwise says why not.
@@ -1768,26 +1841,32 @@ impl Keeper {
     }
 
     fn record(&mut self, entry: LogEntry) {
-        self.weights.push(log::encode_rows(&entry.rows).len());
+        self.weights.push_back(log::encode_rows(&entry.rows).len());
         self.log_format = self.log_format.max(entry.format);
         self.actions.insert(entry.action_id, entry.index);
         for row in &entry.rows {
             self.head.apply(row);
         }
-        self.log.push(entry);
+        self.log.push_back(entry);
     }
 
     /// Everything up to here is acknowledged and shown.
     fn show(&mut self, upto: u64) {
-        if upto <= self.acknowledged {
+        let upto = upto.min(self.length());
+        let gone = self.compacted.facts.length;
+        if upto <= self.acknowledged || upto < gone {
             return;
         }
-        for entry in &self.log[self.acknowledged as usize..upto.min(self.log.len() as u64) as usize] {
-            for row in &entry.rows {
-                self.shown.apply(row);
-            }
+        if self.acknowledged < gone {
+            // The log has begun anew: what it begins with is acknowledged.
+            self.shown = Book::from(&self.compacted.tables);
+            self.acknowledged = gone;
         }
-        self.acknowledged = upto.min(self.length());
+        let new = (self.acknowledged - gone) as usize..(upto - gone) as usize;
+        for row in self.log.range(new).flat_map(|entry| &entry.rows) {
+            self.shown.apply(row);
+        }
+        self.acknowledged = upto;
         self.effects.0.push(Effect::Moved);
     }
 
@@ -1840,5 +1919,6 @@ fn reused(action: ActionId, index: u64) -> Refusal {
 }
 
 mod coming_back;
+mod compaction;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`plan`] | what a change does to the tables, or every reason why it may not |
 //! | [`book`] | the tables with a register of names and of who refers to whom |
+//! | [`compacted`] | the beginning of a log whose first entries are gone |
 //! | [`log`] | the hash chain: one length and one hash are one history |
 //! | [`keeper`] | sessions, epochs, freeze, catch-up. Invariants stand here. |
 //! | [`reads`] | who may answer a reader, and on whose word |
@@ -19,6 +20,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod book;
+pub mod compacted;
 pub mod keeper;
 pub mod log;
 pub mod plan;

@@ -1232,6 +1232,9 @@ pub struct Status {
     /// What a person should look after before it stops changes.
     #[serde(default)]
     pub alarms: Vec<StorageAlarm>,
+    /// So many of the first changes are no longer kept, only what they amount to.
+    #[serde(default)]
+    pub compacted: u64,
 }
 
 /// A database that was damaged or gone when its keeper started; an empty one has taken its place.
@@ -1388,10 +1391,73 @@ pub struct AppendReply {
     pub hash: LogHash,
 }
 
+/// The beginning of a log whose first entries are no longer kept: what they amount to stands in rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Compacted {
+    /// Number of entries that are gone; zero: none is, and there are no rows.
+    pub length: u64,
+    /// Hash of the log at that length.
+    pub hash: LogHash,
+    /// Epoch of the last entry that is gone.
+    pub epoch: Epoch,
+    /// Newest version of the encoding among the entries that are gone.
+    pub format: u16,
+    /// Number of rows that they amount to.
+    pub rows: u64,
+    /// Digest over those rows, whatever their order.
+    pub digest: LogHash,
+    /// Length and hash of the log on which the record of the epoch stood, if that entry is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<(u64, LogHash)>,
+}
+
+impl Default for Compacted {
+    fn default() -> Self {
+        Self {
+            length: 0,
+            hash: LogHash::default(),
+            epoch: Epoch::default(),
+            format: FORMAT_FIRST,
+            rows: 0,
+            digest: LogHash::default(),
+            base: None,
+        }
+    }
+}
+
+/// Some of the rows with which a compacted log begins.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct CompactedPart {
+    /// Whose rows these are.
+    pub of: Compacted,
+    /// The row behind which these come; none: they are the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Key>,
+    /// Rows, in the order of their keys.
+    pub rows: Vec<Resource>,
+    /// There are rows behind the last of these.
+    pub more: bool,
+}
+
+/// Where the rows of a compacted log go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PartAfter {
+    /// Hash of the log at the length up to which it is compacted: of another one they begin anew.
+    pub hash: LogHash,
+    /// The last row that is known.
+    pub key: Key,
+}
+
 /// A piece of a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Restore {
+    /// Rows with which the log of the backup begins, before its entries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compacted: Option<CompactedPart>,
     /// Entries in order, without gaps; what is there already is passed over.
     pub entries: Vec<LogEntry>,
     /// Nothing comes behind these.
@@ -1445,13 +1511,17 @@ pub struct Fetch {
     /// The asker lost its log: it holds nothing of what was counted for it.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub lost: bool,
+    /// Rows of the giver's compacted log are known up to here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_after: Option<PartAfter>,
 }
 
 /// History.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Fetched {
-    /// The point from which the entries go on; zero where no point was common.
+    /// The point from which the entries go on; zero where no point was common. With `compacted`: the longest point that is
+    /// known to be common.
     pub after: u64,
     /// Entries after that point.
     pub entries: Vec<LogEntry>,
@@ -1472,6 +1542,10 @@ pub struct Fetched {
     /// The giver has lost its own log: this is no history to go by.
     #[serde(default)]
     pub lost: bool,
+    /// The entries behind every common point are no longer kept: instead of them, the rows with which the giver's log
+    /// begins. Its entries follow when all of these are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compacted: Option<CompactedPart>,
 }
 
 /// Does this controller hold its lease?

@@ -98,6 +98,15 @@ impl Keeper {
         if record.members.len() > 1 {
             return Ok(fetched);
         }
+        let (base_length, base_hash) = (record.base_length, record.base_hash);
+        if let Some(part) = &fetched.compacted
+            && (part.of.length > base_length || part.of.length == base_length && part.of.hash != base_hash)
+        {
+            return Err(format!(
+                "the partner does not keep its first {} entries, and what is needed ends with entry {base_length}",
+                part.of.length
+            ));
+        }
         if fetched.length < record.base_length {
             return Err(format!(
                 "the partner's log ends with entry {}, and {} are needed",
@@ -116,6 +125,7 @@ impl Keeper {
         }
         let (length, hash) = (self.durable, self.hash_at(self.durable).unwrap_or_default());
         let frozen = self.frozen.is_some();
+        let gone = self.compacted.facts.length;
         let Some(catching) = &mut self.catching else {
             return;
         };
@@ -142,7 +152,8 @@ impl Keeper {
             };
         }
         catching.asked = true;
-        // Points from the end backwards, further apart each time, down to the empty log.
+        let part_after = catching.arriving.as_ref().and_then(Arriving::after);
+        // Points from the end backwards, further apart each time, down to where the log begins.
         let steps =
             core::iter::successors(Some(1_u64), |step| step.checked_mul(2)).scan(length, |at, step| {
                 let here = *at;
@@ -150,14 +161,16 @@ impl Keeper {
                 Some(here)
             });
         let points = Some(catching.verified)
-            .filter(|at| *at > 0)
+            .filter(|at| *at > gone)
             .into_iter()
-            .chain(steps.take_while(|at| *at > 0));
+            .chain(steps.take_while(|at| *at > gone))
+            .chain(Some(gone).filter(|at| *at > 0));
         let points = points.filter_map(|at| Some((at, self.hash_at(at)?))).collect();
         self.effects.0.push(Effect::Fetch(Fetch {
             points,
             limit: BATCH_ENTRIES as u32,
             lost: self.lost,
+            part_after,
         }));
     }
 
@@ -196,6 +209,10 @@ impl Keeper {
         }
         // What the partner gives meanwhile must not meet what a person gives.
         self.catching = None;
+        if let Some(part) = restore.compacted {
+            return self.bring_beginning(request, part);
+        }
+        self.brought = None;
         let mut fresh = Vec::new();
         for entry in restore.entries {
             if self.hash_at(entry.index) == Some(entry.hash) {
@@ -244,6 +261,32 @@ impl Keeper {
         }
         let last = restore.last;
         self.keep_restored(fresh, vec![Then::Restored { request, last }]);
+    }
+
+    /// Rows with which the log of a backup begins.
+    fn bring_beginning(&mut self, request: Request, part: CompactedPart) {
+        let of = part.of;
+        let then = Then::Restored {
+            request,
+            last: false,
+        };
+        if self.hash_at(of.length) == Some(of.hash) {
+            return self.then(then); // They are here already.
+        }
+        match Arriving::take(self.brought.take(), part) {
+            Ok(Ok(with)) => self.begin_with(with, 0, vec![then]),
+            Ok(Err(arriving)) => {
+                self.brought = Some(arriving);
+                self.then(then);
+            }
+            Err(what) => self.refuse(
+                request,
+                Refusal::Conflict(
+                    format!("the rows with which the backup begins are not whole: {what}"),
+                    "another backup, or a sound copy of this one".into(),
+                ),
+            ),
+        }
     }
 
     /// Makes restored entries durable; without any, what is to follow follows at once.
@@ -319,6 +362,14 @@ impl Keeper {
     pub(super) fn mend(&mut self, fetched: Fetched) -> Result<(), Refusal> {
         let nonsense =
             |what: String| Refusal::Partner(format!("the partner's history makes no sense: {what}"));
+        if let Some(part) = fetched.compacted.clone() {
+            return self.take_beginning(&fetched, part);
+        }
+        if fetched.after < self.compacted.facts.length {
+            // Nothing that is kept here is in the partner's history.
+            self.begin_with(Compacted::default(), fetched.after, vec![Then::Begun]);
+            return Ok(());
+        }
         if fetched.after > self.length() || fetched.length < fetched.after + fetched.entries.len() as u64 {
             return Err(nonsense(format!(
                 "it goes on after {} of {}",
@@ -342,19 +393,7 @@ impl Keeper {
         }
         // Its end is reached and this log goes on: what goes on here is not in the survivor's history.
         let cut = !entries.is_empty() || keep == fetched.length;
-        let aside: Vec<(LogEntry, bool)> = if cut {
-            self.entries(keep, self.length())
-                .iter()
-                .map(|entry| {
-                    (
-                        entry.clone(),
-                        entry.index <= self.acknowledged || self.was_alone(entry),
-                    )
-                })
-                .collect()
-        } else {
-            vec![]
-        };
+        let aside = if cut { self.put_aside(keep) } else { vec![] };
         let (mut length, mut last) = (keep, self.hash_at(keep).unwrap_or_default());
         for entry in &entries {
             follows(length, last, entry).map_err(nonsense)?;
@@ -399,13 +438,14 @@ impl Keeper {
     pub(super) fn cut(&mut self, keep: u64) {
         let entries = core::mem::take(&mut self.log);
         let acknowledged = self.acknowledged.min(keep);
+        let gone = self.compacted.facts.length;
         self.weights.clear();
         self.actions.clear();
-        self.head = Book::default();
-        self.shown = Book::default();
-        self.log_format = FORMAT_FIRST;
-        (self.acknowledged, self.announced, self.durable) = (0, 0, self.durable.min(keep));
-        for entry in entries.into_iter().take(keep as usize) {
+        self.head = Book::from(&self.compacted.tables);
+        self.shown = Book::from(&self.compacted.tables);
+        self.log_format = self.compacted.facts.format;
+        (self.acknowledged, self.announced, self.durable) = (gone, 0, self.durable.min(keep));
+        for entry in entries.into_iter().take((keep - gone) as usize) {
             self.record(entry);
         }
         self.show(acknowledged);

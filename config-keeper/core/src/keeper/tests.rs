@@ -985,6 +985,7 @@ fn give_back(keeper: &mut Keeper, entries: &[LogEntry], partner: Option<u64>) ->
         let effects = keeper.handle(Event::Restore {
             request: 70,
             restore: Restore {
+                compacted: None,
                 entries: vec![entry.clone()],
                 last: number + 1 == entries.len(),
             },
@@ -1200,14 +1201,23 @@ struct World {
     reads: u64,
     highest: EpochRecord,
     calm: bool,
+    /// Entries that the keepers keep.
+    keep: u64,
+    /// Every entry that was ever in a log.
+    chain: BTreeMap<LogHash, LogEntry>,
+    /// Entries that were let go, and logs that began with the partner's rows.
+    compacted: u64,
+    begun: u64,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let both = record(1, &[A, B], true, 0, LogHash::default());
+        // In every second world so few that what a controller missed is gone when it comes back.
+        let keep = if seed % 2 == 1 { seed / 2 % 6 } else { KEPT };
         let node = |id| Node {
             id,
-            keeper: keeper(id),
+            keeper: keeper(id).keeping(keep),
             disk: Loaded::default(),
             jobs: VecDeque::new(),
             tickets: BTreeMap::new(),
@@ -1228,6 +1238,10 @@ impl World {
             reads: 0,
             highest: both.clone(),
             calm: false,
+            keep,
+            chain: BTreeMap::new(),
+            compacted: 0,
+            begun: 0,
         };
         world.tell(0);
         world.tell(1);
@@ -1310,15 +1324,10 @@ impl World {
                     let earlier = *self.acknowledged.entry(number).or_insert(place);
                     assert_eq!(earlier, place, "action {number} was answered in two ways");
                     let sides = if changed.alone { 1 } else { 2 };
-                    let holds = |node: &&Node| {
-                        node.disk
-                            .entries
-                            .get(changed.index as usize - 1)
-                            .is_some_and(|entry| entry.hash == changed.hash)
-                    };
+                    let holds = |node: &&Node| self.holds(&node.disk, changed.index, changed.hash);
                     let first_time = self.highest.epoch == self.nodes[at].known.epoch;
                     if first_time
-                        && self.nodes[at].keeper.log[changed.index as usize - 1].epoch == self.highest.epoch
+                        && self.nodes[at].keeper.epoch_at(changed.index) == self.highest.epoch
                     {
                         assert!(
                             self.nodes.iter().filter(holds).count() >= sides,
@@ -1395,6 +1404,24 @@ impl World {
         }
     }
 
+    /// The history on a disk has this entry, be it kept there or gone.
+    fn holds(&self, disk: &Loaded, index: u64, hash: LogHash) -> bool {
+        let end = disk.entries.last().map_or(disk.compacted.facts.hash, |entry| entry.hash);
+        self.leads_to(end, index, hash)
+    }
+
+    /// The history that ends with this hash has that entry.
+    fn leads_to(&self, end: LogHash, index: u64, hash: LogHash) -> bool {
+        let mut at = end;
+        while let Some(entry) = self.chain.get(&at).filter(|entry| entry.index >= index) {
+            if entry.index == index {
+                return at == hash;
+            }
+            at = entry.previous;
+        }
+        false
+    }
+
     fn check(&mut self, at: usize) {
         let keeper = &self.nodes[at].keeper;
         assert!(keeper.acknowledged <= keeper.durable && keeper.durable <= keeper.length());
@@ -1402,7 +1429,11 @@ impl World {
         self.shown
             .insert((keeper.acknowledged, keeper.hash_at(keeper.acknowledged).unwrap()));
         let [a, b] = &self.nodes;
-        for (ours, theirs) in a.keeper.log.iter().zip(&b.keeper.log) {
+        for entry in a.keeper.log.iter().chain(&b.keeper.log) {
+            self.chain.entry(entry.hash).or_insert_with(|| entry.clone());
+        }
+        for ours in &a.keeper.log {
+            let Some(theirs) = b.keeper.entry(ours.index) else { continue };
             assert!(
                 ours.epoch != theirs.epoch || ours.hash == theirs.hash,
                 "logs part within epoch {}",
@@ -1517,11 +1548,27 @@ impl World {
             Job::Append(entries) => disk.entries.extend(entries),
             Job::Session { epoch, session } => (disk.session_epoch, disk.session) = (epoch, session),
             Job::Mend { keep, entries, .. } => {
-                disk.entries.truncate(keep as usize);
+                disk.entries.truncate((keep - disk.compacted.facts.length) as usize);
                 disk.entries.extend(entries);
             }
+            Job::Compact(facts) => {
+                let gone = facts.length - disk.compacted.facts.length;
+                for entry in disk.entries.drain(..gone as usize) {
+                    disk.compacted.take(&entry);
+                }
+                disk.compacted.facts.base = facts.base;
+                assert_eq!(disk.compacted.facts, facts, "what is let go is not what was kept of it");
+                self.compacted += gone;
+            }
+            Job::Begin { with, .. } => {
+                disk.entries.clear();
+                disk.acknowledged = with.facts.length;
+                self.begun += u64::from(with.facts.length > 0);
+                disk.compacted = with;
+            }
         }
-        disk.acknowledged = mark.min(disk.entries.len() as u64);
+        let length = disk.compacted.facts.length + disk.entries.len() as u64;
+        disk.acknowledged = mark.clamp(disk.compacted.facts.length, length);
     }
 
     /// SIGKILL at any point: a transaction is on the disk or is not.
@@ -1568,7 +1615,8 @@ impl World {
             Site::default(),
             node.disk.clone(),
         )
-        .unwrap();
+        .unwrap()
+        .keeping(self.keep);
         self.tell(at);
     }
 
@@ -1647,9 +1695,10 @@ impl World {
         self.nodes[at].plan = Plan::Rest;
         if self.highest == known {
             for (number, (index, hash)) in &self.acknowledged {
-                assert_eq!(
-                    self.nodes[at].keeper.hash_at(*index),
-                    Some(*hash),
+                let keeper = &self.nodes[at].keeper;
+                let end = keeper.hash_at(keeper.length()).unwrap();
+                assert!(
+                    self.leads_to(end, *index, *hash),
                     "{me} may serve and lacks acknowledged change {number}"
                 );
             }
@@ -1725,26 +1774,41 @@ impl World {
                 node.keeper.length(),
                 node.keeper.durable,
                 node.keeper.acknowledged,
-                node.keeper.log.last().map(|entry| entry.hash),
+                node.keeper.hash_at(node.keeper.length()),
             )
         });
         assert_eq!(ends[0], ends[1], "the logs differ");
         assert!(a.keeper.tables() == b.keeper.tables(), "the tables differ");
+        // The whole history, with what the keepers have let go.
+        let mut history = BTreeMap::new();
+        let mut at = a.keeper.hash_at(a.keeper.length()).unwrap();
+        while let Some(entry) = self.chain.get(&at) {
+            history.insert(entry.index, entry.clone());
+            at = entry.previous;
+        }
+        assert_eq!(history.len() as u64, a.keeper.length());
+        let hash_at = |index: u64| match index {
+            0 => Some(LogHash::default()),
+            _ => history.get(&index).map(|entry| entry.hash),
+        };
+        let mut told = Tables::default();
+        history.values().flat_map(|entry| &entry.rows).for_each(|row| told.apply(row));
+        assert!(a.keeper.tables() == &told, "the tables are not what happened");
         for (number, (index, hash)) in &self.acknowledged {
             assert_eq!(
-                a.keeper.hash_at(*index),
+                hash_at(*index),
                 Some(*hash),
                 "acknowledged change {number} is lost"
             );
         }
         for (index, hash) in &self.shown {
             assert_eq!(
-                a.keeper.hash_at(*index),
+                hash_at(*index),
                 Some(*hash),
                 "something was shown at {index} that is no history"
             );
         }
-        let actions: BTreeSet<ActionId> = a.keeper.log.iter().map(|entry| entry.action_id).collect();
+        let actions: BTreeSet<ActionId> = history.values().map(|entry| entry.action_id).collect();
         assert_eq!(
             actions.len() as u64,
             a.keeper.length(),
@@ -1760,6 +1824,7 @@ fn any_order_of_faults_loses_nothing_acknowledged_and_ends_in_one_history() {
         Err(_) => (0, 400),
     };
     let (mut acknowledged, mut epochs, mut reads) = (0, 0, 0);
+    let (mut compacted, mut begun) = (0, 0);
     for seed in first..first + seeds {
         let run = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
@@ -1767,18 +1832,22 @@ fn any_order_of_faults_loses_nothing_acknowledged_and_ends_in_one_history() {
                 world.step();
             }
             world.heal();
-            (world.acknowledged.len(), world.highest.epoch.get(), world.reads)
+            let done = (world.acknowledged.len(), world.highest.epoch.get(), world.reads);
+            (done, (world.compacted, world.begun))
         });
-        let (changes, epoch, answered) =
+        let ((changes, epoch, answered), (gone, anew)) =
             run.unwrap_or_else(|_| panic!("seed {seed}: run again with POLLUX_CONFIG_SEED={seed}"));
         acknowledged += changes;
         epochs += epoch;
         reads += answered;
+        compacted += gone;
+        begun += anew;
     }
     if seeds > 1 {
         assert!(
-            acknowledged as u64 > 5 * seeds && epochs > 3 * seeds && reads > 10 * seeds,
-            "the faults kept it from doing anything: {acknowledged} changes, {epochs} epochs, {reads} readings"
+            acknowledged as u64 > 5 * seeds && epochs > 3 * seeds && reads > 10 * seeds && compacted > 10 * seeds && begun > 20,
+            "the faults kept it from doing anything: {acknowledged} changes, {epochs} epochs, {reads} readings, \
+             {compacted} entries let go, {begun} logs begun from rows"
         );
     }
 }
@@ -1896,3 +1965,4 @@ fn a_log_that_may_still_grow_is_never_called_equal() {
         "{second:?}"
     );
 }
+mod compaction;
