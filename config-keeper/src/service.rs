@@ -298,7 +298,8 @@ impl Actor {
         for effect in self.keeper.handle(event) {
             match effect {
                 Effect::Store { serial, job } => {
-                    if let pollux_config_core::keeper::Job::Mend { aside, .. } = &job {
+                    use pollux_config_core::keeper::Job;
+                    if let Job::Mend { aside, .. } | Job::Begin { aside, .. } = &job {
                         self.aside.0 += aside.len() as u64;
                         self.aside.1 |= aside.iter().any(|(_, acknowledged)| *acknowledged);
                         if !aside.is_empty() {
@@ -474,6 +475,7 @@ impl Actor {
                 .map(|(what, remedy)| StorageAlarm { what, remedy })
                 .into_iter()
                 .collect(),
+            compacted: keeper.compacted().facts.length,
         }
     }
 
@@ -533,14 +535,18 @@ impl Actor {
         // A keeper that has just started remembers less as acknowledged than it had shown: the mark is written when
         // nothing else is to do. Nobody is led back behind what he has seen, and nobody starts from such a mark: what
         // is missing there would look deleted.
-        let known = |(index, hash): &(u64, config::LogHash)| self.keeper.hash_at(*index) == Some(*hash);
+        let gone = self.keeper.compacted().facts.length;
+        let known = |(index, hash): &(u64, config::LogHash)| {
+            *index >= gone && self.keeper.hash_at(*index) == Some(*hash)
+        };
+        let nothing = self.keeper.epoch().is_none() || self.keeper.lost() || self.keeper.is_beginning();
         match watch.after.filter(known) {
-            None if self.keeper.epoch().is_none() || self.keeper.lost() => Watched::Changes(Vec::new()),
+            None if nothing => Watched::Changes(Vec::new()),
             None => self.part(watch.part_after),
             Some((index, _)) if index > self.keeper.acknowledged() => Watched::Changes(Vec::new()),
             Some((index, _)) => {
                 let upto = self.keeper.batch_end(index, self.keeper.acknowledged(), u64::MAX);
-                Watched::Changes(self.keeper.entries(index, upto).to_vec())
+                Watched::Changes(self.keeper.entries(index, upto))
             }
         }
     }
@@ -968,6 +974,18 @@ fn register(config: &ControllerConfig, handle: &Handle) -> Service {
         .serve::<config::LOG>(on(handle, |handle, _ctx, query: LogQuery| async move {
             log_piece(&handle, query).await
         }))
+        .serve::<config::COMPACTED>(on(handle, |handle, _ctx, ask: config::Beginning| async move {
+            handle
+                .look(move |actor| actor.keeper.beginning(ask.part_after))
+                .await
+        }))
+        .serve::<config::HASH_AT>(on(handle, |handle, _ctx, ask: config::HashAt| async move {
+            let at = move |actor: &mut Actor| {
+                let held = ask.length <= actor.keeper.durable();
+                actor.keeper.hash_at(ask.length).filter(|_| held)
+            };
+            handle.look(at).await
+        }))
         .serve::<config::WATCH>(on(handle, |handle, ctx, watch: Watch| async move {
             watch_on(&handle, &ctx, watch).await
         }))
@@ -1205,6 +1223,7 @@ async fn take_back(
         points: Vec::new(),
         limit: 1,
         lost: false,
+        part_after: None,
     };
     let mut onward = ctx.clone().within(PARTNER_WITHIN.min(ctx.remaining() / 4));
     onward.caller = None;
@@ -1460,10 +1479,23 @@ async fn log_piece(handle: &Handle, query: LogQuery) -> Result<Vec<LogEntry>, Rp
             } else {
                 u64::from(query.limit)
             };
+            let gone = actor.keeper.compacted().facts.length;
+            if query.after < gone {
+                return Err(gone);
+            }
             let upto = actor.keeper.batch_end(query.after, actor.keeper.durable(), limit);
-            actor.keeper.entries(query.after, upto).to_vec()
+            Ok(actor.keeper.entries(query.after, upto))
         })
-        .await
+        .await?
+        .map_err(|gone| {
+            let what = format!(
+                "change {} is no longer kept: the first {gone} are not",
+                query.after + 1
+            );
+            RpcError::new(Code::NotFound, place(handle.me), what).remedy(format!(
+                "`config.compacted` has what they amount to; ask for those after {gone}"
+            ))
+        })
 }
 
 async fn watch_on(handle: &Handle, ctx: &Ctx, watch: Watch) -> Result<Watched, RpcError> {
@@ -1723,7 +1755,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut before, mut queue) = actor(dir.path());
         change(&mut before, &mut queue, "one").await.unwrap();
-        let entries = before.keeper.entries(0, 1).to_vec();
+        let entries = before.keeper.entries(0, 1);
         drop(before);
         std::fs::write(dir.path().join(DATABASE), [0x5a; 20_000]).unwrap();
         let (mut actor, mut queue) = actor(dir.path());
@@ -1740,7 +1772,11 @@ mod tests {
         let (sender, mut receiver) = oneshot::channel();
         let event = move |request| Event::Restore {
             request,
-            restore: Restore { entries, last: true },
+            restore: Restore {
+                compacted: None,
+                entries,
+                last: true,
+            },
             partner: None,
         };
         actor.take(Input::Call(Box::new(event), sender));

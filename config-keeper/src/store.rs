@@ -1,6 +1,7 @@
 //! The book itself: one SQLite database, of which this process is the only reader and writer.
 //!
 //! ```text
+//! compacted  kind, id, body: what the first entries amounted to when they were let go    what the log begins with
 //! log        index, epoch, session, action_id, request, format, rows, previous, hash     the truth
 //! (kind)     id, body, and columns read from the body; one table for each kind            what the log amounts to
 //! meta       array, session, acknowledged, folded                                        small facts
@@ -21,6 +22,7 @@
 //!
 //! | part | what it is |
 //! |---|---|
+//! | [`compaction`] | lets the first entries go, begins a log with rows |
 //! | [`damage`] | finds a database that is not what was written; puts it aside, and a new one in its place |
 //! | [`mark`] | where the log ended, beside the database: what SQLite drops in silence is missed |
 //! | [`space`] | alarm and refusal before the boot disk is full |
@@ -28,6 +30,7 @@
 //! Never: report a job as stored before its commit returned; go on after a failed write (what the kernel did with
 //! the pages is not known); touch a database of another array or of a newer version.
 
+mod compaction;
 mod damage;
 mod mark;
 mod space;
@@ -67,7 +70,11 @@ const GROUP: usize = 256;
 const IDLE: Duration = Duration::from_millis(500);
 
 /// Steps from one version of the schema to the next; `user_version` counts those that were taken. Append only.
-const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/1.sql"),
+    include_str!("schema/2.sql"),
+    include_str!("schema/3.sql"),
+];
 
 /// What to do where no partner has the configuration.
 pub const RESTORE: &str = "the configuration is copied from the partner as soon as it is there; if both databases are \
@@ -315,19 +322,15 @@ impl Store {
         let mut take = || {
             let opened = store.load()?;
             let session = (opened.loaded.session_epoch, opened.loaded.session);
-            let missing =
-                height.and_then(|height| height.missing(&opened.loaded.entries, session, opened.aside.0));
+            let missing = height.and_then(|height| height.missing(&opened.loaded, session, opened.aside.0));
             if let Some(what) = missing {
                 return Err(damaged(what));
             }
             store.reserve_wal()?;
+            let (length, hash) = compaction::end(&opened.loaded);
             store.height = Height {
-                length: opened.loaded.entries.len() as u64,
-                hash: opened
-                    .loaded
-                    .entries
-                    .last()
-                    .map_or(LogHash::default(), |entry| entry.hash),
+                length,
+                hash,
                 session,
                 aside: opened.aside.0,
             };
@@ -364,8 +367,14 @@ impl Store {
             path: self.path.clone(),
             what,
         };
+        let compacted =
+            compaction::read(&self.connection).map_err(opening("read what its log begins with"))?;
+        if let Some(what) = compacted.wrong() {
+            return Err(damaged(what));
+        }
         let entries = self.log().map_err(opening("read the log"))?;
-        let (mut length, mut last) = (0, LogHash::default());
+        let gone = compacted.facts.length;
+        let (mut length, mut last) = (gone, compacted.facts.hash);
         for entry in &entries {
             pollux_config_core::log::follows(length, last, entry).map_err(damaged)?;
             (length, last) = (entry.index, entry.hash);
@@ -381,8 +390,9 @@ impl Store {
         let read = || -> rusqlite::Result<Opened> {
             let (session_epoch, session) = (Epoch::new(meta("session_epoch")?), meta("session")?);
             let loaded = Loaded {
+                compacted,
                 entries,
-                acknowledged: meta("acknowledged")?,
+                acknowledged: meta("acknowledged")?.max(gone),
                 session_epoch,
                 session,
                 lost: damage::lost(&self.connection)?.is_some(),
@@ -407,14 +417,17 @@ impl Store {
                 opened.loaded.acknowledged
             )));
         }
-        let folded = usize::try_from(opened.folded).unwrap_or(usize::MAX);
-        let Some(folded) = opened.loaded.entries.get(..folded) else {
+        let folded = opened.folded.checked_sub(gone);
+        let folded = folded.and_then(|folded| usize::try_from(folded).ok());
+        let folded = folded.and_then(|folded| opened.loaded.entries.get(..folded));
+        let Some(folded) = folded else {
             return Err(damaged(format!(
                 "its tables are those of {} entries, its log has {length}",
                 opened.folded
             )));
         };
-        let damage = self.compare(folded).map_err(opening("read the tables"))?;
+        let begun = &opened.loaded.compacted.tables;
+        let damage = self.compare(begun, folded).map_err(opening("read the tables"))?;
         match damage.into_iter().next() {
             Some(what) => Err(damaged(what)),
             None => Ok(opened),
@@ -446,13 +459,15 @@ impl Store {
     }
 
     /// What in the tables is not what the log amounts to.
-    fn compare(&self, entries: &[LogEntry]) -> rusqlite::Result<Vec<String>> {
-        let mut tables = Tables::default();
+    fn compare(&self, begun: &Tables, entries: &[LogEntry]) -> rusqlite::Result<Vec<String>> {
+        let mut tables = begun.clone();
         for row in entries.iter().flat_map(|entry| &entry.rows) {
             tables.apply(row);
         }
-        let mut wanted: std::collections::BTreeMap<(Kind, String), String> =
-            tables.rows().map(|row| (place(&row), body(&row))).collect();
+        let mut wanted: std::collections::BTreeMap<(Kind, String), String> = tables
+            .rows()
+            .map(|row| (place(&row), encode_body(&row)))
+            .collect();
         let mut problems = vec![];
         for kind in Kind::ALL {
             let mut statement = self
@@ -508,14 +523,15 @@ impl Store {
     /// One commit.
     fn commit(&mut self, jobs: &[(u64, Job)]) -> Result<(), StoreError> {
         let (path, places) = (self.path.clone(), self.places.clone());
-        let mending = jobs.iter().any(|(_, job)| matches!(job, Job::Mend { .. }));
-        let cut = |(_, job): &(u64, Job)| match job {
-            Job::Mend { keep, aside, .. } if !aside.is_empty() => Some(*keep),
-            _ => None,
+        let mending = jobs
+            .iter()
+            .any(|(_, job)| matches!(job, Job::Mend { .. } | Job::Begin { .. }));
+        let shortens = |(_, job): &(u64, Job)| match job {
+            Job::Mend { aside, .. } => !aside.is_empty(),
+            Job::Begin { .. } => true,
+            Job::Append(_) | Job::Session { .. } | Job::Compact(_) => false,
         };
-        // The tables are made again from what stays of the log.
-        let cut = jobs.iter().rev().find_map(cut);
-        if cut.is_some() {
+        if jobs.iter().any(shortens) {
             self.mark.wipe()?;
         }
         places.pass(if mending { "before mend" } else { "before commit" });
@@ -527,15 +543,18 @@ impl Store {
             for (_, job) in jobs {
                 apply(&transaction, job)?;
             }
+            let mut folded = None;
             if jobs.iter().any(|(_, job)| !matches!(job, Job::Append(_))) {
                 damage::seal(&transaction)?;
+                folded = Some(damage::folded(&transaction)?);
             }
             places.pass("in commit");
-            transaction.commit()
+            transaction.commit()?;
+            Ok(folded)
         };
-        write(&mut self.connection).map_err(|source| classify(&path, "write to it", source))?;
+        let folded = write(&mut self.connection).map_err(|source| classify(&path, "write to it", source))?;
         self.wal += jobs.iter().map(|(_, job)| weight(job)).sum::<u64>();
-        self.folded = cut.unwrap_or(self.folded);
+        self.folded = folded.unwrap_or(self.folded);
         places.pass(if mending { "after mend" } else { "after commit" });
         self.unmarked |= height != self.height || mending;
         self.height = height;
@@ -558,7 +577,7 @@ impl Store {
         places.pass("before tidying");
         let write = |connection: &mut Connection| {
             let transaction = begin(connection)?;
-            fold_behind(&transaction, folded)?;
+            fold_between(&transaction, folded, length)?;
             fact(&transaction, "folded", length)?;
             if let Some(acknowledged) = acknowledged {
                 fact(&transaction, "acknowledged", acknowledged)?;
@@ -584,20 +603,24 @@ impl Store {
     }
 
     fn verify(&self) -> Result<Verified, StoreError> {
+        let begun =
+            compaction::read(&self.connection).map_err(self.failed("read what its log begins with"))?;
         let entries = self.log().map_err(self.failed("read the log"))?;
         let mut problems: Vec<String> = self
             .integrity()
             .map_err(self.failed("check it"))?
             .into_iter()
+            .chain(begun.wrong())
             .collect();
-        let (mut length, mut last) = (0, LogHash::default());
+        let (mut length, mut last) = (begun.facts.length, begun.facts.hash);
         for entry in &entries {
             if let Err(problem) = pollux_config_core::log::follows(length, last, entry) {
                 problems.push(problem);
             }
             (length, last) = (entry.index, entry.hash);
         }
-        problems.extend(self.compare(&entries).map_err(self.failed("read the tables"))?);
+        let compared = self.compare(&begun.tables, &entries);
+        problems.extend(compared.map_err(self.failed("read the tables"))?);
         let counts: Vec<String> = Kind::ALL
             .into_iter()
             .map(|kind| format!("(SELECT count(*) FROM \"{kind}\")"))
@@ -959,9 +982,11 @@ fn run(mut store: Store, asks: &Receiver<Ask>, mut report: impl FnMut(Report)) {
         for ask in first.into_iter().chain(asks.try_iter().take(GROUP)) {
             match ask {
                 Ask::Job(serial, job) => {
-                    if let Job::Mend { keep, .. } = &job {
-                        // What was noted before the cut must not reach beyond it.
-                        mark = mark.map(|mark: u64| mark.min(*keep));
+                    // What was noted before a cut must not reach beyond it.
+                    match &job {
+                        Job::Mend { keep, .. } => mark = mark.map(|mark: u64| mark.min(*keep)),
+                        Job::Begin { .. } => mark = None,
+                        Job::Append(_) | Job::Session { .. } | Job::Compact(_) => {}
                     }
                     jobs.push((serial, job));
                 }
@@ -1020,6 +1045,13 @@ fn after(height: Height, job: &Job) -> Height {
     };
     match job {
         Job::Append(entries) => end(height, entries),
+        Job::Compact(_) => height,
+        Job::Begin { with, aside } => Height {
+            length: with.facts.length,
+            hash: with.facts.hash,
+            aside: height.aside + aside.len() as u64,
+            ..height
+        },
         Job::Session { epoch, session } => Height {
             session: (*epoch, *session),
             ..height
@@ -1046,15 +1078,10 @@ fn apply(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
             // The core begins no session before a log that was lost is whole again.
             damage::found_again(transaction)
         }
+        Job::Compact(facts) => compaction::compact(transaction, facts),
+        Job::Begin { with, aside } => compaction::begin(transaction, with, aside),
         Job::Mend { keep, aside, entries } => {
-            for (entry, acknowledged) in aside {
-                let entry = serde_json::to_string(entry).expect("entries are plain data");
-                transaction.execute(
-                    "INSERT INTO aside (entry, acknowledged) VALUES (?1, ?2)",
-                    params![entry, acknowledged],
-                )?;
-                damage::set_aside(transaction, &entry, *acknowledged)?;
-            }
+            insert_aside(transaction, aside)?;
             if !aside.is_empty() {
                 fact(transaction, "folded", *keep)?;
                 transaction.execute("DELETE FROM log WHERE idx > ?1", [keep.cast_signed()])?;
@@ -1067,6 +1094,18 @@ fn apply(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
             append(transaction, entries)
         }
     }
+}
+
+fn insert_aside(transaction: &Transaction<'_>, aside: &[(LogEntry, bool)]) -> rusqlite::Result<()> {
+    for (entry, acknowledged) in aside {
+        let entry = serde_json::to_string(entry).expect("entries are plain data");
+        transaction.execute(
+            "INSERT INTO aside (entry, acknowledged) VALUES (?1, ?2)",
+            params![entry, acknowledged],
+        )?;
+        damage::set_aside(transaction, &entry, *acknowledged)?;
+    }
+    Ok(())
 }
 
 fn append(transaction: &Transaction<'_>, entries: &[LogEntry]) -> rusqlite::Result<()> {
@@ -1093,6 +1132,9 @@ fn weight(job: &Job) -> u64 {
     let entries = match job {
         Job::Append(entries) | Job::Mend { entries, .. } => entries.as_slice(),
         Job::Session { .. } => &[],
+        // A page for each of the rows of a step.
+        Job::Compact(_) => return 256 * FRAME_BYTES,
+        Job::Begin { .. } => return WAL_BYTES,
     };
     let bytes: usize = entries
         .iter()
@@ -1110,7 +1152,7 @@ fn fold(transaction: &Transaction<'_>, row: &RowOp) -> rusqlite::Result<()> {
             );
             transaction
                 .prepare_cached(&put)?
-                .execute(params![id, body(row)])?;
+                .execute(params![id, encode_body(row)])?;
         }
         RowOp::Delete(key) => {
             let delete = format!("DELETE FROM \"{}\" WHERE id = ?1", key.kind());
@@ -1122,16 +1164,15 @@ fn fold(transaction: &Transaction<'_>, row: &RowOp) -> rusqlite::Result<()> {
 
 /// Makes the tables again from what is left of the log.
 fn rebuild(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
-    for kind in Kind::ALL {
-        transaction.execute(&format!("DELETE FROM \"{kind}\""), [])?;
-    }
-    fold_behind(transaction, 0)
+    compaction::restore(transaction)?;
+    fold_between(transaction, 0, i64::MAX.cast_unsigned())
 }
 
-/// Folds every entry behind that index into the tables.
-fn fold_behind(transaction: &Transaction<'_>, folded: u64) -> rusqlite::Result<()> {
-    let mut statement = transaction.prepare("SELECT rows FROM log WHERE idx > ?1 ORDER BY idx")?;
-    let mut found = statement.query([folded.cast_signed()])?;
+/// Folds the entries behind that index into the tables, up to another.
+fn fold_between(transaction: &Transaction<'_>, folded: u64, upto: u64) -> rusqlite::Result<()> {
+    let mut statement =
+        transaction.prepare("SELECT rows FROM log WHERE idx > ?1 AND idx <= ?2 ORDER BY idx")?;
+    let mut found = statement.query([folded.cast_signed(), upto.cast_signed()])?;
     while let Some(row) = found.next()? {
         let rows: Vec<RowOp> = serde_json::from_str(&row.get::<_, String>(0)?).map_err(|error| {
             rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
@@ -1156,7 +1197,7 @@ fn place(row: &Resource) -> (Kind, String) {
     (key.kind(), reference(&key))
 }
 
-fn body(row: &Resource) -> String {
+fn encode_body(row: &Resource) -> String {
     serde_json::to_string(row).expect("rows are plain data")
 }
 

@@ -1,6 +1,7 @@
 //! Databases as older versions of the program left them: each is opened by this one, says what it said, and goes on.
 //!
-//! `frozen/vN.db` was written by the program whose schema had version N, and is never written again. The same seven
+//! `frozen/vN.db` was written by the program whose schema had version N (the second out of the first, by its upgrade), and
+//! is never written again. The same seven
 //! changes are in each: two pools of which one is ready, volumes, a host, a mapping, an address, a resize, a rename, a
 //! deletion.
 

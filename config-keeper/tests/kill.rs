@@ -6,8 +6,9 @@ mod common;
 
 use common::{ARRAY, Alone, action, change};
 use pollux_api::config::{Changed, Hex, LogHash};
-use pollux_api::id::ArrayId;
-use pollux_config_core::keeper::{Event, Job};
+use pollux_api::id::{ArrayId, ControllerId};
+use pollux_config_core::keeper::{Event, Job, Keeper, Loaded};
+use pollux_config_core::plan::Site;
 use pollux_config_keeper::store::{Opened, Report, Store, StoreError};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -243,4 +244,53 @@ fn a_mended_log_is_rebuilt_and_what_was_cut_off_can_be_read() {
         (loaded.entries.len(), loaded.acknowledged <= 2, aside),
         (2, true, (3, true))
     );
+}
+
+#[test]
+fn a_log_that_is_shortened_and_one_that_begins_with_rows_say_the_same_after_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (short, whole) = (dir.path().join("short.db"), dir.path().join("whole.db"));
+    filled(&whole, 60);
+    let mut alone = Alone::keeping(Store::open(&short, ARRAY).unwrap(), 3);
+    alone.changes(1..=60).writer.mark(60);
+    alone.writer.rest();
+    alone.done();
+    let (tables, hash) = (alone.keeper.tables().clone(), alone.keeper.hash_at(60));
+    drop(alone);
+    let (store, Opened { loaded, .. }) = Store::open(&short, ARRAY).unwrap();
+    let gone = loaded.compacted.facts.length;
+    assert!(gone > 40 && loaded.entries.len() as u64 == 60 - gone, "{gone}");
+    let with = loaded.compacted.clone();
+    let entries = loaded.entries.clone();
+    let same = |loaded: Loaded| {
+        let keeper = Keeper::load(ControllerId::A, None, Site::default(), loaded).unwrap();
+        assert_eq!((keeper.length(), keeper.hash_at(60)), (60, hash));
+        assert_eq!(keeper.acknowledged(), keeper.length());
+        assert_eq!(keeper.tables(), &tables);
+    };
+    same(loaded);
+    drop(store);
+    // Another database, of which nothing stays but what is set aside, takes over rows and entries.
+    let (store, Opened { loaded, .. }) = Store::open(&whole, ARRAY).unwrap();
+    let aside = loaded.entries[50..]
+        .iter()
+        .map(|entry| (entry.clone(), false))
+        .collect();
+    let (sender, reports) = channel();
+    let writer = store.spawn(move |report| drop(sender.send(report)));
+    writer.job(1, Job::Begin { with, aside });
+    writer.job(2, Job::Append(entries));
+    writer.mark(60);
+    writer.rest();
+    let mut stored = reports.iter().filter(|report| !matches!(report, Report::Room(_)));
+    for number in 1..=2 {
+        assert!(matches!(stored.next(), Some(Report::Stored(serial)) if serial == number));
+    }
+    let (sender, found) = channel();
+    writer.verify(move |verified| drop(sender.send(verified.unwrap())));
+    assert_eq!(found.recv().unwrap().problems, Vec::<String>::new());
+    drop(writer);
+    let (_, Opened { loaded, aside, .. }) = Store::open(&whole, ARRAY).unwrap();
+    assert_eq!(aside, (10, false));
+    same(loaded);
 }

@@ -156,17 +156,12 @@ async fn catch_up(array: Array, events: mpsc::UnboundedSender<Event>) {
 
 async fn contains(array: &Array, base: Base) -> Result<bool, pollux_api::error::RpcError> {
     let length = base.length.get();
-    let Some(before) = length.checked_sub(1) else {
+    if length == 0 {
         return Ok(base.hash == Hash32::ZERO);
-    };
-    let request = config::LogQuery {
-        after: before,
-        limit: 1,
-    };
-    let entries: Vec<config::LogEntry> = array.config(config::LOG, &request, CALL).await?;
-    Ok(entries
-        .first()
-        .is_some_and(|entry| entry.index == length && entry.hash.0 == *base.hash.as_bytes()))
+    }
+    let request = config::HashAt { length };
+    let hash: Option<Hex<32>> = array.config(config::HASH_AT, &request, CALL).await?;
+    Ok(hash.is_some_and(|hash| hash.0 == *base.hash.as_bytes()))
 }
 
 fn to_status(status: &config::Status) -> ConfigStatus {

@@ -60,9 +60,9 @@ use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
 use pollux_api::action::ActionId;
 use pollux_api::config::{
-    self, Append, AppendReply, CaughtUp, Change, Changed, CompactedPart, Diverged, EpochRecord, FORMAT, FORMAT_FIRST, Fetch,
-    Fetched, Freeze, Kind, LogEntry, LogHash, ReadIndex, Resource, Restore, RowOp, SetEpoch, Sync, SyncReply,
-    Tables, Unfreeze, format_of,
+    self, Append, AppendReply, CaughtUp, Change, Changed, CompactedPart, Diverged, EpochRecord, FORMAT,
+    FORMAT_FIRST, Fetch, Fetched, Freeze, Kind, LogEntry, LogHash, ReadIndex, Resource, Restore, RowOp,
+    SetEpoch, Sync, SyncReply, Tables, Unfreeze, format_of,
 };
 use pollux_api::error::Problem;
 use pollux_api::id::{ControllerId, DiskIndex, Epoch, Incarnation};
@@ -672,10 +672,7 @@ impl Keeper {
         let gone = self.compacted.facts.length;
         let upto = upto.min(self.length()).saturating_sub(gone);
         let after = after.saturating_sub(gone).min(upto);
-        self.log
-            .range(after as usize..upto as usize)
-            .cloned()
-            .collect()
+        self.log.range(after as usize..upto as usize).cloned().collect()
     }
 
     /// The record that counts.

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | entries of the log | their hash chain |
 //! | tables | compared with what the log amounts to |
+//! | what the log begins with | a digest over its rows, among the facts |
 //! | facts, and what was set aside | a digest among the facts ([`seal`]) |
 //! | the schema | compared with a new one of the same version |
 //! | version of the schema | repeated among the facts |
@@ -115,6 +116,11 @@ pub(super) fn facts(connection: &Connection) -> rusqlite::Result<Option<String>>
 /// The version of the schema, as the facts have it.
 pub(super) fn schema_fact(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     fact(connection, SCHEMA)
+}
+
+/// How many entries are in the tables.
+pub(super) fn folded(connection: &Connection) -> rusqlite::Result<u64> {
+    Ok(fact::<i64>(connection, "folded")?.map_or(0, i64::cast_unsigned))
 }
 
 /// The digest over what was set aside goes on by one entry.

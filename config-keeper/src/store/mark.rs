@@ -16,10 +16,12 @@
 //!
 //! Never: a reason to take a database that is damaged; a reason of its own to refuse one when it cannot be read.
 
+use super::compaction::end;
 use super::space::storage;
 use super::{StoreError, beside};
-use pollux_api::config::{Hex, LogEntry, LogHash};
+use pollux_api::config::{Hex, LogHash};
 use pollux_api::id::{ArrayId, Epoch};
+use pollux_config_core::keeper::Loaded;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -71,19 +73,24 @@ impl Height {
         })
     }
 
-    /// What of this is not in a database that holds these entries, this session and so many entries set aside.
-    pub(super) fn missing(&self, entries: &[LogEntry], session: (Epoch, u64), aside: u64) -> Option<String> {
-        let length = entries.len() as u64;
+    /// What of this is not in a database that holds this, with this session and so many entries set aside.
+    pub(super) fn missing(&self, loaded: &Loaded, session: (Epoch, u64), aside: u64) -> Option<String> {
+        let (facts, (length, _)) = (&loaded.compacted.facts, end(loaded));
         if length < self.length {
             return Some(format!(
                 "its log ends at entry {length}, and {} were stored",
                 self.length
             ));
         }
-        let last = self.length.checked_sub(1).and_then(|at| usize::try_from(at).ok());
-        let hash = last
-            .and_then(|at| entries.get(at))
-            .map_or(LogHash::default(), |entry| entry.hash);
+        // An old mark may be of an entry that was let go since.
+        let hash = match self.length.checked_sub(facts.length) {
+            None => self.hash,
+            Some(0) => facts.hash,
+            Some(at) => usize::try_from(at - 1)
+                .ok()
+                .and_then(|at| loaded.entries.get(at))
+                .map_or(LogHash::default(), |entry| entry.hash),
+        };
         if hash != self.hash {
             return Some(format!(
                 "its entry {} is not the one that was stored",

@@ -5,7 +5,7 @@
 use pollux_api::action::ActionId;
 use pollux_api::config::{Change, Changed, EpochRecord, LogHash, Op, SetEpoch};
 use pollux_api::id::{ArrayId, ControllerId, Epoch, Incarnation};
-use pollux_config_core::keeper::{Answer, Effect, Event, Keeper};
+use pollux_config_core::keeper::{Answer, Effect, Event, KEPT, Keeper};
 use pollux_config_core::plan::Site;
 use pollux_config_keeper::store::{Opened, Report, Store, Way, Writer};
 use std::path::Path;
@@ -43,8 +43,14 @@ impl Alone {
         Self::on(Store::open_or_replace(path, ARRAY, &Way::default()).unwrap())
     }
 
-    pub fn on((store, Opened { loaded, .. }): (Store, Opened)) -> Self {
+    pub fn on(opened: (Store, Opened)) -> Self {
+        Self::keeping(opened, KEPT)
+    }
+
+    /// So many entries of the log are kept.
+    pub fn keeping((store, Opened { loaded, .. }): (Store, Opened), keep: u64) -> Self {
         let keeper = Keeper::load(ControllerId::A, None, Site::default(), loaded).unwrap();
+        let keeper = keeper.keeping(keep);
         let (sender, reports) = channel();
         let writer = store.spawn(move |report| drop(sender.send(report)));
         let mut alone = Self {

@@ -53,8 +53,13 @@ crate::contract! {
         /// One row, like [`SHOW`].
         idempotent viewer GET = "config.get": Get => Resource, [NotFound, ConfigLocked, Superseded, Failed];
         /// A piece of the durable log, oldest first. What in it lies beyond the acknowledged length is in doubt;
-        /// nothing may be done because of it.
-        idempotent viewer LOG = "config.log": LogQuery => Vec<LogEntry>, [Failed];
+        /// nothing may be done because of it. `not_found`: the first changes are no longer kept; [`COMPACTED`] has what they
+        /// amount to.
+        idempotent viewer LOG = "config.log": LogQuery => Vec<LogEntry>, [NotFound, Failed];
+        /// What the log begins with, part by part: the rows to which the changes amount that are no longer kept.
+        idempotent viewer COMPACTED = "config.compacted": Beginning => CompactedPart, [];
+        /// The hash of the durable log at a length; none: it is shorter, or that is not known any more.
+        idempotent viewer HASH_AT = "config.hash_at": HashAt => Option<LogHash>, [];
         /// A long poll: hands over every change once and in order, or a snapshot after a gap. With `read` the first part of
         /// everything, as [`SHOW`] has it.
         idempotent viewer WATCH = "config.watch": Watch => Watched, [ConfigLocked, Superseded, Failed];
@@ -1088,6 +1093,23 @@ pub struct LogQuery {
     /// after the last one.
     #[serde(default)]
     pub limit: u32,
+}
+
+/// Which rows of what the log begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Beginning {
+    /// Rows are known up to here; none: from the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_after: Option<PartAfter>,
+}
+
+/// At which length of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct HashAt {
+    /// Number of entries.
+    pub length: u64,
 }
 
 /// Wait for what comes after an index. The first call of a watcher has no `after`.

@@ -5,6 +5,9 @@
 //! {"index":1, ...}                                                       every change, oldest first
 //! ```
 //!
+//! Where the array no longer keeps its first changes, the file has version 2: its head says with what the log begins, and
+//! the rows of that stand, one in a line, before the changes.
+//!
 //! A backup is history and not only its end: a controller that has lost its database gets back the very log on which the
 //! record of the epoch stands. Where no database is lost, restoring is a change like any other: the array is made what it
 //! was at the end of the backup, after the difference was shown.
@@ -19,7 +22,9 @@ use crate::moves::confirm;
 use crate::print::Style;
 use crate::resources::Shown;
 use pollux_api::action::ActionId;
-use pollux_api::config::{self, LogEntry, LogHash, Restore, Restored, Tables};
+use pollux_api::config::{
+    self, CompactedPart, LogEntry, LogHash, Resource, Restore, Restored, RowOp, Tables,
+};
 use pollux_config_document::Document;
 use pollux_runtime::Ctx;
 use serde::{Deserialize, Serialize};
@@ -29,6 +34,8 @@ use std::path::Path;
 
 /// Version of the file.
 const VERSION: u32 = 1;
+/// Version of a file that begins with rows.
+const BEGUN: u32 = 2;
 /// Longest file that is read.
 const FILE_MAX: u64 = 4 << 30;
 /// Bytes of entries that are sent in one message; the keeper takes half of what the router carries.
@@ -41,12 +48,120 @@ struct Head {
     hash: LogHash,
     /// Of the program that wrote it, for people.
     version: String,
+    /// With what the log begins, if its first changes are no longer kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    compacted: Option<config::Compacted>,
+}
+
+/// What a file holds.
+#[derive(Debug)]
+struct Backup {
+    head: Head,
+    /// Rows with which the log begins, in the order of their keys.
+    rows: Vec<Resource>,
+    entries: Vec<LogEntry>,
+}
+
+impl Backup {
+    /// What it amounts to.
+    fn tables(&self) -> Tables {
+        let mut tables = Tables::default();
+        for row in &self.rows {
+            tables.apply(&RowOp::Put(row.clone()));
+        }
+        self.entries
+            .iter()
+            .flat_map(|entry| &entry.rows)
+            .for_each(|row| tables.apply(row));
+        tables
+    }
+
+    /// In pieces that fit into a message.
+    fn pieces(self) -> Vec<Restore> {
+        let mut pieces = Vec::new();
+        let of = self.head.compacted.unwrap_or_default();
+        let mut after = None;
+        for rows in packed(self.rows) {
+            let last = rows.last().map(Resource::key);
+            pieces.push(Restore {
+                compacted: Some(CompactedPart {
+                    of,
+                    after: std::mem::replace(&mut after, last),
+                    rows,
+                    more: true,
+                }),
+                entries: Vec::new(),
+                last: false,
+            });
+        }
+        if let Some(Restore {
+            compacted: Some(part),
+            ..
+        }) = pieces.last_mut()
+        {
+            part.more = false;
+        } else if of.length > 0 {
+            // It amounts to nothing.
+            let (after, rows, more) = (None, Vec::new(), false);
+            pieces.push(Restore {
+                compacted: Some(CompactedPart {
+                    of,
+                    after,
+                    rows,
+                    more,
+                }),
+                entries: Vec::new(),
+                last: false,
+            });
+        }
+        pieces.extend(packed(self.entries).into_iter().map(|entries| Restore {
+            compacted: None,
+            entries,
+            last: false,
+        }));
+        match pieces.last_mut() {
+            Some(Restore {
+                compacted: None,
+                last,
+                ..
+            }) => *last = true,
+            // Its last word, though nothing comes behind the rows.
+            _ => pieces.push(Restore {
+                compacted: None,
+                entries: Vec::new(),
+                last: true,
+            }),
+        }
+        pieces
+    }
+}
+
+/// Parts of at most [`PIECE`] bytes, or of one.
+fn packed<T: Serialize>(all: Vec<T>) -> Vec<Vec<T>> {
+    let (mut parts, mut bytes) = (Vec::<Vec<T>>::new(), usize::MAX);
+    for one in all {
+        let own = serde_json::to_string(&one).map_or(0, |text| text.len());
+        bytes = bytes.saturating_add(own);
+        match parts.last_mut() {
+            Some(part) if bytes <= PIECE => part.push(one),
+            _ => {
+                parts.push(vec![one]);
+                bytes = own;
+            }
+        }
+    }
+    parts
 }
 
 /// `pollux config backup`
 pub(crate) async fn backup(array: &Array, file: &Path) -> Result<Shown, Error> {
     let (mut log, length) = Log::of(array).await?;
-    let (mut lines, mut hash) = (String::new(), LogHash::default());
+    let begun = log.begun;
+    let (mut lines, mut hash) = (String::new(), begun.hash);
+    for row in log.tables().rows_after(None) {
+        lines += &text(&row)?;
+        lines.push('\n');
+    }
     while let Some(entry) = log.next().await? {
         if entry.previous != hash {
             let what = format!("change {} does not follow the one before it", entry.index);
@@ -57,10 +172,11 @@ pub(crate) async fn backup(array: &Array, file: &Path) -> Result<Shown, Error> {
         lines.push('\n');
     }
     let head = Head {
-        pollux_backup: VERSION,
+        pollux_backup: if begun.length > 0 { BEGUN } else { VERSION },
         length,
         hash,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        compacted: Some(begun).filter(|begun| begun.length > 0),
     };
     let whole = format!("{}\n{lines}", text(&head)?);
     pollux_platform::file::replace(file, whole.as_bytes(), 0o600).map_err(|error| {
@@ -82,7 +198,7 @@ fn text(value: &impl Serialize) -> Result<String, Error> {
 }
 
 /// What a file holds, whole and in order; whether each entry's hash is right is the keeper's to check.
-fn read(file: &Path) -> Result<(Head, Vec<LogEntry>), Error> {
+fn read(file: &Path) -> Result<Backup, Error> {
     let wrong = |what: String| {
         Error::usage(
             format!("{}: {what}", file.display()),
@@ -99,34 +215,50 @@ fn read(file: &Path) -> Result<(Head, Vec<LogEntry>), Error> {
     let mut lines = text.lines();
     let head: Head = serde_json::from_str(lines.next().unwrap_or_default())
         .map_err(|error| wrong(format!("line 1 is no head of a backup: {error}")))?;
-    if head.pollux_backup != VERSION {
+    let begun = head.compacted.unwrap_or_default();
+    let version = if head.compacted.is_some() { BEGUN } else { VERSION };
+    if head.pollux_backup != version {
         return Err(wrong(format!(
-            "version {} of a backup, this program knows {VERSION}",
+            "version {} of a backup, this program knows {VERSION} and {BEGUN}",
             head.pollux_backup
         )));
     }
-    let (mut entries, mut hash) = (Vec::<LogEntry>::new(), LogHash::default());
-    for (line, number) in lines.zip(1_u64..) {
+    let mut lines = lines.zip(2_u64..);
+    let mut rows = Vec::<Resource>::new();
+    for (line, number) in lines
+        .by_ref()
+        .take(usize::try_from(begun.rows).unwrap_or(usize::MAX))
+    {
+        let row: Resource =
+            serde_json::from_str(line).map_err(|error| wrong(format!("line {number}: {error}")))?;
+        if rows.last().is_some_and(|last| last.key() >= row.key()) {
+            return Err(wrong(format!("line {number}: a row that is not in order")));
+        }
+        rows.push(row);
+    }
+    let (mut entries, mut index, mut hash) = (Vec::<LogEntry>::new(), begun.length, begun.hash);
+    for (line, number) in lines {
         let entry: LogEntry =
-            serde_json::from_str(line).map_err(|error| wrong(format!("line {}: {error}", number + 1)))?;
-        if (entry.index, entry.previous) != (number, hash) {
+            serde_json::from_str(line).map_err(|error| wrong(format!("line {number}: {error}")))?;
+        if (entry.index, entry.previous) != (index + 1, hash) {
             return Err(wrong(format!(
-                "line {}: change {} does not follow the one before it",
-                number + 1,
+                "line {number}: change {} does not follow the one before it",
                 entry.index
             )));
         }
-        hash = entry.hash;
+        (index, hash) = (entry.index, entry.hash);
         entries.push(entry);
     }
-    if (entries.len() as u64, hash) != (head.length, head.hash) {
+    if (rows.len() as u64, index, hash) != (begun.rows, head.length, head.hash) {
         return Err(wrong(format!(
-            "it ends after {} of {} changes",
-            entries.len(),
-            head.length
+            "it ends after {} of {} changes and {} of {} rows",
+            index,
+            head.length,
+            rows.len(),
+            begun.rows
         )));
     }
-    Ok((head, entries))
+    Ok(Backup { head, rows, entries })
 }
 
 /// `pollux config restore`
@@ -137,7 +269,7 @@ pub(crate) async fn restore(
     action: Option<ActionId>,
     style: Style,
 ) -> Result<Shown, Error> {
-    let (head, entries) = read(file)?;
+    let brought = read(file)?;
     let mut lost = Vec::new();
     for id in BOTH {
         if let Ok(status) = array.look::<config::Status>(id, config::STATUS).await
@@ -147,16 +279,8 @@ pub(crate) async fn restore(
         }
     }
     let Some(at) = lost.first().copied() else {
-        return go_back(
-            array,
-            &head,
-            &entries,
-            &file.display().to_string(),
-            how,
-            action,
-            style,
-        )
-        .await;
+        let name = file.display().to_string();
+        return go_back(array, &brought, &name, how, action, style).await;
     };
     let mut text = String::new();
     for id in &lost {
@@ -165,79 +289,85 @@ pub(crate) async fn restore(
     let _ = writeln!(
         text,
         "it gets the {} changes of {}; what was changed after them is lost",
-        head.length,
+        brought.head.length,
         file.display()
     );
     if how.dry_run {
         let text = text + "nothing was done\n";
         return Ok(Shown {
             text,
-            json: json!({ "dry_run": true, "lost": lost, "length": head.length }),
+            json: json!({ "dry_run": true, "lost": lost, "length": brought.head.length }),
         });
     }
     if !how.yes {
         confirm(&text)?;
     }
     let ctx = action.map_or_else(|| Ctx::new(CHANGE), |action| Ctx::of(action, CHANGE));
-    let mut left = entries.into_iter().peekable();
-    loop {
-        let (mut piece, mut bytes) = (Vec::new(), 0);
-        while let Some(entry) = left.peek() {
-            bytes += serde_json::to_string(entry).map_or(0, |text| text.len());
-            if bytes > PIECE && !piece.is_empty() {
-                break;
-            }
-            piece.extend(left.next());
-        }
-        let last = left.peek().is_none();
-        let piece = Restore { entries: piece, last };
+    let mut length = 0;
+    for piece in brought.pieces() {
         let restored: Restored = array.ask(at, config::RESTORE, &piece, &ctx).await?;
-        if last {
-            let _ = writeln!(
-                text,
-                "done: controller {at} holds {} changes, action {}",
-                restored.length, ctx.action
-            );
-            return Ok(Shown {
-                text,
-                json: json!({ "action_id": ctx.action, "controller": at, "length": restored.length }),
-            });
-        }
+        length = restored.length;
     }
+    let _ = writeln!(
+        text,
+        "done: controller {at} holds {length} changes, action {}",
+        ctx.action
+    );
+    Ok(Shown {
+        text,
+        json: json!({ "action_id": ctx.action, "controller": at, "length": length }),
+    })
 }
 
 /// Makes the array what it was at the end of a backup of the same array.
 async fn go_back(
     array: &Array,
-    head: &Head,
-    entries: &[LogEntry],
+    brought: &Backup,
     name: &str,
     how: Bring,
     action: Option<ActionId>,
     style: Style,
 ) -> Result<Shown, Error> {
     let (mut log, last) = Log::of(array).await?;
-    let first = log.next().await?;
-    if let (Some(ours), Some(theirs)) = (&first, entries.first())
-        && ours.hash != theirs.hash
-    {
-        let what = format!("{name}: this is a backup of another array: its first change is not this one's");
+    if !is_ours(&mut log, brought).await? {
+        let what =
+            format!("{name}: this is a backup of another array: none of its changes is one of this array's");
         return Err(Error::usage(
             what,
             "a backup of this array; or edit an export of the other one and import it",
         ));
     }
-    let mut tables = Tables::default();
-    entries
-        .iter()
-        .flat_map(|entry| &entry.rows)
-        .for_each(|row| tables.apply(row));
+    let tables = brought.tables();
     let mut wanted = Document::of(&tables);
     let kept = keep_sizes(&log.at(last).await?, &mut wanted);
-    let name = format!("{name} (change {})", head.length);
+    let name = format!("{name} (change {})", brought.head.length);
     let mut shown = bring_about(array, &wanted, &name, how, action, style).await?;
     shown.text += &kept;
     Ok(shown)
+}
+
+/// The backup and the log have something in common. Where neither keeps what the other keeps that cannot be said, and a
+/// person is shown the difference anyhow.
+async fn is_ours(log: &mut Log<'_>, brought: &Backup) -> Result<bool, Error> {
+    let ours = log.begun;
+    let theirs = brought.head.compacted.unwrap_or_default();
+    let hash_of = |length: u64| {
+        let at = length.checked_sub(theirs.length)?;
+        match at.checked_sub(1) {
+            None => Some(theirs.hash),
+            Some(at) => Some(brought.entries.get(usize::try_from(at).ok()?)?.hash),
+        }
+    };
+    if ours.length >= theirs.length && ours.length > 0 {
+        return Ok(hash_of(ours.length).is_none_or(|hash| hash == ours.hash));
+    }
+    // The first change behind both beginnings.
+    while let Some(entry) = log.next().await? {
+        if entry.index > theirs.length {
+            return Ok(hash_of(entry.index).is_none_or(|hash| hash == entry.hash));
+        }
+    }
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -266,6 +396,7 @@ mod tests {
             length,
             hash: entries.last().map_or_else(LogHash::default, |entry| entry.hash),
             version: "x".into(),
+            compacted: None,
         };
         let lines: Vec<String> = entries.iter().map(|entry| text(entry).unwrap()).collect();
         format!("{}\n{}\n", text(&head).unwrap(), lines.join("\n"))
@@ -277,7 +408,7 @@ mod tests {
         let path = folder.path().join("backup");
         let whole: Vec<LogEntry> = (1..=5).map(entry).collect();
         std::fs::write(&path, file(5, &whole)).unwrap();
-        assert_eq!(read(&path).unwrap().1, whole);
+        assert_eq!(read(&path).unwrap().entries, whole);
         let mut gap = whole.clone();
         gap.remove(2);
         let newer = file(5, &whole).replacen("\"pollux_backup\":1", "\"pollux_backup\":2", 1);
@@ -286,7 +417,7 @@ mod tests {
             (file(5, &whole[..3]), "ends after 3 of 5"),
             (file(4, &gap), "line 4"),
             (file(5, &whole) + "{\n", "line 7"),
-            (newer, "version 2"),
+            (newer.clone(), "version 2"),
             (String::new(), "line 1"),
             ("[[pool]]\n".to_owned(), "line 1"),
         ] {

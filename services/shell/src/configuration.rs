@@ -144,6 +144,14 @@ pub async fn config(
                             status.length, status.hash
                         );
                         let _ = writeln!(text, "  acknowledged  {} entries", status.acknowledged_length);
+                        if status.compacted > 0 {
+                            let _ = writeln!(
+                                text,
+                                "  kept          {} to {}, and what those before amount to",
+                                status.compacted + 1,
+                                status.length
+                            );
+                        }
                         let lock = status.locked.as_ref();
                         let lock = lock.map_or_else(
                             || "open for changes".to_owned(),
@@ -212,9 +220,11 @@ async fn on_both<T: serde::de::DeserializeOwned>(
     answers
 }
 
-/// The log of the array, read from its first entry and folded as far as it was asked for.
+/// The log of the array, read from where it begins and folded as far as it was asked for.
 pub(crate) struct Log<'a> {
     array: &'a Array,
+    /// What it begins with: changes up to there are no longer kept.
+    pub(crate) begun: config::Compacted,
     last: u64,
     index: u64,
     tables: Tables,
@@ -226,14 +236,22 @@ impl<'a> Log<'a> {
     /// At its beginning; and the index of the last change that is acknowledged.
     pub(crate) async fn of(array: &'a Array) -> Result<(Self, u64), Error> {
         let last = latest(array).await?.0.as_of;
+        let (begun, tables) = beginning(array).await?;
         let log = Self {
             array,
-            last,
-            index: 0,
-            tables: Tables::default(),
+            begun,
+            last: last.max(begun.length),
+            index: begun.length,
+            tables,
             ahead: std::collections::VecDeque::new(),
         };
+        let last = log.last;
         Ok((log, last))
+    }
+
+    /// What it amounts to, as far as it was read.
+    pub(crate) const fn tables(&self) -> &Tables {
+        &self.tables
     }
 
     pub(crate) async fn next(&mut self) -> Result<Option<LogEntry>, Error> {
@@ -268,6 +286,15 @@ impl<'a> Log<'a> {
 
     /// What the configuration was after that change.
     pub(crate) async fn at(&mut self, index: u64) -> Result<Tables, Error> {
+        if index < self.begun.length {
+            let what = format!(
+                "what was after change {index} is not known any more: the first {} changes are no longer kept, only what they \
+                 amount to",
+                self.begun.length
+            );
+            let remedy = format!("an index from {} on, or a backup of that time", self.begun.length);
+            return Err(Error::usage(what, remedy));
+        }
         if index > self.last {
             let what = format!("there is no change {index}: the last is {}", self.last);
             return Err(Error::usage(
@@ -282,10 +309,40 @@ impl<'a> Log<'a> {
     }
 }
 
+/// What the log begins with: the changes up to there are no longer kept, only the rows to which they amount.
+async fn beginning(array: &Array) -> Result<(config::Compacted, Tables), Error> {
+    let mut tables = Tables::default();
+    let mut ask = config::Beginning::default();
+    loop {
+        let ctx = Ctx::new(QUESTION);
+        let part: config::CompactedPart = array.ask(array.here, config::COMPACTED, &ask, &ctx).await?;
+        if part.after.is_none() {
+            // The first, or the first again: more was let go meanwhile.
+            tables = Tables::default();
+        }
+        let hash = part.of.hash;
+        let last = part.rows.last().map(Resource::key);
+        for row in part.rows {
+            tables.apply(&config::RowOp::Put(row));
+        }
+        match last.filter(|_| part.more) {
+            Some(key) => ask.part_after = Some(config::PartAfter { hash, key }),
+            None => return Ok((part.of, tables)),
+        }
+    }
+}
+
 async fn history(array: &Array, after: u64, limit: u32, style: Style) -> Result<Shown, Error> {
     let (mut log, last) = Log::of(array).await?;
-    let mut before = log.at(after.min(last)).await?;
+    let gone = log.begun.length;
+    let mut before = log.at(after.min(last).max(gone)).await?;
     let (mut text, mut entries) = (String::new(), Vec::new());
+    if after < gone {
+        let _ = writeln!(
+            text,
+            "the first {gone} changes are no longer kept, only what they amount to"
+        );
+    }
     while entries.len() < limit as usize {
         let Some(entry) = log.next().await? else { break };
         let found = differences(&before, &log.tables);

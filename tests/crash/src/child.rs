@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, raise};
 use pollux_api::action::ActionId;
 use pollux_api::config::{Change, LogHash, Op};
 use pollux_api::id::{ArrayId, ControllerId, Incarnation};
-use pollux_config_core::keeper::{Answer, Effect, Event, Job, Keeper, Refusal, Request};
+use pollux_config_core::keeper::{Answer, Effect, Event, Job, KEPT, Keeper, Refusal, Request};
 use pollux_config_core::plan::Site;
 use pollux_config_keeper::store::{Opened, Places, Report, Store, Way, Writer};
 use pollux_platform::unsynced::{self, Habits};
@@ -55,6 +55,9 @@ pub struct Start {
     /// How often it is passed
     #[arg(long)]
     pub nth: Option<u64>,
+    /// Entries of the log that it keeps, if not as many as on an array
+    #[arg(long)]
+    pub keep: Option<u64>,
     /// Count a job before it is durable
     #[arg(long)]
     pub early: bool,
@@ -170,6 +173,7 @@ fn run(start: &Start) -> Result<(), String> {
     }
     let site = Site::default();
     let keeper = Keeper::load(start.side, Some(Incarnation::new(1)), site, loaded)?;
+    let keeper = keeper.keeping(start.keep.unwrap_or(KEPT));
     let (inputs, queue) = channel();
     read_orders(inputs.clone());
     let reports = inputs;
@@ -298,13 +302,16 @@ impl Child {
 
     fn audit(&self, after: u64) {
         let keeper = &self.keeper;
+        let after = after.max(keeper.compacted().facts.length);
         let base = keeper.hash_at(after);
         let hashes: Vec<LogHash> = keeper
             .entries(after, keeper.durable())
             .iter()
             .map(|entry| entry.hash)
             .collect();
-        let (length, hosts) = (keeper.durable(), keeper.tables().hosts.len() as u64);
+        let length = keeper.durable();
+        let hosts = keeper.tables().hosts.values();
+        let hosts = hosts.map(|host| host.name.clone()).collect();
         self.writer.verify(move |found| {
             let mut problems = vec![];
             let entries = match found {
@@ -321,6 +328,7 @@ impl Child {
                 problems.push(format!("{entries} entries on the disk, {length} in memory"));
             }
             say(&Word::Book(Book {
+                after,
                 base,
                 hashes,
                 entries,

@@ -16,6 +16,8 @@ pub(crate) struct Birth {
     pub(crate) seed: u64,
     pub(crate) early: bool,
     pub(crate) lies: bool,
+    /// Entries of the log that it keeps; none: as many as on an array.
+    pub(crate) keep: Option<u64>,
     /// Where it dies, and when.
     pub(crate) fate: Option<(String, u64)>,
 }
@@ -44,6 +46,7 @@ impl Life {
             .args(["--seed", &birth.seed.to_string()])
             .args(birth.early.then_some("--early"))
             .args(birth.lies.then_some("--lies"))
+            .args(birth.keep.map(|keep| format!("--keep={keep}")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         if let Some((place, nth)) = &birth.fate {

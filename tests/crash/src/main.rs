@@ -93,6 +93,7 @@ fn print(outcome: &Outcome) {
     for (place, count) in &outcome.deaths {
         println!("{count:8}  {place}");
     }
+    println!("{} audits found that entries had been let go", outcome.compacted);
     println!(
         "{} changes acknowledged, {} in doubt and asked again, {} answers repeated; lost: 0",
         outcome.acknowledged, outcome.in_doubt, outcome.repeated

@@ -17,6 +17,8 @@ const SILENCE: Duration = Duration::from_millis(2);
 const PATIENCE: u32 = 5_000;
 /// Cycles on one array; then the next one begins, from nothing.
 const ARRAY_CYCLES: u64 = 20;
+/// Entries that the keepers of every second array keep.
+const KEEP: u64 = 6;
 /// How a death is counted that the play itself brings about.
 const OUTSIDE: &str = "anywhere (killed from outside)";
 
@@ -64,6 +66,8 @@ pub struct Outcome {
     pub in_doubt: u64,
     /// Actions that were asked for again after a crash and got the answer that they had got.
     pub repeated: u64,
+    /// Audits that found a log shortened since the one before.
+    pub compacted: u64,
 }
 
 struct Dice(u64);
@@ -145,7 +149,8 @@ pub struct Play {
     numbers: u64,
     doubtful: BTreeSet<u64>,
     acknowledged: BTreeMap<u64, (u64, LogHash)>,
-    history: Vec<LogHash>,
+    /// Hashes of what was seen at audits, by index.
+    history: BTreeMap<u64, LogHash>,
     array: Option<tempfile::TempDir>,
     died: [bool; 2],
     /// Ticks since something happened that a tick alone does not bring about.
@@ -212,7 +217,7 @@ impl Play {
             numbers: 0,
             doubtful: BTreeSet::new(),
             acknowledged: BTreeMap::new(),
-            history: vec![],
+            history: BTreeMap::new(),
             array: None,
             died: [false; 2],
             quiet: 0,
@@ -709,6 +714,8 @@ impl Play {
             seed: self.dice.next(),
             early: self.options.fault == Fault::Early,
             lies: self.options.fault == Fault::Lies,
+            // In every second array so few that somebody who was away misses what is gone.
+            keep: self.outcome.arrays.is_multiple_of(2).then_some(KEEP),
             fate: fate.clone(),
         };
         let folder = array.path().join(controller(at).as_str());
@@ -804,9 +811,18 @@ impl Play {
 
     // The audit.
 
+    /// Length of the history that was seen.
+    fn last(&self) -> u64 {
+        self.history.last_key_value().map_or(0, |(index, _)| *index)
+    }
+
     fn audit(&mut self) -> Result<(), String> {
         // Asked again: one that was answered, and all whose fate is not known.
-        let known: Vec<u64> = self.acknowledged.keys().copied().collect();
+        // Actions are known again as long as their entries are kept.
+        let newest = self.acknowledged.values().map(|(index, _)| *index).max();
+        let kept = |(index, _): &(u64, LogHash)| index + KEEP > newest.unwrap_or(0);
+        let known = self.acknowledged.iter().filter(|(_, place)| kept(place));
+        let known: Vec<u64> = known.map(|(number, _)| *number).collect();
         let mut again: Vec<u64> = self.doubtful.iter().copied().take(8).collect();
         if !known.is_empty() {
             again.push(known[self.dice.below(known.len() as u64) as usize]);
@@ -821,7 +837,7 @@ impl Play {
         for number in again {
             self.ask(at, number);
         }
-        let after = self.history.len() as u64;
+        let after = self.last();
         // A death that was ordered earlier may still come: nobody who has died is waited for.
         for _ in 0..10 {
             self.recover()?;
@@ -843,7 +859,7 @@ impl Play {
                 break;
             }
         }
-        let end = self.history.last().copied().unwrap_or_default();
+        let end = self.history.get(&after).copied().unwrap_or_default();
         let mut books = vec![];
         for (at, side) in self.sides.iter_mut().enumerate() {
             let Some(book) = side.book.take() else { continue };
@@ -851,27 +867,41 @@ impl Play {
             if !book.problems.is_empty() {
                 return Err(format!("{me}: {}", book.problems.join("; ")));
             }
-            if book.base != Some(end) {
+            if book.after == after && book.base != Some(end) {
                 return Err(format!("{me}: acknowledged history up to entry {after} is lost"));
             }
-            if book.hosts != book.entries {
+            if book.hosts.len() as u64 != book.entries {
                 return Err(format!(
                     "{me}: {} hosts in the tables, {} in the log",
-                    book.hosts, book.entries
+                    book.hosts.len(),
+                    book.entries
                 ));
             }
-            books.push(book.hashes);
+            let hosts: BTreeSet<&str> = book.hosts.iter().map(String::as_str).collect();
+            let lost = self
+                .acknowledged
+                .keys()
+                .find(|number| !hosts.contains(format!("h{number}").as_str()));
+            if let Some(number) = lost {
+                return Err(format!("{me}: what acknowledged change {number} made is lost"));
+            }
+            self.outcome.compacted += u64::from(book.after > after);
+            let places = (book.after..).skip(1);
+            books.push(places.zip(book.hashes).collect::<BTreeMap<u64, LogHash>>());
         }
         let [ours, theirs] = books.as_slice() else {
             return Err("a book is missing".into());
         };
-        if ours != theirs {
+        let differ = |(index, hash): (&u64, &LogHash)| theirs.get(index).is_some_and(|other| other != hash);
+        if ours.iter().any(differ) || ours.last_key_value() != theirs.last_key_value() {
             return Err("the books differ".into());
         }
-        self.history.extend(ours);
+        self.history
+            .extend(ours.iter().chain(theirs).map(|(index, hash)| (*index, *hash)));
         for (number, (index, hash)) in &self.acknowledged {
-            let place = usize::try_from(index - 1).unwrap_or(usize::MAX);
-            if self.history.get(place) != Some(hash) {
+            // Those that were let go between two audits are in the tables, as was seen.
+            let known = self.history.get(index);
+            if known.is_some_and(|known| known != hash) || known.is_none() && *index > self.last() {
                 return Err(format!("acknowledged change {number} (entry {index}) is lost"));
             }
         }

@@ -121,11 +121,14 @@ pub(crate) struct View {
 /// What stands on the disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Book {
-    /// Hash at the length from which `hashes` go on.
+    /// Length from which `hashes` go on: what was asked for, or what is kept.
+    pub(crate) after: u64,
+    /// Hash at that length.
     pub(crate) base: Option<LogHash>,
     /// Hashes of the entries behind it.
     pub(crate) hashes: Vec<LogHash>,
     pub(crate) entries: u64,
-    pub(crate) hosts: u64,
+    /// Names of all hosts: each change makes one.
+    pub(crate) hosts: Vec<String>,
     pub(crate) problems: Vec<String>,
 }

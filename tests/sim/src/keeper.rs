@@ -10,7 +10,9 @@ use pollux_config_core::keeper::{Job, Keeper as Core, Loaded, Request};
 use pollux_config_core::plan::Site;
 use pollux_heartbeat_core::event::ConfigStatus;
 use pollux_heartbeat_core::record::Base;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 /// What one keeper asks of the other.
 #[derive(Clone, Debug)]
@@ -97,10 +99,40 @@ pub(crate) enum Waiting {
     Restorer,
 }
 
+/// Every entry that was ever written anywhere: which change it is, and what came before it. What a keeper has let go, and
+/// what it never held, is told from here.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Chain(Rc<RefCell<BTreeMap<[u8; 32], (u64, Hex<32>)>>>);
+
+impl Chain {
+    fn add(&self, entry: &LogEntry) {
+        let link = (entry_of(entry), entry.previous);
+        self.0.borrow_mut().insert(entry.hash.0, link);
+    }
+
+    /// The changes of the history that ends with this hash.
+    fn story(&self, end: Hex<32>) -> Vec<u64> {
+        let (links, mut at, mut story) = (self.0.borrow(), end, Vec::new());
+        while let Some((entry, previous)) = links.get(&at.0) {
+            story.push(*entry);
+            at = *previous;
+        }
+        story.reverse();
+        story
+    }
+}
+
 /// One controller's keeper.
 #[derive(Clone, Debug)]
 pub(crate) struct Keeper {
     me: ControllerId,
+    chain: Chain,
+    /// Entries that it keeps.
+    keep: u64,
+    /// Changes of which it has let the entries go.
+    gone: Vec<u64>,
+    /// How often its log was begun with the partner's rows.
+    pub(crate) begun: u64,
     /// The database.
     disk: Loaded,
     /// Its log, by the numbers of the changes.
@@ -164,9 +196,13 @@ fn base(length: u64, hash: Option<Hex<32>>) -> Base {
 }
 
 impl Keeper {
-    pub(crate) fn new(me: ControllerId) -> Self {
+    pub(crate) fn new(me: ControllerId, keep: u64, chain: Chain) -> Self {
         Self {
             me,
+            chain,
+            keep,
+            gone: Vec::new(),
+            begun: 0,
             disk: Loaded::default(),
             log: Vec::new(),
             kept: None,
@@ -202,7 +238,7 @@ impl Keeper {
     /// The daemon starts over what the database holds.
     pub(crate) fn start(&mut self) -> Result<(), String> {
         let core = Core::load(self.me, None, Site::default(), self.disk.clone())?;
-        self.core = Some(core);
+        self.core = Some(core.keeping(self.keep));
         self.ticks = 0;
         Ok(())
     }
@@ -220,6 +256,9 @@ impl Keeper {
     }
 
     fn commit(&mut self, job: Job) {
+        if let Job::Append(entries) | Job::Mend { entries, .. } = &job {
+            entries.iter().for_each(|entry| self.chain.add(entry));
+        }
         match job {
             Job::Append(entries) => self.disk.entries.extend(entries),
             Job::Session { epoch, session } => {
@@ -229,18 +268,40 @@ impl Keeper {
                 }
             }
             Job::Mend { keep, entries, .. } => {
-                self.disk.entries.truncate(keep as usize);
+                self.disk.entries.truncate(keep as usize - self.gone.len());
                 self.disk.acknowledged = self.disk.acknowledged.min(keep);
                 self.disk.entries.extend(entries);
             }
+            Job::Compact(facts) => {
+                let more = facts.length as usize - self.gone.len();
+                for entry in self.disk.entries.drain(..more) {
+                    self.gone.push(entry_of(&entry));
+                    self.disk.compacted.take(&entry);
+                }
+                self.disk.compacted.facts.base = facts.base;
+                self.disk.acknowledged = self.disk.acknowledged.max(facts.length);
+            }
+            Job::Begin { with, .. } => {
+                self.begun += 1;
+                self.gone = self.chain.story(with.facts.hash);
+                self.disk.entries.clear();
+                self.disk.acknowledged = with.facts.length;
+                self.disk.compacted = with;
+            }
         }
-        self.log = self.disk.entries.iter().map(entry_of).collect();
+        self.note();
+    }
+
+    /// The log as the judges read it.
+    fn note(&mut self) {
+        let kept = self.disk.entries.iter().map(entry_of);
+        self.log = self.gone.iter().copied().chain(kept).collect();
     }
 
     /// What is acknowledged is noted when the database has nothing else to do.
     pub(crate) fn mark(&mut self) {
         if let Some(core) = self.core.as_ref().filter(|_| self.jobs.is_empty()) {
-            self.disk.acknowledged = core.acknowledged().min(self.disk.entries.len() as u64);
+            self.disk.acknowledged = core.acknowledged().min(self.log.len() as u64);
         }
     }
 
@@ -261,19 +322,21 @@ impl Keeper {
     /// While nothing runs: the database is a copy of when it held so many entries.
     #[cfg(test)]
     pub(crate) fn restore(&mut self, keep: usize) {
-        self.disk.entries.truncate(keep);
+        self.disk.entries.truncate(keep - self.gone.len());
         self.disk = Loaded {
+            compacted: std::mem::take(&mut self.disk.compacted),
             acknowledged: self.disk.acknowledged.min(keep as u64),
             entries: std::mem::take(&mut self.disk.entries),
             ..Loaded::default()
         };
-        self.log = self.disk.entries.iter().map(entry_of).collect();
+        self.note();
     }
 
     /// While nothing runs: the database is damaged. It is put aside, and an empty one stands in its place.
     pub(crate) fn lose(&mut self) {
         let log = std::mem::take(&mut self.log);
         self.kept.get_or_insert(log);
+        self.gone.clear();
         self.disk = Loaded {
             lost: true,
             ..Loaded::default()
@@ -287,14 +350,33 @@ impl Keeper {
 
     /// The database contains this point.
     pub(crate) fn holds(&self, point: Base) -> bool {
-        let Some(last) = usize::try_from(point.length.get())
-            .ok()
-            .and_then(|length| length.checked_sub(1))
-        else {
+        let length = point.length.get();
+        if length == 0 {
             return true;
-        };
-        let entry = self.disk.entries.get(last);
-        entry.is_some_and(|entry| base(point.length.get(), Some(entry.hash)) == point)
+        }
+        let facts = &self.disk.compacted.facts;
+        let kept = length
+            .checked_sub(facts.length + 1)
+            .and_then(|at| self.disk.entries.get(at as usize));
+        let hash = kept.map(|entry| entry.hash).or_else(|| {
+            let known = [Some((facts.length, facts.hash)), facts.base];
+            known
+                .into_iter()
+                .flatten()
+                .find(|(at, _)| *at == length)
+                .map(|(_, hash)| hash)
+        });
+        hash.is_some() && base(length, hash) == point
+    }
+
+    /// What it shows to readers, change by change.
+    pub(crate) fn shows(&self) -> Option<Vec<u64>> {
+        let core = self.core.as_ref()?;
+        let kept = core.entries(0, core.acknowledged());
+        let mut story = self.chain.story(core.compacted().facts.hash);
+        story.extend(kept.iter().map(entry_of));
+        story.truncate(core.acknowledged() as usize);
+        Some(story)
     }
 
     /// It stands still.

@@ -4,6 +4,7 @@
 use crate::rng::Rng;
 use crate::swarm::Kind;
 use crate::world::{Link, MS, SEC};
+use pollux_config_core::keeper::KEPT;
 use pollux_heartbeat_core::Profile;
 
 /// A pool.
@@ -56,6 +57,8 @@ pub(crate) struct Setup {
     pub(crate) host_idle: u64,
     /// Longest time between two changes of the configuration.
     pub(crate) change_idle: u64,
+    /// Entries of the log that a keeper keeps.
+    pub(crate) keep: u64,
     pub(crate) faults: Vec<Kind>,
     /// Longest time between two faults.
     pub(crate) fault_idle: u64,
@@ -92,6 +95,7 @@ impl Setup {
             boot_time: (2 * SEC, 3 * SEC),
             host_idle: 200 * MS,
             change_idle: 2 * SEC,
+            keep: KEPT,
             faults: Vec::new(),
             fault_idle: SEC,
             fault_span: SEC,
@@ -100,7 +104,7 @@ impl Setup {
     }
 
     /// What is there from beginning to end and is not fine, by name.
-    pub(crate) fn weather(&self) -> [(&'static str, bool); 16] {
+    pub(crate) fn weather(&self) -> [(&'static str, bool); 17] {
         [
             ("datagrams are lost", self.link.loss > 0),
             ("datagrams come twice", self.link.double > 0),
@@ -117,6 +121,7 @@ impl Setup {
             ("volatile reservations", !self.aptpl),
             ("one quorum disk", self.quorum_disks == 1),
             ("pools stay", !self.auto_giveback),
+            ("logs are let go", self.keep < KEPT),
             ("clocks differ", self.clock_ppm[0] != self.clock_ppm[1]),
         ]
     }
@@ -181,6 +186,8 @@ impl Setup {
             },
             host_idle: rng.range(100 * MS, 800 * MS),
             change_idle: rng.range(500 * MS, 5 * SEC),
+            // So few in every second play that what somebody missed is gone when he comes back.
+            keep: if seed % 2 == 1 { seed / 2 % 4 } else { KEPT },
             faults,
             fault_idle: rng.range(400 * MS, 6 * SEC),
             fault_span: rng.range(200 * MS, 20 * SEC),

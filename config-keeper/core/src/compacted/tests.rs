@@ -9,7 +9,9 @@ fn host(number: u8, iqns: usize) -> Resource {
     Resource::Host(Host {
         id: HostId(Hex([number; 16])),
         name: format!("h{number}"),
-        iqns: (0..iqns).map(|at| format!("iqn.2026-01.test:{number}.{at}")).collect(),
+        iqns: (0..iqns)
+            .map(|at| format!("iqn.2026-01.test:{number}.{at}"))
+            .collect(),
     })
 }
 
@@ -33,7 +35,10 @@ fn twelve() -> Compacted {
     for number in 1..=13 {
         compacted.take(&entry(u64::from(number), vec![RowOp::Put(host(number, 1))]));
     }
-    compacted.take(&entry(14, vec![RowOp::Put(host(4, 3)), RowOp::Delete(host(9, 1).key())]));
+    compacted.take(&entry(
+        14,
+        vec![RowOp::Put(host(4, 3)), RowOp::Delete(host(9, 1).key())],
+    ));
     compacted.take(&entry(15, vec![RowOp::Delete(host(9, 1).key())]));
     compacted
 }
@@ -60,7 +65,10 @@ fn rows_that_are_not_those_that_were_written_are_found() {
     ] {
         let mut compacted = twelve();
         compacted.tables.apply(&change);
-        assert!(compacted.wrong().unwrap().contains("first 15 entries"), "{change:?}");
+        assert!(
+            compacted.wrong().unwrap().contains("first 15 entries"),
+            "{change:?}"
+        );
     }
     let mut newer = twelve();
     newer.facts.format = FORMAT + 1;
@@ -95,7 +103,12 @@ fn parts_make_the_whole_and_nothing_else_does() {
     assert_eq!(all(&parts), Ok(Some(compacted.clone())));
     // Without its end it is no whole, and a part that is missing or comes twice is found.
     assert_eq!(all(&parts[..3]), Ok(None));
-    let missing: Vec<_> = parts.iter().enumerate().filter(|(at, _)| *at != 2).map(|(_, part)| part.clone()).collect();
+    let missing: Vec<_> = parts
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| *at != 2)
+        .map(|(_, part)| part.clone())
+        .collect();
     all(&missing).unwrap_err();
     let twice = [&parts[..2], &parts[1..]].concat();
     all(&twice).unwrap_err();

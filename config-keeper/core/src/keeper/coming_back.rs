@@ -266,10 +266,7 @@ impl Keeper {
     /// Rows with which the log of a backup begins.
     fn bring_beginning(&mut self, request: Request, part: CompactedPart) {
         let of = part.of;
-        let then = Then::Restored {
-            request,
-            last: false,
-        };
+        let then = Then::Restored { request, last: false };
         if self.hash_at(of.length) == Some(of.hash) {
             return self.then(then); // They are here already.
         }

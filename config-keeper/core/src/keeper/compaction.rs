@@ -58,12 +58,14 @@ impl Keeper {
 
     /// What an asker who knows this log up to `after` gets instead of entries that are gone.
     pub(super) fn beginning_for(&self, after: u64, fetch: &Fetch) -> Option<CompactedPart> {
-        let facts = &self.compacted.facts;
-        if after >= facts.length {
-            return None;
-        }
-        let known = fetch.part_after.filter(|known| known.hash == facts.hash);
-        Some(self.compacted.part(known.map(|known| known.key), BATCH_BYTES))
+        (after < self.compacted.facts.length).then(|| self.beginning(fetch.part_after))
+    }
+
+    /// The rows with which the log begins, behind those that are known, as many as fit into a message.
+    #[must_use]
+    pub fn beginning(&self, known: Option<config::PartAfter>) -> CompactedPart {
+        let known = known.filter(|known| known.hash == self.compacted.facts.hash);
+        self.compacted.part(known.map(|known| known.key), BATCH_BYTES)
     }
 
     /// The log is being replaced by one that begins with rows, and that is not durable yet: there is nothing to show.
@@ -74,7 +76,8 @@ impl Keeper {
 
     /// Takes rows with which the partner's log begins.
     pub(super) fn take_beginning(&mut self, fetched: &Fetched, part: CompactedPart) -> Result<(), Refusal> {
-        let nonsense = |what: String| Refusal::Partner(format!("the partner's history makes no sense: {what}"));
+        let nonsense =
+            |what: String| Refusal::Partner(format!("the partner's history makes no sense: {what}"));
         let of = part.of;
         if fetched.length < of.length || fetched.after >= of.length {
             return Err(nonsense(format!(

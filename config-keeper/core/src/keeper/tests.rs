@@ -1326,9 +1326,7 @@ impl World {
                     let sides = if changed.alone { 1 } else { 2 };
                     let holds = |node: &&Node| self.holds(&node.disk, changed.index, changed.hash);
                     let first_time = self.highest.epoch == self.nodes[at].known.epoch;
-                    if first_time
-                        && self.nodes[at].keeper.epoch_at(changed.index) == self.highest.epoch
-                    {
+                    if first_time && self.nodes[at].keeper.epoch_at(changed.index) == self.highest.epoch {
                         assert!(
                             self.nodes.iter().filter(holds).count() >= sides,
                             "acknowledged on too few disks"
@@ -1406,7 +1404,10 @@ impl World {
 
     /// The history on a disk has this entry, be it kept there or gone.
     fn holds(&self, disk: &Loaded, index: u64, hash: LogHash) -> bool {
-        let end = disk.entries.last().map_or(disk.compacted.facts.hash, |entry| entry.hash);
+        let end = disk
+            .entries
+            .last()
+            .map_or(disk.compacted.facts.hash, |entry| entry.hash);
         self.leads_to(end, index, hash)
     }
 
@@ -1433,7 +1434,9 @@ impl World {
             self.chain.entry(entry.hash).or_insert_with(|| entry.clone());
         }
         for ours in &a.keeper.log {
-            let Some(theirs) = b.keeper.entry(ours.index) else { continue };
+            let Some(theirs) = b.keeper.entry(ours.index) else {
+                continue;
+            };
             assert!(
                 ours.epoch != theirs.epoch || ours.hash == theirs.hash,
                 "logs part within epoch {}",
@@ -1548,7 +1551,8 @@ impl World {
             Job::Append(entries) => disk.entries.extend(entries),
             Job::Session { epoch, session } => (disk.session_epoch, disk.session) = (epoch, session),
             Job::Mend { keep, entries, .. } => {
-                disk.entries.truncate((keep - disk.compacted.facts.length) as usize);
+                disk.entries
+                    .truncate((keep - disk.compacted.facts.length) as usize);
                 disk.entries.extend(entries);
             }
             Job::Compact(facts) => {
@@ -1557,7 +1561,10 @@ impl World {
                     disk.compacted.take(&entry);
                 }
                 disk.compacted.facts.base = facts.base;
-                assert_eq!(disk.compacted.facts, facts, "what is let go is not what was kept of it");
+                assert_eq!(
+                    disk.compacted.facts, facts,
+                    "what is let go is not what was kept of it"
+                );
                 self.compacted += gone;
             }
             Job::Begin { with, .. } => {
@@ -1792,7 +1799,10 @@ impl World {
             _ => history.get(&index).map(|entry| entry.hash),
         };
         let mut told = Tables::default();
-        history.values().flat_map(|entry| &entry.rows).for_each(|row| told.apply(row));
+        history
+            .values()
+            .flat_map(|entry| &entry.rows)
+            .for_each(|row| told.apply(row));
         assert!(a.keeper.tables() == &told, "the tables are not what happened");
         for (number, (index, hash)) in &self.acknowledged {
             assert_eq!(
@@ -1845,7 +1855,11 @@ fn any_order_of_faults_loses_nothing_acknowledged_and_ends_in_one_history() {
     }
     if seeds > 1 {
         assert!(
-            acknowledged as u64 > 5 * seeds && epochs > 3 * seeds && reads > 10 * seeds && compacted > 10 * seeds && begun > 20,
+            acknowledged as u64 > 5 * seeds
+                && epochs > 3 * seeds
+                && reads > 10 * seeds
+                && compacted > 10 * seeds
+                && begun > 20,
             "the faults kept it from doing anything: {acknowledged} changes, {epochs} epochs, {reads} readings, \
              {compacted} entries let go, {begun} logs begun from rows"
         );

@@ -6,6 +6,7 @@ use pollux_api::config::{Change, Hex, Kind, LogEntry, Op, Resource, RowOp, Table
 use pollux_api::error::Problem;
 use pollux_api::id::{ControllerId, DiskIndex, Epoch, PoolId};
 use pollux_config_core::book::Book;
+use pollux_config_core::compacted::Compacted;
 use pollux_config_core::keeper::{Keeper, Loaded};
 use pollux_config_core::log;
 use pollux_config_core::plan::{self, Site};
@@ -234,9 +235,12 @@ pub(super) fn entries(data: &[u8]) {
         assert_eq!(log::hash(&again), log::hash(&entry), "one entry, two hashes");
         entries.push(entry);
     }
+    // The same log with its first half let go: it amounts to the same.
+    let whole = entries.clone();
     let mut length = entries.len() as u64;
     let sound = choices & 1 == 0 || entries.is_empty();
     let loaded = Loaded {
+        compacted: Compacted::default(),
         acknowledged: if choices & 2 != 0 { length } else { length / 2 },
         entries,
         session_epoch: Epoch::new(1),
@@ -252,6 +256,24 @@ pub(super) fn entries(data: &[u8]) {
                 assert!(!keeper.entries(0, length).is_empty());
             }
             assert!(shown <= data.len(), "{shown} rows");
+            let mut compacted = Compacted::default();
+            let (gone, kept) = whole.split_at(whole.len() / 2);
+            gone.iter().for_each(|entry| compacted.take(entry));
+            assert_eq!(compacted.wrong(), None);
+            let rest = Loaded {
+                compacted,
+                entries: kept.to_vec(),
+                acknowledged: keeper.acknowledged(),
+                ..Loaded::default()
+            };
+            let rest = Keeper::load(ControllerId::A, None, site(), rest).expect("half of a chain is one");
+            assert_eq!(
+                (rest.length(), rest.hash_at(length)),
+                (length, keeper.hash_at(length))
+            );
+            if keeper.acknowledged() == length {
+                assert!(rest.tables() == keeper.tables(), "another configuration");
+            }
             while length > 0 {
                 assert!(keeper.hash_at(length).is_some());
                 length /= 2;

@@ -233,10 +233,49 @@ fn h7_when_both_have_lost_their_databases_nothing_is_changed_and_both_say_how_to
     });
 }
 
+/// As [`busy`], and the keepers keep two entries of their logs.
+fn forgetful() -> Setup {
+    Setup { keep: 2, ..busy() }
+}
+
+/// The partner missed more than the survivor keeps: it begins with what that amounts to, and becomes a member.
+#[test]
+fn a_partner_that_missed_what_is_gone_begins_with_what_it_amounts_to() {
+    scenario(forgetful, |world| {
+        whole(world);
+        world.run_for(5 * SEC);
+        world.power_cut(B);
+        taken_over(world, A);
+        open_alone(world, A);
+        world.run_for(60 * SEC);
+        let before = world.nodes[B].keeper.begun;
+        world.power_on(B);
+        mended(world);
+        let begun = world.nodes[B].keeper.begun;
+        demand(world, begun > before, "it had every entry that it missed");
+    });
+}
+
+/// H7 once more: the partner of a controller that has lost its database keeps only the end of the log.
+#[test]
+fn h7_a_lost_database_is_got_back_from_a_partner_that_keeps_only_the_end() {
+    scenario(forgetful, |world| {
+        whole(world);
+        world.run_for(20 * SEC);
+        for c in [B, A] {
+            let before = world.nodes[c].keeper.begun;
+            world.lose_database(c, 300 * MS);
+            mended(world);
+            let begun = world.nodes[c].keeper.begun;
+            demand(world, begun > before, "it had every entry");
+        }
+    });
+}
+
 /// A backup of what a controller's keeper has on its disk, after so many entries.
 fn backup(world: &World, c: usize, after: u64) -> Vec<LogEntry> {
     let core = world.nodes[c].keeper.core.as_ref().expect("it runs");
-    core.entries(after, core.durable()).to_vec()
+    core.entries(after, core.durable())
 }
 
 /// What a person is told who brings this backup.

@@ -1,7 +1,7 @@
 //! Changes of the configuration: what the keepers do, what travels between them, and what heartbeat asks of its own.
 
 use super::*;
-use crate::keeper::{Called, Keeper, Question, Reply, Waiting, action, change, entry_of};
+use crate::keeper::{Called, Keeper, Question, Reply, Waiting, action, change};
 use pollux_api::config::{Freeze, SetEpoch, Unfreeze};
 #[cfg(test)]
 use pollux_api::config::{LogEntry, Restore};
@@ -268,7 +268,11 @@ impl World {
         let keeper = &mut self.nodes[c].keeper;
         keeper.restored = None;
         let request = keeper.ticket(Waiting::Restorer);
-        let restore = Restore { entries, last: true };
+        let restore = Restore {
+            compacted: None,
+            entries,
+            last: true,
+        };
         self.keep(
             c,
             Word::Restore {
@@ -483,14 +487,10 @@ impl World {
 
     /// A reader sees what the keeper shows.
     fn shown(&mut self, c: usize, deed: usize) {
-        let Some(core) = &self.nodes[c].keeper.core else {
+        let keeper = &self.nodes[c].keeper;
+        let Some((core, seen)) = keeper.core.as_ref().zip(keeper.shows()) else {
             return;
         };
-        let seen: Vec<u64> = core
-            .entries(0, core.acknowledged())
-            .iter()
-            .map(entry_of)
-            .collect();
         let hosts = core.tables().hosts.len();
         if hosts != seen.len() {
             let shown = seen.len();

@@ -23,7 +23,7 @@ mod power;
 pub(crate) use ports::own_access;
 
 use crate::invariant::Invariants;
-use crate::keeper::{Keeper, Message};
+use crate::keeper::{Chain, Keeper, Message};
 use crate::linear::History;
 use crate::quorum::QuorumDisk;
 use crate::rng::Rng;
@@ -646,6 +646,7 @@ impl World {
                 disks.push(disk);
             }
         }
+        let chain = Chain::default();
         let nodes = [A, B].map(|c| Node {
             powered: true,
             up: false,
@@ -663,7 +664,7 @@ impl World {
             },
             stopped: None,
             watchdog: None,
-            keeper: Keeper::new(id(c)),
+            keeper: Keeper::new(id(c), setup.keep, chain.clone()),
             deferred: Vec::new(),
             stalled: Vec::new(),
             tick: u64::MAX,

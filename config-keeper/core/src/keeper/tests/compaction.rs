@@ -52,9 +52,17 @@ fn freeze(keeper: &mut Keeper, epoch: u64) {
 fn a_lone_controller_keeps_what_came_after_its_base_as_long_as_it_can() {
     let mut a = alone().keeping(4);
     ask(&mut a, 1..=16);
-    assert_eq!(a.compacted().facts.length, 0, "whoever comes back gets what it missed");
+    assert_eq!(
+        a.compacted().facts.length,
+        0,
+        "whoever comes back gets what it missed"
+    );
     ask(&mut a, 17..=40);
-    assert_eq!((a.compacted().facts.length, a.length()), (24, 40), "not without a bound");
+    assert_eq!(
+        (a.compacted().facts.length, a.length()),
+        (24, 40),
+        "not without a bound"
+    );
     assert_eq!(a.tables().hosts.len(), 40);
     assert_eq!(a.entries(0, 40).len(), 16);
     assert_eq!(a.hash_at(23), None);
@@ -65,7 +73,10 @@ fn a_lone_controller_keeps_what_came_after_its_base_as_long_as_it_can() {
         action: action(30),
         change: one(host("h30")),
     });
-    assert!(matches!(answer_of(&effects, 1), Some(Ok(Answer::Changed(Changed { index: 30, .. })))));
+    assert!(matches!(
+        answer_of(&effects, 1),
+        Some(Ok(Answer::Changed(Changed { index: 30, .. })))
+    ));
     let effects = a.handle(Event::Change {
         request: 2,
         action: action(3),
@@ -111,7 +122,11 @@ fn whoever_comes_back_to_entries_that_are_gone_begins_with_what_they_amount_to()
             panic!("{number}: {answer:?}")
         };
         assert!(done.equal, "{number}");
-        assert_eq!((done.length, done.hash), (40, survivor.hash_at(40).unwrap()), "{number}");
+        assert_eq!(
+            (done.length, done.hash),
+            (40, survivor.hash_at(40).unwrap()),
+            "{number}"
+        );
         assert_eq!(joiner.tables(), survivor.tables(), "{number}");
         assert_eq!(joiner.compacted(), survivor.compacted(), "{number}");
         assert_eq!(joiner.acknowledged(), 40, "{number}");
@@ -312,7 +327,9 @@ fn a_backup_may_begin_with_rows() {
     let whole = a.compacted().part(None, 1 << 20);
     let mut less = whole.clone();
     less.rows.pop();
-    assert!(matches!(bring(Some(less), vec![], false), Err(Refusal::Conflict(what, _)) if what.contains("not whole")));
+    assert!(
+        matches!(bring(Some(less), vec![], false), Err(Refusal::Conflict(what, _)) if what.contains("not whole"))
+    );
     let gone = whole.of.length;
     let first = CompactedPart {
         rows: whole.rows[..3].to_vec(),
@@ -324,10 +341,19 @@ fn a_backup_may_begin_with_rows() {
         rows: whole.rows[3..].to_vec(),
         ..whole.clone()
     };
-    assert_eq!(bring(Some(first), vec![], false), Ok(Answer::Restored { length: 0 }));
-    assert_eq!(bring(Some(rest), vec![], false), Ok(Answer::Restored { length: gone }));
+    assert_eq!(
+        bring(Some(first), vec![], false),
+        Ok(Answer::Restored { length: 0 })
+    );
+    assert_eq!(
+        bring(Some(rest), vec![], false),
+        Ok(Answer::Restored { length: gone })
+    );
     // A second time they are here already.
-    assert_eq!(bring(Some(whole), vec![], false), Ok(Answer::Restored { length: gone }));
+    assert_eq!(
+        bring(Some(whole), vec![], false),
+        Ok(Answer::Restored { length: gone })
+    );
     let entries = a.entries(0, 20);
     assert_eq!(bring(None, entries, true), Ok(Answer::Restored { length: 20 }));
     assert!(!lost.lost());
