@@ -20,7 +20,7 @@ use pollux_api::error::{Code, RpcError};
 use pollux_api::id::ControllerId;
 use pollux_api::router::MAX_MESSAGE;
 use pollux_api::{heartbeat, rank};
-use pollux_config_core::keeper::{Answer, BATCH_BYTES, Effect, Event, Keeper, Refusal, Request};
+use pollux_config_core::keeper::{Answer, BATCH_BYTES, Effect, Event, KEPT, Keeper, Refusal, Request};
 use pollux_config_core::plan::{Site, secret_is_right};
 use pollux_config_core::reads::{Proof, Witness};
 use pollux_platform::signal::Shutdown;
@@ -795,7 +795,9 @@ pub fn start(config: &ControllerConfig) -> Result<(Service, tokio::task::JoinHan
         path: path.display().to_string(),
         what,
     };
-    let keeper = Keeper::load(me, None, site(config), loaded).map_err(log_damaged)?;
+    let keeper = Keeper::load(me, None, site(config), loaded)
+        .map_err(log_damaged)?
+        .keeping(config.history.map_or(KEPT, |history| history.changes));
     tracing::info!(length = keeper.length(), acknowledged = keeper.acknowledged(), database = %path.display(), "opened");
 
     let ring = Ring::load(&config.paths.keys)?;

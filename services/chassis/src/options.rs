@@ -7,7 +7,7 @@ use pollux_api::{
     chassis::SOCKET,
     id::{ArrayId, ControllerId, DiskIndex},
 };
-use pollux_runtime::config::{ControllerConfig, Fence, Front, Interconnect, Paths, Profile, Quorum};
+use pollux_runtime::config::{ControllerConfig, Fence, Front, History, Interconnect, Paths, Profile, Quorum};
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -65,6 +65,9 @@ pub struct Options {
     /// The watchdogs do not act
     #[arg(long)]
     pub no_watchdog: bool,
+    /// Changes of the configuration of which each controller keeps the history, at least
+    #[arg(long, value_name = "CHANGES")]
+    pub history: Option<u64>,
     /// Time that the bond takes to change legs, ms
     #[arg(long, value_name = "MS", default_value_t = 50)]
     pub bond_failover_ms: u64,
@@ -88,6 +91,7 @@ impl Options {
             powered_off: false,
             no_power_fencing: false,
             no_watchdog: false,
+            history: None,
             bond_failover_ms: 50,
             end_with_stdin: false,
         }
@@ -110,6 +114,7 @@ impl Options {
                 .iter()
                 .map(|dir| format!("--programs={}", dir.display())),
         );
+        arguments.extend(self.history.map(|changes| format!("--history={changes}")));
         for (flag, set) in [
             ("--powered-off", self.powered_off),
             ("--no-power-fencing", self.no_power_fencing),
@@ -160,6 +165,7 @@ impl Options {
                 watchdog: true,
             },
             management: None,
+            history: self.history.map(|changes| History { changes }),
         }
     }
 

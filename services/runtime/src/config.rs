@@ -14,6 +14,7 @@
 //! [quorum]        disks
 //! [fence]         reservations, power, watchdog
 //! [management]    address, port, certificate, key      may be left out, and so may the last two
+//! [history]       changes                              may be left out
 //! ```
 
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
@@ -49,6 +50,20 @@ pub struct ControllerConfig {
     /// Where those are served who come from afar; without it nobody is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub management: Option<Management>,
+    /// How much history of the configuration is kept; without it as much as the keeper thinks right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<History>,
+}
+
+/// Fewest changes of which the history may be kept: what a partner misses while it restarts is among them.
+pub const HISTORY_MIN: u64 = 16;
+
+/// How much history of the configuration is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct History {
+    /// Changes behind the last one, at least; of those before, only what they amount to.
+    pub changes: u64,
 }
 
 /// Timing profile; heartbeat's core derives every limit from it.
@@ -318,6 +333,7 @@ impl ControllerConfig {
                 watchdog: false,
             },
             management: None,
+            history: None,
         }
     }
 
@@ -420,6 +436,12 @@ impl ControllerConfig {
                 );
             }
         }
+        if let Some(History { changes }) = self.history {
+            check(
+                changes >= HISTORY_MIN,
+                format!("history.changes = {changes} must be at least {HISTORY_MIN}"),
+            );
+        }
         let disks = &self.quorum.disks;
         check(
             matches!(disks.len(), 1 | 3 | 5),
@@ -483,6 +505,7 @@ pub(crate) mod tests {
                 watchdog: true,
             },
             management: None,
+            history: None,
         }
     }
 
@@ -498,6 +521,7 @@ pub(crate) mod tests {
                 certificate: Some("/etc/pollux/web.crt".into()),
                 key: Some("/etc/pollux/web.key".into()),
             }),
+            history: Some(History { changes: 100 }),
             ..config.clone()
         };
         for config in [config, managed] {
@@ -548,6 +572,8 @@ pub(crate) mod tests {
             let text = refusal(&format!("{good}\n[management]\n{section}\n"));
             assert!(text.contains(named), "{section}: {text}");
         }
+        let text = refusal(&format!("{good}\n[history]\nchanges = 3\n"));
+        assert!(text.contains("history.changes = 3 must be at least 16"), "{text}");
         let missing = ControllerConfig::load(&dir.path().join("nowhere"))
             .unwrap_err()
             .to_string();

@@ -131,3 +131,97 @@ fn h7_both_damaged_serves_no_configuration_until_a_backup_is_restored() -> Resul
         is_sound(&stage)
     })
 }
+
+/// So many changes, one after the other.
+fn grow(stage: &Stage, at: ControllerId, name: &str, count: usize) {
+    for number in 0..count {
+        let made = stage.array.change(at, host(&format!("{name}{number}")));
+        made.unwrap_or_else(|error| panic!("{name}{number}: {error:?}"));
+    }
+}
+
+#[test]
+fn a_partner_that_missed_more_than_is_kept_and_a_backup_begin_with_what_the_changes_amount_to() -> Result<()>
+{
+    let Some(stage) = Stage::set(|plan| plan.array.history = Some(16)) else {
+        return Ok(());
+    };
+    grow(&stage, A, "before", 40);
+    let begins = |at: ControllerId| stage.array.config(at).map(|status| status.compacted);
+    wait_for("both let their first changes go", MOVE, || {
+        for at in [A, B] {
+            let gone = begins(at)?;
+            that(gone > 16, || format!("{at}: the first {gone} are gone"))?;
+        }
+        Ok(())
+    })?;
+    // What is gone is named, and what it amounts to is shown.
+    let (code, said) = stage.pollux(&["config", "history", "--after", "1"], "");
+    assert!(code == Some(0) && said.contains("are no longer kept"), "{said}");
+    let (code, said) = stage.pollux(&["config", "diff", "2"], "");
+    assert!(code == Some(2) && said.contains("an index from"), "{said}");
+    let (code, said) = stage.pollux(&["host", "list"], "");
+    assert!(
+        code == Some(0) && said.contains("before0") && said.contains("before39"),
+        "{said}"
+    );
+
+    // The survivor changes more than it keeps while its partner is away.
+    stage.array.power(B, PowerAction::Off)?;
+    wait_for("the survivor takes changes alone", MOVE + BOOT, || {
+        let (_, said) = stage.pollux(&["config", "open", "--yes"], "");
+        stage
+            .array
+            .change(A, host("alone"))
+            .map(drop)
+            .map_err(|error| format!("{error:?}; {said}"))
+    })?;
+    grow(&stage, A, "away", 100);
+    stage.array.power(B, PowerAction::On)?;
+    stage.array.wait_joined(MOVE + BOOT)?;
+    wait_for("both say the same", MOVE + BOOT, || is_sound(&stage))?;
+    let (a, b) = (
+        stage.array.config(A).expect("status"),
+        stage.array.config(B).expect("status"),
+    );
+    assert_eq!((a.length, a.hash), (b.length, b.hash));
+    assert_eq!(b.aside, 0, "nothing of it was aside of that history");
+
+    // Both databases are lost, and a backup that begins with rows is brought.
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("backup");
+    let file = file.to_str().expect("a plain name");
+    let (code, said) = stage.pollux(&["config", "backup", file], "");
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = stage.pollux(&["config", "restore", file], "");
+    assert!(code == Some(0) && said.contains("says already"), "{said}");
+    let length = stage.array.config(A).expect("status").acknowledged_length;
+    for at in [A, B] {
+        stage.array.power(at, PowerAction::Off)?;
+        scribble(&stage, at);
+    }
+    for at in [A, B] {
+        stage.array.power(at, PowerAction::On)?;
+    }
+    wait_for("the backup is taken", MOVE + BOOT, || {
+        let (code, said) = stage.pollux(&["config", "restore", file, "--yes"], "");
+        that(code == Some(0) && said.contains("done: controller"), || {
+            said.clone()
+        })
+    })?;
+    wait_for("both have it again", MOVE + BOOT, || {
+        for at in [A, B] {
+            let status = stage.array.config(at)?;
+            that(status.lost.is_none() && status.length >= length, || {
+                format!("{at}: {status:?}")
+            })?;
+        }
+        is_sound(&stage)
+    })?;
+    let (code, said) = stage.pollux(&["host", "list"], "");
+    assert!(
+        code == Some(0) && said.contains("before0") && said.contains("away99"),
+        "{said}"
+    );
+    Ok(())
+}

@@ -10,6 +10,8 @@ const CHANGE: &str = "heartbeat/core/src/change.rs";
 const DETECT: &str = "heartbeat/core/src/detect.rs";
 const GROUPS: &str = "alua/core/src/lib.rs";
 const KEEPER: &str = "config-keeper/core/src/keeper.rs";
+const COMPACTED: &str = "config-keeper/core/src/compacted.rs";
+const COMPACTION: &str = "config-keeper/core/src/keeper/compaction.rs";
 const COMING_BACK: &str = "config-keeper/core/src/keeper/coming_back.rs";
 const LAYOUT: &str = "heartbeat/core/src/layout.rs";
 const LIAISON: &str = "heartbeat/core/src/liaison.rs";
@@ -1384,6 +1386,105 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         )],
         removes: "a backup that lacks what the record stands on is not enough",
         by: By::Scenario("configuration::h7_"),
+    },
+    Mutant {
+        name: "let-go-unacknowledged",
+        file: COMPACTION,
+        edits: &[(
+            "let behind = self.acknowledged.saturating_sub(self.keep);",
+            "let behind = self.length().saturating_sub(self.keep);",
+        )],
+        removes: "only what is acknowledged is let go",
+        by: By::Scenario("configuration::"),
+    },
+    Mutant {
+        name: "let-go-while-it-is-decided",
+        file: COMPACTION,
+        edits: &[("let quiet = self.frozen.is_none() &&", "let quiet =")],
+        removes: "nothing is let go while an epoch is being decided",
+        by: By::Scenario("configuration::"),
+    },
+    Mutant {
+        name: "let-go-what-the-partner-missed",
+        file: COMPACTION,
+        edits: &[("behind.min(base.max(most))", "behind")],
+        removes: "a lone controller keeps what its partner missed",
+        by: By::Scenario("configuration::"),
+    },
+    Mutant {
+        name: "base-forgotten",
+        file: COMPACTION,
+        edits: &[(
+            "self.compacted.facts.base = Some(base).filter(|(at, _)| *at > 0 && *at < gone + step);",
+            "self.compacted.facts.base = None;",
+        )],
+        removes: "what the record stands on stays known when its entry is let go",
+        by: By::Scenario("configuration::"),
+    },
+    Mutant {
+        name: "begun-before-it-is-durable",
+        file: COMPACTION,
+        edits: &[(
+            "(self.acknowledged, self.announced, self.durable) = (0, 0, 0);",
+            "(self.acknowledged, self.announced, self.durable) = (0, 0, with.facts.length);",
+        )],
+        removes: "a log that begins with rows counts once they are durable",
+        by: By::Scenario("configuration::"),
+    },
+    Mutant {
+        name: "begun-over-what-was-there",
+        file: COMPACTION,
+        edits: &[("let aside = self.put_aside(common);", "let aside = self.put_aside(u64::MAX);")],
+        removes: "what is not known to be in the other history is kept aside",
+        by: By::Scenario("configuration::"),
+    },
+    Mutant {
+        name: "begun-over-another-history",
+        file: COMPACTION,
+        edits: &[(
+            "if self.compare(of.length, of.epoch, of.hash)",
+            "if false && self.compare(of.length, of.epoch, of.hash)",
+        )],
+        removes: "one place of one epoch with two hashes stops it, also where a log begins",
+        by: By::Scenario("configuration::"),
+    },
+    Mutant {
+        name: "begun-and-not-shown",
+        file: KEEPER,
+        edits: &[("if self.acknowledged < gone {", "if self.acknowledged > gone {")],
+        removes: "what a log begins with is shown",
+        by: By::Scenario("configuration::"),
+    },
+    Mutant {
+        name: "rows-unproved",
+        file: COMPACTED,
+        edits: &[("match arriving.whole.wrong() {", "match None::<String> {")],
+        removes: "rows that do not add up to their digest are refused",
+        by: By::Scenario("configuration::"),
+    },
+    Mutant {
+        name: "rows-beyond-the-base",
+        file: COMING_BACK,
+        edits: &[("&& (part.of.length > base_length ||", "&& part.of.length > u64::MAX / 2 && (part.of.length > base_length ||")],
+        removes: "a sealed record proves no rows that go beyond its base",
+        by: By::Scenario("configuration::"),
+    },
+    Mutant {
+        name: "old-answers-are-another-history",
+        file: KEEPER,
+        edits: &[("if ours != Some(reply.hash) && !(old && ours.is_none()) {", "if ours != Some(reply.hash) {")],
+        removes: "an old answer about entries that are gone is no divergence",
+        by: By::Scenario("configuration::"),
+    },
+    Mutant {
+        name: "old-messages-are-refused",
+        file: KEEPER,
+        edits: &[(
+            "if self.hash_at(entry.index).is_some_and(|own| own != entry.hash) {",
+            "if self.hash_at(entry.index) != Some(entry.hash) {",
+        )],
+        removes: "an old message with entries that are gone is no other history",
+        by: By::Scenario("configuration::"),
     },
     Mutant {
         name: "restored-beside-the-partners-log",

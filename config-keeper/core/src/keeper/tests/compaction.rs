@@ -359,3 +359,69 @@ fn a_backup_may_begin_with_rows() {
     assert!(!lost.lost());
     assert_eq!(lost.tables(), a.tables());
 }
+
+#[test]
+fn an_old_message_with_entries_that_are_gone_is_answered_like_any_other() {
+    let mut a = alone();
+    ask(&mut a, 1..=6);
+    let mut b = keeper(B).keeping(0);
+    let both = record(1, &[A, B], true, 0, LogHash::default());
+    let effects = b.handle(set(&both));
+    settle(&mut b, effects);
+    let sync = Sync {
+        epoch: Epoch::new(1),
+        session: 1,
+        length: 0,
+        entry_epoch: Epoch::default(),
+        hash: LogHash::default(),
+    };
+    let effects = b.handle(Event::SyncIn { request: 1, sync });
+    settle(&mut b, effects);
+    let message = |entries: Vec<LogEntry>, acknowledged| Append {
+        epoch: Epoch::new(1),
+        session: 1,
+        entries,
+        acknowledged,
+    };
+    let mut send = |request, append: Append| {
+        let effects = b.handle(Event::AppendIn { request, append });
+        let effects = settle(&mut b, effects);
+        match answer_of(&effects, request) {
+            Some(Ok(Answer::Appended(reply))) => (reply.length, b.compacted().facts.length),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(send(2, message(a.entries(0, 4), 0)), (4, 0));
+    assert_eq!(send(3, message(a.entries(4, 6), 4)), (6, 4));
+    // The first one once more, and one that is half known.
+    assert_eq!(send(4, message(a.entries(0, 4), 0)), (6, 4));
+    assert_eq!(send(5, message(a.entries(1, 6), 6)), (6, 6));
+}
+
+#[test]
+fn a_beginning_that_contradicts_an_entry_of_the_same_epoch_stops_it() {
+    let mut survivor = alone().keeping(1);
+    ask(&mut survivor, 1..=20);
+    let gone = survivor.compacted().facts.length;
+    let mut other = alone();
+    ask(&mut other, 501..=500 + gone);
+    let mut joiner = Keeper::load(
+        B,
+        Some(Incarnation::new(1)),
+        Site::default(),
+        Loaded {
+            entries: other.entries(0, gone),
+            acknowledged: gone,
+            ..Loaded::default()
+        },
+    )
+    .unwrap();
+    joiner.handle(set(&record(3, &[A], true, 0, LogHash::default())));
+    let (answer, aside) = catch_up(&mut joiner, &survivor);
+    assert!(
+        matches!(answer, Err(Refusal::Diverged(ref diverged)) if diverged.index == gone),
+        "{answer:?}"
+    );
+    assert_eq!((aside, joiner.length()), (vec![], gone));
+    assert!(joiner.diverged().is_some());
+}
