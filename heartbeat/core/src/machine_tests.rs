@@ -1185,6 +1185,40 @@ fn a_daemon_that_starts_again_knows_by_any_whole_block_that_it_was_a_member() {
     assert!(!start(&waiting));
 }
 
+/// K7: the disks tell of it at different times, and what it has promised last binds it.
+#[test]
+fn of_its_own_ballots_the_latest_of_a_majority_binds_after_a_restart() {
+    let decided = Record::genesis(crate::bench::set());
+    let vote = |mbal| Vote {
+        mbal: Ballot::new(mbal),
+        ..Vote::after(decided)
+    };
+    for ballots in [[2, 9, 5], [9, 2, 5], [5, 2, 9]] {
+        let mut core = newborn();
+        let now = core.present;
+        for (disk, mbal) in core.disks.iter_mut().zip(ballots) {
+            let mut area = Area::formatted(crate::bench::set());
+            area.vote = Ok(vote(mbal));
+            disk.vote = Some((vote(mbal), 1));
+            disk.own = Some(area);
+        }
+        core.start(now);
+        assert!(core.phase == Phase::Up);
+        assert_eq!(core.arbiter.block().mbal, Ballot::new(9), "{ballots:?}");
+    }
+}
+
+/// S7: whoever is echoed may count its lease from that, whatever else was seen of it.
+#[test]
+fn the_partners_lease_may_count_from_the_last_echo_that_it_was_given() {
+    let (mut core, now) = whole();
+    let before = core.partner_last();
+    core.partner.echo_given = before + ms(70);
+    assert_eq!(core.partner_last(), before + ms(70));
+    core.partner.echo_given = Instant::ZERO;
+    assert!(core.partner_last() <= now && core.partner_last() >= core.started);
+}
+
 /// S2: its own area cannot be read, and an earlier daemon's lease still runs.
 #[test]
 fn a_daemon_that_starts_and_hears_of_an_epoch_without_itself_ends_the_lease() {

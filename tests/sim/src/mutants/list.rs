@@ -162,7 +162,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             ".filter_map(|area| area.vote.ok())\n            .min_by_key(Vote::age)",
         )],
         removes: "after a restart the latest own ballot of a majority counts (K7)",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "own-vote-forgotten-by-a-restart",
@@ -182,7 +182,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "self.disks.iter().any(|disk| disk.own.as_ref().is_some_and(what));",
         )],
         removes: "after a restart the own ballots of a majority are read back (K7)",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "an-older-record-is-learnt",
@@ -250,7 +250,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "=> Partner::TakeOver,\n        (",
         )],
         removes: "whoever cannot read a majority of the slots takes nothing",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "unread-slot-is-a-still-one",
@@ -270,7 +270,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "let life = true;",
         )],
         removes: "the first sight of a slot proves no life",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "still-on-one-disk",
@@ -280,7 +280,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "let still = all().any(is(SlotWatch::still));",
         )],
         removes: "stillness is judged on a majority of the disks",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "disk-limit-of-one-period",
@@ -345,7 +345,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: MACHINE,
         edits: &[("if !opposed {", "if !opposed || true {")],
         removes: "a slot write extends no lease while a vote without its writer stands",
-        by: By::Scenario("fencing::k04"),
+        by: By::Core,
     },
     Mutant {
         name: "the-excluded-is-echoed",
@@ -392,14 +392,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: MACHINE,
         edits: &[("            .max(self.partner.echo_given)\n", "")],
         removes: "the old owner's lease may count from an echo that it was given",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "lease-gone-without-a-look",
         file: MEMBER,
         edits: &[("read && now >= clear_at", "(read || true) && now >= clear_at")],
         removes: "the old owner's slot is read after the choice before its lease counts as run out (K4)",
-        by: By::Scenario("fencing::k04"),
+        by: By::Core,
     },
     Mutant {
         name: "watchdog-waited-for-once",
@@ -518,7 +518,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "before.is_none() && !self.ballots_known() && false",
         )],
         removes: "a daemon that starts under a lone record reads first whom it has to fence (K8)",
-        by: By::Scenario("fencing::k08"),
+        by: By::Core,
     },
     Mutant {
         name: "exclusion-renewed-in-silence",
@@ -612,7 +612,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "(false, true, Mode::Open) if self.wishes.override_of != Some(record.epoch) => {",
         )],
         removes: "after {y} open only an operator's override lets x go on",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "an-unsealed-survivor",
@@ -649,7 +649,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "&& !self.pools.iter().any(|(id, pool)| (pool.taking() || pool.failures == 0 && self.wants_back(*id)) && false)",
         )],
         removes: "what was taken from the last incarnation is finished before the next one joins",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "proposal-without-a-freeze",
@@ -734,7 +734,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "let news = changed || false && watch.is_later_than(self.wire.last());",
         )],
         removes: "what was written to a slot after the last word on the wire counts when the wire is silent",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "watchdog-forgotten-by-the-next-daemon",
@@ -744,7 +744,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "watchdog: self.watchdog.unwrap_or(self.armed_before && false),",
         )],
         removes: "a daemon that starts says of its watchdog what the one before it said",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "lease-outlives-the-news",
@@ -804,7 +804,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "fn may_take(&self, now: Instant) -> bool {\n        now < self.lease_until || true",
         )],
         removes: "nothing is taken after the own lease: whoever has slept may be dead to the partner by now (S5)",
-        by: By::Scenario("fencing::a3"),
+        by: By::Core,
     },
     Mutant {
         name: "given-on-a-minority",
@@ -814,7 +814,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "let stands = |_: &Disk| true;",
         )],
         removes: "a pool is given when a majority says so (K5)",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "a-gift-taken-back",
@@ -844,7 +844,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "        if claim.incarnation != theirs && false {\n",
         )],
         removes: "a claim of an incarnation that has ended binds nobody",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "claims-of-an-earlier-epoch",
@@ -918,7 +918,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "if !self.ballots_known() && false {",
         )],
         removes: "nothing is taken before the ballots are known, or under a vote that is not finished",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "the-sick-one-stays",
@@ -928,7 +928,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "pool.asked_since.is_some_and(|since| now.since(since) >= limit * 1_000);",
         )],
         removes: "whoever neither serves a pool nor gives it is stopped (K15)",
-        by: By::Scenario("takeover::k15"),
+        by: By::Core,
     },
     // ---- what the wire tells a partner without a shelf ------------------------------------------------------
     Mutant {
@@ -946,7 +946,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "                incarnation: self.partner.incarnation.max(*incarnation),\n                serving: true,",
         )],
         removes: "what an earlier incarnation of the partner served is not the present one's",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "holdings-of-a-stranger-to-the-epoch",
@@ -956,7 +956,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "if !blind {",
         )],
         removes: "only a member is told what is served",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "both-give-at-once",
@@ -987,7 +987,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "(true, WireSight::Silent, _) => None,",
         )],
         removes: "the configuration is locked while the partner lives and does not answer",
-        by: By::Scenario("matrix::b2"),
+        by: By::Core,
     },
     Mutant {
         name: "keeper-not-frozen-again",
@@ -997,7 +997,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "Some(epoch) if frozen.is_none() && epoch.get() == 0 =>",
         )],
         removes: "a keeper that restarts is frozen again before it hears of a record",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "freeze-believed",
@@ -1007,14 +1007,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "let frozen = answer;",
         )],
         removes: "a freeze is reported when the keeper has confirmed it",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "lock-told-once",
         file: LIAISON,
         edits: &[("if self.unsaid || seen.epoch", "if seen.epoch")],
         removes: "a lock that did not arrive is told again",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "unfreeze-told-once",
@@ -1024,7 +1024,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "self.thawing = (over && !over).then_some(epoch);",
         )],
         removes: "a freeze that is over is ended until it has ended",
-        by: By::Seeds,
+        by: By::Core,
     },
     // ---- configuration: the keeper ---------------------------------------------------------------------------
     Mutant {
@@ -1049,7 +1049,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: KEEPER,
         edits: &[("Role::Alone => self.durable,", "Role::Alone => self.length(),")],
         removes: "a lone keeper acknowledges what is durable",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "follower-shows-what-is-not-durable",
@@ -1059,7 +1059,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "Role::Follower => self.announced.min(self.length()),",
         )],
         removes: "a follower shows what is durable here",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "frozen-goes-on",
@@ -1069,7 +1069,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "self.frozen = Some((epoch, freeze.reason));",
         )],
         removes: "frozen, nothing is appended, acknowledged or counted",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "frozen-while-it-writes",
@@ -1079,7 +1079,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "        self.doubt();\n        if self.jobs.len() < 9 {\n            self.answer(request, Ok(Answer::Done));",
         )],
         removes: "the answer to a freeze comes when nothing is on its way to the disk",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "base-not-contained",
@@ -1089,7 +1089,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "if !self.contains_base(record) && self.lost {",
         )],
         removes: "a record whose base this log lacks permits nothing",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "older-record-followed",
@@ -1099,7 +1099,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "if record.epoch < present.epoch && false {",
         )],
         removes: "a keeper goes by no older record than the one it knows",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "frozen-for-what-is-decided",
@@ -1109,7 +1109,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             ".filter(|present| freeze.epoch < present.epoch)",
         )],
         removes: "a keeper stands still for no epoch that is decided",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "no-member-and-yet",
@@ -1126,7 +1126,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "session > 0 && self.epoch.as_ref()",
         )],
         removes: "an answer to an earlier session counts for nothing",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "appended-over-the-follower",
@@ -1156,7 +1156,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "if append.session > self.session + 9 {",
         )],
         removes: "a follower listens to the session that it has answered",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "older-session-begun",
@@ -1166,7 +1166,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "if sync.session + 99 < self.session {",
         )],
         removes: "no session is begun that is older than one that was followed",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "own-end-kept",
@@ -1183,7 +1183,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: COMING_BACK,
         edits: &[("equal: frozen,", "equal: frozen || !frozen,")],
         removes: "equal is said of a log that stands still",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "told-twice-is-done-twice",
@@ -1199,7 +1199,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             ),
         ],
         removes: "the same action asked again is done once",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "another-request-under-the-same-action",
@@ -1209,7 +1209,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "if entry.request != request_digest(change) && false {",
         )],
         removes: "another request under an action that was carried out is refused",
-        by: By::Seeds,
+        by: By::Core,
     },
     // ---- readers, and a lost database ------------------------------------------------------------------------
     Mutant {
@@ -1242,7 +1242,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
              Ok(_) => self.reads.wait(request),",
         )],
         removes: "a sequencer that is read from makes sure that it still is one",
-        by: By::Scenario("configuration::s8_a_sequencer"),
+        by: By::Core,
     },
     Mutant {
         name: "lone-reads-without-a-lease",
@@ -1252,7 +1252,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "Ok(Basis::Lease { .. }) => self.answer(request, Ok(Answer::ReadAt { index: self.acknowledged })),\n            Ok(_) => self.reads.wait(request),",
         )],
         removes: "a lone keeper that is read from asks for the lease",
-        by: By::Scenario("configuration::s8_a_lone"),
+        by: By::Core,
     },
     Mutant {
         name: "word-of-an-earlier-question",
@@ -1288,7 +1288,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "let void = self.reads.void(readable).into_iter().filter(|_| false).collect();",
         )],
         removes: "a reader whose sequencer is none any more is told so",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "lost-log-is-a-base",
@@ -1325,7 +1325,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "if matches!(self.role, Role::Sequencer(Session::Starting)) {",
         )],
         removes: "what was counted for a follower that lost its log is void",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "old-sessions-after-a-loss",
@@ -1335,7 +1335,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "(self.session_epoch, self.session).min((fetched.session_epoch, fetched.session));",
         )],
         removes: "a keeper that lost its log begins no session that its partner knows",
-        by: By::Scenario("configuration::h7_"),
+        by: By::Core,
     },
     Mutant {
         name: "history-of-one-who-lost-it",
@@ -1355,7 +1355,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "let mended = if fetched.lost && fetched.length > 0 {",
         )],
         removes: "nobody becomes equal to a log that was lost",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "alone-and-open-is-repaired",
@@ -1365,7 +1365,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "let provable = !record.members.is_empty();",
         )],
         removes: "what was acknowledged alone is given back by nobody",
-        by: By::Scenario("configuration::h7_"),
+        by: By::Core,
     },
     Mutant {
         name: "repaired-beyond-the-base",
@@ -1375,7 +1375,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "fetched.entries.retain(|entry| entry.index > 0);",
         )],
         removes: "what goes on behind the base of a sealed record is not its history",
-        by: By::Scenario("configuration::h7_"),
+        by: By::Core,
     },
     Mutant {
         name: "restored-below-the-base",
@@ -1395,21 +1395,21 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "let behind = self.length().saturating_sub(self.keep);",
         )],
         removes: "only what is acknowledged is let go",
-        by: By::Scenario("configuration::"),
+        by: By::Core,
     },
     Mutant {
         name: "let-go-while-it-is-decided",
         file: COMPACTION,
         edits: &[("let quiet = self.frozen.is_none() &&", "let quiet =")],
         removes: "nothing is let go while an epoch is being decided",
-        by: By::Scenario("configuration::"),
+        by: By::Core,
     },
     Mutant {
         name: "let-go-what-the-partner-missed",
         file: COMPACTION,
         edits: &[("behind.min(base.max(most))", "behind")],
         removes: "a lone controller keeps what its partner missed",
-        by: By::Scenario("configuration::"),
+        by: By::Core,
     },
     Mutant {
         name: "base-forgotten",
@@ -1419,7 +1419,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "self.compacted.facts.base = None;",
         )],
         removes: "what the record stands on stays known when its entry is let go",
-        by: By::Scenario("configuration::"),
+        by: By::Core,
     },
     Mutant {
         name: "begun-before-it-is-durable",
@@ -1429,14 +1429,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "(self.acknowledged, self.announced, self.durable) = (0, 0, with.facts.length);",
         )],
         removes: "a log that begins with rows counts once they are durable",
-        by: By::Scenario("configuration::"),
+        by: By::Core,
     },
     Mutant {
         name: "begun-over-what-was-there",
         file: COMPACTION,
         edits: &[("let aside = self.put_aside(common);", "let aside = self.put_aside(u64::MAX);")],
         removes: "what is not known to be in the other history is kept aside",
-        by: By::Scenario("configuration::"),
+        by: By::Core,
     },
     Mutant {
         name: "begun-over-another-history",
@@ -1446,35 +1446,35 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "if false && self.compare(of.length, of.epoch, of.hash)",
         )],
         removes: "one place of one epoch with two hashes stops it, also where a log begins",
-        by: By::Scenario("configuration::"),
+        by: By::Core,
     },
     Mutant {
         name: "begun-and-not-shown",
         file: KEEPER,
         edits: &[("if self.acknowledged < gone {", "if self.acknowledged > gone {")],
         removes: "what a log begins with is shown",
-        by: By::Scenario("configuration::"),
+        by: By::Core,
     },
     Mutant {
         name: "rows-unproved",
         file: COMPACTED,
         edits: &[("match arriving.whole.wrong() {", "match None::<String> {")],
         removes: "rows that do not add up to their digest are refused",
-        by: By::Scenario("configuration::"),
+        by: By::Core,
     },
     Mutant {
         name: "rows-beyond-the-base",
         file: COMING_BACK,
         edits: &[("&& (part.of.length > base_length ||", "&& part.of.length > u64::MAX / 2 && (part.of.length > base_length ||")],
         removes: "a sealed record proves no rows that go beyond its base",
-        by: By::Scenario("configuration::"),
+        by: By::Core,
     },
     Mutant {
         name: "old-answers-are-another-history",
         file: KEEPER,
         edits: &[("if ours != Some(reply.hash) && !(old && ours.is_none()) {", "if ours != Some(reply.hash) {")],
         removes: "an old answer about entries that are gone is no divergence",
-        by: By::Scenario("configuration::"),
+        by: By::Core,
     },
     Mutant {
         name: "old-messages-are-refused",
@@ -1484,7 +1484,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "if self.hash_at(entry.index) != Some(entry.hash) {",
         )],
         removes: "an old message with entries that are gone is no other history",
-        by: By::Scenario("configuration::"),
+        by: By::Core,
     },
     Mutant {
         name: "restored-beside-the-partners-log",
@@ -1535,7 +1535,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "if claim(&set) < claim(&pool.wanted) && set.epoch.get() == 0 {",
         )],
         removes: "an older claim never replaces a newer one",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "astray-left-alone",
@@ -1555,7 +1555,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "drain: set.role == Role::Moving && set.epoch.get() == 0,",
         )],
         removes: "a move drains first",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "a-hold-is-disturbed",
@@ -1565,7 +1565,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "access != (Access::Transitioning, Access::Transitioning)\n                    && wanted",
         )],
         removes: "a target that holds commands on its way to what is wanted is left alone",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "partner-dead-and-not-unavailable",
@@ -1575,7 +1575,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "(Role::Owner, false) => (Backing::Local, Access::Optimized, Access::NonOptimized),",
         )],
         removes: "the port of a silent partner is unavailable",
-        by: By::Seeds,
+        by: By::Core,
     },
     // ---- blocks of the quorum area --------------------------------------------------------------------------
     Mutant {
@@ -1593,7 +1593,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "if block[..8] != MAGIC.to_le_bytes() && number > 99 {",
         )],
         removes: "a block of another format is unread",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "version-unchecked",
@@ -1603,7 +1603,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             "        other if other == 99 => return Err(Unread::Version(other)),\n        _ => {}",
         )],
         removes: "a block of another version of the layout is unread",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "header-unchecked",
@@ -1630,7 +1630,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: LAYOUT,
         edits: &[("    if voted && numbered {", "    if voted || numbered {")],
         removes: "a ballot block whose fields contradict each other is unread",
-        by: By::Seeds,
+        by: By::Core,
     },
     Mutant {
         name: "place-unchecked",

@@ -34,7 +34,7 @@ const SEEDS_TEST: &str = "mutants::seeds_until_something_breaks";
 const SEEDS_VARIABLE: &str = "POLLUX_SIM_SEEDS";
 
 /// What is expected to catch a mutant; it is played first.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
     /// Random faults.
     Seeds,
@@ -42,6 +42,8 @@ pub(crate) enum By {
     MoreSeeds,
     /// Directed plays whose names contain this.
     Scenario(&'static str),
+    /// The own tests of its core: plays do not lead there, or only now and then.
+    Core,
 }
 
 /// One change of the cores that must not pass.
@@ -253,17 +255,26 @@ impl Runner {
     }
 
     fn caught(&self, mutant: &Mutant) -> Result<End, String> {
+        let core = |core: bool| match core {
+            true => self.core_tests(mutant.file),
+            false => Ok(End::Survived),
+        };
+        let expected = mutant.by == By::Core;
+        if let end @ End::Caught { .. } = core(expected)? {
+            return Ok(end);
+        }
         let program = self.build()?;
         let rest: &[By] = match mutant.by {
-            By::Seeds | By::MoreSeeds => &[By::Scenario("scenario::")],
-            By::Scenario(_) => &[By::Seeds, By::Scenario("scenario::")],
+            By::Seeds | By::MoreSeeds => &[mutant.by, By::Scenario("scenario::")],
+            By::Scenario(_) => &[mutant.by, By::Seeds, By::Scenario("scenario::")],
+            By::Core => &[By::Seeds, By::Scenario("scenario::")],
         };
-        for by in std::iter::once(&mutant.by).chain(rest) {
+        for by in rest {
             if let end @ End::Caught { .. } = self.play(&program, *by)? {
                 return Ok(end);
             }
         }
-        if let end @ End::Caught { .. } = self.core_tests(mutant.file)? {
+        if let end @ End::Caught { .. } = core(!expected)? {
             return Ok(end);
         }
         if let end @ End::Caught { .. } = self.play(&program, By::MoreSeeds)? {
@@ -385,6 +396,7 @@ impl Runner {
                 };
                 command.arg(all)
             }
+            By::Core => return Err("the tests of a core are no play".to_owned()),
         };
         let log = self.target.join("play.log");
         let status = bounded(command.current_dir(&self.source), &log, PATIENCE)?;
@@ -461,7 +473,7 @@ fn read(said: &str, by: By) -> End {
     let what = match (named, by) {
         (Some(name), _) => name,
         (None, By::Scenario(_)) => "demand",
-        (None, By::Seeds | By::MoreSeeds) => "panic",
+        (None, By::Seeds | By::MoreSeeds | By::Core) => "panic",
     };
     let who = format!("`{}`", failed.trim_start_matches("scenario::"));
     End::Caught {
