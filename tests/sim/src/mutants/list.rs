@@ -1434,7 +1434,10 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "begun-over-what-was-there",
         file: COMPACTION,
-        edits: &[("let aside = self.put_aside(common);", "let aside = self.put_aside(u64::MAX);")],
+        edits: &[(
+            "let aside = self.put_aside(common);",
+            "let aside = self.put_aside(u64::MAX);",
+        )],
         removes: "what is not known to be in the other history is kept aside",
         by: By::Core,
     },
@@ -1465,14 +1468,20 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "rows-beyond-the-base",
         file: COMING_BACK,
-        edits: &[("&& (part.of.length > base_length ||", "&& part.of.length > u64::MAX / 2 && (part.of.length > base_length ||")],
+        edits: &[(
+            "&& (part.of.length > base_length ||",
+            "&& part.of.length > u64::MAX / 2 && (part.of.length > base_length ||",
+        )],
         removes: "a sealed record proves no rows that go beyond its base",
         by: By::Core,
     },
     Mutant {
         name: "old-answers-are-another-history",
         file: KEEPER,
-        edits: &[("if ours != Some(reply.hash) && !(old && ours.is_none()) {", "if ours != Some(reply.hash) {")],
+        edits: &[(
+            "if ours != Some(reply.hash) && !(old && ours.is_none()) {",
+            "if ours != Some(reply.hash) {",
+        )],
         removes: "an old answer about entries that are gone is no divergence",
         by: By::Core,
     },
