@@ -278,6 +278,7 @@ fn a_log_that_is_shortened_and_one_that_begins_with_rows_say_the_same_after_a_st
         .collect();
     let (sender, reports) = channel();
     let writer = store.spawn(move |report| drop(sender.send(report)));
+    let with = Box::new(with);
     writer.job(1, Job::Begin { with, aside });
     writer.job(2, Job::Append(entries));
     writer.mark(60);

@@ -52,6 +52,7 @@ use crate::log::{self, follows, request_digest};
 use crate::plan::{Site, plan};
 use crate::reads::{Basis, Proof, Reads, Witness};
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
 use alloc::string::String;
@@ -272,7 +273,7 @@ pub enum Job {
     /// The log begins with this, and there is no entry behind it.
     Begin {
         /// The beginning.
-        with: Compacted,
+        with: Box<Compacted>,
         /// What was there and is not known to be in that history, and whether it may have been acknowledged.
         aside: Vec<(LogEntry, bool)>,
     },
@@ -871,7 +872,7 @@ impl Keeper {
             session_epoch: self.session_epoch,
             session: self.session,
             lost: self.lost,
-            compacted,
+            compacted: compacted.map(Box::new),
         }
     }
 

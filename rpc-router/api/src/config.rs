@@ -15,6 +15,7 @@
 
 use crate::action::ActionId;
 use crate::id::{BadId, ControllerId, DiskIndex, Epoch, Incarnation, PoolId, VolumeId};
+use alloc::boxed::Box;
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use core::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -1567,7 +1568,7 @@ pub struct Fetched {
     /// The entries behind every common point are no longer kept: instead of them, the rows with which the giver's log
     /// begins. Its entries follow when all of these are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub compacted: Option<CompactedPart>,
+    pub compacted: Option<Box<CompactedPart>>,
 }
 
 /// Does this controller hold its lease?

@@ -99,10 +99,12 @@ pub(crate) enum Waiting {
     Restorer,
 }
 
-/// Every entry that was ever written anywhere: which change it is, and what came before it. What a keeper has let go, and
-/// what it never held, is told from here.
+/// By the hash of an entry: which change it is, and the hash of what came before it.
+type Links = BTreeMap<[u8; 32], (u64, Hex<32>)>;
+
+/// Every entry that was ever written anywhere. What a keeper has let go, and what it never held, is told from here.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Chain(Rc<RefCell<BTreeMap<[u8; 32], (u64, Hex<32>)>>>);
+pub(crate) struct Chain(Rc<RefCell<Links>>);
 
 impl Chain {
     fn add(&self, entry: &LogEntry) {
@@ -286,7 +288,7 @@ impl Keeper {
                 self.gone = self.chain.story(with.facts.hash);
                 self.disk.entries.clear();
                 self.disk.acknowledged = with.facts.length;
-                self.disk.compacted = with;
+                self.disk.compacted = *with;
             }
         }
         self.note();

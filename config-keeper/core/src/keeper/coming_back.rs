@@ -360,7 +360,7 @@ impl Keeper {
         let nonsense =
             |what: String| Refusal::Partner(format!("the partner's history makes no sense: {what}"));
         if let Some(part) = fetched.compacted.clone() {
-            return self.take_beginning(&fetched, part);
+            return self.take_beginning(&fetched, *part);
         }
         if fetched.after < self.compacted.facts.length {
             // Nothing that is kept here is in the partner's history.

@@ -116,8 +116,14 @@ impl Keeper {
         self.head = Book::from(&with.tables);
         self.shown = Book::default();
         (self.acknowledged, self.announced, self.durable) = (0, 0, 0);
-        self.compacted = with.clone();
-        self.store(Job::Begin { with, aside }, then);
+        self.compacted.clone_from(&with);
+        self.store(
+            Job::Begin {
+                with: Box::new(with),
+                aside,
+            },
+            then,
+        );
         self.effects.0.push(Effect::Moved);
     }
 

@@ -1571,7 +1571,7 @@ impl World {
                 disk.entries.clear();
                 disk.acknowledged = with.facts.length;
                 self.begun += u64::from(with.facts.length > 0);
-                disk.compacted = with;
+                disk.compacted = *with;
             }
         }
         let length = disk.compacted.facts.length + disk.entries.len() as u64;
