@@ -21,6 +21,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::{error, info};
 
+/// A volume of which a snapshot is taken: who serves it, where its extents are, and what the label says of it.
+type Still = (Arc<Volume>, Arc<Mapped<Mirror>>, VolumeEntry);
+
 /// A volume is this from now on; its journal is what the label says, in whose turn it may have come.
 fn put_entry(label: &mut Label, id: VolumeId, entry: &VolumeEntry) {
     let journal = label.volumes.get(&id).and_then(|entry| entry.journal);
@@ -415,8 +418,7 @@ impl EmbeddedPool {
             .iter()
             .filter(|one| !label.snapshots.contains_key(&one.id) && label.volumes.contains_key(&one.volume))
             .collect();
-        let mut volumes: BTreeMap<VolumeId, (Arc<Volume>, Arc<Mapped<Mirror>>, VolumeEntry)> =
-            BTreeMap::new();
+        let mut volumes: BTreeMap<VolumeId, Still> = BTreeMap::new();
         for id in missing.iter().map(|one| one.volume) {
             if volumes.contains_key(&id) {
                 continue;
