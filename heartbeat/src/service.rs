@@ -177,6 +177,7 @@ pub fn build(doors: &Doors) -> Typed<api::Contract> {
                     }
                     PoolEvent::Suspended { pool, reason } => tracing::error!(%pool, reason, "pool suspended"),
                     PoolEvent::Resumed { pool } => tracing::info!(%pool, "pool resumed"),
+                    PoolEvent::Space { pool, low, .. } => tracing::warn!(%pool, low, "free space of a pool"),
                     PoolEvent::Health { pool, health } => tracing::warn!(%pool, ?health, "health of a pool"),
                 }
             }

@@ -10,6 +10,7 @@
 use crate::fence::Exclusion;
 use crate::label::TooLarge;
 use crate::mirror::{Condition, MirrorError, ReadmitError};
+use pollux_api::config::item::ItemId;
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
 use pollux_api::pool::{PoolEvent, PoolHealth, ReservationKey, SeenPool};
 use std::path::PathBuf;
@@ -80,6 +81,22 @@ pub enum PoolError {
         /// What there is.
         free: u64,
     },
+    /// There is no such volume, or it cannot be used.
+    #[error("pool {pool} has no volume {volume}, or its table is damaged")]
+    NoVolume {
+        /// The pool.
+        pool: PoolId,
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// There is no such snapshot, or it cannot be used.
+    #[error("pool {pool} has no snapshot {snapshot}, or it is damaged")]
+    NoSnapshot {
+        /// The pool.
+        pool: PoolId,
+        /// The snapshot.
+        snapshot: ItemId,
+    },
     /// The mirror could not do it.
     #[error("pool {pool}: {source}")]
     Mirror {
@@ -140,6 +157,28 @@ pub struct WantedVolume {
     pub id: VolumeId,
     /// Its size in bytes.
     pub size_bytes: u64,
+    /// It takes space when it is first written.
+    pub thin: bool,
+}
+
+/// A snapshot as the configuration wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedSnapshot {
+    /// Its identity.
+    pub id: ItemId,
+    /// The volume of which it is.
+    pub volume: VolumeId,
+}
+
+/// What the configuration wants on a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its volumes.
+    pub volumes: Vec<WantedVolume>,
+    /// Snapshots of them.
+    pub snapshots: Vec<WantedSnapshot>,
+    /// The free space, in percent, below which it is low.
+    pub low_percent: u8,
 }
 
 /// A kind of pool.
@@ -185,9 +224,15 @@ pub trait Imported: Send + Sync + 'static {
     fn volumes(&self) -> Vec<VolumeId>;
     /// What it may do now, to watch.
     fn condition(&self) -> watch::Receiver<Condition>;
-    /// Brings the volumes to what the configuration says as of change `index`: makes, grows, removes. Removes nothing if
-    /// the pool has seen a later configuration. Returns what could not be done.
-    fn reconcile(&self, index: u64, wanted: &[WantedVolume]) -> impl Future<Output = Vec<PoolError>> + Send;
+    /// Less is free than the configuration calls low.
+    fn is_low(&self) -> bool;
+    /// Snapshots that stand.
+    fn snapshots(&self) -> Vec<ItemId>;
+    /// Brings volumes and snapshots to what the configuration says as of change `index`: makes, grows, removes. Removes
+    /// nothing if the pool has seen a later configuration. Returns what could not be done.
+    fn reconcile(&self, index: u64, wanted: &Wanted) -> impl Future<Output = Vec<PoolError>> + Send;
+    /// Makes a volume what it was when a snapshot was taken; which volume.
+    fn roll_back(&self, snapshot: ItemId) -> impl Future<Output = Result<VolumeId, PoolError>> + Send;
     /// Takes a failed leg, or a new disk in its place, back; the copy runs on beside.
     fn resync(&self, disk: DiskIndex) -> impl Future<Output = Result<(), PoolError>> + Send;
     /// Ends all commands, leaves every leg equal and the label clean, gives the disks up.

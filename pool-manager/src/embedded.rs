@@ -7,15 +7,17 @@
 //! A member that its label calls in sync and that cannot be read stops the import: it could be the very leg on which the
 //! old owner went on alone after recording *there* that the others had failed.
 
-use crate::backend::{Backend, Imported, PoolError, WantedVolume};
+use crate::backend::{Backend, Imported, PoolError, Wanted};
 use crate::disks::Disks;
+use crate::extents::{Extents, Space};
 use crate::fence::{self, Exclusion};
 use crate::intent::{self, Intents};
-use crate::label::{self, EXTENT_BYTES, Label, Member, MemberState, Run, VolumeEntry};
-use crate::mirror::{Condition, HOLD, Mirror, MirrorError, Surroundings, read_intents};
+use crate::label::{self, EXTENT_BYTES, Label, Member, MemberState, VolumeEntry};
+use crate::mirror::{Condition, Mirror, MirrorError, Surroundings, read_intents};
 use crate::record::Records;
-use crate::volume::Volume;
+use crate::volume::{Layout, Volume};
 use futures_util::future::join_all;
+use pollux_api::config::item::ItemId;
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
 use pollux_api::pool::{PoolEvent, PoolHealth, ReservationKey, SeenPool};
 use pollux_block_frame::{Purpose, Server, ServerOptions};
@@ -32,6 +34,9 @@ use uuid::Uuid;
 
 /// How often idle write intents are looked for.
 const CLEAR_EVERY: Duration = Duration::from_millis(500);
+
+/// Free space in percent that is low, until the configuration has said another figure.
+pub const LOW_PERCENT: u8 = 10;
 
 /// Pools on the shelf.
 #[derive(Debug)]
@@ -75,6 +80,8 @@ impl Embedded {
             }
         });
         remember(&label);
+        let space = Arc::new(Space::new(Extents::of(&label)));
+        let reports = events.clone();
         let mirror = Mirror::new(
             self.disks.clone(),
             evidence,
@@ -82,6 +89,7 @@ impl Embedded {
             intents,
             Surroundings { events, remember },
         );
+        let low = watch::Sender::new((LOW_PERCENT, false));
         EmbeddedPool {
             sockets: self.sockets.clone(),
             array: Uuid::from_bytes(*self.disks.array().as_bytes()),
@@ -89,12 +97,14 @@ impl Embedded {
             known: Mutex::default(),
             volumes: Mutex::default(),
             reconcile: tokio::sync::Mutex::new(()),
-            space: Arc::default(),
             tasks: Mutex::new(vec![
+                tokio::spawn(watch_space(mirror.clone(), space.clone(), low.clone(), reports)).abort_handle(),
                 tokio::spawn(tend(mirror.clone(), self.key_check)).abort_handle(),
                 tokio::spawn(clear(mirror.clone())).abort_handle(),
                 tokio::spawn(equalize(mirror.clone())).abort_handle(),
             ]),
+            space,
+            low,
             mirror,
         }
     }
@@ -197,6 +207,7 @@ impl Embedded {
                 Ok(())
             });
             let label = label.await.map_err(source)?;
+            pool.load().await?;
             label
                 .volumes
                 .iter()
@@ -342,6 +353,7 @@ impl Embedded {
             extents,
             config_index: 0,
             volumes: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
         })
     }
 }
@@ -385,9 +397,48 @@ async fn equalize(mirror: Arc<Mirror>) {
     }
 }
 
+/// Says when free space gets below what the configuration calls low, and when it is above again.
+async fn watch_space(
+    mirror: Arc<Mirror>,
+    space: Arc<Space>,
+    low: watch::Sender<(u8, bool)>,
+    events: mpsc::UnboundedSender<PoolEvent>,
+) {
+    let (mut used, mut percent) = (space.watch(), low.subscribe());
+    loop {
+        used.borrow_and_update();
+        percent.borrow_and_update();
+        let (total, free) = space.with(|extents| (extents.total(), extents.total() - extents.used()));
+        // What only thick volumes take is theirs already: nobody runs out of it.
+        let given = |label: &Label| label.volumes.values().any(|volume| !volume.table.is_empty());
+        let matters = given(&mirror.label());
+        let changed = low.send_if_modified(|(percent, low)| {
+            let is = matters && free * 100 < total * u64::from(*percent);
+            std::mem::replace(low, is) != is
+        });
+        if changed {
+            let pool = mirror.label().pool;
+            let (low, free_bytes, capacity_bytes) =
+                (low.borrow().1, free * EXTENT_BYTES, total * EXTENT_BYTES);
+            warn!(%pool, low, free_bytes, capacity_bytes, "free space of a pool");
+            // Without a listener the daemon is on its way out.
+            let _ = events.send(PoolEvent::Space {
+                pool,
+                low,
+                free_bytes,
+                capacity_bytes,
+            });
+        }
+        tokio::select! {
+            gone = used.changed() => if gone.is_err() { return },
+            gone = percent.changed() => if gone.is_err() { return },
+        }
+    }
+}
+
 /// A volume that is served.
 #[derive(Debug)]
-struct Served {
+pub(crate) struct Served {
     server: Arc<Server<Volume>>,
     serving: JoinHandle<()>,
     socket: PathBuf,
@@ -402,7 +453,7 @@ impl Served {
     }
 
     /// Ends sessions after their commands. `false`: they did not end in time, and still run.
-    async fn close(mut self, deadline: Instant) -> bool {
+    pub(crate) async fn close(mut self, deadline: Instant) -> bool {
         self.server.close();
         self.unlink();
         tokio::time::timeout_at(deadline, &mut self.serving).await.is_ok()
@@ -418,7 +469,7 @@ impl Served {
 /// An imported mirror.
 #[derive(Debug)]
 pub struct EmbeddedPool {
-    mirror: Arc<Mirror>,
+    pub(crate) mirror: Arc<Mirror>,
     sockets: PathBuf,
     array: Uuid,
     records: Arc<Records>,
@@ -426,9 +477,11 @@ pub struct EmbeddedPool {
     /// drain in time, so that its commands and those of the next one stay in order.
     known: Mutex<BTreeMap<VolumeId, Arc<Volume>>>,
     volumes: Mutex<BTreeMap<VolumeId, Served>>,
-    reconcile: tokio::sync::Mutex<()>,
-    /// Held by whoever takes extents, until the label says so.
-    space: Arc<tokio::sync::Mutex<()>>,
+    /// Held while volumes and snapshots are changed.
+    pub(crate) reconcile: tokio::sync::Mutex<()>,
+    pub(crate) space: Arc<Space>,
+    /// Free space in percent below which it is low, and whether it is.
+    low: watch::Sender<(u8, bool)>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -439,11 +492,30 @@ impl Drop for EmbeddedPool {
 }
 
 impl EmbeddedPool {
-    fn served(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Served>> {
+    pub(crate) fn served(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Served>> {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn failed(&self, source: MirrorError) -> PoolError {
+    pub(crate) fn known(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Arc<Volume>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A volume whose extents are found in that way.
+    pub(crate) fn know(&self, id: VolumeId, entry: &VolumeEntry, layout: Layout) -> Arc<Volume> {
+        let mut known = self.known();
+        let new = || {
+            Arc::new(Volume::new(
+                id,
+                self.mirror.clone(),
+                entry.clone(),
+                layout,
+                self.space.clone(),
+            ))
+        };
+        known.entry(id).or_insert_with(new).clone()
+    }
+
+    pub(crate) fn failed(&self, source: MirrorError) -> PoolError {
         PoolError::Mirror {
             pool: self.id(),
             source,
@@ -451,7 +523,7 @@ impl EmbeddedPool {
     }
 
     /// Opens the socket of a volume.
-    fn serve(&self, id: VolumeId, entry: &VolumeEntry) -> Result<(), PoolError> {
+    pub(crate) fn serve(&self, id: VolumeId, entry: &VolumeEntry) -> Result<(), PoolError> {
         let socket = self.sockets.join(format!("{id}.sock"));
         let io = |source| PoolError::Io {
             path: socket.clone(),
@@ -463,19 +535,7 @@ impl EmbeddedPool {
             _ => {}
         }
         let listener = UnixListener::bind(&socket).map_err(io)?;
-        let volume = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let new = || {
-                Arc::new(Volume::new(
-                    id,
-                    self.mirror.clone(),
-                    entry.clone(),
-                    self.space.clone(),
-                ))
-            };
-            known.entry(id).or_insert_with(new).clone()
-        };
-        volume.set_entry(entry.clone());
+        let volume = self.know(id, entry, Layout::Runs);
         let server = Server::new(volume, ServerOptions::new(self.array, Purpose::Volume, None));
         let serving = {
             let server = server.clone();
@@ -489,57 +549,6 @@ impl EmbeddedPool {
                 socket,
             },
         );
-        Ok(())
-    }
-
-    /// Makes or grows one volume.
-    async fn provide(&self, index: u64, wanted: &WantedVolume) -> Result<(), PoolError> {
-        let _space = self.space.lock().await;
-        let label = self.mirror.label();
-        let present = label.volumes.get(&wanted.id).cloned();
-        let mut entry = present.clone().unwrap_or(VolumeEntry {
-            size_bytes: 0,
-            runs: Vec::new(),
-            journal: None,
-        });
-        if wanted.size_bytes > entry.size_bytes {
-            let has: u64 = entry.runs.iter().map(|run| run.count).sum();
-            let more = wanted.size_bytes.div_ceil(EXTENT_BYTES).saturating_sub(has);
-            let runs = label.allocate(more).ok_or_else(|| PoolError::Full {
-                pool: label.pool,
-                volume: wanted.id,
-                needed: more * EXTENT_BYTES,
-                free: (label.extents - label.used()) * EXTENT_BYTES,
-            })?;
-            // Whoever had these extents before must not be read here, and legs that never were equal become so.
-            for Run { start, count } in &runs {
-                let zeroed = self
-                    .mirror
-                    .unmap(start * EXTENT_BYTES, count * EXTENT_BYTES)
-                    .await;
-                zeroed.map_err(|source| self.failed(source))?;
-            }
-            entry.runs.extend(runs);
-            entry.size_bytes = wanted.size_bytes;
-            let put = |label: &mut Label| {
-                label.volumes.insert(wanted.id, entry.clone());
-                label.config_index = label.config_index.max(index);
-                Ok(())
-            };
-            self.mirror
-                .relabel(put)
-                .await
-                .map_err(|source| self.failed(source))?;
-            info!(pool = %label.pool, volume = %wanted.id, size_bytes = entry.size_bytes, "volume provided");
-        }
-        let open = self
-            .served()
-            .get(&wanted.id)
-            .map(|served| served.server.handler().clone());
-        match open {
-            Some(volume) => volume.set_entry(entry),
-            None => self.serve(wanted.id, &entry)?,
-        }
         Ok(())
     }
 
@@ -599,12 +608,13 @@ impl Imported for EmbeddedPool {
     }
 
     fn space(&self) -> (u64, u64, u64) {
-        let label = self.mirror.label();
-        (
-            label.extents * EXTENT_BYTES,
-            label.used() * EXTENT_BYTES,
-            EXTENT_BYTES,
-        )
+        self.space.with(|extents| {
+            (
+                extents.total() * EXTENT_BYTES,
+                extents.used() * EXTENT_BYTES,
+                EXTENT_BYTES,
+            )
+        })
     }
 
     fn health(&self) -> PoolHealth {
@@ -630,53 +640,36 @@ impl Imported for EmbeddedPool {
         self.mirror.condition()
     }
 
-    async fn reconcile(&self, index: u64, wanted: &[WantedVolume]) -> Vec<PoolError> {
+    fn is_low(&self) -> bool {
+        self.low.borrow().1
+    }
+
+    fn snapshots(&self) -> Vec<ItemId> {
+        self.mirror.label().snapshots.keys().copied().collect()
+    }
+
+    async fn reconcile(&self, index: u64, wanted: &Wanted) -> Vec<PoolError> {
         let _one = self.reconcile.lock().await;
-        let mut errors = Vec::new();
-        let label = self.mirror.label();
-        if index < label.config_index {
+        if index < self.mirror.label().config_index {
             // An older configuration than the one that shaped this label knows nothing of what came after.
-            return errors;
+            return Vec::new();
         }
-        let gone: Vec<_> = label
-            .volumes
-            .keys()
-            .copied()
-            .filter(|id| wanted.iter().all(|volume| volume.id != *id))
-            .collect();
-        for id in &gone {
-            let served = self.served().remove(id);
-            let Some(served) = served else { continue };
-            // Its extents go to others: no command of its own may be under way any more. Each ends within the hold.
-            if !served.close(Instant::now() + HOLD * 2).await {
-                let what = "ending the commands of a volume that is removed";
-                errors.push(PoolError::Deadline {
-                    pool: label.pool,
-                    what,
-                    after: HOLD * 2,
-                });
-                return errors;
-            }
-            self.known
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(id);
+        self.low.send_if_modified(|(percent, _)| {
+            std::mem::replace(percent, wanted.low_percent) != wanted.low_percent
+        });
+        if let Err(error) = self.remove(index, wanted).await {
+            return vec![error];
         }
-        if !gone.is_empty() {
-            let removed = self.mirror.relabel(|label| {
-                label.volumes.retain(|id, _| !gone.contains(id));
-                label.config_index = label.config_index.max(index);
-                Ok(())
-            });
-            match removed.await {
-                Ok(_) => info!(pool = %label.pool, ?gone, "volumes removed"),
-                Err(source) => errors.push(self.failed(source)),
-            }
-        }
-        for volume in wanted {
+        let mut errors = Vec::new();
+        for volume in &wanted.volumes {
             errors.extend(self.provide(index, volume).await.err());
         }
+        errors.extend(self.take_snapshots(index, &wanted.snapshots).await.err());
         errors
+    }
+
+    async fn roll_back(&self, snapshot: ItemId) -> Result<VolumeId, PoolError> {
+        self.roll_back_to(snapshot).await
     }
 
     async fn resync(&self, disk: DiskIndex) -> Result<(), PoolError> {
@@ -699,6 +692,7 @@ impl Imported for EmbeddedPool {
         self.leave(within, |label| {
             label.clean = true;
             label.volumes.clear();
+            label.snapshots.clear();
         })
         .await
     }

@@ -14,7 +14,9 @@
 //! another disk's.
 
 use crate::disks::{Disks, Session, deadline};
+use crate::table;
 use bytes::Bytes;
+use pollux_api::config::item::ItemId;
 use pollux_api::id::{ArrayId, DiskIndex, PoolId, VolumeId};
 use pollux_api::pool::ReservationKey;
 use pollux_block_frame::Error;
@@ -37,8 +39,8 @@ pub const EXTENT_BYTES: u64 = 1024 * 1024;
 const MAGIC: [u8; 8] = *b"PLXPOOL1";
 /// Versions that are read. A label is written under the oldest that has what it says, so that an older build reads it
 /// too, or refuses it instead of losing what it does not know:
-/// 1: members, volumes; 2: journals of volumes.
-const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
+/// 1: members, volumes; 2: journals of volumes; 3: tables of volumes, and snapshots.
+const VERSIONS: std::ops::RangeInclusive<u32> = 1..=3;
 const HEADER: usize = 64;
 /// Writes are padded to whole physical blocks.
 const PAD: usize = 4096;
@@ -90,11 +92,42 @@ pub struct Run {
 pub struct VolumeEntry {
     /// Size in bytes.
     pub size_bytes: u64,
-    /// Its extents, in the order of its addresses.
+    /// Its extents, in the order of its addresses; none where it has a table.
     pub runs: Vec<Run>,
     /// The extent of its [journal](crate::journal), from the first record on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<u64>,
+    /// The extents of its [table](crate::table), which says where its own are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub table: Vec<u64>,
+    /// It takes extents when they are first written, and gives them back; only with a table.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub thin: bool,
+}
+
+impl VolumeEntry {
+    /// Extents that its size takes.
+    pub fn extents(&self) -> u64 {
+        self.size_bytes.div_ceil(EXTENT_BYTES)
+    }
+}
+
+/// What a volume was at some time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotEntry {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its size then, bytes.
+    pub size_bytes: u64,
+    /// The extents of the snapshot's [table](crate::table).
+    pub table: Vec<u64>,
+}
+
+impl SnapshotEntry {
+    /// Extents that its size takes.
+    pub fn extents(&self) -> u64 {
+        self.size_bytes.div_ceil(EXTENT_BYTES)
+    }
 }
 
 /// The label of a pool.
@@ -120,6 +153,9 @@ pub struct Label {
     pub config_index: u64,
     /// Volumes.
     pub volumes: BTreeMap<VolumeId, VolumeEntry>,
+    /// Snapshots of volumes, by their identity in the configuration.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub snapshots: BTreeMap<ItemId, SnapshotEntry>,
 }
 
 /// A label as it stands on one disk.
@@ -159,20 +195,26 @@ pub struct TooLarge(usize);
 
 impl Label {
     fn version(&self) -> u32 {
+        let tables = self.volumes.values().any(|volume| !volume.table.is_empty());
+        if tables || !self.snapshots.is_empty() {
+            return 3;
+        }
         match self.volumes.values().any(|volume| volume.journal.is_some()) {
             false => 1,
             true => 2,
         }
     }
 
-    /// Every extent that is in use, ascending.
-    fn runs(&self) -> Vec<Run> {
-        let journal = |volume: &VolumeEntry| volume.journal.map(|start| Run { start, count: 1 });
-        let mut runs: Vec<Run> = self
-            .volumes
-            .values()
-            .flat_map(|volume| volume.runs.iter().copied().chain(journal(volume)))
-            .collect();
+    /// Every extent that belongs to one owner, ascending; what tables lead to is not among them.
+    pub fn runs(&self) -> Vec<Run> {
+        let one = |start: u64| Run { start, count: 1 };
+        let of_volumes = self.volumes.values().flat_map(|volume| {
+            let ones = volume.journal.iter().chain(&volume.table).copied().map(one);
+            volume.runs.iter().copied().chain(ones)
+        });
+        let of_snapshots = self.snapshots.values();
+        let of_snapshots = of_snapshots.flat_map(|snapshot| snapshot.table.iter().copied().map(one));
+        let mut runs: Vec<Run> = of_volumes.chain(of_snapshots).collect();
         runs.sort_unstable_by_key(|run| run.start);
         runs
     }
@@ -241,6 +283,9 @@ impl Label {
 
     /// What a checksum does not say: figures that fit together.
     fn check(&self) -> Result<(), String> {
+        if self.extents >= u64::from(u32::MAX) {
+            return Err(format!("{} extents are more than tables can count", self.extents));
+        }
         let mut free_from = 0;
         for run in self.runs() {
             let end = run.start.checked_add(run.count).ok_or("extent beyond the end")?;
@@ -260,8 +305,25 @@ impl Label {
                 .runs
                 .iter()
                 .fold(0_u64, |sum, run| sum.saturating_add(run.count));
-            if volume.size_bytes > space.saturating_mul(EXTENT_BYTES) {
-                return Err(format!("volume {id} is larger than its extents"));
+            if volume.table.is_empty() {
+                if volume.thin {
+                    return Err(format!("thin volume {id} has no table"));
+                }
+                if volume.size_bytes > space.saturating_mul(EXTENT_BYTES) {
+                    return Err(format!("volume {id} is larger than its extents"));
+                }
+            } else if !volume.runs.is_empty() || (volume.table.len() as u64) < table::size(volume.extents()) {
+                return Err(format!(
+                    "volume {id} has extents beside its table, or is larger than it"
+                ));
+            }
+        }
+        for (id, snapshot) in &self.snapshots {
+            if (snapshot.table.len() as u64) < table::size(snapshot.extents()) {
+                return Err(format!("snapshot {id} is larger than its table"));
+            }
+            if !self.volumes.contains_key(&snapshot.volume) {
+                return Err(format!("snapshot {id} is of no volume"));
             }
         }
         if !self.members.is_sorted_by(|a, b| a.disk < b.disk) {
@@ -281,36 +343,6 @@ impl Label {
             .iter()
             .filter(move |member| member.state == state)
             .map(|member| member.disk)
-    }
-
-    /// Extents that volumes use.
-    pub fn used(&self) -> u64 {
-        self.runs().iter().map(|run| run.count).sum()
-    }
-
-    /// Space for `count` more extents, first fit; `None` if there is not so much.
-    pub fn allocate(&self, mut count: u64) -> Option<Vec<Run>> {
-        let mut used = self.runs();
-        used.push(Run {
-            start: self.extents,
-            count: 0,
-        });
-        let (mut runs, mut free_from) = (Vec::new(), 0);
-        for run in used {
-            let take = count.min(run.start - free_from);
-            if take > 0 {
-                runs.push(Run {
-                    start: free_from,
-                    count: take,
-                });
-                count -= take;
-            }
-            if count == 0 {
-                return Some(runs);
-            }
-            free_from = run.start + run.count;
-        }
-        None
     }
 }
 
@@ -417,6 +449,7 @@ pub fn place(txg: u64, disk_bytes: u64) -> u64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::extents::Extents;
     use pollux_api::id::{ControllerId, Epoch, Generation};
     use proptest::prelude::*;
 
@@ -446,15 +479,22 @@ pub(crate) mod tests {
             extents: 100,
             config_index: 0,
             volumes: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
         }
     }
 
+    fn used(label: &Label) -> u64 {
+        Extents::of(label).used()
+    }
+
     fn volume(label: &mut Label, id: u8, extents: u64) {
-        let runs = label.allocate(extents).expect("space");
+        let runs = Extents::of(label).take(extents).expect("space");
         let entry = VolumeEntry {
             size_bytes: extents * EXTENT_BYTES,
             runs,
             journal: None,
+            table: Vec::new(),
+            thin: false,
         };
         label.volumes.insert(VolumeId::from_bytes([id; 16]), entry);
     }
@@ -522,11 +562,11 @@ pub(crate) mod tests {
         for id in 0..4 {
             volume(&mut label, id, 25);
         }
-        assert_eq!(label.used(), 100);
-        assert_eq!(label.allocate(1), None, "full");
+        assert_eq!(used(&label), 100);
+        assert_eq!(Extents::of(&label).take(1), None, "full");
         label.volumes.remove(&VolumeId::from_bytes([0; 16]));
         label.volumes.remove(&VolumeId::from_bytes([2; 16]));
-        let runs = label.allocate(30).expect("two holes");
+        let runs = Extents::of(&label).take(30).expect("two holes");
         assert_eq!(runs, [Run { start: 0, count: 25 }, Run { start: 50, count: 5 }]);
         assert_eq!(label.check(), Ok(()));
     }
@@ -539,18 +579,63 @@ pub(crate) mod tests {
         assert_eq!(version(&label), 1, "as before, where there is none");
         let entry = label.volumes.values_mut().next().expect("one");
         entry.journal = Some(10);
-        assert_eq!((version(&label), label.used()), (2, 11));
-        assert_eq!(label.allocate(1), Some(vec![Run { start: 11, count: 1 }]));
+        assert_eq!((version(&label), used(&label)), (2, 11));
+        assert_eq!(
+            Extents::of(&label).take(1),
+            Some(vec![Run { start: 11, count: 1 }])
+        );
         let whole = label.encode(DISK).expect("fits");
         assert_eq!(Label::decode(&whole, ARRAY, DISK), Ok(label.clone()));
         label.volumes.values_mut().next().expect("one").journal = Some(9);
         let overlap = label.encode(DISK).expect("fits");
         assert!(Label::decode(&overlap, ARRAY, DISK).is_err());
         let mut newer = whole.to_vec();
-        newer[8] = 3;
+        newer[8] = 4;
         let crc = crc32c::crc32c(&newer[..60]).to_le_bytes();
         newer[60..64].copy_from_slice(&crc);
-        assert_eq!(Label::decode(&newer, ARRAY, DISK), Err(Unlabelled::Version(3)));
+        assert_eq!(Label::decode(&newer, ARRAY, DISK), Err(Unlabelled::Version(4)));
+    }
+
+    #[test]
+    fn tables_and_snapshots_take_a_version_that_older_builds_refuse() {
+        let mut label = label_with(&[MemberState::InSync]);
+        let thin = VolumeEntry {
+            size_bytes: 5000 * EXTENT_BYTES,
+            runs: Vec::new(),
+            journal: None,
+            table: vec![3],
+            thin: true,
+        };
+        let volume = VolumeId::from_bytes([1; 16]);
+        label.volumes.insert(volume, thin.clone());
+        let snapshot = SnapshotEntry {
+            volume,
+            size_bytes: EXTENT_BYTES,
+            table: vec![5],
+        };
+        label.snapshots.insert(ItemId::default(), snapshot);
+        let whole = label.encode(DISK).expect("fits");
+        assert_eq!((whole[8], used(&label)), (3, 2));
+        assert_eq!(Label::decode(&whole, ARRAY, DISK), Ok(label.clone()));
+        let wrong = |change: fn(&mut Label)| {
+            let mut label = label.clone();
+            change(&mut label);
+            assert!(label.check().is_err(), "{label:?}");
+        };
+        wrong(|label| label.snapshots.values_mut().for_each(|one| one.table[0] = 3));
+        wrong(|label| label.snapshots.values_mut().for_each(|one| one.table.clear()));
+        wrong(|label| {
+            label
+                .snapshots
+                .values_mut()
+                .for_each(|one| one.volume = VolumeId::from_bytes([2; 16]))
+        });
+        wrong(|label| label.volumes.values_mut().for_each(|one| one.size_bytes <<= 10));
+        wrong(|label| label.volumes.values_mut().for_each(|one| one.table.clear()));
+        wrong(|label| {
+            let run = Run { start: 7, count: 1 };
+            label.volumes.values_mut().for_each(|one| one.runs.push(run));
+        });
     }
 
     #[test]
@@ -558,11 +643,13 @@ pub(crate) mod tests {
         let mut label = label_with(&[MemberState::InSync; 3]);
         label.extents = 1_000_000;
         for id in 0..1000_u128 {
-            let runs = label.allocate(900).expect("space");
+            let runs = Extents::of(&label).take(900).expect("space");
             let entry = VolumeEntry {
                 size_bytes: 900 * EXTENT_BYTES,
                 runs,
                 journal: None,
+                table: Vec::new(),
+                thin: false,
             };
             label
                 .volumes

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | changing the lock, trying the old key | [`fence`]: reservations, read back; its proof is the only way into an import |
 //! | two sheets | [`mirror`] over the disks of [`disks`], described by a [`label`], marked by [`intent`] |
+//! | which drawer belongs to whom | [`extents`]; a [`table`] per volume whose drawers are given one by one ([`mapped`]) |
 //! | receipt | the answer at a [`volume`]'s socket, durable on every leg |
 //! | who decides whose box it is | heartbeat, through [`service`] |
 //!
@@ -19,13 +20,20 @@
 pub mod backend;
 pub mod disks;
 pub mod embedded;
+pub mod extents;
 pub mod fence;
 pub mod intent;
 pub mod journal;
 pub mod key;
 pub mod label;
+pub mod map;
+pub mod mapped;
 pub mod mirror;
+pub mod plan;
 pub mod range;
 pub mod record;
+pub mod schedule;
 pub mod service;
+mod snapshots;
+pub mod table;
 pub mod volume;

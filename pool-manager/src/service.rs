@@ -10,26 +10,29 @@
 //! restarted daemon finds the records of its predecessor and adopts those pools whose keys still stand on every disk.
 //! Volumes follow the configuration: it is watched, nobody is told.
 
-use crate::backend::{Backend, Imported, PoolError, WantedVolume};
+use crate::backend::{Backend, Imported, PoolError, Wanted};
 use crate::disks::Disks;
 use crate::embedded::{Embedded, is_stopped};
 use crate::fence::{self, Exclusion, FenceError};
+use crate::plan::{self, Known};
 use crate::record::{Record, Records};
+use crate::schedule;
 use pollux_api::config::follow::Follower;
-use pollux_api::config::{self, Op, PoolSpace, Tables, Watched};
+use pollux_api::config::{self, Op, PoolSpace, Watched};
 use pollux_api::error::{Code, RpcError};
 use pollux_api::heartbeat;
 use pollux_api::id::PoolId;
 use pollux_api::pool::{
     Contract, EVENTS, EXPORT, Export, Exported, IMPORT, Import, Imported as ImportedReply, ImportedPool,
-    LegState, PoolEvent, PoolHealth, RESYNC, Resync, SERVICE, STATUS, STOP, Status, TAKE, Take, Taken,
+    LegState, PoolEvent, PoolHealth, RESYNC, ROLL_BACK, Resync, RollBack, RolledBack, SERVICE, STATUS, STOP,
+    Status, TAKE, Take, Taken,
 };
 use pollux_platform::signal::Shutdown;
 use pollux_runtime::{Client, ControllerConfig, Ctx, Profile, Service};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
@@ -37,6 +40,10 @@ use tracing::{debug, error, info, warn};
 const WATCH_WAIT: Duration = Duration::from_secs(20);
 /// Pause before something is tried again that did not work.
 const RETRY: Duration = Duration::from_millis(250);
+/// How often it is looked which snapshots are due; they are minutes apart.
+const SCHEDULES: Duration = Duration::from_secs(5);
+/// Most deeds of one change that schedules ask for.
+const DEEDS: usize = 500;
 /// How long a start waits for the pools of its predecessor before it reports ready without them.
 const ADOPTION: Duration = Duration::from_secs(3);
 
@@ -49,9 +56,6 @@ fn key_check(profile: Profile) -> Duration {
     };
     lease / 4
 }
-
-/// The configuration as far as it has been watched: index of its last change, and the tables.
-type Known = Option<Arc<(u64, Tables)>>;
 
 /// One pool, known because somebody asked about it.
 #[derive(Debug)]
@@ -134,6 +138,9 @@ impl<B: Backend> Manager<B> {
             PoolError::MemberMissing { .. } => (Code::Refused, "bring the disk or the path to it back"),
             PoolError::Occupied { .. } | PoolError::TooSmall { .. } => (Code::Conflict, "choose other disks"),
             PoolError::Full { .. } => (Code::Refused, "make it smaller, or free space"),
+            PoolError::NoVolume { .. } | PoolError::NoSnapshot { .. } => {
+                (Code::NotFound, "pool.status says which snapshots stand")
+            }
             PoolError::Deadline { .. } => (Code::DeadlinePassed, "ask again, or stop the pool"),
             PoolError::Label { .. } => (Code::Refused, "delete volumes"),
             PoolError::Mirror { .. } | PoolError::Readmit { .. } | PoolError::Io { .. } => {
@@ -380,6 +387,34 @@ impl<B: Backend> Manager<B> {
         Ok(pool.health())
     }
 
+    /// `pool.roll_back`.
+    pub async fn roll_back(&self, request: RollBack) -> Result<RolledBack, RpcError> {
+        // A host that has the volume in use would find other data under its file system.
+        let known = self.config.borrow().clone();
+        let seen = match &known {
+            None => Err("the configuration is not known yet".to_owned()),
+            Some(known) => plan::may_roll_back(&known.1, request.snapshot),
+        };
+        seen.map_err(|why| {
+            self.error(Code::Refused, why)
+                .remedy("end the volume's mappings first")
+        })?;
+        self.roll_back_unseen(&request).await
+    }
+
+    /// The same for a volume that no host sees.
+    pub async fn roll_back_unseen(&self, request: &RollBack) -> Result<RolledBack, RpcError> {
+        let Some(pool) = self.entry(request.pool).imported().clone() else {
+            let what = format!("pool {} is not imported here", request.pool);
+            return Err(self
+                .error(Code::NotFound, what)
+                .remedy("ask the controller that owns it"));
+        };
+        let volume = pool.roll_back(request.snapshot).await;
+        let volume = volume.map_err(|error| self.pool_error(&error))?;
+        Ok(RolledBack { volume })
+    }
+
     /// `pool.status`.
     pub async fn status(&self) -> Status {
         let entries: Vec<_> = lock(&self.pools).values().cloned().collect();
@@ -396,6 +431,8 @@ impl<B: Backend> Manager<B> {
                     used_bytes,
                     health: pool.health(),
                     volumes: pool.volumes(),
+                    snapshots: pool.snapshots(),
+                    low_space: pool.is_low(),
                 }
             });
         let mut imported: Vec<_> = imported.collect();
@@ -498,12 +535,19 @@ impl<B: Backend> Manager<B> {
 
     /// Brings the volumes of a pool to what the configuration says as of change `index`; what could not be done. A
     /// pool that is not imported here has none.
-    pub async fn reconcile(&self, pool: PoolId, index: u64, wanted: &[WantedVolume]) -> Vec<PoolError> {
+    pub async fn reconcile(&self, pool: PoolId, index: u64, wanted: &Wanted) -> Vec<PoolError> {
         let imported = self.entry(pool).imported().clone();
         match imported {
             Some(pool) => pool.reconcile(index, wanted).await,
             None => Vec::new(),
         }
+    }
+
+    /// Pools that are imported here.
+    fn imported(&self) -> BTreeSet<PoolId> {
+        let pools = lock(&self.pools);
+        let imported = pools.iter().filter(|(_, entry)| entry.imported().is_some());
+        imported.map(|(pool, _)| *pool).collect()
     }
 
     /// Drops everything as the end of the process does: sessions end, disks and records stay as they are.
@@ -547,13 +591,7 @@ async fn follow<P: Imported>(pool: std::sync::Weak<P>, mut config: watch::Receiv
         if let Some(known) = known {
             let Some(pool) = pool.upgrade() else { return };
             let (index, tables) = &*known;
-            let of_pool = tables.volumes.values().filter(|volume| volume.pool == pool.id());
-            let wanted: Vec<_> = of_pool
-                .map(|volume| WantedVolume {
-                    id: volume.id,
-                    size_bytes: volume.size_bytes,
-                })
-                .collect();
+            let wanted = plan::wanted(tables, pool.id());
             // A configuration that does not know the pool says nothing about its volumes.
             if tables.pools.contains_key(&pool.id()) {
                 for error in pool.reconcile(*index, &wanted).await {
@@ -617,7 +655,9 @@ async fn announce_space(
         let known = config.borrow_and_update().clone();
         let mut settled = true;
         for (pool, space) in here {
-            let row = known.as_ref().and_then(|known| known.1.pools.get(&pool));
+            let Some(known) = &known else { continue };
+            let space = plan::announced(&known.1, pool, space);
+            let row = known.1.pools.get(&pool);
             if row.is_none_or(|row| row.ready == Some(space)) {
                 continue;
             }
@@ -655,6 +695,49 @@ async fn announce_space(
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "schedules are made for people, by their time of day"
+)]
+fn unix_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Asks the configuration for the snapshots that are due, of volumes whose pools are here.
+async fn keep_schedules<B: Backend>(manager: Arc<Manager<B>>, client: Client) {
+    let mut tick = tokio::time::interval(SCHEDULES);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let Some(known) = manager.config.borrow().clone() else {
+            continue;
+        };
+        let ops = schedule::due(&known.1, &manager.imported(), unix_ms());
+        // What is over stands on another index: it is looked at anew at the next tick.
+        let ops: Vec<Op> = ops.into_iter().take(DEEDS).collect();
+        if !ops.is_empty() {
+            let deeds = ops.len();
+            let change = config::Change {
+                ops,
+                // What was looked at is what is changed: nothing is asked for twice.
+                expected_index: Some(known.0),
+                dry_run: false,
+            };
+            let ctx = Ctx::new(Duration::from_secs(5));
+            let asked = client
+                .call_retry::<_, config::Changed>(config::CHANGE, &change, &ctx)
+                .await;
+            match asked {
+                Ok(_) => info!(deeds, "snapshots are due"),
+                Err(error) => debug!(%error, "snapshots cannot be asked for now"),
+            }
+        }
+    }
+}
+
 /// Hands events on: to heartbeat, and to whoever has subscribed.
 async fn pass_on<B: Backend>(
     manager: Arc<Manager<B>>,
@@ -666,6 +749,10 @@ async fn pass_on<B: Backend>(
         let ctx = Ctx::new(Duration::from_secs(5));
         if let Err(error) = client.publish(EVENTS, &event, &ctx) {
             debug!(%error, ?event, "event not published");
+        }
+        // How much space is free decides nothing about who owns a pool.
+        if matches!(event, PoolEvent::Space { .. }) {
+            continue;
         }
         // Heartbeat must hear of it, if late: whoever is not there now asks for the status when it comes.
         for _ in 0..20 {
@@ -693,7 +780,8 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
     let manager = Manager::new(backend, disks, records, events);
     manager.adopt_all().await?;
 
-    let (take, import, export, stop, resync, status) = (
+    let (take, import, export, stop, resync, roll_back, status) = (
+        manager.clone(),
         manager.clone(),
         manager.clone(),
         manager.clone(),
@@ -722,6 +810,10 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
             let manager = resync.clone();
             async move { manager.resync(request).await }
         })
+        .serve::<ROLL_BACK>(move |_, request: RollBack| {
+            let manager = roll_back.clone();
+            async move { manager.roll_back(request).await }
+        })
         .serve::<STATUS>(move |_, (): ()| {
             let manager = status.clone();
             async move { Ok::<_, RpcError>(manager.status().await) }
@@ -731,6 +823,7 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
     let tasks = [
         tokio::spawn(pass_on(manager.clone(), client.clone(), received)),
         tokio::spawn(watch_config(client.clone(), manager.config.clone())),
+        tokio::spawn(keep_schedules(manager.clone(), client.clone())),
         tokio::spawn(announce_space(
             client,
             manager.spaces.subscribe(),

@@ -1,14 +1,18 @@
 //! A volume as a socket: block frames in, ranges of the mirror out; and the journal that goes with it.
 
+use crate::extents::Space;
 use crate::journal::{self, Found, Place, RECORD_MAX, SLOT_BYTES};
 use crate::label::{EXTENT_BYTES, Label, VolumeEntry};
+use crate::mapped::{Mapped, MappedError};
 use crate::mirror::{Mirror, MirrorError};
-use crate::range::Ranges;
+use crate::range::{Guard, Ranges};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::try_join_all;
 use pollux_api::id::VolumeId;
-use pollux_block_frame::{EndpointInfo, Handler, Hello, MAX_PAYLOAD, Operation, Reply, Request, Status};
-use std::sync::{Arc, Mutex, PoisonError};
+use pollux_block_frame::{
+    EndpointInfo, Handler, Hello, LbaRun, MAX_PAYLOAD, Operation, Reply, Request, Status,
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
 
 /// Bytes per logical block of a volume.
@@ -16,50 +20,139 @@ pub const BLOCK_SIZE: u32 = 512;
 /// Bytes per physical block of a volume.
 pub const PHYSICAL_BLOCK_SIZE: u32 = 4096;
 
+/// Runs of blocks in one answer to [`Operation::LbaStatus`].
+const LBA_RUNS: usize = 256;
+
+/// How the extents of a volume are found.
+#[derive(Clone, Debug)]
+pub enum Layout {
+    /// Where the label says.
+    Runs,
+    /// Where its table says.
+    Mapped(Arc<Mapped<Mirror>>),
+    /// Nobody knows: its table is damaged.
+    Lost,
+}
+
 /// A volume of an imported pool.
 #[derive(Debug)]
 pub struct Volume {
     id: VolumeId,
     mirror: Arc<Mirror>,
-    entry: Mutex<VolumeEntry>,
+    shape: Mutex<(VolumeEntry, Layout)>,
     ranges: Ranges,
     /// Where the record in force stands, once it was read. Held while the journal is read or written.
     journal: tokio::sync::Mutex<Option<Place>>,
-    /// Held by whoever takes extents of the pool, until the label says so.
-    space: Arc<tokio::sync::Mutex<()>>,
+    /// Where its journal gets an extent from.
+    space: Arc<Space>,
 }
 
 /// Detail of [`Status::NoResources`]: there will be no room later either, unless somebody makes some.
 pub const NO_ROOM: u64 = 1;
 
+/// Why a command was not done: a status, with the figure that belongs to it.
+struct Undone(Status, u64);
+
+impl From<Status> for Undone {
+    fn from(status: Status) -> Self {
+        Undone(status, 0)
+    }
+}
+
+impl From<MirrorError> for Undone {
+    fn from(error: MirrorError) -> Self {
+        status(error).into()
+    }
+}
+
+impl From<MappedError> for Undone {
+    fn from(error: MappedError) -> Self {
+        match error {
+            MappedError::NoRoom => Undone(Status::NoResources, NO_ROOM),
+            MappedError::Mirror(error) => error.into(),
+        }
+    }
+}
+
 impl Volume {
-    /// The volume whose place `entry` describes; `space` is held while extents are taken.
+    /// The volume whose place `entry` and `layout` describe.
     pub fn new(
         id: VolumeId,
         mirror: Arc<Mirror>,
         entry: VolumeEntry,
-        space: Arc<tokio::sync::Mutex<()>>,
+        layout: Layout,
+        space: Arc<Space>,
     ) -> Self {
         Volume {
             id,
             mirror,
-            entry: Mutex::new(entry),
+            shape: Mutex::new((entry, layout)),
             ranges: Ranges::default(),
             journal: tokio::sync::Mutex::default(),
             space,
         }
     }
 
-    /// It has grown.
-    pub fn set_entry(&self, entry: VolumeEntry) {
-        *self.entry.lock().unwrap_or_else(PoisonError::into_inner) = entry;
+    fn lock(&self) -> MutexGuard<'_, (VolumeEntry, Layout)> {
+        self.shape.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It has grown, or its extents are found in another way; for the latter the caller holds the whole volume.
+    pub fn set(&self, entry: VolumeEntry, layout: Layout) {
+        *self.lock() = (entry, layout);
     }
 
     fn entry(&self) -> VolumeEntry {
-        self.entry.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().0.clone()
     }
 
-    async fn carry_out(&self, operation: Operation) -> Result<Reply, Status> {
+    /// How its extents are found.
+    pub fn layout(&self) -> Layout {
+        self.lock().1.clone()
+    }
+
+    /// Holds the whole volume: every command that is under way has ended, and later ones wait.
+    pub async fn hold(&self) -> Guard<'_> {
+        self.ranges.take(0, u64::MAX, false).await
+    }
+
+    /// Gives every extent its place, while hosts use the volume.
+    ///
+    /// # Errors
+    /// There is no room, or the mirror has failed.
+    pub async fn fill(&self) -> Result<(), MappedError> {
+        let Layout::Mapped(mapped) = self.layout() else {
+            return Ok(());
+        };
+        let holes: Vec<u64> = mapped.map().holes().collect();
+        for extent in holes {
+            let at = extent * EXTENT_BYTES;
+            let _range = self.ranges.take(at, at + EXTENT_BYTES, false).await;
+            mapped.fill(extent).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes a range for a change of it: whole extents where the change is more than bytes on the volume's own extents.
+    async fn range(&self, at: u64, end: u64, unmap: bool) -> Guard<'_> {
+        let mut whole = unmap;
+        loop {
+            let (from, until) = match whole {
+                true => (
+                    at / EXTENT_BYTES * EXTENT_BYTES,
+                    end.next_multiple_of(EXTENT_BYTES),
+                ),
+                false => (at, end),
+            };
+            let guard = self.ranges.take(from, until, false).await;
+            match self.layout() {
+                Layout::Mapped(mapped) if !whole && !mapped.settled(at, end) => whole = true,
+                _ => return guard,
+            }
+        }
+    }
+
+    async fn carry_out(&self, operation: Operation) -> Result<Reply, Undone> {
         let entry = self.entry();
         let block = u64::from(BLOCK_SIZE);
         let range = |lba: u64, bytes: u64| match lba
@@ -85,24 +178,31 @@ impl Volume {
             Operation::Read { lba, blocks } => {
                 let (at, end) = range(lba, u64::from(blocks) * block)?;
                 if end - at > u64::from(MAX_PAYLOAD) {
-                    return Err(Status::BadRequest);
+                    return Err(Status::BadRequest.into());
                 }
                 let _range = self.ranges.take(at, end, true).await;
-                Ok(Reply::data(self.read(&entry, at, end).await?))
+                Ok(Reply::data(self.read(at, end).await?))
             }
             Operation::Write { lba, data, fua: _ } => {
                 let (at, end) = range(lba, whole(&data)?)?;
-                let _range = self.ranges.take(at, end, false).await;
-                self.write(&entry, at, data).await?;
+                let _range = self.range(at, end, false).await;
+                self.write(at, data).await?;
                 Ok(Reply::ok())
             }
             // Every write is durable when it is answered; what was never answered needs no flush.
             Operation::Flush => Ok(Reply::ok()),
             Operation::Unmap { lba, blocks } => {
                 let (at, end) = range(lba, u64::from(blocks) * block)?;
-                let _range = self.ranges.take(at, end, false).await;
-                for (at, length) in segments(&entry, at, end) {
-                    self.mirror.unmap(at, length).await.map_err(status)?;
+                let _range = self.range(at, end, true).await;
+                let (entry, layout) = self.lock().clone();
+                match layout {
+                    Layout::Mapped(mapped) => mapped.unmap(at, end, entry.size_bytes).await?,
+                    Layout::Lost => return Err(Status::MediumError.into()),
+                    Layout::Runs => {
+                        for (at, length) in segments(&entry, at, end) {
+                            self.mirror.unmap(at, length).await?;
+                        }
+                    }
                 }
                 Ok(Reply::ok())
             }
@@ -113,21 +213,43 @@ impl Volume {
                 fua: _,
             } => {
                 let (at, end) = range(lba, whole(&data)?)?;
-                let _range = self.ranges.take(at, end, false).await;
-                let found = self.read(&entry, at, end).await?;
+                let _range = self.range(at, end, false).await;
+                let found = self.read(at, end).await?;
                 if let Some(differs) = found.iter().zip(&compare).position(|(a, b)| a != b) {
                     return Ok(Reply::with_detail(Status::Miscompare, differs as u64));
                 }
-                self.write(&entry, at, data).await?;
+                self.write(at, data).await?;
                 Ok(Reply::ok())
             }
+            Operation::LbaStatus { lba, blocks } => {
+                let (at, end) = range(lba, u64::from(blocks) * block)?;
+                Ok(self.lba_status(at, end)?)
+            }
             Operation::RecordLoad => Ok(Reply::data(self.record().await?)),
-            Operation::RecordStore { record } => self.store(&record).await,
+            Operation::RecordStore { record } => Ok(self.store(&record).await?),
             // Hosts' reservations are the block target's; those of the disks are no host's business.
             Operation::ReservationOut(_) | Operation::ReservationIn | Operation::Scsi { .. } => {
-                Err(Status::Unsupported)
+                Err(Status::Unsupported.into())
             }
         }
+    }
+
+    fn lba_status(&self, at: u64, end: u64) -> Result<Reply, Status> {
+        let block = u64::from(BLOCK_SIZE);
+        let parts = match self.layout() {
+            Layout::Runs => vec![(end - at, true)],
+            Layout::Mapped(mapped) => mapped.status(at, end, LBA_RUNS),
+            Layout::Lost => return Err(Status::MediumError),
+        };
+        let mut lba = at / block;
+        let mut runs = Vec::with_capacity(parts.len());
+        for (length, mapped) in parts.into_iter().filter(|(length, _)| *length > 0) {
+            // The range has no more blocks than this figure holds.
+            let blocks = (length / block) as u32;
+            runs.push(LbaRun { lba, blocks, mapped });
+            lba += u64::from(blocks);
+        }
+        Ok(Reply::lba_status(&runs))
     }
 
     async fn read_journal(&self, at: u64) -> Result<Found, Status> {
@@ -146,9 +268,8 @@ impl Volume {
         if let Some(at) = self.journal_at() {
             return Ok(Some(at));
         }
-        let _space = self.space.lock().await;
-        let free = self.mirror.label().allocate(1);
-        let Some(at) = free.and_then(|runs| Some(runs.first()?.start)) else {
+        let taken = self.space.with(|extents| extents.take(1));
+        let Some(at) = taken.and_then(|runs| Some(runs.first()?.start)) else {
             return Ok(None);
         };
         // Whoever had the extent before must not be taken for a record, and legs that never were equal become so.
@@ -162,7 +283,12 @@ impl Volume {
         };
         match self.mirror.relabel(put).await {
             Ok(_) => Ok(self.journal_at()),
-            Err(MirrorError::Label(_)) => Ok(None),
+            Err(MirrorError::Label(_)) => {
+                // No label says so, and none will.
+                self.space.with(|extents| extents.release(at));
+                Ok(None)
+            }
+            // It may stand in a label: it stays taken.
             Err(error) => Err(status(error)),
         }
     }
@@ -218,8 +344,14 @@ impl Volume {
         Ok(Reply::ok())
     }
 
-    async fn read(&self, entry: &VolumeEntry, at: u64, end: u64) -> Result<Bytes, Status> {
-        let segments = segments(entry, at, end);
+    async fn read(&self, at: u64, end: u64) -> Result<Bytes, Status> {
+        let (entry, layout) = self.lock().clone();
+        match layout {
+            Layout::Runs => {}
+            Layout::Mapped(mapped) => return mapped.read(at, end).await.map_err(status),
+            Layout::Lost => return Err(Status::MediumError),
+        }
+        let segments = segments(&entry, at, end);
         if let [(at, length)] = segments[..] {
             return self.mirror.read(at, length).await.map_err(status);
         }
@@ -236,15 +368,21 @@ impl Volume {
             .freeze())
     }
 
-    async fn write(&self, entry: &VolumeEntry, at: u64, mut data: Bytes) -> Result<(), Status> {
-        let segments = segments(entry, at, at + data.len() as u64);
+    async fn write(&self, at: u64, mut data: Bytes) -> Result<(), Undone> {
+        let (entry, layout) = self.lock().clone();
+        match layout {
+            Layout::Runs => {}
+            Layout::Mapped(mapped) => return Ok(mapped.write(at, data).await?),
+            Layout::Lost => return Err(Status::MediumError.into()),
+        }
+        let segments = segments(&entry, at, at + data.len() as u64);
         let parts = segments
             .into_iter()
             .map(|(at, length)| self.mirror.write(at, data.split_to(length as usize)))
             .collect::<Vec<_>>();
         // Every part runs to its end, so that nothing is under way any more when the range is given back.
         let results = futures_util::future::join_all(parts).await;
-        results.into_iter().collect::<Result<(), _>>().map_err(status)
+        Ok(results.into_iter().collect::<Result<(), _>>()?)
     }
 }
 
@@ -294,7 +432,7 @@ impl Handler for Volume {
         }
         self.carry_out(request.operation)
             .await
-            .unwrap_or_else(Reply::status)
+            .unwrap_or_else(|Undone(status, detail)| Reply::with_detail(status, detail))
     }
 
     fn ended(&self, _: &Arc<Visitor>) {}
@@ -313,6 +451,8 @@ mod tests {
             size_bytes: 5 * MIB,
             runs: vec![run(10, 2), run(12, 1), run(3, 2)],
             journal: None,
+            table: Vec::new(),
+            thin: false,
         };
         for (at, end, expected) in [
             (0, 1, vec![(10 * MIB, 1)]),

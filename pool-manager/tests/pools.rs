@@ -1,5 +1,8 @@
 //! Pools on a real shelf: two managers, one per controller, each over its own ports; faults; the shelf's log as judge.
 
+#[path = "pools/thin.rs"]
+mod thin;
+
 use bytes::Bytes;
 use pollux_api::chassis::DiskFault;
 use pollux_api::error::Code;
@@ -9,7 +12,7 @@ use pollux_api::pool::{
 };
 use pollux_block_frame::{Client, Error, Hello, Operation, Port, Purpose, Status};
 use pollux_chassis::shelf::{Layout, Shelf, WriteLog};
-use pollux_pool_manager::backend::WantedVolume;
+use pollux_pool_manager::backend::{Wanted, WantedVolume};
 use pollux_pool_manager::disks::Disks;
 use pollux_pool_manager::embedded::Embedded;
 use pollux_pool_manager::fence;
@@ -197,9 +200,10 @@ impl Controller {
             .map(|id| WantedVolume {
                 id: *id,
                 size_bytes: VOLUME_BYTES,
+                thin: false,
             })
             .collect();
-        let errors = self.manager.reconcile(POOL, index, &wanted).await;
+        let errors = self.manager.reconcile(POOL, index, &only(wanted)).await;
         assert!(errors.is_empty(), "{errors:?}");
     }
 
@@ -243,6 +247,14 @@ impl Controller {
     /// As a crash: nothing is told to anybody.
     fn kill(self) {
         self.manager.abandon();
+    }
+}
+
+/// These volumes, and no snapshot.
+fn only(volumes: Vec<WantedVolume>) -> Wanted {
+    Wanted {
+        volumes,
+        ..Wanted::default()
     }
 }
 
@@ -969,12 +981,17 @@ async fn volumes_follow_the_configuration() {
     let huge = WantedVolume {
         id: VolumeId::from_bytes([7; 16]),
         size_bytes: 1 << 40,
+        thin: false,
     };
     let two = [VOLUME, other].map(|id| WantedVolume {
         id,
         size_bytes: VOLUME_BYTES,
+        thin: false,
     });
-    let errors = a.manager.reconcile(POOL, 3, &[two[0], two[1], huge]).await;
+    let errors = a
+        .manager
+        .reconcile(POOL, 3, &only(vec![two[0], two[1], huge]))
+        .await;
     assert!(
         errors.len() == 1 && errors[0].to_string().contains("needs 1099511627776 bytes more"),
         "{errors:?}"
@@ -990,8 +1007,10 @@ async fn volumes_follow_the_configuration() {
     let grown = WantedVolume {
         id: VOLUME,
         size_bytes: 2 * VOLUME_BYTES,
+        thin: false,
     };
-    assert!(a.manager.reconcile(POOL, 6, &[grown, two[1]]).await.is_empty());
+    let wanted = only(vec![grown, two[1]]);
+    assert!(a.manager.reconcile(POOL, 6, &wanted).await.is_empty());
     assert_eq!(
         volume.info(None).await.expect("info").blocks * 512,
         2 * VOLUME_BYTES
@@ -1208,8 +1227,12 @@ async fn a_record_without_room_is_refused_for_good_and_changes_nothing() {
     };
     let other = VolumeId::from_bytes([6; 16]);
     let wanted = [(VOLUME, VOLUME_BYTES), (other, total - used)];
-    let wanted = wanted.map(|(id, size_bytes)| WantedVolume { id, size_bytes });
-    a.manager.reconcile(POOL, 2, &wanted).await;
+    let wanted = wanted.map(|(id, size_bytes)| WantedVolume {
+        id,
+        size_bytes,
+        thin: false,
+    });
+    a.manager.reconcile(POOL, 2, &only(wanted.to_vec())).await;
     let volume = a.volume().await;
     let request = pollux_block_frame::Request::new(Operation::RecordStore {
         record: record(1).into(),

@@ -105,9 +105,10 @@ crate::contract! {
 /// Newest version of the encoding of [`LogEntry`] that is known here; part of what the hash covers. An entry has the oldest
 /// version that can say what it says ([`format_of`]).
 ///
+/// * 3: volumes in [`item::Settings`].
 /// * 2: [`Item`]s.
 /// * 1: pools, volumes, hosts, mappings, addresses.
-pub const FORMAT: u16 = 2;
+pub const FORMAT: u16 = 3;
 /// The first version.
 pub const FORMAT_FIRST: u16 = 1;
 /// Sizes of volumes are multiples of it (bytes).
@@ -680,14 +681,13 @@ pub enum RowOp {
 /// The oldest version of the encoding that knows these rows.
 #[must_use]
 pub fn format_of(rows: &[RowOp]) -> u16 {
-    let newer = |row: &RowOp| {
-        let kind = match row {
-            RowOp::Put(row) => row.key().kind(),
-            RowOp::Delete(key) => key.kind(),
-        };
-        kind.is_item()
+    let format = |row: &RowOp| match row {
+        RowOp::Put(Resource::Item(Item::Settings(settings))) if !settings.thin.is_empty() => 3,
+        RowOp::Put(Resource::Item(_)) => 2,
+        RowOp::Put(_) => FORMAT_FIRST,
+        RowOp::Delete(key) => 1 + u16::from(key.kind().is_item()),
     };
-    if rows.iter().any(newer) { 2 } else { 1 }
+    rows.iter().map(format).max().unwrap_or(FORMAT_FIRST)
 }
 
 /// The configuration: what the log says when it is read from its first entry.

@@ -7,6 +7,7 @@
 //!
 //! Order of a take: `pool.take` -> `pool.import`. Order of a release: `pool.export`.
 
+use crate::config::item::ItemId;
 use crate::id::{ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId, VolumeId};
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,8 @@ crate::contract! {
         /// Brings a returned or replaced leg back into its mirror. Answers when the copy has begun; its progress is
         /// in the status. Idempotent.
         idempotent operator RESYNC = "pool.resync": Resync => PoolHealth, [NotFound, Conflict, Refused, Failed];
+        /// Makes a volume what it was when a snapshot was taken; refused while a host sees the volume. Idempotent.
+        idempotent operator ROLL_BACK = "pool.roll_back": RollBack => RolledBack, [NotFound, Conflict, Refused, Failed];
         /// What is imported here, and what is seen on the disks.
         idempotent viewer STATUS = "pool.status": () => Status, [];
     }
@@ -215,6 +218,30 @@ pub struct ImportedPool {
     pub health: PoolHealth,
     /// Volumes that are served.
     pub volumes: Vec<VolumeId>,
+    /// Snapshots that stand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<ItemId>,
+    /// Less space is free than the configuration calls low.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub low_space: bool,
+}
+
+/// Make a volume what it was when a snapshot was taken. What was written since is lost; the snapshot stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RollBack {
+    /// The pool.
+    pub pool: PoolId,
+    /// The snapshot, by its identity in the configuration.
+    pub snapshot: ItemId,
+}
+
+/// A volume is what it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RolledBack {
+    /// The volume.
+    pub volume: VolumeId,
 }
 
 /// A pool whose label was read on at least one disk.
@@ -264,5 +291,16 @@ pub enum PoolEvent {
         pool: PoolId,
         /// State of each leg.
         health: PoolHealth,
+    },
+    /// Free space has got below what the configuration calls low, or above it again.
+    Space {
+        /// The pool.
+        pool: PoolId,
+        /// It is low now.
+        low: bool,
+        /// Bytes that are free.
+        free_bytes: u64,
+        /// Bytes that there are.
+        capacity_bytes: u64,
     },
 }

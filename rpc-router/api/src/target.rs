@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 crate::contract! {
     service "target", rank crate::rank::BLOCK_TARGET, door crate::contract::Door::Router;
     /// Publishes volumes to hosts (iSCSI), and switches where their commands go.
-    calls [crate::config::UNSEAL, crate::config::WATCH, STATUS, PARTNER_HOSTS];
+    calls [crate::config::UNSEAL, crate::config::WATCH, crate::pool::EVENTS, STATUS, PARTNER_HOSTS];
     requests {
         /// Opens the local volumes of a pool that has just been imported, and says which answer. Hosts notice
         /// nothing yet. Idempotent.

@@ -41,6 +41,8 @@ pub enum Opcode {
     Unmap = 0x14,
     /// Compare blocks, and write others if they are equal, atomically.
     CompareAndWrite = 0x15,
+    /// Which of a range of blocks are mapped.
+    LbaStatus = 0x16,
     /// PERSISTENT RESERVE OUT.
     ReservationOut = 0x20,
     /// PERSISTENT RESERVE IN, READ FULL STATUS: generation, keys and reservation in one consistent answer.
@@ -65,6 +67,7 @@ impl Opcode {
             Flush,
             Unmap,
             CompareAndWrite,
+            LbaStatus,
             ReservationOut,
             ReservationIn,
             Scsi,

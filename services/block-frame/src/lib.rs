@@ -37,7 +37,7 @@ pub use error::Error;
 pub use frame::{FrameError, HEADER_BYTES, Header, MAX_PAYLOAD, Opcode, Status};
 pub use hello::{AuthKey, CLIENT_NAME_MAX, Hello, PROTOCOL_VERSION, Port, Purpose, Welcome};
 pub use message::{
-    Behalf, EndpointInfo, FullStatus, INITIATOR_NAME_MAX, Key, Nexus, Operation, Registrant, Reply, Request,
-    Reservation, ReservationOut, ReservationType,
+    Behalf, EndpointInfo, FullStatus, INITIATOR_NAME_MAX, Key, LbaRun, Nexus, Operation, Registrant, Reply,
+    Request, Reservation, ReservationOut, ReservationType,
 };
 pub use server::{Handler, Identity, Server, ServerOptions};

@@ -215,6 +215,13 @@ pub enum Operation {
         /// Durable before it is answered.
         fua: bool,
     },
+    /// Which blocks of a range are mapped; answered with [`LbaRun`]s, which may end before the range does.
+    LbaStatus {
+        /// First block.
+        lba: u64,
+        /// How many.
+        blocks: u32,
+    },
     /// PERSISTENT RESERVE OUT.
     ReservationOut(ReservationOut),
     /// PERSISTENT RESERVE IN, full status.
@@ -248,6 +255,7 @@ impl Operation {
             Operation::Flush => Opcode::Flush,
             Operation::Unmap { .. } => Opcode::Unmap,
             Operation::CompareAndWrite { .. } => Opcode::CompareAndWrite,
+            Operation::LbaStatus { .. } => Opcode::LbaStatus,
             Operation::ReservationOut(_) => Opcode::ReservationOut,
             Operation::ReservationIn => Opcode::ReservationIn,
             Operation::Scsi { .. } => Opcode::Scsi,
@@ -299,7 +307,9 @@ impl Request {
                 payload = [&cdb[..], id.as_bytes(), &data].concat().into();
             }
             Operation::RecordStore { record } => payload = record,
-            Operation::Read { lba, blocks } | Operation::Unmap { lba, blocks } => {
+            Operation::Read { lba, blocks }
+            | Operation::Unmap { lba, blocks }
+            | Operation::LbaStatus { lba, blocks } => {
                 (header.lba, header.blocks) = (lba, blocks);
             }
             Operation::Write { lba, data, fua } => {
@@ -409,6 +419,7 @@ impl Request {
             },
             Opcode::Read => Operation::Read { lba, blocks },
             Opcode::Unmap => Operation::Unmap { lba, blocks },
+            Opcode::LbaStatus => Operation::LbaStatus { lba, blocks },
             Opcode::Write => Operation::Write {
                 lba,
                 data: payload,
@@ -461,6 +472,20 @@ impl Request {
         })
     }
 }
+
+/// Consecutive blocks of one provisioning status (SBC-3, 5.5.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LbaRun {
+    /// First block.
+    pub lba: u64,
+    /// How many, above zero.
+    pub blocks: u32,
+    /// They have space; otherwise they are deallocated, and read as zeros.
+    pub mapped: bool,
+}
+
+/// Bytes of a [`LbaRun`]: block, count, 1 for mapped.
+const LBA_RUN: usize = 16;
 
 /// Identity and geometry of a disk or volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -544,6 +569,17 @@ impl Reply {
         Reply::data(out.into())
     }
 
+    /// Answer to [`Operation::LbaStatus`].
+    pub fn lba_status(runs: &[LbaRun]) -> Self {
+        let mut out = Vec::with_capacity(LBA_RUN * runs.len());
+        for run in runs {
+            out.extend_from_slice(&run.lba.to_le_bytes());
+            out.extend_from_slice(&run.blocks.to_le_bytes());
+            out.extend_from_slice(&u32::from(run.mapped).to_le_bytes());
+        }
+        Reply::data(out.into())
+    }
+
     /// Answer to [`Operation::ReservationIn`].
     pub fn full_status(status: &FullStatus) -> Self {
         let mut out = Vec::new();
@@ -610,6 +646,28 @@ impl Reply {
             return Err(malformed("the logical block size is a power of two, 512..=65536"));
         }
         Ok(info)
+    }
+
+    /// Reads the answer to [`Operation::LbaStatus`].
+    pub fn to_lba_status(payload: &[u8]) -> Result<Vec<LbaRun>, FrameError> {
+        let malformed = |what| FrameError::Malformed {
+            opcode: Opcode::LbaStatus,
+            what,
+        };
+        if !payload.len().is_multiple_of(LBA_RUN) {
+            return Err(malformed("16 bytes per run of blocks"));
+        }
+        let runs = payload.chunks_exact(LBA_RUN).map(|bytes| LbaRun {
+            lba: u64::from_le_bytes(field(bytes, 0)),
+            blocks: u32::from_le_bytes(field(bytes, 8)),
+            mapped: u32::from_le_bytes(field(bytes, 12)) != 0,
+        });
+        let runs: Vec<LbaRun> = runs.collect();
+        let in_order = |pair: &[LbaRun]| pair[0].lba.checked_add(pair[0].blocks.into()) == Some(pair[1].lba);
+        if !runs.windows(2).all(in_order) || runs.iter().any(|run| run.blocks == 0) {
+            return Err(malformed("each run follows the one before it, and none is empty"));
+        }
+        Ok(runs)
     }
 
     /// Reads the answer to [`Operation::ReservationIn`].

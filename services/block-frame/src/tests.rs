@@ -57,6 +57,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         Just(Operation::ReservationIn),
         (any::<u64>(), any::<u32>()).prop_map(|(lba, blocks)| Operation::Read { lba, blocks }),
         (any::<u64>(), any::<u32>()).prop_map(|(lba, blocks)| Operation::Unmap { lba, blocks }),
+        (any::<u64>(), any::<u32>()).prop_map(|(lba, blocks)| Operation::LbaStatus { lba, blocks }),
         (any::<u64>(), data(2048), any::<bool>()).prop_map(|(lba, data, fua)| Operation::Write {
             lba,
             data,

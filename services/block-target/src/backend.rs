@@ -42,7 +42,8 @@ pub enum Failure {
 /// Holds the blocks of one volume.
 ///
 /// Contract: `Read` answers exactly the bytes asked for; `Write` with `fua`, and everything before a `Flush`, is
-/// durable when answered; `Unmap`ped blocks read as zeros; `CompareAndWrite` is atomic. LBAs are in the volume's
+/// durable when answered; `Unmap`ped blocks read as zeros; `CompareAndWrite` is atomic; what has no room
+/// ([`Failure::NoRoom`]) was not begun. LBAs are in the volume's
 /// logical blocks. Operations may run side by side; overlapping writes are never given at the same time.
 /// Dropping the future gives up waiting; the operation may still be done.
 pub trait VolumeBackend: Send + Sync + fmt::Debug {
@@ -67,6 +68,7 @@ pub fn may_be_sent_again(operation: &Operation) -> bool {
         | Operation::Write { .. }
         | Operation::Flush
         | Operation::Unmap { .. }
+        | Operation::LbaStatus { .. }
         | Operation::Info
         | Operation::ReservationIn
         // Its identity keeps it from being done twice.
@@ -81,15 +83,19 @@ pub mod memory {
     //! A volume in memory: for tests and conformance runs. Same rules as the real thing, no durability.
 
     use super::{BoxFuture, Bytes, Failure, Operation, VolumeBackend};
+    use pollux_block_frame::{LbaRun, Reply};
     use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::{Mutex, PoisonError};
 
     /// Blocks that were written, by LBA; absent ones read as zeros.
     #[derive(Debug)]
     pub struct Memory {
         block_size: usize,
-        blocks: u64,
+        blocks: AtomicU64,
         written: Mutex<BTreeMap<u64, Bytes>>,
+        /// Blocks that may be written.
+        room: AtomicU64,
         record: Mutex<Bytes>,
     }
 
@@ -99,10 +105,26 @@ pub mod memory {
         pub fn new(block_size: u32, blocks: u64) -> Self {
             Self {
                 block_size: block_size as usize,
-                blocks,
+                blocks: AtomicU64::new(blocks),
                 written: Mutex::default(),
+                room: AtomicU64::new(u64::MAX),
                 record: Mutex::default(),
             }
+        }
+
+        /// It has so many blocks from now on.
+        pub fn grow(&self, blocks: u64) {
+            self.blocks.store(blocks, Ordering::Relaxed);
+        }
+
+        /// Only so many blocks find room from now on.
+        pub fn limit(&self, room: u64) {
+            self.room.store(room, Ordering::Relaxed);
+        }
+
+        fn has_room(&self, written: &BTreeMap<u64, Bytes>, lba: u64, count: u64) -> bool {
+            let more = count - written.range(lba..lba + count).count() as u64;
+            written.len() as u64 + more <= self.room.load(Ordering::Relaxed)
         }
 
         fn record(&self) -> std::sync::MutexGuard<'_, Bytes> {
@@ -111,7 +133,8 @@ pub mod memory {
 
         fn apply(&self, operation: Operation) -> Result<Bytes, Failure> {
             let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            let inside = |lba: u64, count: u64| lba.checked_add(count).is_some_and(|end| end <= self.blocks);
+            let blocks = self.blocks.load(Ordering::Relaxed);
+            let inside = |lba: u64, count: u64| lba.checked_add(count).is_some_and(|end| end <= blocks);
             let count = |data: &Bytes| (data.len() / self.block_size) as u64;
             let read = |written: &BTreeMap<u64, Bytes>, lba: u64, count: u64| {
                 let mut out = vec![0; count as usize * self.block_size];
@@ -126,6 +149,13 @@ pub mod memory {
                     written.insert(lba + index as u64, Bytes::copy_from_slice(block));
                 }
             };
+            if let Operation::Write { lba, data, .. } | Operation::CompareAndWrite { lba, data, .. } =
+                &operation
+                && inside(*lba, count(data))
+                && !self.has_room(&written, *lba, count(data))
+            {
+                return Err(Failure::NoRoom);
+            }
             match operation {
                 Operation::Read { lba, blocks } if inside(lba, blocks.into()) => {
                     Ok(read(&written, lba, blocks.into()).into())
@@ -151,6 +181,27 @@ pub mod memory {
                     }
                     write(&mut written, lba, &data);
                     Ok(Bytes::new())
+                }
+                Operation::LbaStatus { lba, blocks } if inside(lba, blocks.into()) => {
+                    let end = lba + u64::from(blocks);
+                    let mut runs: Vec<LbaRun> = Vec::new();
+                    let mut add = |lba: u64, until: u64, mapped| match runs.last_mut() {
+                        _ if lba == until => {}
+                        Some(run) if run.mapped == mapped => run.blocks += (until - lba) as u32,
+                        _ => runs.push(LbaRun {
+                            lba,
+                            blocks: (until - lba) as u32,
+                            mapped,
+                        }),
+                    };
+                    let mut next = lba;
+                    for (at, _) in written.range(lba..end) {
+                        add(next, *at, false);
+                        add(*at, at + 1, true);
+                        next = at + 1;
+                    }
+                    add(next, end, false);
+                    Ok(Reply::lba_status(&runs).payload)
                 }
                 Operation::Flush => Ok(Bytes::new()),
                 Operation::RecordLoad => Ok(self.record().clone()),

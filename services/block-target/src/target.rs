@@ -354,6 +354,12 @@ impl Target {
         self.attend_where(|candidate| candidate.identity().id == volume, sense)
     }
 
+    /// Tells every session that sees a thin volume of the pool with these paths that the pool runs out of space.
+    pub fn attend_space(&self, paths: &Arc<Paths>) -> u64 {
+        let concerns = |volume: &Volume| Arc::ptr_eq(volume.paths(), paths) && volume.provisioning().thin;
+        self.attend_where(concerns, Sense::SOFT_THRESHOLD_REACHED)
+    }
+
     fn attend_where(&self, concerns: impl Fn(&Volume) -> bool, sense: Sense) -> u64 {
         let mut told = 0;
         for nexus in self.sessions() {

@@ -4,6 +4,7 @@ use crate::backend::{Failure, VolumeBackend, may_be_sent_again};
 use crate::paths::{Pass, Paths, Refused, Scope};
 use crate::registry::{Admission, Legacy, Registry, Running};
 use crate::scsi::cdb::Command;
+use crate::scsi::provisioning::Provisioning;
 use crate::scsi::reservation::{Access, CommandId, In, Nexus, Out, Refusal, State, access_of};
 use crate::scsi::sense::Sense;
 use crate::scsi::{Outcome, Status};
@@ -14,6 +15,7 @@ use pollux_block_frame::{Behalf, Operation};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// What identifies a volume to hosts; equal on both controllers.
@@ -32,6 +34,7 @@ pub struct Identity {
 pub struct Volume {
     identity: Identity,
     blocks: AtomicU64,
+    provisioning: Mutex<Provisioning>,
     paths: Arc<Paths>,
     local: Arc<dyn VolumeBackend>,
     partner: Arc<dyn VolumeBackend>,
@@ -52,6 +55,8 @@ pub struct Question {
     pub begins: bool,
 }
 
+/// Pause before a command is sent again to a pool that has not grown yet.
+const BEHIND: Duration = Duration::from_millis(50);
 /// Operation code that no host can send: the unit was reset.
 const RESET: u8 = 0xff;
 
@@ -147,6 +152,7 @@ impl Volume {
         Self {
             identity,
             blocks,
+            provisioning: Mutex::default(),
             paths,
             local,
             partner,
@@ -176,6 +182,22 @@ impl Volume {
     /// It has grown. True: it had another size before.
     pub fn resize(&self, blocks: u64) -> bool {
         self.blocks.swap(blocks, Ordering::Relaxed) != blocks
+    }
+
+    /// How its blocks get their space.
+    #[must_use]
+    pub fn provisioning(&self) -> Provisioning {
+        *self.provisioning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its blocks get their space in that way. What hosts have to be told, where that is another way than before.
+    pub fn provision(&self, provisioning: Provisioning) -> Option<Sense> {
+        let mut present = self.provisioning.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *present, provisioning);
+        if before.page() != provisioning.page() {
+            return Some(Sense::INQUIRY_DATA_CHANGED);
+        }
+        (before.mode_page() != provisioning.mode_page()).then_some(Sense::MODE_PARAMETERS_CHANGED)
     }
 
     /// The paths of its pool.
@@ -240,7 +262,7 @@ impl Volume {
         };
         let again = may_be_sent_again(&operation);
         let access = match operation {
-            Operation::Read { .. } => Access::Read,
+            Operation::Read { .. } | Operation::LbaStatus { .. } => Access::Read,
             _ => Access::Write,
         };
         loop {
@@ -272,6 +294,10 @@ impl Volume {
             }
             if running.is_some_and(|running| running.is_aborted()) {
                 return Err(Undone::Aborted);
+            }
+            if done == Some(Err(Failure::OutOfRange)) && self.holds(&operation) {
+                behind(&mut pass, scope).await?;
+                continue;
             }
             match (done, pass.leave()) {
                 (Some(done), true) => return done.map_err(Undone::from),
@@ -533,6 +559,17 @@ impl Volume {
         }))
     }
 
+    /// Its blocks are the volume's, as the configuration has it.
+    fn holds(&self, operation: &Operation) -> bool {
+        let range = match operation {
+            Operation::Read { lba, blocks } | Operation::LbaStatus { lba, blocks } => {
+                Some(*lba..lba.saturating_add(u64::from(*blocks)))
+            }
+            operation => self.written_range(operation),
+        };
+        range.is_some_and(|range| range.end <= self.blocks())
+    }
+
     fn written_range(&self, operation: &Operation) -> Option<Range<u64>> {
         let block = self.identity.block_size as usize;
         match operation {
@@ -565,6 +602,16 @@ fn reported(state: &State, what: In, allocation: u32) -> Vec<u8> {
 async fn fenced(pass: &mut Pass, scope: &Scope) -> Result<(), Undone> {
     tokio::select! {
         () = pass.superseded() => Ok(()),
+        () = scope.cancel.cancelled() => Err(Refused::Cancelled.into()),
+        () = tokio::time::sleep_until(scope.deadline) => Err(Refused::Busy.into()),
+    }
+}
+
+/// The pool has not grown yet as the configuration says: nothing was done, and the command waits for it.
+async fn behind(pass: &mut Pass, scope: &Scope) -> Result<(), Undone> {
+    tokio::select! {
+        () = pass.superseded() => Ok(()),
+        () = tokio::time::sleep(BEHIND) => Ok(()),
         () = scope.cancel.cancelled() => Err(Refused::Cancelled.into()),
         () = tokio::time::sleep_until(scope.deadline) => Err(Refused::Busy.into()),
     }

@@ -135,6 +135,9 @@ pub enum Command {
     /// Volumes
     #[command(subcommand)]
     Volume(Volume),
+    /// Snapshots of volumes
+    #[command(subcommand)]
+    Snapshot(Snapshot),
     /// Hosts and their initiators
     #[command(subcommand)]
     Host(Host),
@@ -332,6 +335,9 @@ pub enum Volume {
         /// Its size: 4096, 512M, 1.5G
         #[arg(long)]
         size: Size,
+        /// It takes space of the pool when it is first written, and gives back what hosts unmap
+        #[arg(long)]
+        thin: bool,
     },
     /// Every volume
     List,
@@ -340,18 +346,69 @@ pub enum Volume {
         /// Name or identity
         name: String,
     },
-    /// Grow it
+    /// Grow it, while hosts use it
     Resize {
         /// Name or identity
         name: String,
-        /// Its new size
+        /// Its new size; a volume does not shrink
         #[arg(long)]
         size: Size,
+    },
+    /// Let it take space when it is written, or give it all its space, while hosts use it
+    Convert {
+        /// Name or identity
+        name: String,
+        /// How it has its space from now on
+        #[arg(long, value_name = "thin|thick")]
+        to: Provisioning,
     },
     /// Delete it
     Delete {
         /// Name or identity
         name: String,
+    },
+}
+
+/// How a volume has its space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Provisioning {
+    /// When it is first written
+    Thin,
+    /// All of it, from the beginning
+    Thick,
+}
+
+/// `pollux snapshot`
+#[derive(Debug, Subcommand)]
+pub enum Snapshot {
+    /// Keep what a volume is now, while hosts use it
+    Create {
+        /// Its name
+        name: String,
+        /// The volume
+        #[arg(long)]
+        volume: String,
+        /// Wait so many seconds until it stands
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        wait: u64,
+    },
+    /// Every snapshot of a volume, and whether it stands
+    List,
+    /// Delete one
+    Delete {
+        /// Name or identity
+        name: String,
+        /// It goes with its data
+        #[arg(long)]
+        discard_data: bool,
+    },
+    /// Make a volume that no host sees what it was; the snapshot stays
+    Rollback {
+        /// Name or identity
+        name: String,
+        /// What was written since goes
+        #[arg(long)]
+        discard_data: bool,
     },
 }
 
@@ -783,7 +840,9 @@ mod tests {
             |action cancel 01890a5d-ac96-774b-bcce-b302099a8057|switchover p --dry-run|giveback|giveback p --yes|takeover --partner\
             |abort p|quorum|quorum show|quorum replace 1 disk-07 --yes\
             |pool create p --home a --disks 0,disk-01|pool list|pool show p|pool home p b|pool delete p\
-            |volume create v --pool p --size 1G|volume list|volume show v|volume resize v --size 2G|volume delete v\
+            |volume create v --pool p --size 1G --thin|volume list|volume show v|volume resize v --size 2G|volume delete v\
+            |volume convert v --to thin|volume convert v --to thick|snapshot create s --volume v|snapshot list\
+            |snapshot delete s --discard-data|snapshot rollback s --discard-data\
             |host create h --iqn iqn.2025-01.x:h|host list|host show h|host delete h|map create v h --lun 3|map list\
             |map show v|map delete v h|address create 10.78.0.50/24 --pool p|address list|address show 10.78.0.50/24\
             |address delete 10.78.0.50/24|config show|config log|config history --after 3|config diff 0|config diff 3 5\

@@ -4,7 +4,8 @@
 //! it is, and what they could not say.
 //!
 //! * [`cli`]: the words; [`array`]: whom to ask; [`print`]: tables, bars, sizes, times.
-//! * [`status`], [`timeline`], [`trace`], [`resources`], [`configuration`], [`moves`], [`quorum`], [`token`], [`enclosure`]: one file per group of commands.
+//! * [`status`], [`timeline`], [`trace`], [`resources`], [`configuration`], [`moves`], [`quorum`], [`space`], [`token`],
+//!   [`enclosure`]: one file per group of commands.
 //!
 //! Rules: what is unknown is printed as unknown, never left out; where the controllers disagree both views are printed;
 //! a refusal is printed with its remedy; a change prints its action_id. It must never guess, and never ask twice for
@@ -25,6 +26,7 @@ pub mod pair;
 pub mod print;
 pub mod quorum;
 pub mod resources;
+pub mod space;
 pub mod status;
 pub mod timeline;
 pub mod token;

@@ -9,7 +9,7 @@ use pollux_shell::error::Error;
 use pollux_shell::moves::{self, Move};
 use pollux_shell::print::Style;
 use pollux_shell::resources::{self, Shown};
-use pollux_shell::{action, enclosure, pair, quorum, status, timeline, token, trace};
+use pollux_shell::{action, enclosure, pair, quorum, space, status, timeline, token, trace};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
@@ -120,6 +120,7 @@ async fn run(line: Line) -> Result<Shown, Error> {
         Command::Quorum { what } => quorum::run(&array, what, under, style).await,
         Command::Pool(command) => resources::pool(&array, command, under).await,
         Command::Volume(command) => resources::volume(&array, command, under).await,
+        Command::Snapshot(command) => space::snapshot(&array, command, under).await,
         Command::Host(command) => resources::host(&array, command, under).await,
         Command::Map(command) => resources::map(&array, command, under).await,
         Command::Address(command) => resources::address(&array, command, under).await,

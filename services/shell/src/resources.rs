@@ -1,9 +1,10 @@
 //! `pollux pool|volume|host|map|address`: one thing of the configuration at a time.
 
 use crate::array::{Array, CHANGE, QUESTION};
-use crate::cli::{Address, Class, Host, Map, Pool, Redundancy, Volume};
+use crate::cli::{Address, Class, Host, Map, Pool, Provisioning, Redundancy, Volume};
 use crate::error::Error;
 use crate::print::{now_unix_ms, size, table};
+use crate::space;
 use crate::status::{latest, not_the_latest, snapshot};
 use pollux_api::action::ActionId;
 use pollux_api::config::{self, Change, Changed, Get, Kind, Op, Resource, RowOp, Snapshot, Tables};
@@ -94,7 +95,7 @@ async fn changed(array: &Array, op: Op, action: Option<ActionId>, what: String) 
     Ok(done(action, &changed, &what))
 }
 
-fn done(action: ActionId, changed: &Changed, what: &str) -> Shown {
+pub(crate) fn done(action: ActionId, changed: &Changed, what: &str) -> Shown {
     let alone = if changed.alone {
         "; durable on one controller only, which is alone"
     } else {
@@ -185,6 +186,13 @@ pub async fn volume(array: &Array, command: Volume, action: Option<ActionId>) ->
             name,
             pool,
             size: Size(size_bytes),
+            thin: true,
+        } => space::create_thin(array, (name, pool, size_bytes), action).await,
+        Volume::Create {
+            name,
+            pool,
+            size: Size(size_bytes),
+            thin: false,
         } => {
             let what = format!("volume {name} made on pool {pool}, {}", size(size_bytes));
             changed(
@@ -217,7 +225,12 @@ pub async fn volume(array: &Array, command: Volume, action: Option<ActionId>) ->
             )
             .await
         }
-        Volume::Delete { name } => delete(array, Kind::Volume, name, action).await,
+        Volume::Convert { name, to } => space::convert(array, &name, to == Provisioning::Thin, action).await,
+        Volume::Delete { name } => {
+            let (ops, as_of) = space::delete_volume(array, &name).await?;
+            let (action, changed) = change_from(array, ops, as_of, action).await?;
+            Ok(done(action, &changed, &format!("volume {name} deleted")))
+        }
     }
 }
 
@@ -347,7 +360,7 @@ pub(crate) fn listing(snapshot: &Snapshot, kind: Kind, rows: &[Resource]) -> Str
     let tables = &snapshot.tables;
     let heading: &[&str] = match kind {
         Kind::Pool => &["NAME", "CLASS", "HOME", "REDUNDANCY", "USED", "CAPACITY", "DISKS"],
-        Kind::Volume => &["NAME", "POOL", "SIZE", "SERIAL"],
+        Kind::Volume => &["NAME", "POOL", "SIZE", "SPACE", "SERIAL"],
         Kind::Host => &["NAME", "INITIATORS"],
         Kind::Mapping => MAPPING,
         Kind::Address => &["ADDRESS", "POOL"],
@@ -374,6 +387,11 @@ pub(crate) fn listing(snapshot: &Snapshot, kind: Kind, rows: &[Resource]) -> Str
                 volume.name.clone(),
                 pool_name(tables, volume.pool),
                 size(volume.size_bytes),
+                if space::is_thin(tables, &volume.name) {
+                    "thin".to_owned()
+                } else {
+                    "thick".to_owned()
+                },
                 volume.serial.clone(),
             ],
             Resource::Host(host) => vec![host.name.clone(), host.iqns.join(" ")],

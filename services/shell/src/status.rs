@@ -560,7 +560,28 @@ fn alarms(text: &mut String, report: &Report, style: Style) {
         );
         text.push_str(&wrap(&alarm.text, 4));
     }
-    let rest = match (alarms.is_empty(), silent) {
+    let imported = report.controllers.values().filter_map(|view| view.pool.get());
+    let low: Vec<_> = imported
+        .flat_map(|pools| &pools.imported)
+        .filter(|pool| pool.low_space)
+        .collect();
+    for pool in &low {
+        let free = size(pool.capacity_bytes.saturating_sub(pool.used_bytes));
+        let _ = writeln!(
+            text,
+            "  {}",
+            style.bad(&format!(
+                "low_space {}: {free} of {} are free",
+                pool.name,
+                size(pool.capacity_bytes)
+            ))
+        );
+        text.push_str(&wrap(
+            "delete snapshots, have hosts unmap, or delete volumes: without space thin volumes fail writes",
+            4,
+        ));
+    }
+    let rest = match (alarms.is_empty() && low.is_empty(), silent) {
         (_, 2) => "unknown: no heartbeat answers",
         (true, 1) => "none at the controller that answers; unknown at the other",
         (false, 1) => "unknown at the controller that does not answer",

@@ -5,9 +5,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pollux_api::config::item::{Item, ItemId, Settings};
 use pollux_api::config::{Class, Op, Redundancy, Resource, RowOp};
 use pollux_api::error::Code;
 use pollux_api::id::{ControllerId, DiskIndex, PoolId, VolumeId};
+use pollux_api::pool::SERVICE;
 use pollux_host::client::HostProcess;
 use pollux_host::control::Report;
 use pollux_host::engine::{DeviceInfo, HostConfig};
@@ -64,6 +66,8 @@ pub struct Plan {
     pub volumes_per_pool: u16,
     /// Size of a volume, bytes.
     pub volume_bytes: u64,
+    /// Volumes take space of their pools when they are written.
+    pub thin: bool,
     /// Bytes at the start of each volume that streams leave alone (for an image).
     pub reserved_bytes: u64,
     /// Seed of the host's choices.
@@ -80,6 +84,7 @@ impl Plan {
             array,
             volumes_per_pool: 1,
             volume_bytes: 32 << 20,
+            thin: false,
             reserved_bytes: 0,
             seed,
             ack_log: None,
@@ -440,6 +445,18 @@ fn provision(array: &Array, plan: &Plan) -> Result<(Vec<Pool>, Vec<Volume>)> {
             });
             names.push((name, index, lun));
         }
+    }
+    if plan.thin {
+        let settings = Settings {
+            name: SERVICE.into(),
+            service: SERVICE.into(),
+            values: BTreeMap::new(),
+            thin: names.iter().map(|(name, ..)| name.clone()).collect(),
+            id: ItemId::default(),
+        };
+        ops.push(Op::Set {
+            item: Item::Settings(settings),
+        });
     }
     let rows = change(array, "make volumes, host, mappings and addresses", ops)?;
     let mut volumes = Vec::new();

@@ -333,6 +333,9 @@ items! {
         service: String,
         /// Its settings.
         values: BTreeMap<String, String>,
+        /// Service `pool`: volumes that take space of their pool when it is first written, not when they are made.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        thin: Vec<String>,
     }
 }
 
@@ -545,11 +548,8 @@ impl Item {
                 .collect()
         }
         match self {
-            Self::Controller(_)
-            | Self::Network(_)
-            | Self::AccessRole(_)
-            | Self::Policy(_)
-            | Self::Settings(_) => vec![],
+            Self::Controller(_) | Self::Network(_) | Self::AccessRole(_) | Self::Policy(_) => vec![],
+            Self::Settings(item) => each("thin", Kind::Volume, &mut item.thin),
             Self::Port(item) => some("network", Kind::Network, &mut item.network),
             Self::Disk(item) => some("pool", Kind::Pool, &mut item.pool),
             Self::HostGroup(item) => each("hosts", Kind::Host, &mut item.hosts),

@@ -180,7 +180,7 @@ fn refusal(undone: &Undone) -> Reply {
             }
             Failure::Answered(outcome) => return reply(outcome),
             Failure::Aborted => return Reply::with_detail(Status::Aborted, BY_ANOTHER_HOST),
-            Failure::NoRoom => Status::NoResources,
+            Failure::NoRoom => return reply(&Sense::SPACE_ALLOCATION_FAILED.into()),
         },
     };
     Reply::status(status)

@@ -19,6 +19,7 @@ mod link;
 mod neighbour;
 mod secrets;
 mod service;
+mod space;
 mod world;
 
 pub use forward::Forwarded;

@@ -2,6 +2,7 @@
 
 use super::forward::Forwarded;
 use super::neighbour::{self, Neighbour};
+use super::space;
 use super::world::{Surroundings, World};
 use crate::gate::{LeaseGate, ReplyGate};
 use crate::iscsi::server::{self, BindError};
@@ -127,6 +128,9 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
     server::raise_descriptors();
     let (changes, changed) = watch::channel(());
     tokio::spawn(follow(service.client().clone(), world.clone(), first, changes));
+    for topic in space::topics() {
+        tokio::spawn(space::tell(service.client().clone(), world.clone(), topic));
+    }
     tokio::spawn(open_secrets(service.client().clone(), world.clone(), changed));
     tokio::spawn(neighbour::learn(
         service.client().clone(),

@@ -3,6 +3,7 @@
 use super::BLOCK_SIZE;
 use super::link::{Endpoint, Link, Through};
 use super::secrets::{Sealed, Secrets};
+use super::space::provisioning;
 use crate::paths::{Paths, Route, Stale};
 use crate::scsi::inquiry::port_number;
 use crate::scsi::sense::Sense;
@@ -139,7 +140,7 @@ impl World {
     /// Brings volumes, mappings and hosts to what the configuration says. Hosts whose secret is not open yet are not
     /// let in ([`sealed`](Self::sealed), [`opened`](Self::opened)).
     pub fn apply(&self, tables: &Tables) {
-        let mut resized = Vec::new();
+        let (mut resized, mut provisioned) = (Vec::new(), Vec::new());
         {
             let mut state = self.state();
             let moved = |id: &VolumeId, entry: &Entry| {
@@ -152,6 +153,8 @@ impl World {
                     if entry.volume.resize(blocks) {
                         resized.push(row.id);
                     }
+                    let told = entry.volume.provision(provisioning(tables, row));
+                    provisioned.extend(told.map(|sense| (row.id, sense)));
                     continue;
                 }
                 let (paths, forward) = self.pool(&mut state, row.pool);
@@ -173,6 +176,7 @@ impl World {
                     volume: Uuid::from_bytes(*row.id.as_bytes()),
                 });
                 let volume = Arc::new(Volume::new(identity, blocks, paths, here, there));
+                volume.provision(provisioning(tables, row));
                 state.volumes.insert(
                     row.id,
                     Entry {
@@ -188,6 +192,9 @@ impl World {
         self.tell_hosts();
         for volume in resized {
             self.target.attend(volume, Sense::CAPACITY_CHANGED);
+        }
+        for (volume, sense) in provisioned {
+            self.target.attend(volume, sense);
         }
     }
 

@@ -8,12 +8,12 @@ use super::inquiry::{
     self, MAX_COMPARE_AND_WRITE, MAX_TRANSFER, MAX_UNMAP_DESCRIPTORS, MAX_WRITE_SAME, PortNames,
 };
 use super::sense::Sense;
-use super::{Outcome, Status, mode, report};
+use super::{Outcome, Status, mode, provisioning, report};
 use crate::backend::Failure;
 use crate::paths::{Refused, Scope};
 use crate::volume::{Question, Undone, Volume};
 use bytes::Bytes;
-use pollux_block_frame::Operation;
+use pollux_block_frame::{LbaRun, Operation, Reply};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::Instant;
 
@@ -143,7 +143,8 @@ impl Work<'_> {
         match command {
             Command::Inquiry { page, allocation } => {
                 let page = page.unwrap_or_default();
-                let page = inquiry::vpd(page, self.volume.identity(), port);
+                let space = self.volume.provisioning();
+                let page = inquiry::vpd(page, self.volume.identity(), space, port);
                 return Ok(cut(page.ok_or(Sense::invalid_field(2))?, *allocation));
             }
             Command::ModeSense {
@@ -163,7 +164,8 @@ impl Work<'_> {
                     page: *page,
                     subpage: *subpage,
                 };
-                return Ok(cut(mode::sense(query, blocks, block_size)?, *allocation));
+                let space = self.volume.provisioning();
+                return Ok(cut(mode::sense(query, blocks, block_size, space)?, *allocation));
             }
             Command::ReportTargetPortGroups { extended, allocation } => {
                 let access = self.volume.paths().route().access;
@@ -187,7 +189,8 @@ impl Work<'_> {
                 if *lba >= blocks {
                     return Err(Sense::LBA_OUT_OF_RANGE.into());
                 }
-                return Ok(cut(report::lba_status(*lba, blocks), *allocation));
+                let runs = self.lba_status(*lba, blocks - *lba).await?;
+                return Ok(cut(provisioning::lba_status(&runs, *allocation), *allocation));
             }
             Command::Read { extent } => {
                 self.check_transfer(*extent)?;
@@ -389,14 +392,25 @@ impl Work<'_> {
     }
 
     async fn deallocate(&self, extent: Extent) -> Result<(), Ends> {
-        for piece in self.pieces(extent) {
-            self.submit(Operation::Unmap {
-                lba: piece.lba,
-                blocks: piece.blocks,
-            })
-            .await?;
+        // In one go: what is cut into pieces has fewer whole extents.
+        let Extent { lba, blocks } = extent;
+        if blocks > 0 {
+            self.submit(Operation::Unmap { lba, blocks }).await?;
         }
         Ok(())
+    }
+
+    /// What is mapped from a block on. It may end before the volume does.
+    async fn lba_status(&self, lba: u64, left: u64) -> Result<Vec<LbaRun>, Ends> {
+        let blocks = u32::try_from(left).unwrap_or(u32::MAX);
+        let answer = self.submit(Operation::LbaStatus { lba, blocks }).await?;
+        match Reply::to_lba_status(&answer) {
+            Ok(runs) if runs.first().is_some_and(|run| run.lba == lba) => Ok(runs),
+            _ => {
+                tracing::warn!(lba, blocks, "what is mapped was answered with something else");
+                Err(Sense::TARGET_FAILURE.into())
+            }
+        }
     }
 
     async fn write_same(&self, extent: Extent, unmap: bool, block: Bytes) -> Result<(), Ends> {
@@ -492,7 +506,7 @@ fn failed(failure: &Failure, reads: bool) -> Outcome {
         Failure::InDoubt => Sense::IN_DOUBT,
         Failure::Answered(outcome) => return outcome.clone(),
         Failure::Aborted => return Outcome::status(Status::TaskAborted),
-        Failure::NoRoom => Sense::INSUFFICIENT_REGISTRATIONS,
+        Failure::NoRoom => Sense::SPACE_ALLOCATION_FAILED,
         Failure::Unsupported => Sense::INVALID_OPCODE,
     }
     .into()

@@ -3,6 +3,7 @@
 //! Everything that names the volume is equal on both controllers, so that a host sees one device; only what
 //! names the *port* (relative target port and its group) differs.
 
+use super::provisioning::Provisioning;
 use crate::volume::Identity;
 use pollux_api::id::ControllerId;
 
@@ -62,16 +63,15 @@ pub fn standard(present: bool) -> Vec<u8> {
 
 /// A page of vital product data; `None`: there is no such page.
 #[must_use]
-pub fn vpd(page: u8, volume: &Identity, port: PortNames<'_>) -> Option<Vec<u8>> {
+pub fn vpd(page: u8, volume: &Identity, space: Provisioning, port: PortNames<'_>) -> Option<Vec<u8>> {
     let body = match page {
         0x00 => vec![0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2],
         0x80 => volume.serial.as_bytes().to_vec(),
         0x83 => designators(volume, port),
         0x86 => extended(),
-        0xb0 => limits(volume.block_size),
+        0xb0 => limits(volume.block_size, space),
         0xb1 => characteristics(),
-        // LBPU, LBPWS, LBPWS10, LBPRZ; the provisioning type is not reported.
-        0xb2 => vec![0x00, 0xe4, 0x00, 0x00],
+        0xb2 => space.page(),
         _ => return None,
     };
     let mut data = vec![0x00, page];
@@ -133,7 +133,7 @@ fn extended() -> Vec<u8> {
     body
 }
 
-fn limits(block_size: u32) -> Vec<u8> {
+fn limits(block_size: u32, space: Provisioning) -> Vec<u8> {
     let mut body = vec![0; 60];
     let blocks = |bytes: u64| (bytes / u64::from(block_size)) as u32;
     body[0] = 0x00; // WSNZ=0: a WRITE SAME of zero blocks means up to the end
@@ -143,7 +143,7 @@ fn limits(block_size: u32) -> Vec<u8> {
     body[8..12].copy_from_slice(&blocks(256 * 1024).to_be_bytes());
     body[16..20].copy_from_slice(&blocks(MAX_WRITE_SAME).to_be_bytes());
     body[20..24].copy_from_slice(&MAX_UNMAP_DESCRIPTORS.to_be_bytes());
-    body[24..28].copy_from_slice(&1_u32.to_be_bytes());
+    body[24..32].copy_from_slice(&space.unmap_fields());
     body[32..40].copy_from_slice(&u64::from(blocks(MAX_WRITE_SAME)).to_be_bytes());
     body
 }
@@ -185,7 +185,7 @@ mod tests {
                 target: "iqn.2026-01.io.pollux:array",
                 controller,
             };
-            let page = vpd(0x83, &identity(), port).expect("page 83h");
+            let page = vpd(0x83, &identity(), Provisioning::default(), port).expect("page 83h");
             assert_eq!(
                 usize::from(u16::from_be_bytes([page[2], page[3]])),
                 page.len() - 4
@@ -210,10 +210,12 @@ mod tests {
             target: "iqn.x",
             controller: ControllerId::A,
         };
-        let listed = vpd(0, &identity(), port).expect("page 0");
+        let space = Provisioning::default();
+        let listed = vpd(0, &identity(), space, port).expect("page 0");
         for page in &listed[4..] {
-            assert_eq!(vpd(*page, &identity(), port).expect("a listed page")[1], *page);
+            let found = vpd(*page, &identity(), space, port).expect("a listed page");
+            assert_eq!(found[1], *page);
         }
-        assert_eq!(vpd(0xb9, &identity(), port), None);
+        assert_eq!(vpd(0xb9, &identity(), space, port), None);
     }
 }

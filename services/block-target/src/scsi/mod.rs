@@ -8,6 +8,7 @@ pub mod exec;
 pub mod inquiry;
 pub mod mode;
 pub mod opcodes;
+pub mod provisioning;
 pub mod report;
 pub mod reservation;
 pub mod sense;

@@ -1,5 +1,6 @@
 //! Mode pages: what the volume's behaviour is, for hosts that ask (SPC-4, 7.5; SBC-3, 6.5). Nothing is changeable.
 
+use super::provisioning::Provisioning;
 use super::sense::Sense;
 
 /// Caching page: no write cache (WCE=0), so that GOOD means durable.
@@ -49,19 +50,26 @@ pub struct Query {
 ///
 /// # Errors
 /// No such page, or saved values, of which there are none.
-pub fn sense(query: Query, blocks: u64, block_size: u32) -> Result<Vec<u8>, Sense> {
+pub fn sense(query: Query, blocks: u64, block_size: u32, space: Provisioning) -> Result<Vec<u8>, Sense> {
     if query.control == 3 {
         // SAVING PARAMETERS NOT SUPPORTED has a code of its own.
         return Err(Sense::SAVING_NOT_SUPPORTED);
     }
-    let pages: &[&[u8]] = match (query.page, query.subpage) {
-        (0x3f, 0x00 | 0xff) => &[&CACHING, &CONTROL, &EXCEPTIONS],
-        (0x08, 0x00 | 0xff) => &[&CACHING],
-        (0x0a, 0x00 | 0xff) => &[&CONTROL],
-        (0x1c, 0x00 | 0xff) => &[&EXCEPTIONS],
+    let threshold = space.mode_page();
+    let of_space = threshold.as_ref().map(|page| &page[..]);
+    let mut pages: Vec<&[u8]> = match (query.page, query.subpage) {
+        (0x3f, 0x00 | 0xff) => vec![&CACHING, &CONTROL, &EXCEPTIONS],
+        (0x08, 0x00 | 0xff) => vec![&CACHING],
+        (0x0a, 0x00 | 0xff) => vec![&CONTROL],
+        (0x1c, 0x00 | 0xff) => vec![&EXCEPTIONS],
+        (0x1c, 0x02) if of_space.is_some() => vec![],
         (0x3f | 0x08 | 0x0a | 0x1c, _) => return Err(Sense::invalid_field(3)),
         _ => return Err(Sense::invalid_field(2)),
     };
+    // Subpages come with their own number, or with all of them.
+    if matches!(query.page, 0x1c | 0x3f) && matches!(query.subpage, 0x02 | 0xff) {
+        pages.extend(of_space);
+    }
     let mut body = Vec::new();
     let long = query.long_lba && blocks > u64::from(u32::MAX);
     if !query.no_block_descriptor {
@@ -79,7 +87,9 @@ pub fn sense(query: Query, blocks: u64, block_size: u32) -> Result<Vec<u8>, Sens
         let start = body.len();
         body.extend_from_slice(page);
         if query.control == 1 {
-            body[start + 2..].fill(0);
+            // A subpage has a longer header.
+            let header = if page[0] & 0x40 == 0 { 2 } else { 4 };
+            body[start + header..].fill(0);
         }
     }
     let mut list = if query.ten {
@@ -100,6 +110,12 @@ pub fn sense(query: Query, blocks: u64, block_size: u32) -> Result<Vec<u8>, Sens
 mod tests {
     use super::*;
 
+    const THICK: Provisioning = Provisioning {
+        thin: false,
+        extent_blocks: 2048,
+        pool_extents: 100,
+        low_percent: 10,
+    };
     const ALL: Query = Query {
         ten: false,
         no_block_descriptor: false,
@@ -111,7 +127,7 @@ mod tests {
 
     #[test]
     fn lengths_describe_what_follows_and_the_write_cache_is_off() {
-        let list = sense(ALL, 1000, 4096).expect("all pages");
+        let list = sense(ALL, 1000, 4096, THICK).expect("all pages");
         assert_eq!(usize::from(list[0]) + 1, list.len());
         assert_eq!(list[3], 8);
         let caching = &list[12..];
@@ -124,6 +140,7 @@ mod tests {
             },
             1 << 40,
             4096,
+            THICK,
         )
         .expect("all pages");
         assert_eq!(usize::from(u16::from_be_bytes([ten[0], ten[1]])) + 2, ten.len());
@@ -142,13 +159,38 @@ mod tests {
             },
             1,
             512,
+            THICK,
         )
         .expect("page");
         assert_eq!(list[4..6], [0x0a, 10]);
         assert!(list[6..].iter().all(|byte| *byte == 0));
         assert_eq!(
-            sense(Query { control: 3, ..ALL }, 1, 512),
+            sense(Query { control: 3, ..ALL }, 1, 512, THICK),
             Err(Sense::SAVING_NOT_SUPPORTED)
+        );
+    }
+
+    #[test]
+    fn the_threshold_is_a_subpage_of_thin_volumes() {
+        let thin = Provisioning { thin: true, ..THICK };
+        let of = |page, subpage, control| Query {
+            no_block_descriptor: true,
+            page,
+            subpage,
+            control,
+            ..ALL
+        };
+        let one = sense(of(0x1c, 0x02, 0), 1, 512, thin).expect("thin");
+        assert_eq!((one.len(), &one[4..8], one[27]), (28, &[0x5c, 2, 0, 20][..], 10));
+        let fixed = sense(of(0x1c, 0x02, 1), 1, 512, thin).expect("thin");
+        assert_eq!(fixed[4..8], one[4..8]);
+        assert!(fixed[8..].iter().all(|byte| *byte == 0));
+        assert!(sense(of(0x1c, 0x02, 0), 1, 512, THICK).is_err());
+        let length = |subpage, space| sense(of(0x3f, subpage, 0), 1, 512, space).expect("all").len();
+        assert_eq!(length(0xff, thin), length(0x00, thin) + 24);
+        assert_eq!(
+            (length(0x00, thin), length(0xff, THICK)),
+            (length(0x00, THICK), length(0x00, THICK))
         );
     }
 }

@@ -30,17 +30,6 @@ pub fn capacity16(blocks: u64, block_size: u32) -> Vec<u8> {
     data
 }
 
-/// GET LBA STATUS: from `lba` to the end everything is mapped "or has an unknown state" (SBC-3, 5.5.2).
-#[must_use]
-pub fn lba_status(lba: u64, blocks: u64) -> Vec<u8> {
-    let mut data = vec![0; 24];
-    data[..4].copy_from_slice(&20_u32.to_be_bytes());
-    data[8..16].copy_from_slice(&lba.to_be_bytes());
-    let left = u32::try_from(blocks.saturating_sub(lba)).unwrap_or(u32::MAX);
-    data[16..20].copy_from_slice(&left.to_be_bytes());
-    data
-}
-
 /// REPORT LUNS. `luns` ascending; none are well known.
 ///
 /// # Errors

@@ -53,6 +53,14 @@ senses! {
     INVALID_MESSAGE = 0x5, 0x4900;
     /// The target was reset by a host.
     RESET_OCCURRED = 0x6, 0x2903;
+    /// The pool has no space for a block that is written for the first time. Nothing was written.
+    SPACE_ALLOCATION_FAILED = 0x7, 0x2707;
+    /// The pool has less free space than its soft threshold says.
+    SOFT_THRESHOLD_REACHED = 0x6, 0x3807;
+    /// A mode page says something else than before.
+    MODE_PARAMETERS_CHANGED = 0x6, 0x2a01;
+    /// The volume has another kind of space than before.
+    INQUIRY_DATA_CHANGED = 0x6, 0x3f03;
     /// Another nexus has preempted or cleared the reservation.
     RESERVATIONS_PREEMPTED = 0x6, 0x2a03;
     /// The reservation that a registered nexus had to do with was released.

@@ -27,6 +27,8 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+/// Detail of a status: there will be no room later either.
+const NO_ROOM: u64 = 1;
 const ARRAY: ArrayId = ArrayId::from_bytes([1; 16]);
 pub(crate) const POOL: PoolId = PoolId::from_bytes([2; 16]);
 pub(crate) const VOLUME: VolumeId = VolumeId::from_bytes([3; 16]);
@@ -79,6 +81,7 @@ impl Handler for Pool {
         match self.memory.submit(request.operation).await {
             Ok(data) if data.is_empty() => Reply::ok(),
             Ok(data) => Reply::data(data),
+            Err(Failure::NoRoom) => Reply::with_detail(Status::NoResources, NO_ROOM),
             Err(Failure::Miscompare(at)) => Reply::with_detail(Status::Miscompare, at),
             Err(_) => Reply::status(Status::OutOfRange),
         }

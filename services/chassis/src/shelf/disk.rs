@@ -365,8 +365,9 @@ impl Disk {
         match operation {
             Operation::Info => Ok(Reply::info(&self.info())),
             Operation::ReservationIn => Ok(Reply::full_status(&state.reservations.status())),
-            // What hosts reserve is no disk's business.
+            // What hosts reserve is no disk's business, nor is what a volume has of the pool.
             Operation::ReservationOut(_)
+            | Operation::LbaStatus { .. }
             | Operation::Scsi { .. }
             | Operation::RecordLoad
             | Operation::RecordStore { .. } => Err(Status::Unsupported),

@@ -1,12 +1,15 @@
 //! What stands on disks besides data: labels and intents of pools, and the files of the shelf.
 
 use crate::script::{Script, put_long};
+use pollux_api::config::item::ItemId;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation, PoolId, VolumeId};
 use pollux_api::pool::ReservationKey;
 use pollux_block_frame::{FullStatus, Key, Port, Registrant, Reply};
 use pollux_chassis::shelf::{DiskSpec, Shelf, WRITE_LOG, WriteLog};
+use pollux_pool_manager::extents::Extents;
 use pollux_pool_manager::intent::{self, INTENT_BYTES};
-use pollux_pool_manager::label::{EXTENT_BYTES, Label, Member, MemberState, Run, VolumeEntry};
+use pollux_pool_manager::label::{EXTENT_BYTES, Label, Member, MemberState, Run, SnapshotEntry, VolumeEntry};
+use pollux_pool_manager::table::{self, PAGE};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -41,21 +44,22 @@ pub(super) fn label(data: &[u8]) {
     let Ok(label) = Label::decode(&bytes, ARRAY, DISK) else {
         return;
     };
-    let used = label.used();
-    assert!(
-        used <= label.extents,
-        "{used} extents are used of {}",
-        label.extents
-    );
-    let free = label.extents - used;
-    for count in [1, free, free.saturating_add(1)] {
-        let Some(runs) = label.allocate(count) else {
-            assert!(count > free, "{count} extents do not fit into {free}");
-            continue;
-        };
-        assert!(count <= free, "{count} extents fit into {free}");
-        let given = runs.iter().fold(0_u64, |sum, run| sum + run.count);
-        assert_eq!(given, count, "asked for one number of extents, given another");
+    if label.extents <= 10_000 {
+        let fresh = Extents::of(&label);
+        let free = fresh.available();
+        assert_eq!(fresh.used() + free, label.extents, "each extent is used or free");
+        for count in [1, free, free + 1] {
+            let runs = fresh.clone().take(count);
+            assert_eq!(runs.is_some(), count <= free, "{count} extents of {free}");
+            let given = runs
+                .unwrap_or_default()
+                .iter()
+                .fold(0_u64, |sum, run| sum + run.count);
+            assert!(
+                given == count || count > free,
+                "asked for {count} extents, given {given}"
+            );
+        }
     }
     for state in [MemberState::InSync, MemberState::Resyncing, MemberState::Failed] {
         for disk in label.disks_in(state) {
@@ -77,6 +81,8 @@ pub(super) fn labels() -> Vec<Vec<u8>> {
         size_bytes: size_extents * EXTENT_BYTES,
         runs: runs.iter().map(|&(start, count)| Run { start, count }).collect(),
         journal: None,
+        table: Vec::new(),
+        thin: false,
     };
     let member = |slot, state| Member {
         disk: DiskIndex::new(slot),
@@ -101,12 +107,76 @@ pub(super) fn labels() -> Vec<Vec<u8>> {
             (volume(1), entry(3, &[(0, 2), (5, 1)])),
             (volume(2), entry(4, &[(10, 4)])),
         ]),
+        snapshots: BTreeMap::new(),
     };
+    let mut thin = label.clone();
+    thin.volumes.insert(
+        volume(3),
+        VolumeEntry {
+            table: vec![20],
+            thin: true,
+            ..entry(40, &[])
+        },
+    );
+    thin.snapshots.insert(
+        ItemId::default(),
+        SnapshotEntry {
+            volume: volume(3),
+            size_bytes: EXTENT_BYTES,
+            table: vec![21],
+        },
+    );
     let bytes = label.encode(DISK).expect("a small label fits");
+    let thin = thin.encode(DISK).expect("a small label fits");
     vec![
+        [&[0][..], &thin].concat(),
         [&[0][..], &bytes].concat(),
         [&[1][..], &bytes].concat(),
         vec![1; 80],
+    ]
+}
+
+const OWNER: table::Owner = [9; 16];
+const SECTOR: usize = 512;
+
+/// Both places of a page of a table: a byte of choices, then their bytes. Bit 0 leaves checksums as they come.
+pub(super) fn page(data: &[u8]) {
+    let mut script = Script(data);
+    let choices = script.byte();
+    let mut bytes = script.0.to_vec();
+    bytes.resize(2 * PAGE as usize, 0);
+    if choices & 1 == 0 {
+        for (number, sector) in bytes.chunks_exact_mut(SECTOR).enumerate() {
+            if sector.iter().any(|byte| *byte != 0) {
+                let own = [&OWNER[..], &0_u64.to_le_bytes(), &[(number % 8) as u8]].concat();
+                let crc = crc32c::crc32c_append(crc32c::crc32c(&own), &sector[..SECTOR - 4]);
+                sector[SECTOR - 4..].copy_from_slice(&crc.to_le_bytes());
+            }
+        }
+    }
+    let (first, second) = bytes.split_at(PAGE as usize);
+    if let Ok(page) = table::decode(OWNER, 0, [first, second]) {
+        let again = table::encode(OWNER, 0, page.sequence.max(1), &page.entries);
+        let mut places = [&[0; PAGE as usize][..]; 2];
+        places[page.place] = &again;
+        let read = table::decode(OWNER, 0, places);
+        assert_eq!(
+            read.map(|read| read.entries),
+            Ok(page.entries),
+            "one page, two readings"
+        );
+    }
+}
+
+pub(super) fn pages() -> Vec<Vec<u8>> {
+    let one = |sequence, entries: &[u32]| table::encode(OWNER, 0, sequence, entries);
+    let (older, newer) = (one(4, &[1, 0, 7]), one(5, &[1, 9, 7]));
+    let cut = [&newer[..SECTOR], &one(3, &[])[SECTOR..]].concat();
+    vec![
+        [&[0][..], &older, &newer].concat(),
+        [&[1][..], &older, &newer].concat(),
+        [&[0][..], &older, &cut].concat(),
+        vec![0; 80],
     ]
 }
 

@@ -101,6 +101,7 @@ fn requests() -> Vec<Request> {
         },
         Operation::Flush,
         Operation::Unmap { lba: 3, blocks: 1 },
+        Operation::LbaStatus { lba: 3, blocks: 9 },
         Operation::CompareAndWrite {
             lba: 3,
             compare: data.clone(),

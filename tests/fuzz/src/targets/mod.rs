@@ -51,6 +51,7 @@ targets! {
     "json-payloads": messages::payloads, messages::payload_seeds, 4 * KIB, MIB;
     "pool-intents": disks::intents, disks::intent_seeds, 4200, MIB;
     "pool-label": disks::label, disks::labels, 12 * KIB, MIB;
+    "pool-table": disks::page, disks::pages, 8200, MIB;
     "quorum-area": heartbeat::area, heartbeat::areas, 4 * KIB, 256 * KIB;
     "router-bus": messages::bus, messages::buses, 4 * KIB, 8 * MIB;
     "scsi-command": scsi::commands, scsi::command_seeds, 8 * KIB, 4 * MIB;
