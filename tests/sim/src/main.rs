@@ -12,13 +12,13 @@ static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(name = "pollux-sim")]
 struct Options {
     /// How many seeds to play.
-    #[arg(long, default_value_t = 1_000, conflicts_with = "seed", value_parser = how_many)]
+    #[arg(long, default_value_t = 1_000, conflicts_with = "seed", value_parser = how_many, allow_negative_numbers = true)]
     seeds: u64,
     /// The first of them.
-    #[arg(long, default_value_t = 0, conflicts_with = "seed", value_parser = a_seed)]
+    #[arg(long, default_value_t = 0, conflicts_with = "seed", value_parser = a_seed, allow_negative_numbers = true)]
     from: u64,
     /// Play this seed alone.
-    #[arg(long, value_parser = a_seed)]
+    #[arg(long, value_parser = a_seed, allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Print every event and effect of both sides.
     #[arg(long, requires = "seed")]

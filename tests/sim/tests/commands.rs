@@ -75,7 +75,7 @@ fn a_number_that_is_none_is_told_what_would_be_right() {
             ["--seeds", "0"],
             "a whole number of seeds from 1 on, such as 10000",
         ),
-        (["--seeds", "-1"], "--seeds"),
+        (["--seeds", "-1"], "a whole number of seeds from 1 on"),
         (["--from", "1.5"], "a whole number from 0 to 18446744073709551615"),
         (["--seed", "0x10"], "such as 42"),
     ] {

@@ -6,7 +6,8 @@
 //!
 //! A line carries the claim (epoch, generation) under which it was dialled. When the claim changes the line is reset, and
 //! with it goes whatever had not been sent: nothing of an older claim reaches the other end late, and nothing of it is left
-//! there when the next line is let in.
+//! there when the next line is let in. A line to a pool may be dialled ahead of its claim, while no host's command goes by
+//! it: the first claim then takes it over, and no time is lost at a takeover.
 //!
 //! A host's command says by when the partner may begin with it. Who waits gives up no earlier, so what was given up and is
 //! still on its way is not begun any more. A partner of an older build cannot be told: the line is reset then, which
@@ -67,7 +68,8 @@ pub struct Link {
     name: String,
     key: Option<AuthKey>,
     paths: Arc<Paths>,
-    current: Mutex<Option<(Claim, Client)>>,
+    /// Under which claim it was dialled; `None`: ahead of it.
+    current: Mutex<Option<(Option<Claim>, Client)>>,
     dialling: tokio::sync::Mutex<()>,
     /// Version of the protocol that was agreed last; 0: none was.
     agreed: AtomicU16,
@@ -116,7 +118,7 @@ impl Link {
         }
     }
 
-    fn current(&self) -> MutexGuard<'_, Option<(Claim, Client)>> {
+    fn current(&self) -> MutexGuard<'_, Option<(Option<Claim>, Client)>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -125,7 +127,7 @@ impl Link {
         *self.current() = None;
     }
 
-    /// Drops the line if what it was dialled for is no more.
+    /// Drops the line if what it was dialled for is no more; one that was dialled ahead is of this claim now.
     pub fn reset_if_outdated(&self) {
         let route = self.paths.route();
         let claim = (route.epoch, route.generation);
@@ -133,23 +135,30 @@ impl Link {
             Endpoint::Volume(_) => Backing::Local,
             Endpoint::Partner { .. } => Backing::Partner,
         };
-        let dialled = self.current().as_ref().map(|(dialled, _)| *dialled);
-        if route.backing != leads_to || dialled.is_some_and(|dialled| dialled != claim) {
-            self.reset();
+        let mut current = self.current();
+        match &mut *current {
+            Some((dialled, _))
+                if route.backing == leads_to && dialled.is_none_or(|dialled| dialled == claim) =>
+            {
+                *dialled = Some(claim);
+            }
+            _ => *current = None,
         }
     }
 
-    /// Under which claim to dial.
-    fn claim(&self) -> Claim {
+    /// Under which claim to dial; `None`: ahead of it.
+    fn claim(&self) -> Option<Claim> {
         let route = self.paths.route();
-        (route.epoch, route.generation)
+        let ahead = matches!(self.endpoint, Endpoint::Volume(_)) && route.backing != Backing::Local;
+        (!ahead).then_some((route.epoch, route.generation))
     }
 
     fn living(&self) -> Option<Client> {
         let claim = self.claim();
         let current = self.current();
         let (dialled, client) = current.as_ref()?;
-        (*dialled == claim && !client.is_closed()).then(|| client.clone())
+        let sound = dialled.is_none() || *dialled == claim;
+        (sound && !client.is_closed()).then(|| client.clone())
     }
 
     /// A living line, however long it takes; the caller bounds it.
@@ -165,7 +174,8 @@ impl Link {
                 return client;
             }
             let claim = self.claim();
-            match self.dial(claim).await {
+            let under = claim.unwrap_or((Epoch::new(0), Generation::new(0)));
+            match self.dial(under).await {
                 Ok(client) => {
                     self.is_open(&client);
                     *self.current() = Some((claim, client));

@@ -22,7 +22,11 @@
 //! * everything is kept over a loss of power, asked for by APTPL or not (5.13.5 would let it go without): in doubt a
 //!   reservation is kept, because one too many is ended by CLEAR, and one too few costs data;
 //! * PRGENERATION never goes back to zero either;
-//! * ALL_TG_PT registers the initiator port at both ports, as two registrations.
+//! * ALL_TG_PT registers the initiator port at both ports, as two registrations;
+//! * an initiator that SPEC_I_PT names as a whole (TransportID format 00b) is each of its ports that is logged in at either
+//!   controller or registered; where none is known the command is refused, because to register nobody would look like
+//!   success. REGISTER AND MOVE hands over to one port and takes format 01b alone;
+//! * unit attentions that were not told, and what RESERVE(6) holds, outlive the owner.
 //!
 //! Limits: [`REGISTRATIONS_MAX`] registrations of a volume; more are refused with INSUFFICIENT REGISTRATION RESOURCES, and
 //! then none of a command's is made. [`PENDING_MAX`] nexuses have unit attentions that they were not told of; beyond that
