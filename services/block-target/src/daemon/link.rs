@@ -293,7 +293,7 @@ impl Link {
                 }
             };
             if let Some(given_up) = given_up {
-                given_up.is_answered();
+                given_up.answered();
             }
             match verdict {
                 Verdict::Final(result) => return result,
@@ -308,7 +308,7 @@ impl Link {
 struct GivenUp<'a>(&'a Link);
 
 impl GivenUp<'_> {
-    fn is_answered(self) {
+    fn answered(self) {
         std::mem::forget(self);
     }
 }
