@@ -171,7 +171,10 @@ impl Array {
                 return self.client.call_retry(address::STEP_BACK, &(), &ctx).await;
             }
             let status: target::Status = self.client.call_retry(target::STATUS, &(), &ctx).await?;
-            let Some(target::Hosts { portal, connections }) = status.partner else {
+            let Some(target::Hosts {
+                portal, connections, ..
+            }) = status.partner
+            else {
                 return Err(RpcError::new(
                     Code::NotFound,
                     format!("{}/target", self.controller),

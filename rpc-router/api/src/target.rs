@@ -12,7 +12,14 @@ use serde::{Deserialize, Serialize};
 crate::contract! {
     service "target", rank crate::rank::BLOCK_TARGET, door crate::contract::Door::Router;
     /// Publishes volumes to hosts (iSCSI), and switches where their commands go.
-    calls [crate::config::UNSEAL, crate::config::WATCH, crate::pool::EVENTS, STATUS, PARTNER_HOSTS];
+    calls [
+        crate::config::UNSEAL,
+        crate::config::WATCH,
+        crate::pool::EVENTS,
+        STATUS,
+        PARTNER_HOSTS,
+        PARTNER_RESET,
+    ];
     requests {
         /// Opens the local volumes of a pool that has just been imported, and says which answer. Hosts notice
         /// nothing yet. Idempotent.
@@ -28,6 +35,9 @@ crate::contract! {
         /// The partner's target says who is logged in at its portal, after each change: whoever stands in for that
         /// portal one day has to know whom to tell.
         peer nobody PARTNER_HOSTS = "target.partner_hosts": Hosts => (), [];
+        /// A host of the partner's port has reset a unit or cleared its task set: what this port's hosts have under way
+        /// there ends before this is answered, and they are told.
+        peer nobody PARTNER_RESET = "target.partner_reset": UnitReset => (), [];
     }
     notifications {}
     topics {}
@@ -40,6 +50,42 @@ pub struct Hosts {
     pub portal: String,
     /// The other ends of its connections, `address:port` each.
     pub connections: Vec<String>,
+    /// The initiator ports of its host sessions. Empty, too, where the other end does not say them yet.
+    #[serde(default)]
+    pub initiators: Vec<InitiatorPort>,
+}
+
+/// An initiator port (RFC 7143, 4.4.1): one name with one ISID.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct InitiatorPort {
+    /// iSCSI name of the initiator.
+    pub name: String,
+    /// Its part of the session identifier, six bytes.
+    pub isid: crate::config::Hex<6>,
+}
+
+/// What a host has done to a unit by task management (RFC 7143, 11.5.1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct UnitReset {
+    /// The volume behind the unit.
+    pub volume: VolumeId,
+    /// How far it goes.
+    pub reach: ResetReach,
+}
+
+/// What follows for the other hosts of a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ResetReach {
+    /// CLEAR TASK SET: commands end, and those whose they were are told.
+    Clear,
+    /// LOGICAL UNIT RESET, TARGET WARM RESET: commands end, everybody is told.
+    Unit,
+    /// TARGET COLD RESET: sessions end as well.
+    Cold,
 }
 
 /// Access state of a target port group (SPC-4, asymmetric access states).
@@ -51,6 +97,10 @@ pub enum Access {
     Optimized,
     /// Active/non-optimized (1h): served by forwarding to the owner.
     NonOptimized,
+    /// Standby (2h): this port answers what says who the volume is and whose it is, and no command for its blocks.
+    /// `alua` wants none today, because the partner of an owner serves by forwarding; the target reports and follows it
+    /// if told.
+    Standby,
     /// Unavailable (3h): this controller cannot reach the owner.
     Unavailable,
     /// Transitioning (Fh): a flip is under way; commands are held.
@@ -156,6 +206,50 @@ pub struct Status {
     pub partner: Option<Hosts>,
     /// One line per pool.
     pub pools: Vec<PoolPaths>,
+    /// What hosts can take at most, and have taken; `None`: it does not say.
+    #[serde(default)]
+    pub limits: Option<Limits>,
+    /// Versions of the block protocol on the lines to the partner; `None`: it does not say.
+    #[serde(default)]
+    pub forwarding: Option<Forwarding>,
+}
+
+/// So much of so much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Use {
+    /// Taken now.
+    pub used: u64,
+    /// At most.
+    pub limit: u64,
+}
+
+/// What hosts can take of this controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Limits {
+    /// Sessions, those that only ask for targets included; each has one connection.
+    pub sessions: Use,
+    /// Connections that are logging in.
+    pub logins: Use,
+    /// Commands of the session that has the most of them in flight.
+    pub commands_per_session: Use,
+    /// Memory for data that comes with commands, KiB.
+    pub unasked_kib: Use,
+    /// Memory for data that is asked for or read, KiB.
+    pub data_kib: Use,
+}
+
+/// How this controller and its partner talk of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Forwarding {
+    /// The oldest version that this end speaks.
+    pub oldest: u16,
+    /// The newest.
+    pub newest: u16,
+    /// What was agreed with the partner when a line was last opened; `None`: none was.
+    pub agreed: Option<u16>,
 }
 
 /// One host session.

@@ -1,8 +1,9 @@
 //! The initiator's end of a session.
 
+use crate::clock::Seen;
 use crate::error::Error;
 use crate::frame::{FrameError, HEADER_BYTES, Header, MAX_PAYLOAD, Opcode, Status};
-use crate::hello::{AuthKey, Hello, Welcome, proof_matches};
+use crate::hello::{AuthKey, Hello, VERSIONS, Versions, WITH_CLOCK, WITH_LBA_STATUS, Welcome, proof_matches};
 use crate::message::{EndpointInfo, FullStatus, Operation, Reply, Request, ReservationOut};
 use bytes::{Bytes, BytesMut};
 use std::collections::HashMap;
@@ -54,6 +55,8 @@ struct Shared {
     endpoint: String,
     next_tag: AtomicU64,
     late: AtomicU64,
+    /// The target's clock as it was last said.
+    seen: Mutex<Option<Seen>>,
     pending: Mutex<Pending>,
     closed: watch::Sender<bool>,
 }
@@ -117,12 +120,17 @@ impl Client {
         let (read, write) = tokio::io::split(stream);
         let mut read = BufReader::with_capacity(BUFFER_BYTES, read);
         let mut write = BufWriter::with_capacity(BUFFER_BYTES, write);
-        let welcome = log_in(&mut read, &mut write, &endpoint, hello, key).await?;
+        let welcome = log_in(&mut read, &mut write, &endpoint, (hello, VERSIONS), key).await?;
+        let seen = (welcome.version >= WITH_CLOCK).then(|| Seen {
+            clock_us: welcome.clock_us,
+            at: Instant::now(),
+        });
 
         let shared = Arc::new(Shared {
             endpoint,
             next_tag: AtomicU64::new(1),
             late: AtomicU64::new(0),
+            seen: Mutex::new(seen),
             pending: Mutex::default(),
             closed: watch::Sender::new(false),
         });
@@ -158,6 +166,31 @@ impl Client {
         &self.inner.welcome
     }
 
+    /// The target is told by when a host's request may be begun, and keeps to it. Without, one that was given up here may
+    /// still be begun there.
+    pub fn tells_when_to_begin(&self) -> bool {
+        self.inner.welcome.version >= WITH_CLOCK
+    }
+
+    /// What the target's clock was last, recent enough to count from.
+    async fn seen(&self, within: Instant) -> Option<Seen> {
+        let last = || {
+            *self
+                .inner
+                .shared
+                .seen
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if last().is_some_and(|seen| seen.is_stale(Instant::now())) {
+            // Whatever is answered, the reply says the time.
+            let _ = self
+                .exchange(Request::new(Operation::Info), None, Some(within))
+                .await;
+        }
+        last()
+    }
+
     /// Path or address of the endpoint.
     pub fn endpoint(&self) -> &str {
         &self.inner.shared.endpoint
@@ -189,12 +222,31 @@ impl Client {
     /// Sends one request and waits for its reply, whatever its status. With a deadline, gives up then; the request
     /// may still be done afterwards. Dropping the future gives up likewise.
     pub async fn call(&self, request: Request, deadline: Option<Instant>) -> Result<Reply, Error> {
+        let seen = match request.begin_by {
+            Some(moment) => self.seen(moment).await,
+            None => None,
+        };
+        self.exchange(request, seen, deadline).await
+    }
+
+    async fn exchange(
+        &self,
+        request: Request,
+        seen: Option<Seen>,
+        deadline: Option<Instant>,
+    ) -> Result<Reply, Error> {
         let operation = request.operation.opcode();
         let shared = &self.inner.shared;
         let tag = shared.next_tag.fetch_add(1, Ordering::Relaxed);
-        let (header, payload) = request.into_frame(tag);
-        if payload.len() > self.inner.welcome.max_payload as usize {
+        let begin_by = request.begin_by;
+        let (mut header, payload) = request.into_frame(tag);
+        // An older target ends the session over an operation that it does not know.
+        let unknown = operation == Opcode::LbaStatus && self.inner.welcome.version < WITH_LBA_STATUS;
+        if unknown || payload.len() > self.inner.welcome.max_payload as usize {
             return Err(self.status_error(operation, &Reply::status(Status::BadRequest)));
+        }
+        if let (Some(moment), Some(seen), true) = (begin_by, seen, Request::names_a_moment(&header)) {
+            header.key = seen.name(moment, Instant::now());
         }
         let wait = async {
             let (answer, answered) = oneshot::channel();
@@ -379,11 +431,11 @@ async fn bounded<T>(
         })
 }
 
-async fn log_in<R, W>(
+pub(crate) async fn log_in<R, W>(
     read: &mut R,
     write: &mut W,
     endpoint: &str,
-    hello: &Hello,
+    (hello, versions): (&Hello, Versions),
     key: Option<&AuthKey>,
 ) -> Result<Welcome, Error>
 where
@@ -406,7 +458,7 @@ where
         detail: header.arg,
     };
 
-    let mine: Bytes = hello.encode(*Uuid::new_v4().as_bytes()).into();
+    let mine: Bytes = hello.encode(versions, *Uuid::new_v4().as_bytes()).into();
     write_frame(write, &Header::new(Opcode::Hello, 0).covering(&mine), &mine)
         .await
         .map_err(lost)?;
@@ -415,6 +467,13 @@ where
         return Err(refused(&header));
     }
     let (welcome, raw, proof) = Welcome::decode(&theirs).map_err(ReadError::Frame).map_err(lost)?;
+    if !(versions.oldest..=versions.newest).contains(&welcome.version) {
+        return Err(Error::Login {
+            endpoint: endpoint.to_owned(),
+            status: Status::VersionMismatch,
+            detail: welcome.version.into(),
+        });
+    }
     if welcome.array != hello.array {
         return Err(Error::Login {
             endpoint: endpoint.to_owned(),
@@ -451,6 +510,16 @@ async fn read_replies<R: AsyncRead + Unpin>(shared: &Shared, mut read: R) -> Str
             Ok(frame) => frame,
             Err(error) => return error.to_string(),
         };
+        if header.is_reply() && header.key != 0 {
+            let mut seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            // Only of a target that has said in its welcome that it does.
+            if let Some(seen) = seen.as_mut() {
+                *seen = Seen {
+                    clock_us: header.key,
+                    at: Instant::now(),
+                };
+            }
+        }
         let Some((asked, answer)) = shared.lock().waiting.remove(&header.tag) else {
             return format!("answer to tag {} that nobody asked", header.tag);
         };

@@ -1,6 +1,7 @@
 //! What can go wrong at a client.
 
 use crate::frame::{FrameError, Opcode, Status};
+use crate::hello::{VERSIONS, Versions};
 use std::io;
 use thiserror::Error;
 
@@ -22,7 +23,7 @@ pub enum Error {
         endpoint: String,
         /// Its reason.
         status: Status,
-        /// What belongs to the reason (the version that it speaks).
+        /// What belongs to the reason (the versions that it speaks).
         detail: u64,
     },
     /// The session ended before the request was answered: whether it was done is unknown.
@@ -88,10 +89,8 @@ impl Error {
 fn detail_text(status: Status, detail: u64) -> String {
     match status {
         Status::VersionMismatch => {
-            format!(
-                " (it speaks {detail}, this end {})",
-                crate::hello::PROTOCOL_VERSION
-            )
+            let theirs = Versions::from_detail(detail);
+            format!(" (it speaks {theirs}, this end {VERSIONS}): upgrade the older end first")
         }
         _ => String::new(),
     }

@@ -9,6 +9,7 @@
 //!
 //! One layout serves requests and replies: a reply repeats opcode and tag, sets [`Flags::REPLY`] and a status.
 
+use crate::hello::Versions;
 use bitflags::bitflags;
 use thiserror::Error;
 
@@ -134,7 +135,8 @@ pub enum Status {
     Unauthorized = 15,
     /// The other end belongs to another array.
     WrongArray = 16,
-    /// The other end speaks no common version; the reply's detail is the version that it speaks.
+    /// The two ends speak no common version; the reply's detail is those that the target speaks: the newest in its lower
+    /// 16 bits, the oldest in the next 16 (0: only that one).
     VersionMismatch = 17,
     /// The endpoint does not know this opcode or this variant of it. Nothing was done.
     Unsupported = 18,
@@ -235,6 +237,14 @@ pub enum FrameError {
         /// Its value.
         value: u64,
     },
+    /// No version is spoken by both ends.
+    #[error("the initiator speaks {theirs}, this end {ours}")]
+    Versions {
+        /// Those of the other end.
+        theirs: Versions,
+        /// Those of this one.
+        ours: Versions,
+    },
     /// A well-formed frame whose contents make no sense.
     #[error("{opcode:?}: {what}")]
     Malformed {
@@ -261,7 +271,8 @@ pub struct Header {
     pub blocks: u32,
     /// Length of the payload that follows, bytes.
     pub payload_len: u32,
-    /// Reservation key of the caller.
+    /// Reservation key of the caller. From version 2 on: in replies the target's clock, us, and in a host's request by when
+    /// on that clock it may be begun.
     pub key: u64,
     /// Depends on the opcode.
     pub arg: u64,

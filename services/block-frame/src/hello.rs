@@ -10,13 +10,87 @@
 //!
 //! A proof is keyed BLAKE3 under the pairing key over a role word, both nonces and both hellos, so neither a replay
 //! nor a reflection of the other end's proof is accepted, and nothing in a hello can be altered unnoticed.
+//!
+//! # Versions
+//!
+//! | version | what it has |
+//! |---|---|
+//! | 2 | replies say the target's clock, and a host's request says on that clock by when it may be begun |
+//! | 1 | the first |
+//!
+//! Both hellos say a range, from the oldest version to the newest; the target takes the newest that both speak and says
+//! which, or refuses with its own range. Version 1 knows no range: it looks at the oldest, and is one itself where the
+//! newest is zero. So a build speaks version 1 for as long as a partner of that age may be there (a rolling upgrade goes one
+//! build at a time), and a pair of two builds goes on with what both know.
+//!
+//! ```text
+//! hello    0 u16 oldest   2 u16 purpose   4 u16 port     6 u16 newest   8 [16] array   24 [16] nonce
+//!         40 u64 epoch   48 u64 generation   56 [32] client   88 zeros to 112   then what later versions add
+//! welcome  0 u16 agreed   2 u16 bytes added after 112   4 u16 oldest   6 u16 newest   8 [16] array   24 [16] nonce
+//!         40 u64 session  48 u32 largest payload   52 u32 queue depth   56 u64 clock, us   64 zeros to 112, additions, proof
+//! ```
+//!
+//! What later versions add stands behind byte 112 and is skipped by whoever does not know it; the proofs cover it. Version 1
+//! takes no hello of another length: additions are for those whose oldest version is 2.
 
 use crate::frame::{FrameError, Opcode, field};
 use core::fmt;
 use uuid::Uuid;
 
-/// The version of the protocol that this build speaks.
-pub const PROTOCOL_VERSION: u16 = 1;
+/// A range of versions of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions {
+    /// The oldest.
+    pub oldest: u16,
+    /// The newest.
+    pub newest: u16,
+}
+
+/// The versions that this build speaks.
+pub const VERSIONS: Versions = Versions { oldest: 1, newest: 2 };
+/// The first version in which replies say the target's clock.
+pub(crate) const WITH_CLOCK: u16 = 2;
+/// The first version that knows the question which blocks are mapped.
+pub(crate) const WITH_LBA_STATUS: u16 = 2;
+
+impl Versions {
+    /// The newest that both speak.
+    #[must_use]
+    pub fn common(self, other: Self) -> Option<u16> {
+        let newest = self.newest.min(other.newest);
+        (newest >= self.oldest.max(other.oldest)).then_some(newest)
+    }
+
+    /// As the detail of [`Status::VersionMismatch`](crate::Status::VersionMismatch): the newest, and above it the oldest,
+    /// unless there is only one. Version 1 says 1.
+    pub(crate) fn to_detail(self) -> u64 {
+        match self.oldest == self.newest {
+            true => self.newest.into(),
+            false => u64::from(self.oldest) << 16 | u64::from(self.newest),
+        }
+    }
+
+    pub(crate) fn from_detail(detail: u64) -> Self {
+        let newest = detail as u16;
+        match (detail >> 16) as u16 {
+            0 => Self {
+                oldest: newest,
+                newest,
+            },
+            oldest => Self { oldest, newest },
+        }
+    }
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.oldest == self.newest {
+            true => write!(f, "version {}", self.newest),
+            false => write!(f, "versions {} to {}", self.oldest, self.newest),
+        }
+    }
+}
+
 /// Longest client name, bytes.
 pub const CLIENT_NAME_MAX: usize = 32;
 
@@ -124,6 +198,10 @@ pub struct Welcome {
     pub max_payload: u32,
     /// How many requests it takes before it stops reading.
     pub queue_depth: u32,
+    /// The version that is spoken.
+    pub version: u16,
+    /// The target's clock when it said so, us; 0: it says none.
+    pub clock_us: u64,
 }
 
 const MALFORMED: fn(&'static str) -> FrameError = |what| FrameError::Malformed {
@@ -132,11 +210,12 @@ const MALFORMED: fn(&'static str) -> FrameError = |what| FrameError::Malformed {
 };
 
 impl Hello {
-    pub(crate) fn encode(&self, nonce: [u8; 16]) -> Vec<u8> {
+    pub(crate) fn encode(&self, versions: Versions, nonce: [u8; 16]) -> Vec<u8> {
         let mut out = vec![0; HELLO_BYTES];
-        out[0..2].copy_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+        out[0..2].copy_from_slice(&versions.oldest.to_le_bytes());
         out[2..4].copy_from_slice(&(self.purpose as u16).to_le_bytes());
         out[4..6].copy_from_slice(&self.port.0.to_le_bytes());
+        out[6..8].copy_from_slice(&versions.newest.to_le_bytes());
         out[8..24].copy_from_slice(self.array.as_bytes());
         out[24..40].copy_from_slice(&nonce);
         out[40..48].copy_from_slice(&self.epoch.to_le_bytes());
@@ -146,17 +225,27 @@ impl Hello {
         out
     }
 
-    /// Version and hello. The version stands at the same place in every version of the protocol.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<(u16, Option<Hello>), FrameError> {
-        if bytes.len() < 2 {
-            return Err(MALFORMED("shorter than its version field"));
+    /// The versions of a hello, the one to speak, and the hello; the versions stand at the same place in every version.
+    pub(crate) fn decode(
+        bytes: &[u8],
+        spoken: Versions,
+    ) -> Result<(Versions, Option<(u16, Hello)>), FrameError> {
+        if bytes.len() < 8 {
+            return Err(MALFORMED("shorter than its version fields"));
         }
-        let version = u16::from_le_bytes(field(bytes, 0));
-        if version != PROTOCOL_VERSION {
-            return Ok((version, None));
-        }
-        if bytes.len() != HELLO_BYTES {
-            return Err(MALFORMED("a hello of version 1 has 112 bytes"));
+        let (oldest, newest) = (
+            u16::from_le_bytes(field(bytes, 0)),
+            u16::from_le_bytes(field(bytes, 6)),
+        );
+        let versions = Versions {
+            oldest,
+            newest: newest.max(oldest),
+        };
+        let Some(agreed) = versions.common(spoken) else {
+            return Ok((versions, None));
+        };
+        if bytes.len() < HELLO_BYTES {
+            return Err(MALFORMED("a hello has 112 bytes at least"));
         }
         let purpose = match u16::from_le_bytes(field(bytes, 2)) {
             1 => Purpose::Disk,
@@ -167,17 +256,15 @@ impl Hello {
         let name: [u8; CLIENT_NAME_MAX] = field(bytes, 56);
         let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
         let client = std::str::from_utf8(&name[..end]).map_err(|_| MALFORMED("client name is not UTF-8"))?;
-        Ok((
-            version,
-            Some(Hello {
-                array: Uuid::from_bytes(field(bytes, 8)),
-                port: Port(u16::from_le_bytes(field(bytes, 4))),
-                purpose,
-                client: client.to_owned(),
-                epoch: u64::from_le_bytes(field(bytes, 40)),
-                generation: u64::from_le_bytes(field(bytes, 48)),
-            }),
-        ))
+        let hello = Hello {
+            array: Uuid::from_bytes(field(bytes, 8)),
+            port: Port(u16::from_le_bytes(field(bytes, 4))),
+            purpose,
+            client: client.to_owned(),
+            epoch: u64::from_le_bytes(field(bytes, 40)),
+            generation: u64::from_le_bytes(field(bytes, 48)),
+        };
+        Ok((versions, Some((agreed, hello))))
     }
 }
 
@@ -185,9 +272,12 @@ impl Hello {
 type Decoded<'a> = (Welcome, &'a [u8], Option<&'a [u8]>);
 
 impl Welcome {
-    pub(crate) fn encode(&self, nonce: [u8; 16]) -> Vec<u8> {
+    pub(crate) fn encode(&self, versions: Versions, nonce: [u8; 16]) -> Vec<u8> {
         let mut out = vec![0; HELLO_BYTES];
-        out[0..2].copy_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+        out[0..2].copy_from_slice(&self.version.to_le_bytes());
+        out[4..6].copy_from_slice(&versions.oldest.to_le_bytes());
+        out[6..8].copy_from_slice(&versions.newest.to_le_bytes());
+        out[56..64].copy_from_slice(&self.clock_us.to_le_bytes());
         out[8..24].copy_from_slice(self.array.as_bytes());
         out[24..40].copy_from_slice(&nonce);
         out[40..48].copy_from_slice(&self.session.to_le_bytes());
@@ -198,17 +288,26 @@ impl Welcome {
 
     /// The welcome; the bytes that proofs cover; and, where the target has a key, its proof.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Decoded<'_>, FrameError> {
-        let proof = match bytes.len() {
-            HELLO_BYTES => None,
-            n if n == HELLO_BYTES + PROOF_BYTES => Some(&bytes[HELLO_BYTES..]),
-            _ => return Err(MALFORMED("a welcome has 112 bytes, or 144 with a proof")),
+        if bytes.len() < HELLO_BYTES {
+            return Err(MALFORMED("a welcome has 112 bytes at least"));
+        }
+        let end = HELLO_BYTES + usize::from(u16::from_le_bytes(field(bytes, 2)));
+        let (raw, proof) = match bytes.len() {
+            n if n == end => (bytes, None),
+            n if n == end + PROOF_BYTES => (&bytes[..end], Some(&bytes[end..])),
+            _ => {
+                return Err(MALFORMED(
+                    "a welcome has 112 bytes, what it adds, and a proof of 32 or none",
+                ));
+            }
         };
-        let raw = &bytes[..HELLO_BYTES];
         let welcome = Welcome {
             array: Uuid::from_bytes(field(raw, 8)),
             session: u64::from_le_bytes(field(raw, 40)),
             max_payload: u32::from_le_bytes(field(raw, 48)),
             queue_depth: u32::from_le_bytes(field(raw, 52)),
+            version: u16::from_le_bytes(field(raw, 0)),
+            clock_us: u64::from_le_bytes(field(raw, 56)),
         };
         Ok((welcome, raw, proof))
     }

@@ -18,12 +18,14 @@
 //! * every length is bounded before anything is allocated; header and payload carry CRC32C; a damaged frame ends
 //!   the session (the stream cannot be trusted any more), it is never interpreted;
 //! * a tag is answered at most once; a tag whose answer came after its deadline is dropped and counted;
-//! * a session over TCP proves the pairing key in both directions before the first command.
+//! * a session over TCP proves the pairing key in both directions before the first command;
+//! * a request that says by when it may be begun is not begun later, however long it was on its way.
 //!
 //! It must never: retry by itself, reconnect by itself, or turn a lost connection into a status. Whether a write
 //! happened when the connection broke is *unknown*, and only the caller knows what to do about it.
 
 mod client;
+mod clock;
 mod error;
 mod frame;
 mod hello;
@@ -31,11 +33,13 @@ mod message;
 mod server;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod versions_tests;
 
 pub use client::Client;
 pub use error::Error;
 pub use frame::{FrameError, HEADER_BYTES, Header, MAX_PAYLOAD, Opcode, Status};
-pub use hello::{AuthKey, CLIENT_NAME_MAX, Hello, PROTOCOL_VERSION, Port, Purpose, Welcome};
+pub use hello::{AuthKey, CLIENT_NAME_MAX, Hello, Port, Purpose, VERSIONS, Versions, Welcome};
 pub use message::{
     Behalf, EndpointInfo, FullStatus, INITIATOR_NAME_MAX, Key, LbaRun, Nexus, Operation, Registrant, Reply,
     Request, Reservation, ReservationOut, ReservationType,

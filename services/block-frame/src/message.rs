@@ -5,6 +5,7 @@ use crate::hello::Port;
 use bytes::Bytes;
 use core::fmt;
 use std::sync::Arc;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// A reservation key as the disk sees it. Zero is "no key".
@@ -274,6 +275,8 @@ pub struct Request {
     pub behalf: Option<Behalf>,
     /// What is asked.
     pub operation: Operation,
+    /// It must not be begun after this: who asks has told the host then that it was given up.
+    pub begin_by: Option<Instant>,
 }
 
 impl Request {
@@ -288,7 +291,23 @@ impl Request {
             volume,
             behalf: None,
             operation,
+            begin_by: None,
         }
+    }
+
+    /// The same, with the moment after which it must not be begun. It is told to targets of version 2, for a host's
+    /// commands; see [`Client::tells_when_to_begin`](crate::Client::tells_when_to_begin).
+    #[must_use]
+    pub fn begin_by(self, begin_by: Instant) -> Self {
+        Request {
+            begin_by: Some(begin_by),
+            ..self
+        }
+    }
+
+    /// It has room for that.
+    pub(crate) fn names_a_moment(header: &Header) -> bool {
+        header.flags.contains(Flags::NEXUS) && header.opcode != Opcode::ReservationOut
     }
 
     /// The same on behalf of a host.
@@ -469,6 +488,7 @@ impl Request {
             volume: Uuid::from_bytes(header.volume),
             behalf,
             operation,
+            begin_by: None,
         })
     }
 }

@@ -10,8 +10,9 @@
 use crate::client::{
     BUFFER_BYTES, ReadError, SEND_QUEUE, read_frame, read_opening, write_frame, write_frames,
 };
+use crate::clock::Clock;
 use crate::frame::{FrameError, Header, MAX_PAYLOAD, Opcode, Status};
-use crate::hello::{AuthKey, Hello, PROTOCOL_VERSION, Port, Purpose, Welcome, proof_matches};
+use crate::hello::{AuthKey, Hello, Port, Purpose, VERSIONS, Versions, WITH_CLOCK, Welcome, proof_matches};
 use crate::message::{Reply, Request};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -25,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, BufReader, BufWriter};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
@@ -64,6 +65,8 @@ pub struct ServerOptions {
     pub bytes_in_flight: u32,
     /// How long an initiator may take to log in.
     pub login_timeout: Duration,
+    /// The versions that are spoken.
+    pub versions: Versions,
 }
 
 impl ServerOptions {
@@ -76,6 +79,7 @@ impl ServerOptions {
             queue_depth: 256,
             bytes_in_flight: 64 * 1024 * 1024,
             login_timeout: Duration::from_secs(5),
+            versions: VERSIONS,
         }
     }
 }
@@ -95,6 +99,7 @@ pub struct Server<H: Handler> {
     handler: Arc<H>,
     options: ServerOptions,
     next_session: AtomicU64,
+    clock: Clock,
     /// The youngest session of each identity, and how to end it.
     sessions: Mutex<HashMap<Identity, Running>>,
     closing: watch::Sender<bool>,
@@ -121,6 +126,7 @@ impl<H: Handler> Server<H> {
             handler,
             options,
             next_session: AtomicU64::new(1),
+            clock: Clock::new(Instant::now()),
             sessions: Mutex::default(),
             closing: watch::Sender::new(false),
         })
@@ -192,7 +198,8 @@ impl<H: Handler> Server<H> {
         let (read, write) = tokio::io::split(stream);
         let mut read = BufReader::with_capacity(BUFFER_BYTES, read);
         let mut write = BufWriter::with_capacity(BUFFER_BYTES, write);
-        let hello = match timeout(self.options.login_timeout, self.log_in(&mut read, &mut write)).await {
+        let logging_in = self.log_in(&mut read, &mut write);
+        let (version, hello) = match timeout(self.options.login_timeout, logging_in).await {
             Err(_) => return debug!("an initiator did not log in in time"),
             Ok(Err(error)) => return debug!(%error, "an initiator did not log in"),
             Ok(Ok(hello)) => hello,
@@ -210,7 +217,8 @@ impl<H: Handler> Server<H> {
             let session = Arc::new(session);
             if sent.is_ok() {
                 debug!(port = %identity.port, client = %identity.client, number, "session begins");
-                let why = self.session(&session, read, write, &mut end).await;
+                let clock = (version >= WITH_CLOCK).then_some(self.clock);
+                let why = self.session(&session, clock, read, write, &mut end).await;
                 debug!(port = %identity.port, client = %identity.client, number, why, "session ended");
             } else {
                 self.handler.ended(&session);
@@ -226,7 +234,7 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    async fn log_in<R, W>(&self, read: &mut R, write: &mut W) -> Result<Hello, ReadError>
+    async fn log_in<R, W>(&self, read: &mut R, write: &mut W) -> Result<(u16, Hello), ReadError>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -241,8 +249,14 @@ impl<H: Handler> Server<H> {
             write_frame(write, &header, &payload).await?;
             Err(ReadError::Frame(malformed(Opcode::Hello, status.text())))
         };
-        let Some(hello) = Hello::decode(&theirs)?.1 else {
-            return refuse(write, Status::VersionMismatch, PROTOCOL_VERSION.into()).await;
+        let ours = self.options.versions;
+        let (version, hello) = match Hello::decode(&theirs, ours)? {
+            (_, Some(agreed)) => agreed,
+            (theirs, None) => {
+                // Whether it hears of it or has hung up: there is no session.
+                let _refused = refuse(write, Status::VersionMismatch, ours.to_detail()).await;
+                return Err(FrameError::Versions { theirs, ours }.into());
+            }
         };
         if hello.array != self.options.array {
             return refuse(write, Status::WrongArray, 0).await;
@@ -256,8 +270,13 @@ impl<H: Handler> Server<H> {
             session: self.next_session.fetch_add(1, Ordering::Relaxed),
             max_payload: MAX_PAYLOAD,
             queue_depth: self.options.queue_depth,
+            version,
+            clock_us: match version >= WITH_CLOCK {
+                true => self.clock.shows(Instant::now()),
+                false => 0,
+            },
         };
-        let raw = welcome.encode(*Uuid::new_v4().as_bytes());
+        let raw = welcome.encode(ours, *Uuid::new_v4().as_bytes());
         let mut mine = raw.clone();
         if let Some(key) = &self.options.key {
             mine.extend_from_slice(&key.target_proof(&theirs, &raw));
@@ -276,7 +295,7 @@ impl<H: Handler> Server<H> {
             write_frame(write, &header, &payload).await?;
             return Err(malformed(Opcode::Auth, Status::Unauthorized.text()).into());
         }
-        Ok(hello)
+        Ok((version, hello))
     }
 
     /// Takes the place of an older session and waits until nothing of it is in flight.
@@ -306,6 +325,7 @@ impl<H: Handler> Server<H> {
     async fn session<R, W>(
         &self,
         session: &Arc<H::Session>,
+        clock: Option<Clock>,
         mut read: R,
         write: W,
         end: &mut watch::Receiver<bool>,
@@ -355,12 +375,18 @@ impl<H: Handler> Server<H> {
             let (handler, session, replies) = (self.handler.clone(), session.clone(), replies.clone());
             commands.spawn(async move {
                 let reply = match Request::from_frame(&header, payload) {
-                    Ok(request) => handler.handle(&session, request).await,
+                    Ok(mut request) => {
+                        let named = clock.filter(|_| Request::names_a_moment(&header));
+                        request.begin_by = named.and_then(|clock| clock.at(header.key));
+                        handler.handle(&session, request).await
+                    }
                     Err(_) => Reply::status(Status::BadRequest),
                 };
+                let (mut answer, payload) = reply.into_frame(header.opcode, header.tag);
+                answer.key = clock.map_or(0, |clock| clock.shows(Instant::now()));
                 // The writer is gone when the session is: nobody waits for the reply then.
                 let _: Result<(), mpsc::error::SendError<(Header, Bytes)>> =
-                    replies.send(reply.into_frame(header.opcode, header.tag)).await;
+                    replies.send((answer, payload)).await;
                 drop((slot, bytes));
             });
         };

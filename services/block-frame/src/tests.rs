@@ -15,8 +15,8 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-const ARRAY: Uuid = Uuid::from_u128(0xa77a);
-const LONG: Duration = Duration::from_secs(10);
+pub(crate) const ARRAY: Uuid = Uuid::from_u128(0xa77a);
+pub(crate) const LONG: Duration = Duration::from_secs(10);
 
 fn reservation_type() -> impl Strategy<Value = ReservationType> {
     prop_oneof![
@@ -134,7 +134,7 @@ proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in vec(any::<u8>(), 0..400)) {
         let _ = block_on(read_frame(&mut &bytes[..]));
-        let _ = Hello::decode(&bytes);
+        let _ = Hello::decode(&bytes, VERSIONS);
         let _ = Welcome::decode(&bytes);
         let reply = Reply::data(bytes.into());
         let _ = reply.to_info();
@@ -236,22 +236,25 @@ fn encoding_of_a_nexus_is_frozen() {
 }
 
 /// A disk of 64 blocks in memory; writes to block 63 wait for a permit.
-struct Memory {
+pub(crate) struct Memory {
     blocks: Mutex<Vec<u8>>,
     gate: Semaphore,
     waiting: Notify,
     ended: AtomicUsize,
     refuse: Option<Status>,
+    /// By when the last request may be begun.
+    pub(crate) begin_by: Mutex<Option<Instant>>,
 }
 
 impl Memory {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Memory {
             blocks: Mutex::new(vec![0; 64 * 512]),
             gate: Semaphore::new(0),
             waiting: Notify::new(),
             ended: AtomicUsize::new(0),
             refuse: None,
+            begin_by: Mutex::default(),
         }
     }
 }
@@ -264,6 +267,7 @@ impl Handler for Memory {
     }
 
     async fn handle(&self, _: &Arc<Hello>, request: Request) -> Reply {
+        *self.begin_by.lock().expect("lock") = request.begin_by;
         match request.operation {
             Operation::Info => Reply::info(&EndpointInfo {
                 block_size: 512,
@@ -300,7 +304,7 @@ impl Handler for Memory {
     }
 }
 
-fn hello() -> Hello {
+pub(crate) fn hello() -> Hello {
     Hello {
         array: ARRAY,
         port: Port::A,

@@ -10,6 +10,7 @@ use pollux_block_frame::{Behalf, Operation};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use tokio::time::Instant;
 
 /// A future that can be stored and sent to another thread.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -50,10 +51,12 @@ pub trait VolumeBackend: Send + Sync + fmt::Debug {
     /// Carries out one operation; the bytes are what was read.
     fn submit(&self, operation: Operation) -> BoxFuture<'_, Result<Bytes, Failure>>;
 
-    /// The same on behalf of a host, for a backend behind which somebody else decides on the host's reservations.
+    /// The same on behalf of a host, for a backend behind which somebody else decides on the host's reservations, and who
+    /// must not begin with it after `_begin_by`: the host is told then that it was given up.
     fn submit_for(
         &self,
         _behalf: Option<Behalf>,
+        _begin_by: Instant,
         operation: Operation,
     ) -> BoxFuture<'_, Result<Bytes, Failure>> {
         self.submit(operation)

@@ -19,7 +19,8 @@
 //! ```
 //!
 //! Invariants: a reply leaves only through the [`gate`] (a fresh lease), after what it reports is durable; what
-//! came back by an older route is never given to a host; both ports tell the same tale of both port groups.
+//! came back by an older route is never given to a host; both ports tell the same tale of both port groups; what a host
+//! was told is given up takes effect before whatever comes after it, or never.
 //!
 //! It must never decide who owns a pool, never forward what was forwarded to it, and never hold a command longer
 //! than [`paths::HOLD_LIMIT`].
@@ -29,6 +30,7 @@ pub mod daemon;
 pub mod gate;
 pub mod iscsi;
 pub mod paths;
+mod ranges;
 pub mod registry;
 pub mod scsi;
 pub mod target;

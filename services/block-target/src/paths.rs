@@ -75,6 +75,8 @@ pub struct Scope {
     pub cancel: Arc<Cancel>,
     /// Whose it is. Without it, it is nobody's: it conflicts with whatever is reserved.
     pub nexus: Option<Arc<Nexus>>,
+    /// A port in standby serves it, too; or another port than this one has let it in.
+    pub in_standby: bool,
 }
 
 impl Scope {
@@ -85,6 +87,7 @@ impl Scope {
             deadline: Instant::now() + HOLD_LIMIT,
             cancel: Arc::default(),
             nexus: None,
+            in_standby: false,
         }
     }
 }
@@ -131,6 +134,8 @@ impl Cancel {
 pub enum Refused {
     /// The hold has reached its bound: BUSY.
     Busy,
+    /// This port is in standby.
+    Standby,
     /// This controller has no way to the owner: the port group is unavailable.
     Unavailable,
     /// The host has given the command up.
@@ -235,6 +240,7 @@ impl Paths {
                 if !state.held {
                     match (state.route.access_of(self.own), state.route.backing) {
                         (Access::Unavailable, _) => return Err(Refused::Unavailable),
+                        (Access::Standby, _) if !scope.in_standby => return Err(Refused::Standby),
                         (_, backing @ (Backing::Local | Backing::Partner)) => {
                             state.in_flight += 1;
                             let generation = state.route.generation;
@@ -302,7 +308,8 @@ impl Paths {
         let rerouted = state.route.backing != route.backing || state.route.claim() != route.claim();
         state.route = route;
         attention(access_changed);
-        let goes_on = route.backing != Backing::None || route.access_of(self.own) == Access::Unavailable;
+        let refuses = matches!(route.access_of(self.own), Access::Unavailable | Access::Standby);
+        let goes_on = route.backing != Backing::None || refuses;
         let released = if goes_on && (changed || was_held) {
             state.waiting
         } else {
@@ -337,6 +344,19 @@ pub struct Pass {
 }
 
 impl Pass {
+    /// A second pass by the same route, for what outlives the first.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        self.paths.lock().in_flight += 1;
+        Self {
+            paths: self.paths.clone(),
+            serial: self.serial.clone(),
+            seen: self.seen,
+            backing: self.backing,
+            generation: self.generation,
+        }
+    }
+
     /// Of the claim under which it was given.
     #[must_use]
     pub fn generation(&self) -> Generation {

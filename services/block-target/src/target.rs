@@ -3,29 +3,33 @@
 //! The same on both controllers: one target name, one set of logical unit numbers, so that a host finds one
 //! device behind two ports. What differs is the port: its address, its relative port number and its group.
 
+use crate::backend::BoxFuture;
 use crate::gate::ReplyGate;
 use crate::iscsi::chap::Credentials;
-use crate::iscsi::limits::{MEMORY_KIB, SESSIONS_MAX};
+use crate::iscsi::limits::{LOGINS_MAX, MEMORY_KIB, SESSIONS_MAX};
 use crate::iscsi::login::{Admission, Agreed, Doorkeeper, Parameters, Refusal};
-use crate::iscsi::session::{Reach, Reset};
+use crate::iscsi::session::{DEPTH, Reach, Reset};
 use crate::paths::{FlipOutcome, Paths, Route, Scope, Stale};
 use crate::scsi::Outcome;
 use crate::scsi::Status;
+use crate::scsi::access_state::{self, Passes};
 use crate::scsi::cdb::Command;
 use crate::scsi::exec::{self, Unit};
 use crate::scsi::inquiry::PortNames;
 use crate::scsi::inquiry::port_number;
 use crate::scsi::report::decode_lun;
-use crate::scsi::reservation;
+use crate::scsi::reservation::{self, In, Parameters as OutParameters, wire};
 use crate::scsi::sense::Sense;
 use crate::volume::{Answer, Question, Undone, Volume};
 use bytes::Bytes;
+use pollux_api::config::Hex;
 use pollux_api::id::{ControllerId, VolumeId};
-use pollux_api::target::Backing;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use pollux_api::target::{Access, Backing, InitiatorPort, Limits, ResetReach, UnitReset, Use};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
@@ -46,6 +50,29 @@ pub type Admissions = HashMap<String, Admission>;
 struct Hosts {
     mappings: Mappings,
     admissions: Admissions,
+}
+
+/// Carries word to the partner's port.
+pub trait Herald: Send + Sync + fmt::Debug {
+    /// A host of this port has reset a unit: the partner's hosts have ended what they had under way there, and are told,
+    /// when this is well.
+    fn unit_reset(&self, reset: UnitReset) -> BoxFuture<'_, Result<(), String>>;
+}
+
+const fn reset_of(reach: ResetReach) -> Reset {
+    match reach {
+        ResetReach::Clear => Reset::Clear,
+        ResetReach::Unit => Reset::Units,
+        ResetReach::Cold => Reset::Cold,
+    }
+}
+
+const fn reach_of(reset: Reset) -> ResetReach {
+    match reset {
+        Reset::Clear => ResetReach::Clear,
+        Reset::Units => ResetReach::Unit,
+        Reset::Cold => ResetReach::Cold,
+    }
 }
 
 /// What a session is told from outside.
@@ -173,6 +200,12 @@ pub struct Target {
     memory: Arc<Semaphore>,
     /// The same for data that comes unasked.
     unasked: Arc<Semaphore>,
+    /// How many log in.
+    logging_in: AtomicU64,
+    /// The way to the partner's port.
+    herald: OnceLock<Arc<dyn Herald>>,
+    /// Initiator ports that are logged in there.
+    partner_initiators: RwLock<Vec<InitiatorPort>>,
     nexuses: Mutex<HashMap<u64, Arc<Nexus>>>,
     next_nexus: AtomicU64,
     /// Counts who comes and who goes.
@@ -196,6 +229,9 @@ impl Target {
             hosts: RwLock::default(),
             memory: Arc::new(Semaphore::new(MEMORY_KIB as usize)),
             unasked: Arc::new(Semaphore::new(MEMORY_KIB as usize)),
+            logging_in: AtomicU64::new(0),
+            herald: OnceLock::new(),
+            partner_initiators: RwLock::default(),
             nexuses: Mutex::default(),
             next_nexus: AtomicU64::new(1),
             comings: watch::Sender::new(0),
@@ -247,6 +283,71 @@ impl Target {
     #[must_use]
     pub fn unasked(&self) -> &Arc<Semaphore> {
         &self.unasked
+    }
+
+    /// Somebody logs in, until this is dropped.
+    #[must_use]
+    pub fn login_begins(self: &Arc<Self>) -> LoggingIn {
+        self.logging_in.fetch_add(1, Ordering::Relaxed);
+        LoggingIn(self.clone())
+    }
+
+    /// What hosts can take at most, and have taken.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let left = |of: &Semaphore, limit: usize| Use {
+            used: limit.saturating_sub(of.available_permits()) as u64,
+            limit: limit as u64,
+        };
+        let sessions = self.sessions();
+        let busiest = sessions
+            .iter()
+            .map(|nexus| nexus.in_flight.load(Ordering::Relaxed))
+            .max();
+        Limits {
+            sessions: Use {
+                used: sessions.len() as u64,
+                limit: SESSIONS_MAX as u64,
+            },
+            logins: Use {
+                used: self.logging_in.load(Ordering::Relaxed),
+                limit: LOGINS_MAX as u64,
+            },
+            commands_per_session: Use {
+                used: busiest.unwrap_or(0),
+                limit: DEPTH.into(),
+            },
+            unasked_kib: left(&self.unasked, MEMORY_KIB as usize),
+            data_kib: left(&self.memory, MEMORY_KIB as usize),
+        }
+    }
+
+    /// The way to the partner's port; the first one stays.
+    pub fn set_herald(&self, herald: Arc<dyn Herald>) {
+        let _ = self.herald.set(herald);
+    }
+
+    /// Who is logged in here, for the partner.
+    #[must_use]
+    pub fn initiators(&self) -> Vec<InitiatorPort> {
+        let sessions = self.sessions();
+        let hosts = sessions.iter().filter(|nexus| !nexus.discovery);
+        let ports: BTreeSet<InitiatorPort> = hosts
+            .map(|nexus| InitiatorPort {
+                name: nexus.initiator.clone(),
+                isid: Hex(nexus.isid),
+            })
+            .collect();
+        ports.into_iter().collect()
+    }
+
+    /// Who is logged in at the partner's port, as it has said last.
+    pub fn set_partner_initiators(&self, initiators: Vec<InitiatorPort>) {
+        let mut told = self
+            .partner_initiators
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *told = initiators;
     }
 
     fn nexuses(&self) -> MutexGuard<'_, HashMap<u64, Arc<Nexus>>> {
@@ -464,8 +565,13 @@ impl Target {
             let _ = old.ended.subscribe().wait_for(|ended| *ended).await;
             if agreed.tsih != 0 {
                 joined.legacy = old.legacy.lock().unwrap_or_else(PoisonError::into_inner).take();
-                // The session is the same: what it was to be told it is told.
-                *joined.nexus.attentions() = std::mem::take(&mut *old.attentions());
+                // The session is the same: what it was to be told it is told, beside what came up meanwhile.
+                let waiting = std::mem::take(&mut *old.attentions());
+                for (volume, senses) in waiting {
+                    senses
+                        .into_iter()
+                        .for_each(|sense| joined.nexus.attend(volume, sense));
+                }
             }
         }
         Ok(joined)
@@ -492,50 +598,86 @@ impl Target {
         }
     }
 
-    /// A session resets units: every other session ends its tasks there and everybody is told. Returns when no
-    /// task of another session is left.
+    /// A session resets units: every other session of either port ends its tasks there and everybody is told. Returns when
+    /// no task of another session is left here, and none with the owner.
     pub async fn reset(&self, by: &Nexus, reach: Reach, reset: Reset) {
-        let volumes: Vec<VolumeId> = match reach {
-            Reach::Unit(lun) => self
-                .unit(&by.initiator, lun)
-                .into_iter()
-                .map(|v| v.identity().id)
-                .collect(),
-            Reach::Target => self
-                .units(&by.initiator)
-                .values()
-                .map(|v| v.identity().id)
-                .collect(),
+        let volumes: Vec<Arc<Volume>> = match reach {
+            Reach::Unit(lun) => self.unit(&by.initiator, lun).into_iter().collect(),
+            Reach::Target => self.units(&by.initiator).into_values().collect(),
         };
+        let ids: Vec<VolumeId> = volumes.iter().map(|volume| volume.identity().id).collect();
+        let elsewhere = async {
+            let until = Instant::now() + TELL;
+            for volume in &volumes {
+                self.reset_elsewhere(by, volume, reset, until).await;
+            }
+        };
+        tokio::join!(self.reset_here(&ids, reset, Some(by.id)), elsewhere);
+    }
+
+    /// The sessions of this port that see these volumes, but for one, end their tasks there and are told.
+    async fn reset_here(&self, volumes: &[VolumeId], reset: Reset, except: Option<u64>) {
         let (done, mut ended) = mpsc::channel(1);
         // Who shares no volume with the host does not notice: to each other they are different targets.
         let concerned = |nexus: &&Arc<Nexus>| {
             let units = self.units(&nexus.initiator);
-            nexus.id != by.id && units.values().any(|unit| volumes.contains(&unit.identity().id))
+            Some(nexus.id) != except && units.values().any(|unit| volumes.contains(&unit.identity().id))
         };
         for nexus in self.sessions().iter().filter(concerned) {
             let _ = nexus.notices.send(Notice::Reset {
-                volumes: volumes.clone(),
+                volumes: volumes.to_vec(),
                 done: done.clone(),
                 reset,
             });
         }
         drop(done);
         if reset != Reset::Clear {
-            let (units, until) = (self.units(&by.initiator), Instant::now() + TELL);
             for volume in volumes {
-                self.attend(volume, Sense::RESET_OCCURRED);
-                // It ends what RESERVE(6) holds (SPC-2, 5.5.1); persistent reservations stay. The other port hears of it.
-                if let Some(unit) = units.values().find(|unit| unit.identity().id == volume) {
-                    let by = Some(by.port.clone());
-                    if let Some(answer) = tell_owner(unit, Question::reset(), by, until).await {
-                        self.follow(unit, answer).await;
-                    }
-                }
+                self.attend(*volume, Sense::RESET_OCCURRED);
             }
         }
         // Nothing is ever sent: it ends when the last clone is dropped.
         let _ = ended.recv().await;
+    }
+
+    /// A host of the partner's port has reset a unit.
+    pub async fn reset_by_partner(&self, unit: &UnitReset) {
+        self.reset_here(&[unit.volume], reset_of(unit.reach), None).await;
+    }
+
+    /// The owner ends what RESERVE(6) holds (SPC-2, 5.5.1), and what it has of the other port's commands; persistent
+    /// reservations stay. Where the other port is the owner's it tells its sessions itself; else this one sends word.
+    async fn reset_elsewhere(&self, by: &Nexus, volume: &Arc<Volume>, reset: Reset, until: Instant) {
+        let reach = reach_of(reset);
+        let owner = async {
+            let by = Some(by.port.clone());
+            if let Some(answer) = tell_owner(volume, Question::reset(reach), by, until).await {
+                volume.registry().abort(&answer.aborts).await;
+            }
+        };
+        let partner = async {
+            if volume.paths().route().backing == Backing::Partner {
+                return;
+            }
+            let unit = UnitReset {
+                volume: volume.identity().id,
+                reach,
+            };
+            let told = match self.herald.get() {
+                None => Err("there is no way to it".to_owned()),
+                Some(herald) => tokio::time::timeout_at(until, herald.unit_reset(unit))
+                    .await
+                    .unwrap_or_else(|_| Err("it does not answer".to_owned())),
+            };
+            if let Err(why) = told {
+                tracing::debug!(volume = %volume.identity().id, why, "the partner's hosts are told of a reset when they ask next");
+                if reset != Reset::Clear {
+                    volume.registry().tell_later(&by.port);
+                }
+            }
+        };
+        tokio::join!(owner, partner);
+        volume.tidy();
     }
 
     /// A host's question, answered by the owner of the volume.
@@ -562,7 +704,15 @@ impl Target {
         scope: &Scope,
     ) -> Result<Outcome, Option<Undone>> {
         let answer = volume.answer_forwarded(question, scope).await?;
-        Ok(self.follow(volume, answer).await)
+        let Some(reach) = question.is_reset() else {
+            return Ok(self.follow(volume, answer).await);
+        };
+        let unit = [volume.identity().id];
+        tokio::join!(
+            self.reset_here(&unit, reset_of(reach), None),
+            volume.registry().abort(&answer.aborts)
+        );
+        Ok(answer.outcome)
     }
 
     /// What has to be done before the host hears: the commands of those who were preempted have ended, on this port and,
@@ -592,6 +742,74 @@ impl Target {
         }
     }
 
+    /// A unit attention of reservations, which the owner of the volume has. Whoever asks for it does not wait for an owner
+    /// that is not there.
+    async fn poll(&self, nexus: &Nexus, volume: &Volume) -> Option<Sense> {
+        let route = volume.paths().route();
+        let waits = matches!(
+            route.access_of(self.controller),
+            Access::Transitioning | Access::Unavailable
+        );
+        if waits || route.backing == Backing::None {
+            return None;
+        }
+        let scope = Scope {
+            deadline: Instant::now() + POLL,
+            nexus: Some(nexus.port.clone()),
+            in_standby: true,
+            ..Scope::new()
+        };
+        let sense = match volume.ask(&Question::poll(), &scope).await {
+            Ok(answer) => answer.outcome.sense,
+            Err(Undone::Answered(outcome)) => outcome.sense,
+            Err(_) => None,
+        };
+        sense.filter(|sense| sense.key() == UNIT_ATTENTION)
+    }
+
+    /// The parameter list of a PERSISTENT RESERVE OUT, with the initiator ports in place of each initiator that it names
+    /// as a whole (SPC-4, 7.6.4.6: those "known to the device server"): those that are logged in at either port, and those
+    /// that are registered. `None`: it names none.
+    async fn name_ports(
+        &self,
+        volume: &Volume,
+        parameters: OutParameters,
+        list: &[u8],
+        scope: &Scope,
+    ) -> Result<Option<Vec<u8>>, Outcome> {
+        if wire::devices(parameters, list).is_empty() {
+            return Ok(None);
+        }
+        let mut known: BTreeSet<(String, [u8; 6])> = BTreeSet::new();
+        let told = self
+            .partner_initiators
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let logged_in = self.initiators().into_iter().chain(told);
+        known.extend(logged_in.map(|port| (port.name, port.isid.0)));
+        let full_status = Command::PersistentReserveIn {
+            what: In::FullStatus,
+            allocation: u16::MAX.into(),
+        };
+        let question = Question {
+            cdb: full_status.question().unwrap_or_default(),
+            id: [0; 16],
+            data: Bytes::new(),
+            begins: true,
+        };
+        match volume.ask(&question, scope).await {
+            Ok(answer) if answer.outcome.status == Status::Good => {
+                known.extend(wire::initiator_ports_of(&answer.outcome.data));
+            }
+            Ok(answer) => return Err(answer.outcome),
+            Err(undone) => return Err(exec::undone(undone, false)),
+        }
+        wire::with_ports(parameters, list, &known)
+            .map(Some)
+            .map_err(Outcome::from)
+    }
+
     /// Carries out one command of a session.
     pub async fn execute(
         &self,
@@ -602,9 +820,24 @@ impl Target {
         scope: &Scope,
     ) -> Outcome {
         let volume = self.unit(&nexus.initiator, lun);
-        let id = volume.as_ref().map(|volume| volume.identity().id);
-        if let (Some(id), command) = (id, &command) {
-            match command {
+        let outcome = self.carry_out(nexus, volume.as_ref(), command, data, scope).await;
+        if let Some(volume) = &volume {
+            volume.tidy();
+        }
+        outcome
+    }
+
+    async fn carry_out(
+        &self,
+        nexus: &Nexus,
+        volume: Option<&Arc<Volume>>,
+        command: Result<Command, Sense>,
+        mut data: Bytes,
+        scope: &Scope,
+    ) -> Outcome {
+        if let Some(volume) = volume {
+            let id = volume.identity().id;
+            match &command {
                 // These are answered whatever there is to attend to (SPC-4, 5.13, 6.6 and 6.33).
                 Ok(Command::Inquiry { .. }) => {}
                 Ok(Command::ReportLuns { .. }) => {
@@ -613,8 +846,11 @@ impl Target {
                     }
                 }
                 Ok(Command::RequestSense { allocation }) => {
-                    let reserved = || volume.as_ref().and_then(|volume| attention_here(volume, nexus));
-                    if let Some(sense) = nexus.next_attention(id).or_else(reserved) {
+                    let mut waiting = nexus.next_attention(id);
+                    if waiting.is_none() {
+                        waiting = self.poll(nexus, volume).await;
+                    }
+                    if let Some(sense) = waiting {
                         let fixed = sense.to_fixed();
                         let length = fixed.len().min(*allocation as usize);
                         return Outcome::data(fixed[..length].to_vec());
@@ -627,16 +863,33 @@ impl Target {
                 }
             }
         }
-        let command = match (command, &volume) {
+        let command = match (command, volume) {
             (Ok(command), _) => command,
             (Err(_), None) => return Sense::LUN_NOT_SUPPORTED.into(),
             (Err(sense), Some(_)) => return sense.into(),
         };
+        if let Some(volume) = volume {
+            let access = volume.paths().route().access_of(self.controller);
+            if let Some(sense) = access_state::refusal(access, &command) {
+                return sense.into();
+            }
+        }
         let scope = &Scope {
             nexus: Some(nexus.port.clone()),
+            in_standby: access_state::passes(&command) == Passes::InStandby,
             ..scope.clone()
         };
-        if let (Some(volume), Some(cdb)) = (&volume, command.question()) {
+        if let (Some(volume), Some(mut cdb)) = (volume, command.question()) {
+            if let Command::PersistentReserveOut(parameters) = command {
+                match self.name_ports(volume, parameters, &data, scope).await {
+                    Ok(None) => {}
+                    Ok(Some(list)) => {
+                        cdb[5..9].copy_from_slice(&(list.len() as u32).to_be_bytes());
+                        data = list.into();
+                    }
+                    Err(outcome) => return outcome,
+                }
+            }
             let question = Question {
                 cdb,
                 id: uuid::Uuid::new_v4().into_bytes(),
@@ -656,10 +909,10 @@ impl Target {
         let unit = Unit {
             port,
             luns: &luns,
-            volume: volume.as_deref(),
+            volume: volume.map(|volume| &**volume),
         };
         let outcome = exec::execute(&command, data, unit, scope).await;
-        if let (Status::TaskAborted, Some(volume)) = (outcome.status, &volume) {
+        if let (Status::TaskAborted, Some(volume)) = (outcome.status, volume) {
             // The owner says so: a host has preempted this one and aborted its commands. None of them is answered (TAS=0).
             let (done, _ended) = mpsc::channel(1);
             nexus.end_tasks(volume, &done);
@@ -672,8 +925,22 @@ impl Target {
     }
 }
 
+/// A login that is counted.
+#[derive(Debug)]
+pub struct LoggingIn(Arc<Target>);
+
+impl Drop for LoggingIn {
+    fn drop(&mut self) {
+        self.0.logging_in.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// How long the owners of all volumes are told what ends with a session or a reset, where they do not answer at once.
 const TELL: Duration = Duration::from_secs(2);
+/// How long REQUEST SENSE waits for what the owner has to say.
+const POLL: Duration = Duration::from_secs(1);
+/// Sense key.
+const UNIT_ATTENTION: u8 = 0x6;
 
 async fn tell_owner(
     volume: &Volume,
@@ -684,6 +951,7 @@ async fn tell_owner(
     let scope = Scope {
         deadline: until,
         nexus,
+        in_standby: true,
         ..Scope::new()
     };
     let answer = volume.ask(&question, &scope).await;
@@ -692,11 +960,4 @@ async fn tell_owner(
             |undone| tracing::warn!(volume = %volume.identity().id, ?undone, "the owner has not heard of a reset"),
         )
         .ok()
-}
-
-/// A unit attention of reservations, if this controller is the one that has it.
-fn attention_here(volume: &Volume, nexus: &Nexus) -> Option<Sense> {
-    let here = volume.paths().route().backing == Backing::Local;
-    here.then(|| volume.registry().next_attention(&nexus.port))
-        .flatten()
 }

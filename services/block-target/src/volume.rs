@@ -1,8 +1,9 @@
 //! A volume as hosts see it: one identity for life, and commands that find their way to wherever the data is.
 
-use crate::backend::{Failure, VolumeBackend, may_be_sent_again};
+use crate::backend::{BoxFuture, Failure, VolumeBackend, may_be_sent_again};
 use crate::paths::{Pass, Paths, Refused, Scope};
-use crate::registry::{Admission, Legacy, Registry, Running};
+use crate::ranges::{Ranges, Turn};
+use crate::registry::{Admission, Legacy, LegacyStep, Registry, Running};
 use crate::scsi::cdb::Command;
 use crate::scsi::provisioning::Provisioning;
 use crate::scsi::reservation::{Access, CommandId, In, Nexus, Out, Refusal, State, access_of};
@@ -10,13 +11,14 @@ use crate::scsi::sense::Sense;
 use crate::scsi::{Outcome, Status};
 use bytes::Bytes;
 use pollux_api::id::VolumeId;
-use pollux_api::target::Backing;
+use pollux_api::target::{Backing, ResetReach};
 use pollux_block_frame::{Behalf, Operation};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
 
 /// What identifies a volume to hosts; equal on both controllers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +40,7 @@ pub struct Volume {
     paths: Arc<Paths>,
     local: Arc<dyn VolumeBackend>,
     partner: Arc<dyn VolumeBackend>,
-    ranges: Ranges,
+    ranges: Arc<Ranges>,
     registry: Registry,
 }
 
@@ -57,8 +59,12 @@ pub struct Question {
 
 /// Pause before a command is sent again to a pool that has not grown yet.
 const BEHIND: Duration = Duration::from_millis(50);
-/// Operation code that no host can send: the unit was reset.
+/// Operation codes that no host can send: the unit was reset; its task set was cleared. An owner of an older build does not
+/// know the second, and answers that there is no such command.
 const RESET: u8 = 0xff;
+const CLEARED: u8 = 0xfe;
+/// In byte 1 of the former: and the target with it (TARGET COLD RESET).
+const COLD: u8 = 1;
 
 impl Question {
     fn untold(code: u8) -> Self {
@@ -78,10 +84,38 @@ impl Question {
         Self::untold(0x17)
     }
 
-    /// The unit was reset.
+    /// A unit attention of the nexus is asked for: REQUEST SENSE, in whose place the owner answers with one.
     #[must_use]
-    pub fn reset() -> Self {
-        Self::untold(RESET)
+    pub fn poll() -> Self {
+        Self {
+            begins: true,
+            ..Self::untold(0x03)
+        }
+    }
+
+    /// The unit was reset, or its task set cleared.
+    #[must_use]
+    pub fn reset(reach: ResetReach) -> Self {
+        match reach {
+            ResetReach::Clear => Self::untold(CLEARED),
+            ResetReach::Unit => Self::untold(RESET),
+            ResetReach::Cold => {
+                let mut question = Self::untold(RESET);
+                question.cdb[1] = COLD;
+                question
+            }
+        }
+    }
+
+    /// How far it goes, if it is a reset.
+    #[must_use]
+    pub fn is_reset(&self) -> Option<ResetReach> {
+        match self.cdb[..2] {
+            [CLEARED, _] => Some(ResetReach::Clear),
+            [RESET, COLD] => Some(ResetReach::Cold),
+            [RESET, _] => Some(ResetReach::Unit),
+            _ => None,
+        }
     }
 
     /// It is RESERVE(6).
@@ -156,7 +190,7 @@ impl Volume {
             paths,
             local,
             partner,
-            ranges: Ranges::default(),
+            ranges: Arc::default(),
             registry: Registry::default(),
         }
     }
@@ -210,7 +244,8 @@ impl Volume {
     /// route changes meanwhile. The owner lets it in or not, under each route anew.
     ///
     /// Once below, an abort does not cut it short: whoever aborts waits for its end, so that nothing takes effect
-    /// after the abort was answered.
+    /// after the abort was answered. Nothing goes below after the scope's deadline, and what is still below then is given
+    /// up: its blocks are nobody else's until it has ended, so that it takes effect before whatever comes after it.
     ///
     /// # Errors
     /// [`Undone`]. After [`Refused::Busy`] a write may have been done; to send it again is safe.
@@ -252,15 +287,13 @@ impl Volume {
         begins: bool,
         permitted: impl Fn(Backing) -> bool,
     ) -> Result<Bytes, Undone> {
-        let _turn = match self.written_range(&operation) {
-            None => None,
-            Some(range) => Some(tokio::select! {
-                turn = self.ranges.turn(range) => turn,
-                () = scope.cancel.cancelled() => return Err(Refused::Cancelled.into()),
-                () = tokio::time::sleep_until(scope.deadline) => return Err(Refused::Busy.into()),
-            }),
-        };
+        let mut turn = self.turn(&operation, scope).await?;
         let again = may_be_sent_again(&operation);
+        let given_up = || match again {
+            true => Undone::Refused(Refused::Busy),
+            false => Undone::Failed(Failure::InDoubt),
+        };
+        let mut sent_once = false;
         let access = match operation {
             Operation::Read { .. } | Operation::LbaStatus { .. } => Access::Read,
             _ => Access::Write,
@@ -270,23 +303,35 @@ impl Volume {
             if !permitted(pass.backing()) {
                 return Err(Refused::Unavailable.into());
             }
-            let (running, sent) = match pass.backing() {
+            let (running, mut sent) = match pass.backing() {
                 Backing::Partner => {
-                    let behalf = behalf(scope, begins);
-                    (None, self.partner.submit_for(behalf, operation.clone()))
+                    let until = Until(scope.deadline, behalf(scope, begins));
+                    (None, below(&self.partner, operation.clone(), Some(until)))
                 }
                 Backing::Local | Backing::None => {
                     let Some(running) = self.admit(&mut pass, scope, access, begins).await? else {
                         continue;
                     };
-                    (Some(running), self.local.submit(operation.clone()))
+                    (Some(running), below(&self.local, operation.clone(), None))
                 }
             };
+            // Who forwards this has told its host at the deadline that it was given up.
+            if Instant::now() >= scope.deadline {
+                return Err(if sent_once {
+                    given_up()
+                } else {
+                    Refused::Busy.into()
+                });
+            }
+            sent_once = true;
             let done = tokio::select! {
-                done = sent => Some(done),
+                done = &mut sent => Some(done),
                 () = pass.superseded() => None,
                 () = tokio::time::sleep_until(scope.deadline) => {
-                    return Err(if again { Refused::Busy.into() } else { Undone::Failed(Failure::InDoubt) });
+                    if let (Backing::Local, Some(turn)) = (pass.backing(), turn.take()) {
+                        leave_below(sent, pass, turn.give_up());
+                    }
+                    return Err(given_up());
                 }
             };
             if done == Some(Err(Failure::Conflict)) {
@@ -314,7 +359,7 @@ impl Volume {
         scope: &Scope,
         access: Access,
         begins: bool,
-    ) -> Result<Option<Running<'_>>, Undone> {
+    ) -> Result<Option<Running>, Undone> {
         loop {
             match self
                 .registry
@@ -332,9 +377,32 @@ impl Volume {
         }
     }
 
-    async fn turn_to_change(&self, scope: &Scope) -> Result<tokio::sync::MutexGuard<'_, ()>, Undone> {
+    /// A write's turn among those that overlap it. A read waits only for those that were given up.
+    async fn turn(&self, operation: &Operation, scope: &Scope) -> Result<Option<Turn>, Undone> {
+        let writes = !matches!(operation, Operation::Read { .. });
+        let Some(range) = self.range(operation) else {
+            return Ok(None);
+        };
+        let turn = async {
+            match writes {
+                true => Some(self.ranges.turn(range).await),
+                false => {
+                    self.ranges.settled(range).await;
+                    None
+                }
+            }
+        };
         tokio::select! {
-            turn = self.registry.change.lock() => Ok(turn),
+            biased;
+            turn = turn => Ok(turn),
+            () = scope.cancel.cancelled() => Err(Refused::Cancelled.into()),
+            () = tokio::time::sleep_until(scope.deadline) => Err(Refused::Busy.into()),
+        }
+    }
+
+    async fn turn_to_change(&self, scope: &Scope) -> Result<OwnedMutexGuard<()>, Undone> {
+        tokio::select! {
+            turn = self.registry.turn_to_change() => Ok(turn),
             () = scope.cancel.cancelled() => Err(Refused::Cancelled.into()),
             () = tokio::time::sleep_until(scope.deadline) => Err(Refused::Busy.into()),
         }
@@ -423,7 +491,7 @@ impl Volume {
                 data: question.data.clone(),
             };
             let done = tokio::select! {
-                done = self.partner.submit_for(behalf(scope, question.begins), sent) => done,
+                done = self.partner.submit_for(behalf(scope, question.begins), scope.deadline, sent) => done,
                 () = pass.superseded() => continue,
                 () = tokio::time::sleep_until(scope.deadline) => return Err(Refused::Busy.into()),
             };
@@ -444,8 +512,18 @@ impl Volume {
         pass: &mut Pass,
         scope: &Scope,
     ) -> Result<Option<Answer>, Undone> {
-        if question.cdb[0] == RESET {
-            let aborts = scope.nexus.as_ref().map(|nexus| self.registry.reset(nexus));
+        if let Some(reach) = question.is_reset() {
+            if !self.registry.knows(pass.generation()) {
+                // It would end nothing of what stands in the record.
+                let _one = self.turn_to_change(scope).await?;
+                if !self.load(pass, scope).await? {
+                    return Ok(None);
+                }
+            }
+            let aborts = scope
+                .nexus
+                .as_ref()
+                .map(|nexus| self.registry.reset(nexus, reach));
             return Ok(Some(Answer {
                 outcome: Outcome::good(),
                 aborts: aborts.unwrap_or_default(),
@@ -461,18 +539,7 @@ impl Volume {
             _ => None,
         };
         if let (Some(legacy), Some(nexus)) = (legacy, &scope.nexus) {
-            loop {
-                if let Some(outcome) = self
-                    .registry
-                    .legacy(pass.generation(), nexus, legacy, question.begins)
-                {
-                    return Ok(Some(outcome.into()));
-                }
-                let _one = self.turn_to_change(scope).await?;
-                if !self.load(pass, scope).await? {
-                    return Ok(None);
-                }
-            }
+            return self.legacy(legacy, nexus, question.begins, pass, scope).await;
         }
         let access = access_of(&question.cdb);
         let Some(running) = self.admit(pass, scope, access, question.begins).await? else {
@@ -503,6 +570,99 @@ impl Volume {
         }
     }
 
+    /// RESERVE(6) and RELEASE(6). Like everything that is reserved they outlive the owner: durable before GOOD.
+    async fn legacy(
+        &self,
+        legacy: Legacy,
+        nexus: &Arc<Nexus>,
+        begins: bool,
+        pass: &mut Pass,
+        scope: &Scope,
+    ) -> Result<Option<Answer>, Undone> {
+        let turn = self.turn_to_change(scope).await?;
+        if !self.load(pass, scope).await? {
+            return Ok(None);
+        }
+        let next = match self.registry.legacy(pass.generation(), nexus, legacy, begins) {
+            LegacyStep::Unknown => return Ok(None),
+            LegacyStep::Answered(outcome) => return Ok(Some(outcome.into())),
+            LegacyStep::Becomes(next) => next,
+        };
+        match self.store(&next, turn, pass, scope).await? {
+            Stored::Superseded => Ok(None),
+            Stored::NoRoom => Ok(Some(Outcome::from(Sense::INSUFFICIENT_REGISTRATIONS).into())),
+            Stored::Done(_turn) => {
+                self.registry.commit_legacy(pass.generation(), &next);
+                Ok(Some(Outcome::good().into()))
+            }
+        }
+    }
+
+    /// Replaces the record of what is reserved. `turn` is the caller's to change it, and comes back with the end; where
+    /// nobody waits for that any more it is kept until then, so that an older record never lands on a newer one.
+    async fn store(
+        &self,
+        state: &State,
+        turn: OwnedMutexGuard<()>,
+        pass: &mut Pass,
+        scope: &Scope,
+    ) -> Result<Stored, Undone> {
+        let record = state.to_record().into();
+        let mut sent = below(&self.local, Operation::RecordStore { record }, None);
+        let stored = tokio::select! {
+            stored = &mut sent => stored,
+            () = pass.superseded() => return Ok(Stored::Superseded),
+            () = tokio::time::sleep_until(scope.deadline) => {
+                self.registry.forget();
+                leave_below(sent, pass.again(), turn);
+                return Err(Refused::Busy.into());
+            }
+        };
+        match stored {
+            Ok(_) if !pass.stands() => Ok(Stored::Superseded),
+            Ok(_) => Ok(Stored::Done(turn)),
+            Err(Failure::Conflict) => {
+                fenced(pass, scope).await?;
+                Ok(Stored::Superseded)
+            }
+            Err(Failure::NoRoom) => Ok(Stored::NoRoom),
+            Err(failure) => {
+                // It may stand there or not: only what can be read counts.
+                self.registry.forget();
+                Err(failure.into())
+            }
+        }
+    }
+
+    /// Has what a nexus was told, or what has ended by itself, out of the record, too. Until then a controller that takes
+    /// over tells it once more, and keeps what had ended: more than need be, and never less.
+    pub fn tidy(self: &Arc<Self>) {
+        if !self.registry.begins_to_tidy() {
+            return;
+        }
+        let volume = self.clone();
+        tokio::spawn(async move {
+            let scope = Scope::new();
+            let tidied = async {
+                let mut pass = volume.paths.enter(&scope).await?;
+                let turn = volume.turn_to_change(&scope).await?;
+                if pass.backing() != Backing::Local {
+                    return Ok(());
+                }
+                let Some(state) = volume.registry.state(pass.generation()) else {
+                    return Ok(());
+                };
+                if let Stored::Done(_turn) = volume.store(&state, turn, &mut pass, &scope).await? {
+                    volume.registry.is_saved(&state);
+                }
+                Ok::<_, Undone>(())
+            };
+            if let Err(undone) = tidied.await {
+                tracing::debug!(volume = %volume.identity.id, ?undone, "what was told stays in the record for now");
+            }
+        });
+    }
+
     /// Decides a PERSISTENT RESERVE OUT, and makes it durable before anything follows from it.
     async fn change(
         &self,
@@ -512,7 +672,7 @@ impl Volume {
         pass: &mut Pass,
         scope: &Scope,
     ) -> Result<Option<Answer>, Undone> {
-        let _one = self.turn_to_change(scope).await?;
+        let turn = self.turn_to_change(scope).await?;
         if !self.load(pass, scope).await? {
             return Ok(None);
         }
@@ -525,31 +685,13 @@ impl Volume {
             Ok(change) => change,
         };
         if change.state != state {
-            let record = change.state.to_record().into();
-            let stored = tokio::select! {
-                stored = self.local.submit(Operation::RecordStore { record }) => stored,
-                () = pass.superseded() => return Ok(None),
-                () = tokio::time::sleep_until(scope.deadline) => {
-                    self.registry.forget();
-                    return Err(Refused::Busy.into());
-                }
-            };
-            match stored {
-                Ok(_) if !pass.stands() => return Ok(None),
-                Ok(_) => {}
-                Err(Failure::Conflict) => {
-                    fenced(pass, scope).await?;
-                    return Ok(None);
-                }
-                Err(Failure::NoRoom) => {
+            let _turn = match self.store(&change.state, turn, pass, scope).await? {
+                Stored::Done(turn) => turn,
+                Stored::Superseded => return Ok(None),
+                Stored::NoRoom => {
                     return Ok(Some(Outcome::from(Sense::INSUFFICIENT_REGISTRATIONS).into()));
                 }
-                Err(failure) => {
-                    // It may stand there or not: only what can be read counts.
-                    self.registry.forget();
-                    return Err(failure.into());
-                }
-            }
+            };
             tracing::info!(volume = %self.identity.id, initiator = nexus.initiator, port = nexus.port, ?out, "reservations changed");
             self.registry.commit(pass.generation(), &change);
         }
@@ -562,24 +704,65 @@ impl Volume {
     /// Its blocks are the volume's, as the configuration has it.
     fn holds(&self, operation: &Operation) -> bool {
         let range = match operation {
-            Operation::Read { lba, blocks } | Operation::LbaStatus { lba, blocks } => {
-                Some(*lba..lba.saturating_add(u64::from(*blocks)))
-            }
-            operation => self.written_range(operation),
+            Operation::LbaStatus { lba, blocks } => Some(*lba..lba.saturating_add(u64::from(*blocks))),
+            operation => self.range(operation),
         };
         range.is_some_and(|range| range.end <= self.blocks())
     }
 
-    fn written_range(&self, operation: &Operation) -> Option<Range<u64>> {
+    fn range(&self, operation: &Operation) -> Option<Range<u64>> {
         let block = self.identity.block_size as usize;
         match operation {
             Operation::Write { lba, data, .. } | Operation::CompareAndWrite { lba, data, .. } => {
                 Some(*lba..lba.saturating_add((data.len() / block) as u64))
             }
-            Operation::Unmap { lba, blocks } => Some(*lba..lba.saturating_add(u64::from(*blocks))),
+            Operation::Unmap { lba, blocks } | Operation::Read { lba, blocks } => {
+                Some(*lba..lba.saturating_add(u64::from(*blocks)))
+            }
             _ => None,
         }
     }
+}
+
+/// A change of the record of what is reserved.
+enum Stored {
+    /// It is durable.
+    Done(OwnedMutexGuard<()>),
+    /// The route is another meanwhile.
+    Superseded,
+    /// The pool has no room for it.
+    NoRoom,
+}
+
+/// What is below.
+type Sent = BoxFuture<'static, Result<Bytes, Failure>>;
+
+/// By when the owner may begin with something, and for whom.
+struct Until(Instant, Option<Behalf>);
+
+fn below(backend: &Arc<dyn VolumeBackend>, operation: Operation, until: Option<Until>) -> Sent {
+    let backend = backend.clone();
+    Box::pin(async move {
+        match until {
+            Some(Until(begin_by, behalf)) => backend.submit_for(behalf, begin_by, operation).await,
+            None => backend.submit(operation).await,
+        }
+    })
+}
+
+/// Nobody waits any more for what is below. `until_then` is kept until it has ended, or until the route is another: then it
+/// is over by its line, or by the disks, which refuse whoever has lost the pool.
+fn leave_below<T: Send + 'static>(sent: Sent, mut pass: Pass, until_then: T) {
+    let given_up = Instant::now();
+    tokio::spawn(async move {
+        let how = tokio::select! {
+            done = sent => if done.is_ok() { "done" } else { "failed" },
+            () = pass.superseded() => "the route is another",
+        };
+        let late_ms = given_up.elapsed().as_millis() as u64;
+        tracing::warn!(late_ms, how, "a command that was given up has ended");
+        drop((until_then, pass));
+    });
 }
 
 fn only_local(backing: Backing) -> bool {
@@ -614,100 +797,5 @@ async fn behind(pass: &mut Pass, scope: &Scope) -> Result<(), Undone> {
         () = tokio::time::sleep(BEHIND) => Ok(()),
         () = scope.cancel.cancelled() => Err(Refused::Cancelled.into()),
         () = tokio::time::sleep_until(scope.deadline) => Err(Refused::Busy.into()),
-    }
-}
-
-/// Overlapping writes take turns, in the order in which they came.
-///
-/// A host whose path dies sends its write again by the other path, and goes on to write newer data to the same
-/// blocks. The first copy may still be on its way below: the second one waits for it here, so that the old data
-/// never lands on the new.
-#[derive(Debug, Default)]
-struct Ranges {
-    state: Mutex<RangesState>,
-    freed: Notify,
-}
-
-#[derive(Debug, Default)]
-struct RangesState {
-    next: u64,
-    /// Ascending by ticket.
-    taken: Vec<(u64, Range<u64>)>,
-}
-
-impl Ranges {
-    fn lock(&self) -> MutexGuard<'_, RangesState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn turn(&self, range: Range<u64>) -> Turn<'_> {
-        let turn = {
-            let mut state = self.lock();
-            state.next += 1;
-            let ticket = state.next;
-            state.taken.push((ticket, range.clone()));
-            Turn { ranges: self, ticket }
-        };
-        loop {
-            let freed = self.freed.notified();
-            tokio::pin!(freed);
-            freed.as_mut().enable();
-            let overlaps =
-                |(_, other): &(u64, Range<u64>)| other.start < range.end && range.start < other.end;
-            let mine = turn.ticket;
-            if !self
-                .lock()
-                .taken
-                .iter()
-                .take_while(|(ticket, _)| *ticket < mine)
-                .any(overlaps)
-            {
-                return turn;
-            }
-            freed.await;
-        }
-    }
-}
-
-struct Turn<'a> {
-    ranges: &'a Ranges,
-    ticket: u64,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.ranges
-            .lock()
-            .taken
-            .retain(|(ticket, _)| *ticket != self.ticket);
-        self.ranges.freed.notify_waiters();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::future::Future;
-    use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
-
-    #[tokio::test]
-    async fn overlapping_writes_take_turns_and_others_do_not_wait() {
-        let ranges = Ranges::default();
-        let first = ranges.turn(0..10).await;
-        let mut second = pin!(ranges.turn(9..12));
-        let mut context = Context::from_waker(Waker::noop());
-        assert!(matches!(second.as_mut().poll(&mut context), Poll::Pending));
-        drop(ranges.turn(20..30).await);
-        // The third overlaps only the second, which came before it.
-        let mut third = pin!(ranges.turn(11..13));
-        assert!(matches!(third.as_mut().poll(&mut context), Poll::Pending));
-        drop(first);
-        let Poll::Ready(second) = second.as_mut().poll(&mut context) else {
-            panic!("second waits for nobody")
-        };
-        assert!(matches!(third.as_mut().poll(&mut context), Poll::Pending));
-        drop(second);
-        assert!(matches!(third.as_mut().poll(&mut context), Poll::Ready(_)));
     }
 }

@@ -112,9 +112,10 @@ async fn a_reservation_holds_on_both_ports_and_over_two_changes_of_owner() {
     pair.own(ControllerId::A, 3);
     assert_eq!(
         by_a.read(0).await,
-        conflict(),
+        attention(0x2a05),
         "it was preempted while its port was away"
     );
+    assert_eq!(by_a.read(0).await, conflict());
     assert_eq!(other.read(0).await, CHANGED);
     assert_eq!(other.read(0).await, good(block(7)));
 }

@@ -344,6 +344,57 @@ fn controller(text: &mut String, id: ControllerId, view: &View, style: Style) {
             );
         }
     }
+    match view.target.get() {
+        None => {
+            let _ = writeln!(text, "  hosts    unknown: {}", view.target.why_not());
+        }
+        Some(target) => text.push_str(&limits(target, style)),
+    }
+}
+
+/// What hosts have taken of what they can take, and how the controllers talk of blocks where they are of two builds.
+pub fn limits(target: &target::Status, style: Style) -> String {
+    let mut text = String::new();
+    let of = |name: &str, part: &target::Use| {
+        let told = format!("{} of {} {name}", part.used, part.limit);
+        // Nine tenths: the next ones will be refused.
+        match part.limit > 0 && part.used.saturating_mul(10) >= part.limit.saturating_mul(9) {
+            true => style.warn(&told),
+            false => told,
+        }
+    };
+    let memory = |name: &str, kib: &target::Use| {
+        let told = format!("{} of {} {name}", size(kib.used << 10), size(kib.limit << 10));
+        match kib.used.saturating_mul(10) >= kib.limit.saturating_mul(9) {
+            true => style.warn(&told),
+            false => told,
+        }
+    };
+    if let Some(limits) = &target.limits {
+        let _ = writeln!(
+            text,
+            "  hosts    {}, {}, {}",
+            of("sessions", &limits.sessions),
+            of("logging in", &limits.logins),
+            of("commands in the busiest", &limits.commands_per_session)
+        );
+        let _ = writeln!(
+            text,
+            "           memory: {}, {}",
+            memory("for data asked for", &limits.data_kib),
+            memory("for data unasked", &limits.unasked_kib)
+        );
+    }
+    if let Some(forwarding) = &target.forwarding
+        && let Some(agreed) = forwarding.agreed.filter(|agreed| *agreed < forwarding.newest)
+    {
+        let told = format!(
+            "block protocol {agreed}, this end speaks {} to {}: the partner is of an older build",
+            forwarding.oldest, forwarding.newest
+        );
+        let _ = writeln!(text, "  partner  {}", style.warn(&told));
+    }
+    text
 }
 
 fn quorum_disk(disk: &heartbeat::QuorumDisk, style: Style) -> String {
@@ -481,6 +532,7 @@ pub fn access(access: target::Access) -> &'static str {
     match access {
         target::Access::Optimized => "optimized",
         target::Access::NonOptimized => "non-opt",
+        target::Access::Standby => "standby",
         target::Access::Unavailable => "unavail",
         target::Access::Transitioning => "transit",
     }
@@ -792,6 +844,52 @@ mod tests {
         let text = render(&report, Style::plain());
         assert!(text.contains("a says a, b says unknown"), "{text}");
         fits(&text);
+    }
+
+    #[test]
+    fn what_hosts_can_take_is_told_with_what_they_have_taken() {
+        let part = |used, limit| target::Use { used, limit };
+        let mut status = target::Status {
+            controller: ControllerId::A,
+            portal: "10.78.0.1:3260".into(),
+            iqn: "iqn.x".into(),
+            lease_fresh: true,
+            sessions: Vec::new(),
+            partner: None,
+            pools: Vec::new(),
+            limits: Some(target::Limits {
+                sessions: part(3, 2048),
+                logins: part(0, 512),
+                commands_per_session: part(128, 128),
+                unasked_kib: part(0, 512 * 1024),
+                data_kib: part(1536, 512 * 1024),
+            }),
+            forwarding: Some(target::Forwarding {
+                oldest: 1,
+                newest: 2,
+                agreed: Some(1),
+            }),
+        };
+        let text = limits(&status, Style::plain());
+        for told in [
+            "3 of 2048 sessions",
+            "0 of 512 logging in",
+            "128 of 128 commands in the busiest",
+            "1.5 MiB of 512 MiB for data asked for",
+            "0 B of 512 MiB for data unasked",
+            "block protocol 1, this end speaks 1 to 2",
+        ] {
+            assert!(text.contains(told), "{told}: {text}");
+        }
+        fits(&text);
+        // Nothing is said of a pair of one build, and nothing is made up where nothing is told.
+        status.forwarding = Some(target::Forwarding {
+            oldest: 1,
+            newest: 2,
+            agreed: Some(2),
+        });
+        status.limits = None;
+        assert_eq!(limits(&status, Style::plain()), "");
     }
 
     #[test]

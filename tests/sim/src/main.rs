@@ -12,13 +12,13 @@ static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(name = "pollux-sim")]
 struct Options {
     /// How many seeds to play.
-    #[arg(long, default_value_t = 1_000, conflicts_with = "seed", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 1_000, conflicts_with = "seed", value_parser = how_many, allow_negative_numbers = true)]
     seeds: u64,
     /// The first of them.
-    #[arg(long, default_value_t = 0, conflicts_with = "seed")]
+    #[arg(long, default_value_t = 0, conflicts_with = "seed", value_parser = a_seed, allow_negative_numbers = true)]
     from: u64,
     /// Play this seed alone.
-    #[arg(long)]
+    #[arg(long, value_parser = a_seed, allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Print every event and effect of both sides.
     #[arg(long, requires = "seed")]
@@ -53,6 +53,26 @@ struct Options {
     /// Print which cells of state and event were visited, and why the others were not.
     #[arg(long, conflicts_with = "trace")]
     coverage: bool,
+}
+
+/// A number of seeds.
+fn how_many(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => {
+            Err("nothing would be played; give a whole number of seeds from 1 on, such as 10000".to_owned())
+        }
+        Ok(count) => Ok(count),
+        Err(why) => Err(format!(
+            "{why}; give a whole number of seeds from 1 on, such as 10000"
+        )),
+    }
+}
+
+/// A seed.
+fn a_seed(text: &str) -> Result<u64, String> {
+    let most = u64::MAX;
+    text.parse()
+        .map_err(|why| format!("{why}; a seed is a whole number from 0 to {most}, such as 42"))
 }
 
 fn main() -> ExitCode {

@@ -63,3 +63,26 @@ fn a_mutant_of_no_name_is_no_success() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("--mutants --list"), "{said}");
 }
+
+#[test]
+fn a_number_that_is_none_is_told_what_would_be_right() {
+    for (arguments, right) in [
+        (
+            ["--seeds", "x"],
+            "a whole number of seeds from 1 on, such as 10000",
+        ),
+        (
+            ["--seeds", "0"],
+            "a whole number of seeds from 1 on, such as 10000",
+        ),
+        (["--seeds", "-1"], "a whole number of seeds from 1 on"),
+        (["--from", "1.5"], "a whole number from 0 to 18446744073709551615"),
+        (["--seed", "0x10"], "such as 42"),
+    ] {
+        let output = sim(&arguments, "");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(right), "{arguments:?}: {said}");
+        assert!(said.contains(arguments[0]), "it names the argument: {said}");
+    }
+}

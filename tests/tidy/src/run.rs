@@ -27,6 +27,15 @@ const PACKAGES: &[(&str, &str)] = &[
         "iscsi-test-cu: the target against a foreign test suite",
     ),
     (
+        "tshark",
+        "a foreign decoder: what the target says of its port groups",
+    ),
+    (
+        "qemu-utils",
+        "qemu-io: an initiator that nobody here wrote, through a failover",
+    ),
+    ("qemu-block-extra", "its iSCSI driver"),
+    (
         "tgt",
         "a foreign target, against which the host of the tests is checked",
     ),

@@ -8,16 +8,17 @@ use super::link::{BY_ANOTHER_HOST, port_of};
 use super::world::{World, pool_of_session};
 use crate::backend::Failure;
 use crate::gate::ReplyGate;
-use crate::paths::{Cancel, Paths, Refused, Scope};
+use crate::paths::{Cancel, HOLD_LIMIT, Paths, Refused, Scope};
 use crate::scsi::inquiry::port_number;
 use crate::scsi::sense::Sense;
 use crate::scsi::{Outcome, Status as ScsiStatus};
-use crate::volume::{Question, Undone};
+use crate::volume::{Question, Undone, Volume};
 use bytes::Bytes;
 use pollux_api::id::{ControllerId, Generation, PoolId, VolumeId};
 use pollux_api::target::Backing;
 use pollux_block_frame::{Handler, Hello, Operation, Reply, Request, Status};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Serves the partner.
 #[derive(Debug)]
@@ -103,6 +104,12 @@ impl Forwarded {
         if !session.stands() {
             return Reply::status(Status::NotOwner);
         }
+        let reply = self.of_volume(session, &volume, request).await;
+        volume.tidy();
+        reply
+    }
+
+    async fn of_volume(&self, session: &Session, volume: &Arc<Volume>, request: Request) -> Reply {
         let (nexus, begins) = match request.behalf {
             // The partner speaks for its own port's hosts only.
             Some(behalf) if behalf.nexus.port != port_number(self.own.partner()) => {
@@ -111,10 +118,20 @@ impl Forwarded {
             Some(behalf) => (Some(behalf.nexus), behalf.begins),
             None => (None, false),
         };
+        let now = Instant::now();
+        // The partner has told its host by then that it was given up: it is not begun any more.
+        if request.begin_by.is_some_and(|begin_by| begin_by <= now) {
+            return Reply::status(Status::Aborted);
+        }
+        let deadline = now + HOLD_LIMIT;
         let scope = Scope {
+            deadline: request
+                .begin_by
+                .map_or(deadline, |begin_by| begin_by.min(deadline)),
             cancel: session.cancel.clone(),
             nexus,
-            ..Scope::new()
+            // The port on which the host has asked has let it in.
+            in_standby: true,
         };
         let operation = match request.operation {
             Operation::Scsi { cdb, id, data } => {
@@ -127,7 +144,7 @@ impl Forwarded {
                 return match self
                     .world
                     .target()
-                    .answer_forwarded(&volume, &question, &scope)
+                    .answer_forwarded(volume, &question, &scope)
                     .await
                 {
                     Ok(_) if !session.stands() => Reply::status(Status::Held),
@@ -167,7 +184,7 @@ fn refusal(undone: &Undone) -> Reply {
         Undone::Answered(outcome) => return reply(outcome),
         Undone::Aborted => return Reply::with_detail(Status::Aborted, BY_ANOTHER_HOST),
         Undone::Refused(Refused::Cancelled) => Status::Aborted,
-        Undone::Refused(Refused::Busy | Refused::Unavailable) => Status::Held,
+        Undone::Refused(Refused::Busy | Refused::Unavailable | Refused::Standby) => Status::Held,
         Undone::Failed(failure) => match failure {
             Failure::Conflict | Failure::InDoubt => Status::Held,
             Failure::Medium => Status::MediumError,

@@ -4,9 +4,14 @@
 //! server drains the older session of the same identity before it lets the newer one in, so a copy of a command
 //! never overtakes its original.
 //!
-//! A line to the partner carries the claim (epoch, generation) under which it was dialled. When the claim changes
-//! the line is reset, and with it goes whatever had not been sent: nothing of an older claim reaches the partner
-//! late.
+//! A line carries the claim (epoch, generation) under which it was dialled. When the claim changes the line is reset, and
+//! with it goes whatever had not been sent: nothing of an older claim reaches the other end late, and nothing of it is left
+//! there when the next line is let in. A line to a pool may be dialled ahead of its claim, while no host's command goes by
+//! it: the first claim then takes it over, and no time is lost at a takeover.
+//!
+//! A host's command says by when the partner may begin with it. Who waits gives up no earlier, so what was given up and is
+//! still on its way is not begun any more. A partner of an older build cannot be told: the line is reset then, which
+//! throws away what has not left this machine.
 
 use super::BLOCK_SIZE;
 use crate::backend::{BoxFuture, Failure, VolumeBackend, may_be_sent_again};
@@ -16,10 +21,13 @@ use crate::scsi::{Outcome, Status as ScsiStatus};
 use bytes::Bytes;
 use pollux_api::id::{ArrayId, ControllerId, Epoch, Generation};
 use pollux_api::target::Backing;
-use pollux_block_frame::{AuthKey, Behalf, Client, Error, Hello, Operation, Port, Purpose, Request, Status};
+use pollux_block_frame::{
+    AuthKey, Behalf, Client, Error, Hello, Operation, Port, Purpose, Request, Status, VERSIONS,
+};
 use socket2::SockRef;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
@@ -60,8 +68,11 @@ pub struct Link {
     name: String,
     key: Option<AuthKey>,
     paths: Arc<Paths>,
-    current: Mutex<Option<(Claim, Client)>>,
+    /// Under which claim it was dialled; `None`: ahead of it.
+    current: Mutex<Option<(Option<Claim>, Client)>>,
     dialling: tokio::sync::Mutex<()>,
+    /// Version of the protocol that was agreed last; 0: none was.
+    agreed: AtomicU16,
 }
 
 /// The initiator port of a controller on both kinds of lines.
@@ -94,10 +105,20 @@ impl Link {
             paths,
             current: Mutex::default(),
             dialling: tokio::sync::Mutex::default(),
+            agreed: AtomicU16::new(0),
         })
     }
 
-    fn current(&self) -> MutexGuard<'_, Option<(Claim, Client)>> {
+    /// Version of the protocol that was agreed when the line was last opened; `None`: it never was.
+    #[must_use]
+    pub fn agreed(&self) -> Option<u16> {
+        match self.agreed.load(Ordering::Relaxed) {
+            0 => None,
+            version => Some(version),
+        }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<(Option<Claim>, Client)>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -106,38 +127,38 @@ impl Link {
         *self.current() = None;
     }
 
-    /// Drops the line if what it was dialled for is no more.
+    /// Drops the line if what it was dialled for is no more; one that was dialled ahead is of this claim now.
     pub fn reset_if_outdated(&self) {
         let route = self.paths.route();
         let claim = (route.epoch, route.generation);
-        let outdated = match self.endpoint {
-            Endpoint::Volume(_) => route.backing != Backing::Local,
-            Endpoint::Partner { .. } => {
-                let dialled = self.current().as_ref().map(|(dialled, _)| *dialled);
-                route.backing != Backing::Partner || dialled.is_some_and(|dialled| dialled != claim)
-            }
+        let leads_to = match self.endpoint {
+            Endpoint::Volume(_) => Backing::Local,
+            Endpoint::Partner { .. } => Backing::Partner,
         };
-        if outdated {
-            self.reset();
+        let mut current = self.current();
+        match &mut *current {
+            Some((dialled, _))
+                if route.backing == leads_to && dialled.is_none_or(|dialled| dialled == claim) =>
+            {
+                *dialled = Some(claim);
+            }
+            _ => *current = None,
         }
     }
 
-    /// Under which claim to dial: the pool manager serves whoever is on its own controller.
-    fn claim(&self) -> Claim {
-        match self.endpoint {
-            Endpoint::Volume(_) => (Epoch::new(0), Generation::new(0)),
-            Endpoint::Partner { .. } => {
-                let route = self.paths.route();
-                (route.epoch, route.generation)
-            }
-        }
+    /// Under which claim to dial; `None`: ahead of it.
+    fn claim(&self) -> Option<Claim> {
+        let route = self.paths.route();
+        let ahead = matches!(self.endpoint, Endpoint::Volume(_)) && route.backing != Backing::Local;
+        (!ahead).then_some((route.epoch, route.generation))
     }
 
     fn living(&self) -> Option<Client> {
         let claim = self.claim();
         let current = self.current();
         let (dialled, client) = current.as_ref()?;
-        (*dialled == claim && !client.is_closed()).then(|| client.clone())
+        let sound = dialled.is_none() || *dialled == claim;
+        (sound && !client.is_closed()).then(|| client.clone())
     }
 
     /// A living line, however long it takes; the caller bounds it.
@@ -153,8 +174,10 @@ impl Link {
                 return client;
             }
             let claim = self.claim();
-            match self.dial(claim).await {
+            let under = claim.unwrap_or((Epoch::new(0), Generation::new(0)));
+            match self.dial(under).await {
                 Ok(client) => {
+                    self.is_open(&client);
                     *self.current() = Some((claim, client));
                 }
                 Err(error) => {
@@ -169,6 +192,20 @@ impl Link {
         }
     }
 
+    fn is_open(&self, client: &Client) {
+        let version = client.welcome().version;
+        let before = self.agreed.swap(version, Ordering::Relaxed);
+        if version < VERSIONS.newest && before != version {
+            let endpoint = client.endpoint();
+            tracing::warn!(
+                endpoint,
+                version,
+                newest = VERSIONS.newest,
+                "the other end is of an older build: both go on with what it knows"
+            );
+        }
+    }
+
     async fn dial(&self, (epoch, generation): Claim) -> Result<Client, Error> {
         let hello = |purpose| Hello {
             array: self.array,
@@ -180,7 +217,13 @@ impl Link {
         };
         match &self.endpoint {
             Endpoint::Volume(path) => {
-                Client::connect_unix(path, &hello(Purpose::Volume), self.key.as_ref(), DIAL).await
+                // The pool manager serves whoever is on its own controller.
+                let hello = Hello {
+                    epoch: 0,
+                    generation: 0,
+                    ..hello(Purpose::Volume)
+                };
+                Client::connect_unix(path, &hello, self.key.as_ref(), DIAL).await
             }
             Endpoint::Partner { from, to } => {
                 let endpoint = to.to_string();
@@ -221,20 +264,26 @@ impl Link {
         }
     }
 
-    /// Carries out one operation on a volume (nil: the one behind the socket), on behalf of a host or of nobody.
+    /// Carries out one operation on a volume (nil: the one behind the socket), on behalf of a host, who hears at that
+    /// moment that it was given up, or of nobody.
     ///
     /// # Errors
     /// [`Failure`], when it is final.
     pub async fn submit(
         &self,
         volume: Uuid,
-        behalf: Option<Behalf>,
+        behalf: Option<(Option<Behalf>, Instant)>,
         operation: Operation,
     ) -> Result<Bytes, Failure> {
         let again = may_be_sent_again(&operation);
         loop {
             let client = self.client().await;
-            let request = Request::for_volume(volume, operation.clone()).on_behalf(behalf.clone());
+            let mut request = Request::for_volume(volume, operation.clone());
+            let mut given_up = None;
+            if let Some((behalf, begin_by)) = &behalf {
+                request = request.on_behalf(behalf.clone()).begin_by(*begin_by);
+                given_up = (!client.tells_when_to_begin()).then(|| GivenUp(self));
+            }
             let verdict = match client.call(request, None).await {
                 Ok(reply) => judge(reply.status, reply.detail, reply.payload),
                 Err(error) if error.nothing_was_done() => Verdict::Later { done: false },
@@ -243,12 +292,30 @@ impl Link {
                     Verdict::Later { done: true }
                 }
             };
+            if let Some(given_up) = given_up {
+                given_up.answered();
+            }
             match verdict {
                 Verdict::Final(result) => return result,
                 Verdict::Later { done: true } if !again => return Err(Failure::InDoubt),
                 Verdict::Later { .. } => tokio::time::sleep(AGAIN).await,
             }
         }
+    }
+}
+
+/// A command at a partner that does not know by when to begin. Dropped, it was given up.
+struct GivenUp<'a>(&'a Link);
+
+impl GivenUp<'_> {
+    fn answered(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        self.0.reset();
     }
 }
 
@@ -327,14 +394,15 @@ pub(crate) struct Through {
 
 impl VolumeBackend for Through {
     fn submit(&self, operation: Operation) -> BoxFuture<'_, Result<Bytes, Failure>> {
-        self.submit_for(None, operation)
+        Box::pin(self.link.submit(self.volume, None, operation))
     }
 
     fn submit_for(
         &self,
         behalf: Option<Behalf>,
+        begin_by: Instant,
         operation: Operation,
     ) -> BoxFuture<'_, Result<Bytes, Failure>> {
-        Box::pin(self.link.submit(self.volume, behalf, operation))
+        Box::pin(self.link.submit(self.volume, Some((behalf, begin_by)), operation))
     }
 }

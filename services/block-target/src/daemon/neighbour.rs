@@ -1,11 +1,16 @@
-//! What the targets of both controllers tell each other: their portals, and who is connected to them.
+//! What the targets of both controllers tell each other: their portals, who is connected to them, and what a host of one
+//! has reset.
 //!
 //! Discovery on either port lists both portals. And whoever stands in for a portal whose controller has lost its
 //! power must know which connections died with it: the dead cannot be asked, so each tells the other while it lives,
 //! after every change.
 
-use crate::{scsi::inquiry::port_number, target::Target};
-use pollux_api::target::{Hosts, PARTNER_HOSTS, STATUS, Status};
+use crate::{
+    backend::BoxFuture,
+    scsi::inquiry::port_number,
+    target::{Herald, Target},
+};
+use pollux_api::target::{Hosts, PARTNER_HOSTS, PARTNER_RESET, STATUS, Status, UnitReset};
 use pollux_runtime::{Client, Ctx};
 use serde_json::Value;
 use std::{
@@ -16,6 +21,8 @@ use std::{
 
 /// How long one question to the partner is repeated while it does not get through.
 const ASK: Duration = Duration::from_secs(10);
+/// How long the partner's hosts may take to end what they have under way at a unit that was reset.
+const RESET: Duration = Duration::from_secs(2);
 /// Pause before the next.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -46,6 +53,26 @@ fn own(target: &Target, portal: SocketAddr) -> Hosts {
     Hosts {
         portal: portal.to_string(),
         connections,
+        initiators: target.initiators(),
+    }
+}
+
+/// The way to the partner's target over the routers.
+pub(super) struct Messenger(pub(super) Client);
+
+impl std::fmt::Debug for Messenger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Messenger")
+    }
+}
+
+impl Herald for Messenger {
+    fn unit_reset(&self, reset: UnitReset) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let method = format!("partner/{PARTNER_RESET}");
+            let told = self.0.call::<_, ()>(&method, &reset, &Ctx::new(RESET)).await;
+            told.map_err(|error| error.to_string())
+        })
     }
 }
 
@@ -63,6 +90,7 @@ pub(super) async fn learn(client: Client, target: Arc<Target>, neighbour: Arc<Ne
                     neighbour.told(Hosts {
                         portal: status.portal,
                         connections: status.sessions.into_iter().map(|session| session.peer).collect(),
+                        initiators: Vec::new(),
                     });
                 }
                 return;

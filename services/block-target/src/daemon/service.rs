@@ -1,7 +1,7 @@
 //! The daemon's life: sockets, router, configuration.
 
 use super::forward::Forwarded;
-use super::neighbour::{self, Neighbour};
+use super::neighbour::{self, Messenger, Neighbour};
 use super::space;
 use super::world::{Surroundings, World};
 use crate::gate::{LeaseGate, ReplyGate};
@@ -13,8 +13,8 @@ use pollux_api::config::follow::Follower;
 use pollux_api::config::{self, Kind, Unseal, Unsealed, Watched};
 use pollux_api::error::{Code, RpcError};
 use pollux_api::target::{
-    Contract, FLIP, Flip, HOLD, Held, Hold, Hosts, PARTNER_HOSTS, PUBLISH, Publish, SERVICE, STATUS, Session,
-    Status,
+    Contract, FLIP, Flip, HOLD, Held, Hold, Hosts, PARTNER_HOSTS, PARTNER_RESET, PUBLISH, Publish, SERVICE,
+    STATUS, Session, Status, UnitReset,
 };
 use pollux_block_frame::{AuthKey, Purpose, Server, ServerOptions};
 use pollux_platform::keys::{KeyError, KeyStore};
@@ -124,6 +124,7 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
 
     let neighbour = Arc::new(Neighbour::default());
     let service = register(&world, portal, &neighbour).start(&config);
+    target.set_herald(Arc::new(Messenger(service.client().clone())));
     let (first, told) = oneshot::channel();
     server::raise_descriptors();
     let (changes, changed) = watch::channel(());
@@ -145,7 +146,7 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
         if told.await.is_err() {
             return std::future::pending().await;
         }
-        let opened = tokio::time::timeout(UNSEAL_FIRST, secrets_open(&opening));
+        let opened = tokio::time::timeout(UNSEAL_FIRST, opening.secrets_open());
         let _ = opened.await;
         let listener = portal_socket.listen(portal)?;
         server::serve(listener, hosts).await;
@@ -158,10 +159,10 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
     }
     // Hosts are told, so that they log in again at once instead of when they miss an answer.
     target.end_sessions("the target is stopped", GOODBYE_SECONDS);
+    let mut comings = target.comings();
     let emptied = async {
-        while !target.sessions().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        // The sender lives in the target.
+        while !target.sessions().is_empty() && comings.changed().await.is_ok() {}
     };
     if tokio::time::timeout(GOODBYE, emptied).await.is_err() {
         tracing::warn!(
@@ -175,6 +176,7 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
 fn register(world: &Arc<World>, portal: SocketAddr, neighbour: &Arc<Neighbour>) -> Typed<Contract> {
     let (asked, told) = (neighbour.clone(), neighbour.clone());
     let (publish, hold, flip, status) = (world.clone(), world.clone(), world.clone(), world.clone());
+    let (reset, hosts_of) = (world.clone(), world.clone());
     Service::of::<Contract>()
         .serve::<PUBLISH>(move |ctx: Ctx, ask: Publish| {
             let world = publish.clone();
@@ -237,9 +239,17 @@ fn register(world: &Arc<World>, portal: SocketAddr, neighbour: &Arc<Neighbour>) 
             async move { Ok(report(&world, portal, &neighbour)) }
         })
         .serve::<PARTNER_HOSTS>(move |_ctx: Ctx, hosts: Hosts| {
-            let neighbour = told.clone();
+            let (neighbour, target) = (told.clone(), hosts_of.target().clone());
             async move {
+                target.set_partner_initiators(hosts.initiators.clone());
                 neighbour.told(hosts);
+                Ok(())
+            }
+        })
+        .serve::<PARTNER_RESET>(move |_ctx: Ctx, unit: UnitReset| {
+            let world = reset.clone();
+            async move {
+                world.target().reset_by_partner(&unit).await;
                 Ok(())
             }
         })
@@ -265,6 +275,8 @@ fn report(world: &World, portal: SocketAddr, neighbour: &Neighbour) -> Status {
             .collect(),
         partner: neighbour.hosts(),
         pools: world.report(),
+        limits: Some(target.limits()),
+        forwarding: Some(world.forwarding()),
     }
 }
 
@@ -324,12 +336,5 @@ async fn open_secrets(client: Client, world: Arc<World>, mut changed: watch::Rec
             gone = changed.changed() => if gone.is_err() { return },
             () = tokio::time::sleep(UNSEAL_AGAIN), if left => {}
         }
-    }
-}
-
-/// Waits until no secret is sealed.
-async fn secrets_open(world: &World) {
-    while !world.sealed().is_empty() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

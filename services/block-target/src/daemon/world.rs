@@ -12,13 +12,14 @@ use crate::volume::{Identity, Volume};
 use pollux_api::config::Tables;
 use pollux_api::config::item::Secret;
 use pollux_api::id::{ArrayId, ControllerId, PoolId, VolumeId};
-use pollux_api::target::{Access, Flipped, PoolPaths, Published};
-use pollux_block_frame::AuthKey;
+use pollux_api::target::{Access, Flipped, Forwarding, PoolPaths, Published};
+use pollux_block_frame::{AuthKey, VERSIONS};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -69,6 +70,8 @@ pub struct World {
     state: Mutex<State>,
     /// Held from a look at the state to the target's hosts, so that an older look never replaces a newer.
     telling: Mutex<()>,
+    /// Changes when a secret was sealed or opened.
+    secrets: watch::Sender<()>,
 }
 
 /// Name of the session that forwards for a pool: the identity of the pool fills the 32 bytes that there are.
@@ -97,6 +100,7 @@ impl World {
             target,
             state: Mutex::default(),
             telling: Mutex::default(),
+            secrets: watch::Sender::new(()),
         })
     }
 
@@ -190,6 +194,7 @@ impl World {
             state.secrets.configure(tables);
         }
         self.tell_hosts();
+        self.secrets.send_replace(());
         for volume in resized {
             self.target.attend(volume, Sense::CAPACITY_CHANGED);
         }
@@ -217,6 +222,20 @@ impl World {
     pub fn opened(&self, sealed: Sealed, clear: Secret) {
         self.state().secrets.opened(sealed, clear);
         self.tell_hosts();
+        self.secrets.send_replace(());
+    }
+
+    /// Waits until no secret is sealed.
+    pub async fn secrets_open(&self) {
+        let mut changes = self.secrets.subscribe();
+        loop {
+            changes.borrow_and_update();
+            if self.sealed().is_empty() {
+                return;
+            }
+            // The sender lives in `self`.
+            let _ = changes.changed().await;
+        }
     }
 
     /// Opens the lines to the local volumes of a pool, all at once.
@@ -263,16 +282,32 @@ impl World {
             entry.local.reset_if_outdated();
             // A port that is gone has taken its nexuses along, and what RESERVE(6) held with them.
             let partner = self.around.own.partner();
-            if route.access_of(partner) == Access::Unavailable {
-                let gone = port_number(partner);
-                entry.volume.registry().end_legacy(|holder| holder.port == gone);
-            }
+            let gone = route.access_of(partner) == Access::Unavailable;
+            entry
+                .volume
+                .registry()
+                .port_is_gone(gone.then(|| port_number(partner)));
         }
         Ok(Flipped {
             changed: outcome.changed,
             sessions,
             released: outcome.released,
         })
+    }
+
+    /// Versions of the block protocol, and the oldest that was agreed on a line to the partner.
+    #[must_use]
+    pub fn forwarding(&self) -> Forwarding {
+        let state = self.state();
+        Forwarding {
+            oldest: VERSIONS.oldest,
+            newest: VERSIONS.newest,
+            agreed: state
+                .pools
+                .values()
+                .filter_map(|pool| pool.forward.agreed())
+                .min(),
+        }
     }
 
     /// One line per pool.

@@ -3,7 +3,7 @@
 use super::connection;
 use super::limits::{LOGINS_MAX, LOGINS_PER_ADDRESS, OTHER_DESCRIPTORS, SESSIONS_MAX};
 use super::seldom::Seldom;
-use crate::target::Target;
+use crate::target::{self, Target};
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::HashMap;
 use std::io;
@@ -152,6 +152,7 @@ impl Drop for AddressPlace {
 struct Place {
     _all: OwnedSemaphorePermit,
     _address: AddressPlace,
+    _counted: target::LoggingIn,
 }
 
 /// Serves hosts for ever. Dropping the future ends every connection.
@@ -176,7 +177,7 @@ pub async fn serve(listener: TcpListener, target: Arc<Target>) {
                     };
                     prepare(&stream);
                     let target = target.clone();
-                    let place = Place { _all: all, _address: address };
+                    let place = Place { _all: all, _address: address, _counted: target.login_begins() };
                     connections.spawn(async move {
                         let ended = connection::serve_from(stream, peer, target, place).await;
                         tracing::debug!(%peer, why = %ended, "connection ended");

@@ -3,6 +3,7 @@
 //! The write cache is off (WCE=0): whatever changes the medium is durable before GOOD, whether the host sets FUA
 //! or not.
 
+use super::access_state;
 use super::cdb::{Check, Command, Extent};
 use super::inquiry::{
     self, MAX_COMPARE_AND_WRITE, MAX_TRANSFER, MAX_UNMAP_DESCRIPTORS, MAX_WRITE_SAME, PortNames,
@@ -13,6 +14,7 @@ use crate::backend::Failure;
 use crate::paths::{Refused, Scope};
 use crate::volume::{Question, Undone, Volume};
 use bytes::Bytes;
+use pollux_api::target::Access;
 use pollux_block_frame::{LbaRun, Operation, Reply};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::Instant;
@@ -43,13 +45,13 @@ pub async fn execute(command: &Command, data: Bytes, unit: Unit<'_>, scope: &Sco
                 allocation,
             },
             volume,
-        ) => Ok(cut(inquiry::standard(volume.is_some()), *allocation)),
+        ) => {
+            let data = inquiry::standard(volume.is_some());
+            Ok(cut(qualified(data, volume, unit.port), *allocation))
+        }
         (Command::RequestSense { allocation }, volume) => {
-            let sense = if volume.is_some() {
-                Sense::NONE
-            } else {
-                Sense::LUN_NOT_SUPPORTED
-            };
+            let state = |volume: &Volume| access_state::polled(access_of(volume, unit.port));
+            let sense = volume.map_or(Sense::LUN_NOT_SUPPORTED, state);
             Ok(cut(sense.to_fixed().to_vec(), *allocation))
         }
         (_, None) => Err(Sense::LUN_NOT_SUPPORTED),
@@ -63,6 +65,18 @@ pub async fn execute(command: &Command, data: Bytes, unit: Unit<'_>, scope: &Sco
         }
     };
     done.unwrap_or_else(Outcome::from)
+}
+
+fn access_of(volume: &Volume, port: PortNames<'_>) -> Access {
+    volume.paths().route().access_of(port.controller)
+}
+
+/// INQUIRY data, with the peripheral qualifier as the state of the port has it.
+fn qualified(mut data: Vec<u8>, volume: Option<&Volume>, port: PortNames<'_>) -> Vec<u8> {
+    if volume.is_some_and(|volume| access_of(volume, port) == Access::Unavailable) {
+        data[0] |= access_state::NOT_CONNECTED;
+    }
+    data
 }
 
 fn cut(mut data: Vec<u8>, allocation: u32) -> Outcome {
@@ -91,6 +105,7 @@ impl From<Refused> for Ends {
         Self(match refused {
             // An aborted command is never answered; what stands here is seen by nobody.
             Refused::Busy | Refused::Cancelled => Outcome::status(Status::Busy),
+            Refused::Standby => Sense::PORT_STANDBY.into(),
             Refused::Unavailable => Sense::PORT_UNAVAILABLE.into(),
         })
     }
@@ -145,7 +160,8 @@ impl Work<'_> {
                 let page = page.unwrap_or_default();
                 let space = self.volume.provisioning();
                 let page = inquiry::vpd(page, self.volume.identity(), space, port);
-                return Ok(cut(page.ok_or(Sense::invalid_field(2))?, *allocation));
+                let page = page.ok_or(Sense::invalid_field(2))?;
+                return Ok(cut(qualified(page, Some(self.volume), port), *allocation));
             }
             Command::ModeSense {
                 ten,

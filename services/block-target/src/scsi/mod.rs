@@ -3,6 +3,7 @@
 //! Sources: SPC-4 (T10/1731-D), SBC-3 (T10/BSR INCITS 514), SAM-5. Everything but [`exec`] is a function of its
 //! arguments.
 
+pub mod access_state;
 pub mod cdb;
 pub mod exec;
 pub mod inquiry;

@@ -1,5 +1,6 @@
 //! Parameter data of the reports: capacity, logical units, port groups, commands.
 
+use super::access_state;
 use super::cdb::WhichOpcodes;
 use super::inquiry::port_number;
 use super::opcodes::{self, Opcode};
@@ -72,8 +73,6 @@ pub fn decode_lun(bytes: [u8; 8]) -> Option<u16> {
 /// REPORT TARGET PORT GROUPS: one group per controller with one port each, the same tale on both ports.
 #[must_use]
 pub fn port_groups(extended: bool, access: [Access; 2]) -> Vec<u8> {
-    /// T_SUP, U_SUP, AN_SUP, AO_SUP: every state that a group here can be in.
-    const SUPPORTED: u8 = 0x8b;
     /// The states change by themselves, not by a command.
     const IMPLICIT: u8 = 0x02;
     let mut data = vec![0; 4];
@@ -81,14 +80,12 @@ pub fn port_groups(extended: bool, access: [Access; 2]) -> Vec<u8> {
         data.extend_from_slice(&[0x10, IMPLICIT_TRANSITION_S, 0, 0]);
     }
     for controller in ControllerId::ALL {
-        let state = match access[controller.index()] {
-            Access::Optimized => 0x0,
-            Access::NonOptimized => 0x1,
-            Access::Unavailable => 0x3,
-            Access::Transitioning => 0xf,
-        };
+        let (state, supported) = (
+            access_state::code(access[controller.index()]),
+            access_state::SUPPORTED,
+        );
         let [high, low] = port_number(controller).to_be_bytes();
-        data.extend_from_slice(&[state, SUPPORTED, high, low, 0, IMPLICIT, 0, 1, 0, 0, high, low]);
+        data.extend_from_slice(&[state, supported, high, low, 0, IMPLICIT, 0, 1, 0, 0, high, low]);
     }
     let length = data.len() as u32 - 4;
     data[..4].copy_from_slice(&length.to_be_bytes());
@@ -161,8 +158,8 @@ mod tests {
             u32::from_be_bytes(short[..4].try_into().expect("four")) as usize,
             short.len() - 4
         );
-        assert_eq!(short[4..16], [0x00, 0x8b, 0, 1, 0, 2, 0, 1, 0, 0, 0, 1]);
-        assert_eq!(short[16..28], [0x03, 0x8b, 0, 2, 0, 2, 0, 1, 0, 0, 0, 2]);
+        assert_eq!(short[4..16], [0x00, 0x8f, 0, 1, 0, 2, 0, 1, 0, 0, 0, 1]);
+        assert_eq!(short[16..28], [0x03, 0x8f, 0, 2, 0, 2, 0, 1, 0, 0, 0, 2]);
         let long = port_groups(true, access);
         assert_eq!(long[4..8], [0x10, IMPLICIT_TRANSITION_S, 0, 0]);
         assert_eq!(long[8..], short[4..]);

@@ -1,7 +1,7 @@
 //! Sense data: why a command was not done, in the host's own vocabulary (SPC-4, 4.5 and annex D).
 
 /// Sense key, additional code and qualifier, and what some of them carry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sense {
     key: u8,
     code: u16,
@@ -23,6 +23,10 @@ macro_rules! senses {
 senses! {
     /// Nothing to report.
     NONE = 0x0, 0x0000;
+    /// The asymmetric access state of this port is changing.
+    PORT_TRANSITION = 0x2, 0x040a;
+    /// This port is in standby.
+    PORT_STANDBY = 0x2, 0x040b;
     /// This port has no way to the owner of the volume.
     PORT_UNAVAILABLE = 0x2, 0x040c;
     /// Every copy of the medium failed to read.

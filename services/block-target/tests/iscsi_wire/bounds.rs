@@ -180,6 +180,79 @@ impl Portal {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_logins_of_strangers_takes_nothing_and_hosts_are_served_through_it() {
+    let portal = portal();
+    let address = portal.address;
+    let mut host = portal.connect().await;
+    assert_eq!(host.log_in(HOST, &[]).await, 0);
+    let mut strangers = JoinSet::new();
+    for number in 0..64_u32 {
+        strangers.spawn(async move {
+            let name = format!("iqn.2026-01.io.pollux:stranger-{number}");
+            for _ in 0..32 {
+                let stream = TcpStream::connect(address).await.expect("the portal listens");
+                let mut stranger = Initiator::over(stream);
+                assert_eq!(stranger.log_in(&name, &[]).await, 0x0202, "no such host");
+                stranger.closed().await;
+            }
+        });
+    }
+    let mut served = 0_u64;
+    loop {
+        match strangers.try_join_next() {
+            Some(refused) => refused.expect("refused, as it should be"),
+            None if strangers.is_empty() => break,
+            None => {
+                assert!(host.read(0).await.is_good());
+                served += 1;
+            }
+        }
+    }
+    println!("{} logins refused, {served} reads of a host meanwhile", 64 * 32);
+    assert_eq!(portal.rig.target.sessions().len(), 1, "the host's");
+    let limits = portal.rig.target.limits();
+    assert_eq!(
+        (limits.sessions.used, limits.sessions.limit),
+        (1, SESSIONS_MAX as u64)
+    );
+    // Whoever has left gives his place back a moment later.
+    let empty = async {
+        while portal.rig.target.limits().logins.used > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(BOUND, empty).await.expect("no login is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_is_reported() {
+    let rig = Rig::new();
+    rig.slow.door.set(false);
+    let mut host = rig.log_in_as(HOST, &[("FirstBurstLength", "65536")]).await;
+    let _idle = rig.log_in_as(crate::rig::NEIGHBOUR, &[]).await;
+    let whole = vec![7; 64 * 1024];
+    let tags = [
+        host.begin(&write_cdb(0, 128), 65536, Some(&whole)).await,
+        host.begin(&write_cdb(200, 128), 65536, Some(&whole)).await,
+    ];
+    rig.come(2).await;
+    let limits = rig.target.limits();
+    assert_eq!((limits.sessions.used, limits.commands_per_session.used), (2, 2));
+    assert_eq!((limits.unasked_kib.used, limits.data_kib.used), (128, 0));
+    assert_eq!(limits.unasked_kib.limit, u64::from(MEMORY_KIB));
+    rig.slow.door.set(true);
+    for _ in tags {
+        assert_eq!(host.expect(response::SCSI).await.header.0[3], 0);
+    }
+    assert!(host.read(0).await.is_good());
+    let limits = rig.target.limits();
+    assert_eq!(
+        (limits.unasked_kib.used, limits.commands_per_session.used),
+        (0, 0)
+    );
+}
+
 /// Bytes of memory that this process has.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");

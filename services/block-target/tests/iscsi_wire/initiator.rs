@@ -92,6 +92,18 @@ impl Initiator {
         timeout(BOUND, next).await.expect("an answer or the end")
     }
 
+    /// So many bytes as they come, whatever they are.
+    pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let enough = async {
+            while self.buffer.len() < count {
+                let read = self.stream.read_buf(&mut self.buffer).await.expect("connected");
+                assert_ne!(read, 0, "closed");
+            }
+        };
+        timeout(BOUND, enough).await.expect("they come");
+        self.buffer.split_to(count).to_vec()
+    }
+
     /// The next PDU, which has to be of this kind.
     pub(crate) async fn expect(&mut self, opcode: u8) -> Pdu {
         let pdu = self.next().await.expect("connected");

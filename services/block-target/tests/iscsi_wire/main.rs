@@ -4,6 +4,7 @@
 //! many seconds are tested in no time.
 
 mod bounds;
+mod digests;
 mod initiator;
 mod life;
 mod login;

@@ -5,24 +5,26 @@
 use bytes::BytesMut;
 use pollux_api::config::{Hex, Host, HostId, Mapping, MappingId, Tables, Volume as VolumeRow};
 use pollux_api::id::{ArrayId, ControllerId, Epoch, Generation, PoolId, VolumeId};
-use pollux_api::target::{Access, Backing};
+use pollux_api::target::{Access, Backing, UnitReset};
 use pollux_block_frame::{
     AuthKey, EndpointInfo, Handler, Hello, Operation, Purpose, Reply, Request, Server, ServerOptions, Status,
 };
 use pollux_block_target::backend::memory::Memory;
-use pollux_block_target::backend::{Failure, VolumeBackend};
+use pollux_block_target::backend::{BoxFuture, Failure, VolumeBackend};
 use pollux_block_target::daemon::{BLOCK_SIZE, Forwarded, Surroundings, World};
 use pollux_block_target::gate::{ManualGate, ReplyGate};
 use pollux_block_target::iscsi::pdu::{self, Digests, Header, Pdu};
 use pollux_block_target::iscsi::{server, text};
 use pollux_block_target::paths::Route;
-use pollux_block_target::target::Target;
+use pollux_block_target::target::{Herald, Target};
+use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -200,16 +202,96 @@ async fn controller(own: ControllerId, forward: TcpListener, partner: SocketAddr
     }
 }
 
+/// The routers' way to the partner, and its end there.
+#[derive(Debug)]
+struct Direct(Arc<World>);
+
+impl Herald for Direct {
+    fn unit_reset(&self, reset: UnitReset) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            self.0.target().reset_by_partner(&reset).await;
+            Ok(())
+        })
+    }
+}
+
+/// A piece of the interconnect that can be held up: what has been sent stays in it and arrives when it is let go.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    address: SocketAddr,
+    pub(crate) open: Arc<ManualGate>,
+}
+
+impl Relay {
+    async fn to(partner: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
+        let address = listener.local_addr().expect("bound");
+        let open = Arc::new(ManualGate::default());
+        let gate = open.clone();
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let Ok(far) = TcpStream::connect(partner).await else {
+                    continue;
+                };
+                let (near, far) = (near.into_split(), far.into_split());
+                tokio::spawn(pass(near.0, far.1, gate.clone()));
+                tokio::spawn(pass(far.0, near.1, gate.clone()));
+            }
+        });
+        Self { address, open }
+    }
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, gate: Arc<ManualGate>) {
+    let mut bytes = vec![0; 64 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut bytes).await {
+        gate.opened().await;
+        if to.write_all(&bytes[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
 impl Pair {
     pub(crate) async fn start() -> Self {
+        Self::joined(|partner| async move { partner }).await
+    }
+
+    /// The same with a relay on b's way to a.
+    pub(crate) async fn start_with_relay() -> (Self, Relay) {
+        let (sender, relay) = tokio::sync::oneshot::channel();
+        let pair = Self::joined(|partner| async move {
+            let relay = Relay::to(partner).await;
+            let address = relay.address;
+            sender.send(relay).expect("waited for");
+            address
+        })
+        .await;
+        (pair, relay.await.expect("made"))
+    }
+
+    async fn joined<F: Future<Output = SocketAddr>>(way_to_a: impl FnOnce(SocketAddr) -> F) -> Self {
         let listen = || TcpListener::bind("127.0.0.1:0");
         let (a, b) = (listen().await.expect("port"), listen().await.expect("port"));
         let (at_a, at_b) = (a.local_addr().expect("bound"), b.local_addr().expect("bound"));
-        Self {
+        let at_a = way_to_a(at_a).await;
+        let pair = Self {
             a: controller(ControllerId::A, a, at_b).await,
             b: controller(ControllerId::B, b, at_a).await,
             memory: Arc::new(Memory::new(BLOCK_SIZE, BLOCKS)),
+        };
+        for (one, other) in [(&pair.a, &pair.b), (&pair.b, &pair.a)] {
+            let herald = Arc::new(Direct(other.world.clone()));
+            one.world.target().set_herald(herald);
         }
+        pair
+    }
+
+    /// Both ports hear who is logged in at the other.
+    pub(crate) fn tell_initiators(&self) {
+        let (a, b) = (self.a.world.target(), self.b.world.target());
+        a.set_partner_initiators(b.initiators());
+        b.set_partner_initiators(a.initiators());
     }
 
     /// Both controllers are told that `owner` has the pool.
@@ -277,7 +359,22 @@ impl Initiator {
             .expect("logged in")
     }
 
+    /// By another of the host's ports: the last byte of its ISID.
+    pub(crate) async fn log_in_with_isid(portal: SocketAddr, name: &str, isid: u8) -> Self {
+        timeout(
+            BOUND,
+            Self::try_log_in_as(portal, isid, &[("InitiatorName", name)]),
+        )
+        .await
+        .expect("in time")
+        .expect("logged in")
+    }
+
     pub(crate) async fn try_log_in(portal: SocketAddr, extra: &[(&str, &str)]) -> Option<Self> {
+        Self::try_log_in_as(portal, 0, extra).await
+    }
+
+    async fn try_log_in_as(portal: SocketAddr, isid: u8, extra: &[(&str, &str)]) -> Option<Self> {
         let stream = TcpStream::connect(portal).await.expect("portal");
         let (buffer, digests) = (BytesMut::new(), Digests::default());
         let mut initiator = Self {
@@ -291,6 +388,7 @@ impl Initiator {
         header.0[0] = 0x43;
         header.0[1] = 0x87;
         header.0[8] = 0x80;
+        header.0[13] = isid;
         header.put32(24, 1);
         let mut data = Vec::new();
         let keys = [
@@ -315,6 +413,29 @@ impl Initiator {
         let mut out = Vec::new();
         pdu::put(&mut out, header, data, self.digests);
         self.stream.write_all(&out).await.expect("sent");
+    }
+
+    /// A task management function, at the unit; what it is answered.
+    pub(crate) async fn manage(&mut self, function: u8) -> u8 {
+        self.tag += 1;
+        let mut header = Header([0; 48]);
+        header.0[0] = 0x42;
+        header.0[1] = 0x80 | function;
+        header.0[9] = 1;
+        header.put32(16, self.tag);
+        header.put32(20, u32::MAX);
+        header.put32(24, self.cmd_sn);
+        self.send(header, &[]).await;
+        loop {
+            let answer = timeout(BOUND, self.next())
+                .await
+                .expect("in time")
+                .expect("connected");
+            if answer.header.opcode() == 0x22 {
+                assert_eq!(answer.header.tag(), self.tag);
+                return answer.header.0[2];
+            }
+        }
     }
 
     /// The next PDU; `None`: the target has closed the connection.

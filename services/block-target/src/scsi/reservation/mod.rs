@@ -22,13 +22,21 @@
 //! * everything is kept over a loss of power, asked for by APTPL or not (5.13.5 would let it go without): in doubt a
 //!   reservation is kept, because one too many is ended by CLEAR, and one too few costs data;
 //! * PRGENERATION never goes back to zero either;
-//! * ALL_TG_PT registers the initiator port at both ports, as two registrations.
+//! * ALL_TG_PT registers the initiator port at both ports, as two registrations;
+//! * an initiator that SPEC_I_PT names as a whole (TransportID format 00b) is each of its ports that is logged in at either
+//!   controller or registered; where none is known the command is refused, because to register nobody would look like
+//!   success. REGISTER AND MOVE hands over to one port and takes format 01b alone;
+//! * unit attentions that were not told, and what RESERVE(6) holds, outlive the owner.
+//!
+//! Limits: [`REGISTRATIONS_MAX`] registrations of a volume; more are refused with INSUFFICIENT REGISTRATION RESOURCES, and
+//! then none of a command's is made. [`PENDING_MAX`] nexuses have unit attentions that they were not told of; beyond that
+//! the first ones by name are forgotten.
 //!
 //! Invariants: a holder is registered (5.13.10); no key is zero; there is never a reservation without a registration.
 
 mod access;
 mod record;
-mod wire;
+pub mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -45,6 +53,8 @@ use std::collections::{BTreeMap, VecDeque};
 pub const REGISTRATIONS_MAX: usize = 256;
 /// Commands that are remembered as done. A command is sent again within its own time, and changes are done one by one.
 const DONE_MAX: usize = 32;
+/// Nexuses that have not been told something. Each host that was preempted is one, until its next command.
+pub const PENDING_MAX: usize = 128;
 /// Relative target port identifiers of both controllers.
 pub const PORTS: [u16; 2] = [1, 2];
 
@@ -131,6 +141,10 @@ pub struct State {
     held: Option<Held>,
     /// The last changes that were made: one that is sent again finds itself here.
     done: VecDeque<CommandId>,
+    /// Who holds the volume by RESERVE(6).
+    legacy: Option<Nexus>,
+    /// Unit attentions that nexuses have not been told of, of each kind one.
+    pending: BTreeMap<Nexus, Vec<Sense>>,
 }
 
 /// Why a PERSISTENT RESERVE OUT was not done.
@@ -208,7 +222,52 @@ impl State {
             aptpl: true,
             registrations: BTreeMap::from([(unknown, Self::UNKNOWN_KEY)]),
             held: Some(held),
-            done: VecDeque::new(),
+            ..Self::default()
+        }
+    }
+
+    /// Who holds the volume by RESERVE(6).
+    #[must_use]
+    pub fn legacy(&self) -> Option<&Nexus> {
+        self.legacy.as_ref()
+    }
+
+    /// The same with another holder by RESERVE(6), or none.
+    #[must_use]
+    pub fn with_legacy(&self, holder: Option<Nexus>) -> Self {
+        Self {
+            legacy: holder,
+            ..self.clone()
+        }
+    }
+
+    /// The first unit attention of a nexus, which is told now.
+    pub fn tell(&mut self, nexus: &Nexus) -> Option<Sense> {
+        let waiting = self.pending.get_mut(nexus)?;
+        let first = (!waiting.is_empty()).then(|| waiting.remove(0));
+        if waiting.is_empty() {
+            self.pending.remove(nexus);
+        }
+        first
+    }
+
+    fn attend(&mut self, nexus: &Nexus, sense: Sense) {
+        if self.pending.len() >= PENDING_MAX && !self.pending.contains_key(nexus) {
+            self.pending.pop_first();
+        }
+        let waiting = self.pending.entry(nexus.clone()).or_default();
+        if !waiting.contains(&sense) {
+            waiting.push(sense);
+        }
+    }
+
+    /// This state was decided from an earlier one than `before`, whose hosts were told something since, or have lost what
+    /// RESERVE(6) held: that stands, and the change adds its own unit attentions.
+    pub fn goes_on_from(&mut self, before: &Self, attentions: &[(Nexus, Sense)]) {
+        self.pending.clone_from(&before.pending);
+        self.legacy.clone_from(&before.legacy);
+        for (nexus, sense) in attentions {
+            self.attend(nexus, *sense);
         }
     }
 
@@ -266,11 +325,14 @@ impl State {
         if !self.has_done(&id) {
             work.carry_out(out)?;
             if work.next != *self {
-                if work.next.done.len() == DONE_MAX {
+                while work.next.done.len() >= DONE_MAX {
                     work.next.done.pop_front();
                 }
                 work.next.done.push_back(id);
             }
+        }
+        for (nexus, sense) in &work.attentions {
+            work.next.attend(nexus, *sense);
         }
         Ok(Change {
             state: work.next,

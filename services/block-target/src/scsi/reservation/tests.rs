@@ -784,6 +784,64 @@ fn reports_are_laid_out_as_in_the_standard() {
     );
 }
 
+/// Builds without a tail read a record by its first fields: as many names of commands as it says, and then the end.
+#[test]
+fn an_older_build_reads_the_record_of_a_newer_one_and_the_other_way_round() {
+    let word = |record: &[u8], at: usize| u32::from_le_bytes(record[at..at + 4].try_into().expect("four"));
+    let mut state = State::default();
+    for who in 0..3 {
+        let register = Out::RegisterAndIgnore {
+            new: 7,
+            all_ports: false,
+            aptpl: false,
+        };
+        state = state
+            .decide(&nexus(who), &register, [who as u8; 16])
+            .expect("permitted")
+            .state;
+    }
+    let without = state.to_record();
+    assert_eq!(word(&without, 28), 0, "nothing is to be told: as it always was");
+    let cleared = state
+        .decide(&nexus(0), &Out::Clear { key: 7 }, [9; 16])
+        .expect("permitted");
+    let state = cleared.state.with_legacy(Some(nexus(1)));
+    let record = state.to_record();
+    let (registered, done, words) = (word(&record, 16), word(&record, 24), word(&record, 28));
+    assert!(registered == 0 && words > 0 && done == 4 + words);
+    assert_eq!(record.len(), 32 + 16 * done as usize + 4);
+    assert_eq!(State::from_record(&record), Ok(state.clone()));
+    // It changes something, and writes the words of the tail as names of commands; it knows no tail.
+    let mut older = record[..record.len() - 4].to_vec();
+    older[28..32].fill(0);
+    older.extend_from_slice(&crc32c::crc32c(&older).to_le_bytes());
+    let read = State::from_record(&older).expect("sound");
+    assert_eq!((read.legacy(), read.done.len()), (None, done as usize));
+    let register = Out::RegisterAndIgnore {
+        new: 8,
+        all_ports: false,
+        aptpl: false,
+    };
+    let next = read
+        .decide(&nexus(0), &register, [10; 16])
+        .expect("permitted")
+        .state;
+    assert!(
+        next.done.len() <= DONE_MAX,
+        "what is no command's name is forgotten in time"
+    );
+    // A tail of a format that is not known may say that the volume is held.
+    let mut newer = record[..record.len() - 4].to_vec();
+    let tail = newer.len() - 16 * words as usize;
+    newer[tail] = 2;
+    newer.extend_from_slice(&crc32c::crc32c(&newer).to_le_bytes());
+    let refused = State::from_record(&newer).expect_err("unknown");
+    assert!(
+        refused.to_string().contains("format 2; this build reads 1"),
+        "{refused}"
+    );
+}
+
 fn any_out() -> impl Strategy<Value = (usize, Out)> {
     (0..3_usize, any::<prop::sample::Index>()).prop_map(|(me, index)| {
         let all = commands(me);
@@ -829,6 +887,9 @@ proptest! {
     ) {
         let parameters = Parameters { action, scope_and_type, length: bytes.len() as u32 + longer };
         let _ = Out::decode(parameters, &bytes, 1);
+        let known = [("iqn.x:a".to_owned(), [1; 6])].into();
+        let _ = (wire::devices(parameters, &bytes), wire::with_ports(parameters, &bytes, &known));
+        let _ = wire::initiator_ports_of(&bytes);
         let mut sealed = bytes.clone();
         sealed.splice(0..0, *b"PLXHRES1\x01\x00");
         sealed.extend_from_slice(&crc32c::crc32c(&sealed).to_le_bytes());

@@ -3,6 +3,7 @@
 use super::{Kind, Nexus, State};
 use crate::scsi::sense::Sense;
 use pollux_block_frame::INITIATOR_NAME_MAX;
+use std::collections::BTreeSet;
 
 /// Service actions of PERSISTENT RESERVE OUT.
 mod action {
@@ -222,8 +223,103 @@ fn initiator_ports(list: &[u8], port: u16) -> Result<Vec<Nexus>, Sense> {
     Ok(ports)
 }
 
+/// The TransportIDs of a REGISTER with SPEC_I_PT, where they are as long as they say.
+fn transport_ids(parameters: Parameters, list: &[u8]) -> Option<&[u8]> {
+    let list = list.get(..parameters.length as usize)?;
+    let named = parameters.action == action::REGISTER && list.len() >= BASIC + 4 && list[20] & 0x08 != 0;
+    let ids = named.then(|| &list[BASIC + 4..])?;
+    (ids.len() == be32(list, BASIC)).then_some(ids)
+}
+
+/// The first TransportID, of whatever kind, and what follows it.
+fn first(ids: &[u8]) -> Option<(&[u8], &[u8])> {
+    let head = ids.first_chunk::<4>()?;
+    let length = 4 + usize::from(u16::from_be_bytes([head[2], head[3]]));
+    ids.split_at_checked(length)
+}
+
+/// The name of an iSCSI initiator as a whole: TransportID format 00b (SPC-4, 7.6.4.6).
+fn device(id: &[u8]) -> Option<&str> {
+    let name = id.strip_prefix(&[0x05])?.get(3..)?;
+    let end = name.iter().position(|byte| *byte == 0)?;
+    let name = std::str::from_utf8(&name[..end]).ok()?;
+    let sound = (1..=INITIATOR_NAME_MAX).contains(&name.len()) && id.len().is_multiple_of(4);
+    (sound && !name.contains(ISID_MARK)).then_some(name)
+}
+
+/// Initiators that a PERSISTENT RESERVE OUT names as a whole.
+#[must_use]
+pub fn devices(parameters: Parameters, list: &[u8]) -> Vec<String> {
+    let mut ids = transport_ids(parameters, list).unwrap_or_default();
+    let mut found = Vec::new();
+    while let Some((id, rest)) = first(ids) {
+        found.extend(device(id).map(str::to_owned));
+        ids = rest;
+    }
+    found
+}
+
+/// The parameter list with each initiator that it names as a whole replaced by those of its ports that are `known`. What
+/// makes no sense stays as it is, for [`Out::decode`] to refuse.
+///
+/// # Errors
+/// An initiator of which no port is known, at its place in the list: to register nobody for it would look like success.
+pub fn with_ports(
+    parameters: Parameters,
+    list: &[u8],
+    known: &BTreeSet<(String, [u8; 6])>,
+) -> Result<Vec<u8>, Sense> {
+    let Some(mut ids) = transport_ids(parameters, list) else {
+        return Ok(list.to_vec());
+    };
+    let mut out = list[..BASIC + 4].to_vec();
+    while let Some((id, rest)) = first(ids) {
+        let before = out.len();
+        match device(id) {
+            None => out.extend_from_slice(id),
+            Some(name) => {
+                let ports = known.iter().filter(|(initiator, _)| initiator == name);
+                for (initiator, isid) in ports {
+                    let nexus = Nexus {
+                        initiator: initiator.clone(),
+                        isid: *isid,
+                        port: 0,
+                    };
+                    out.extend_from_slice(&transport_id(&nexus));
+                }
+                if out.len() == before {
+                    let at = parameters.length as usize - ids.len();
+                    return Err(Sense::invalid_parameter(at as u16));
+                }
+            }
+        }
+        ids = rest;
+    }
+    out.extend_from_slice(ids);
+    let length = (out.len() - BASIC - 4) as u32;
+    out[BASIC..BASIC + 4].copy_from_slice(&length.to_be_bytes());
+    Ok(out)
+}
+
+/// The initiator ports in the parameter data of READ FULL STATUS.
+#[must_use]
+pub fn initiator_ports_of(data: &[u8]) -> Vec<(String, [u8; 6])> {
+    let mut found = Vec::new();
+    let mut rest = data.get(8..).unwrap_or_default();
+    while let Some(head) = rest.first_chunk::<24>() {
+        let length = be32(head, 20);
+        let Some((nexus, _)) = rest.get(24..24 + length).and_then(|id| initiator_port(id, 0)) else {
+            break;
+        };
+        found.push((nexus.initiator, nexus.isid));
+        rest = &rest[24 + length..];
+    }
+    found
+}
+
 /// One TransportID of an iSCSI initiator *port* (format 01b), and its length. A device name without ISID (format 00b)
-/// means "every port of it that is known", which two controllers would answer differently: it is not taken.
+/// means "every port of it that is known": the port that received the command knows them, and puts them in its place
+/// ([`with_ports`]). REGISTER AND MOVE hands over to one port, and takes no other form.
 fn initiator_port(bytes: &[u8], port: u16) -> Option<(Nexus, usize)> {
     // PROTOCOL IDENTIFIER 5h: iSCSI.
     if bytes.len() < 4 || bytes[0] != 0x45 {
