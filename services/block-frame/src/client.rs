@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::frame::{FrameError, HEADER_BYTES, Header, MAX_PAYLOAD, Opcode, Status};
 use crate::hello::{AuthKey, Hello, VERSIONS, Versions, WITH_CLOCK, WITH_LBA_STATUS, Welcome, proof_matches};
 use crate::message::{EndpointInfo, FullStatus, Operation, Reply, Request, ReservationOut};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -598,8 +598,10 @@ pub(crate) async fn write_frames<W: AsyncWrite + Unpin>(
 ) -> io::Result<()> {
     while let Some(mut frame) = receive.recv().await {
         loop {
-            write.write_all(&frame.0.encode()).await?;
-            write.write_all(&frame.1).await?;
+            // A large payload leaves together with its header, as it is; small frames are gathered.
+            let header = frame.0.encode();
+            let mut bytes = Buf::chain(&header[..], &frame.1[..]);
+            write.write_all_buf(&mut bytes).await?;
             match receive.try_recv() {
                 Ok(next) => frame = next,
                 Err(_) => break,

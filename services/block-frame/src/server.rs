@@ -15,9 +15,13 @@ use crate::frame::{FrameError, Header, MAX_PAYLOAD, Opcode, Status};
 use crate::hello::{AuthKey, Hello, Port, Purpose, VERSIONS, Versions, WITH_CLOCK, Welcome, proof_matches};
 use crate::message::{Reply, Request};
 use bytes::Bytes;
+use futures_util::future::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::any::Any;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -338,8 +342,12 @@ impl<H: Handler> Server<H> {
         let mut writer = tokio::spawn(write_frames(receive, write));
         let slots = Arc::new(Semaphore::new(self.options.queue_depth as usize));
         let memory = Arc::new(Semaphore::new(self.options.bytes_in_flight as usize));
-        let mut commands = JoinSet::new();
+        // Commands run side by side in the session's own task: most only wait for somebody else, and a task for each of
+        // them would wake two others, on whatever processor, with every command.
+        let mut commands = FuturesUnordered::new();
         let mut closing = self.closing.subscribe();
+        let mut ended = pin!(raised(end));
+        let mut closed = pin!(raised(&mut closing));
         let why = 'session: loop {
             let next = async {
                 let frame = read_frame(&mut read).await?;
@@ -356,13 +364,14 @@ impl<H: Handler> Server<H> {
             let mut next = pin!(next);
             let ((header, payload), slot, bytes) = loop {
                 tokio::select! {
-                    () = raised(end) => break 'session SUPERSEDED.to_owned(),
-                    () = raised(&mut closing) => break 'session CLOSING.to_owned(),
+                    () = &mut ended => break 'session SUPERSEDED.to_owned(),
+                    () = &mut closed => break 'session CLOSING.to_owned(),
                     result = &mut writer => break 'session format!("write: {result:?}"),
-                    Some(done) = commands.join_next(), if !commands.is_empty() => {
+                    Some(done) = commands.next(), if !commands.is_empty() => {
+                        let done: Result<(), Box<dyn Any + Send>> = done;
                         if let Err(panic) = done {
                             // Its initiator would wait for ever; a lost connection it understands.
-                            error!(%panic, "a command did not come to its end");
+                            error!(panic = said(&*panic), "a command did not come to its end");
                             break 'session "a command did not come to its end".to_owned();
                         }
                     }
@@ -372,13 +381,13 @@ impl<H: Handler> Server<H> {
                     },
                 }
             };
-            let (handler, session, replies) = (self.handler.clone(), session.clone(), replies.clone());
-            commands.spawn(async move {
+            let replies = replies.clone();
+            let command = async move {
                 let reply = match Request::from_frame(&header, payload) {
                     Ok(mut request) => {
                         let named = clock.filter(|_| Request::names_a_moment(&header));
                         request.begin_by = named.and_then(|clock| clock.at(header.key));
-                        handler.handle(&session, request).await
+                        self.handler.handle(session, request).await
                     }
                     Err(_) => Reply::status(Status::BadRequest),
                 };
@@ -388,7 +397,9 @@ impl<H: Handler> Server<H> {
                 let _: Result<(), mpsc::error::SendError<(Header, Bytes)>> =
                     replies.send((answer, payload)).await;
                 drop((slot, bytes));
-            });
+            };
+            // Of a command that has panicked nothing is used any more but that it has.
+            commands.push(AssertUnwindSafe(command).catch_unwind());
         };
         self.handler.ended(session);
         // The initiator sees the end of the session now, not when its last command has drained.
@@ -397,7 +408,7 @@ impl<H: Handler> Server<H> {
         // that has stopped reading. Without a writer every command's reply is dropped at once.
         if why == CLOSING {
             let drain = async {
-                while commands.join_next().await.is_some() {}
+                while commands.next().await.is_some() {}
                 if !writer.is_finished() {
                     let _ = (&mut writer).await;
                 }
@@ -405,13 +416,20 @@ impl<H: Handler> Server<H> {
             let _ = timeout(Duration::from_secs(5), drain).await;
         }
         writer.abort();
-        while commands.join_next().await.is_some() {}
+        while commands.next().await.is_some() {}
         why
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Identity, Running>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("something that is no text")
 }
 
 /// Waits until the flag is raised; for ever, if whoever could raise it is gone.

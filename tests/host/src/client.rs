@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::control::{Call, Op, Report};
 use crate::engine::{DeviceInfo, GroupReports, HostConfig};
 use crate::image::Copied;
+use crate::load::{LoadConfig, LoadReport};
 use crate::workload::{StreamReport, Verdict, WorkloadConfig};
 
 type Waiting = Arc<Mutex<Option<BTreeMap<u64, Sender<Result<Value, String>>>>>>;
@@ -160,6 +161,12 @@ impl HostProcess {
     /// See [`Op::CopyOut`].
     pub fn copy_out(&self, lun: u16, bytes: u64, file: std::path::PathBuf) -> Result<Copied, String> {
         self.call(Op::CopyOut { lun, bytes, file }).wait()
+    }
+
+    /// See [`Op::Load`].
+    pub fn load(&self, load: LoadConfig) -> Result<LoadReport, String> {
+        let load = Box::new(load);
+        self.call(Op::Load { load }).wait()
     }
 
     /// See [`Op::Report`].

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{Counted, Host, HostConfig, PathEvent};
 use crate::image;
+use crate::load::{self, LoadConfig};
 use crate::time::now_ns;
 use crate::workload::{Workload, WorkloadConfig};
 
@@ -79,6 +80,11 @@ pub enum Op {
     },
     /// Statuses other than GOOD, events of the paths, conflicts of identity.
     Report {},
+    /// Load one unit through one portal and measure; needs no `connect`.
+    Load {
+        /// Which load.
+        load: Box<LoadConfig>,
+    },
 }
 
 /// Answer to [`Op::Report`].
@@ -165,12 +171,15 @@ fn perform(state: &State, op: Op) -> Result<Value, String> {
         *host = Some(Arc::new(Host::start(*config).map_err(|err| err.to_string())?));
         return to_value(now_ns());
     }
+    if let Op::Load { load } = op {
+        return to_value(load::run(&load)?);
+    }
     let host = state.host.lock().expect("no panic under the lock").clone();
     let host = host.ok_or("not connected; `connect` comes first")?;
     let workload = || state.workload.lock().expect("no panic under the lock");
     const NONE: &str = "no workload; `start` comes first";
     match op {
-        Op::Connect { .. } => unreachable!("handled above"),
+        Op::Connect { .. } | Op::Load { .. } => unreachable!("handled above"),
         Op::WaitReady {
             devices,
             paths,

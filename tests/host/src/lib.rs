@@ -4,7 +4,8 @@
 //! ([`engine`], on libiscsi, which nobody here wrote) does what a Linux host does: it logs in
 //! twice, sees one device, prefers the optimized path, retries by Linux' rules ([`policy`]) and by
 //! no others. The notary ([`workload`]) writes numbered, sealed blocks ([`block`]), notes what was
-//! acknowledged and when, and at the end reads everything back.
+//! acknowledged and when, and at the end reads everything back. [`load`] is the server without the notary: for
+//! stopwatches.
 //!
 //! How it maps: `pollux-host` is a process of its own, so that it can stand in the hosts' network
 //! namespace; a test talks to it in lines of JSON ([`control`], [`client`]).
@@ -21,6 +22,7 @@ pub mod control;
 pub mod engine;
 mod ffi;
 pub mod image;
+pub mod load;
 pub mod policy;
 pub mod scsi;
 mod session;

@@ -8,8 +8,11 @@
 //! * [`router`]: the message bus against a bare forwarder, dbus-broker, dbus-daemon and NATS.
 //! * [`company`]: the same while somebody else misbehaves, against alone.
 //! * [`keeper`]: the config keeper against two bare processes and etcd, and how fast a member comes back.
+//! * [`target`]: the block target against tgtd, direct and forwarded.
+//! * [`takeover`]: the pause of a host when the owner dies, against what detection alone costs.
 //! * [`load`], [`writers`]: who calls and who answers, the same for every bus; [`peer`]: how each bus wants to be spoken to.
-//! * [`statistics`], [`report`], [`keeper::report`], [`chart`]: medians and ratios; the tables and the charts.
+//! * [`statistics`], [`report`], [`keeper::report`], [`target::report`], [`takeover::report`], [`chart`]: medians and
+//!   ratios; the tables and the charts.
 //!
 //! Figures are reports: nothing in here fails because something was slow, only because an answer was wrong or missing.
 //! Everything runs on unix sockets and loopback, is bounded in time, and ends with its processes.
@@ -28,4 +31,7 @@ pub mod report;
 pub mod router;
 mod stage;
 pub mod statistics;
+pub mod takeover;
+pub mod target;
+mod whole;
 pub mod writers;

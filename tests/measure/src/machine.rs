@@ -1,7 +1,7 @@
 //! Which machine it was, for the head of a report.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Name, processor, kernel and load, one line.
 #[must_use]
@@ -29,6 +29,17 @@ pub fn describe() -> String {
             .next()
             .unwrap_or("unknown"),
     )
+}
+
+/// Memory that behaves as a file system, or the usual place of what is temporary.
+#[must_use]
+pub fn memory() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() {
+        memory
+    } else {
+        std::env::temp_dir()
+    }
 }
 
 /// The file system on which `folder` is, by its name and what it is on.

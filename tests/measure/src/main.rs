@@ -10,7 +10,8 @@ use pollux_measure::error::{Context, Error, Result};
 use pollux_measure::peer::frames::{Other, forward};
 use pollux_measure::peer::ledger;
 use pollux_measure::router::{self, BUSES};
-use pollux_measure::{keeper, machine, report};
+use pollux_measure::{keeper, machine, report, takeover, target};
+use pollux_runtime::Profile;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
@@ -68,6 +69,55 @@ enum What {
         #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = clap::value_parser!(u16).range(1..))]
         patience: u16,
     },
+    /// The block target beside tgtd: IOPS, latency, processor time; direct, mirrored and forwarded.
+    Target {
+        /// About a minute: three short rounds.
+        #[arg(long)]
+        quick: bool,
+        /// Rounds; nine, or three if quick.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        rounds: Option<u16>,
+        /// Where table and chart go.
+        #[arg(long, value_name = "FOLDER", default_value = "target/measure")]
+        folder: PathBuf,
+        /// Where the data is meanwhile; a short path, since sockets are there, too. On a disk tgtd waits for it and the
+        /// enclosure's disks do not. Memory (/dev/shm) where there is some.
+        #[arg(long, value_name = "FOLDER")]
+        data: Option<PathBuf>,
+        /// Size of a volume, MiB.
+        #[arg(long, value_name = "MIB", default_value = "256", value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
+        volume: u32,
+        /// Only the system of this name, or systems whose names contain it; may be repeated. Ratios need their peer.
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+    },
+    /// The pause of a host that writes when the owner of its volumes dies, against what detection alone costs.
+    Takeover {
+        /// Some minutes: one round, few volumes and pools.
+        #[arg(long)]
+        quick: bool,
+        /// Rounds; five, or one if quick.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        rounds: Option<u16>,
+        /// Where table and curves go.
+        #[arg(long, value_name = "FOLDER", default_value = "target/measure")]
+        folder: PathBuf,
+        /// Where the data is meanwhile; a short path, since sockets are there, too. Memory (/dev/shm) where there is some.
+        #[arg(long, value_name = "FOLDER")]
+        data: Option<PathBuf>,
+        /// So many volumes in one pool; may be repeated. 1, 10, 100, 1000, or the first two if quick.
+        #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=16_000))]
+        volumes: Vec<u16>,
+        /// So many pools of one volume; may be repeated. 1, 4, 16, or the first two if quick.
+        #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=64))]
+        pools: Vec<u16>,
+        /// Timing profile of the array: fast, safe or ci.
+        #[arg(long, value_name = "PROFILE", default_value = "fast", value_parser = profile)]
+        profile: Profile,
+        /// How the owner dies: power (it loses its power) or hang (all its processes stop without a word).
+        #[arg(long, value_name = "FAULT", default_value = "power", value_parser = fault)]
+        fault: takeover::Fault,
+    },
     /// The floor: forwards frames between two connections.
     #[command(hide = true)]
     Forward {
@@ -114,6 +164,33 @@ fn main() -> ExitCode {
         } => {
             let plan = plan(quick, rounds, objects, missed, patience);
             keeper(&plan, &folder, &only)
+        }
+        What::Target {
+            quick,
+            rounds,
+            folder,
+            data,
+            volume,
+            only,
+        } => target(quick, rounds, &folder, data, volume, &only),
+        What::Takeover {
+            quick,
+            rounds,
+            folder,
+            data,
+            volumes,
+            pools,
+            profile,
+            fault,
+        } => {
+            let plan = takeover::Plan {
+                rounds: rounds.map_or(if quick { 1 } else { 5 }, usize::from),
+                scales: scales(quick, &volumes, &pools),
+                profile,
+                fault,
+                data: data.unwrap_or_else(machine::memory),
+            };
+            takeover(&plan, &folder)
         }
         What::Ledger {
             file,
@@ -235,6 +312,87 @@ fn keeper(plan: &keeper::Plan, folder: &Path, only: &[String]) -> Result<()> {
     publish(folder, "keeper", &table, &keeper::report::svg(&outcome, &head))
 }
 
+fn target(
+    quick: bool,
+    rounds: Option<u16>,
+    folder: &Path,
+    data: Option<PathBuf>,
+    volume: u32,
+    only: &[String],
+) -> Result<()> {
+    let (usual, time) = if quick { (3, 300) } else { (9, 1000) };
+    let plan = target::Plan {
+        rounds: rounds.map_or(usual, usize::from),
+        time: Duration::from_millis(time),
+        volume_bytes: u64::from(volume) << 20,
+        data: data.unwrap_or_else(machine::memory),
+    };
+    let wanted = chosen("system", &target::SYSTEMS, only)?;
+    install(&target::PACKAGES)?;
+    let outcome = target::measure(&plan, &wanted, |what| eprintln!("{what}"))?;
+    let head = format!(
+        "{}; volumes of {volume} MiB on {}",
+        head(plan.rounds, plan.time),
+        machine::file_system(&plan.data)
+    );
+    let table = target::report::markdown(&outcome, &head);
+    publish(folder, "target", &table, &target::report::svg(&outcome, &head))
+}
+
+fn profile(text: &str) -> Result<Profile, String> {
+    [Profile::Fast, Profile::Safe, Profile::Ci]
+        .into_iter()
+        .find(|profile| profile.as_str() == text)
+        .ok_or_else(|| format!("{text:?} is no profile; there are fast, safe and ci"))
+}
+
+/// Volumes of one pool, and pools of one volume; what both name is measured once.
+fn scales(quick: bool, volumes: &[u16], pools: &[u16]) -> Vec<takeover::Scale> {
+    let mut scales: Vec<takeover::Scale> = Vec::new();
+    let mut add = |given: &[u16], usual: &[u16], scale: fn(usize) -> takeover::Scale| {
+        let usual = if quick { &usual[..2] } else { usual };
+        let numbers = if given.is_empty() { usual } else { given };
+        for number in numbers {
+            let scale = scale(usize::from(*number));
+            if !scales.contains(&scale) {
+                scales.push(scale);
+            }
+        }
+    };
+    add(volumes, &[1, 10, 100, 1000], |volumes| takeover::Scale {
+        pools: 1,
+        volumes,
+    });
+    add(pools, &[1, 4, 16], |pools| takeover::Scale { pools, volumes: 1 });
+    scales
+}
+
+fn fault(text: &str) -> Result<takeover::Fault, String> {
+    match text {
+        "power" => Ok(takeover::Fault::Power),
+        "hang" => Ok(takeover::Fault::Hang),
+        _ => Err(format!("{text:?} is no fault; there are power and hang")),
+    }
+}
+
+fn takeover(plan: &takeover::Plan, folder: &Path) -> Result<()> {
+    install(&takeover::PACKAGES)?;
+    let outcome = takeover::measure(plan, |what| eprintln!("{what}"))?;
+    let (name, fault) = match plan.fault {
+        takeover::Fault::Power => ("takeover", "loss of power"),
+        takeover::Fault::Hang => ("takeover-hang", "hang"),
+    };
+    let head = format!(
+        "{}; {} rounds, {fault}, profile {}; data on {}",
+        machine::describe(),
+        plan.rounds,
+        plan.profile.as_str(),
+        machine::file_system(&plan.data)
+    );
+    let table = takeover::report::markdown(&outcome, &head);
+    publish(folder, name, &table, &takeover::report::svg(&outcome, &head))
+}
+
 fn head(rounds: usize, time: Duration) -> String {
     format!(
         "{}; {rounds} rounds of {} ms",
@@ -327,4 +485,30 @@ fn become_broker(socket: &Path, config: &Path) -> Result<()> {
         what: "start dbus-broker-launch".into(),
         why: error.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_twice_is_measured_once() {
+        let numbers = |scales: Vec<takeover::Scale>| -> Vec<(usize, usize)> {
+            scales.iter().map(|scale| (scale.pools, scale.volumes)).collect()
+        };
+        assert_eq!(numbers(scales(true, &[], &[])), [(1, 1), (1, 10), (4, 1)]);
+        assert_eq!(
+            numbers(scales(false, &[], &[])),
+            [(1, 1), (1, 10), (1, 100), (1, 1000), (4, 1), (16, 1)]
+        );
+        assert_eq!(numbers(scales(false, &[7], &[2, 2])), [(1, 7), (2, 1)]);
+        assert!(profile("slow").is_err_and(|why| why.contains("fast, safe and ci")));
+        assert!(fault("flood").is_err_and(|why| why.contains("power and hang")));
+    }
+
+    #[test]
+    fn the_command_line_holds_together() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
 }

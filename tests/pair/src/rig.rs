@@ -474,7 +474,7 @@ fn provision(array: &Array, plan: &Plan) -> Result<(Vec<Pool>, Vec<Volume>)> {
 /// A change that must succeed; returns the rows that it put. A lock that says "ask again" (the
 /// membership has only just settled) is asked again, as an operator would; a locked change has
 /// changed nothing.
-fn change(array: &Array, what: &str, ops: Vec<Op>) -> Result<Vec<Resource>> {
+pub fn change(array: &Array, what: &str, ops: Vec<Op>) -> Result<Vec<Resource>> {
     let changed = wait_for(what, BOOT, || match array.change(ControllerId::A, ops.clone()) {
         Ok((_, changed)) => Ok(Ok(changed)),
         Err(locked) if locked.is(Code::ConfigLocked) => Err(refusal(&locked)),
@@ -503,7 +503,7 @@ pub fn refusal(err: &pollux_api::error::RpcError) -> String {
 }
 
 /// Name of the target and its portal on each controller, as the controllers say.
-fn target_of(array: &Array) -> Result<(String, Vec<String>)> {
+pub fn target_of(array: &Array) -> Result<(String, Vec<String>)> {
     wait_for("both targets tell their portals", BOOT, || {
         let (a, b) = (array.target(ControllerId::A)?, array.target(ControllerId::B)?);
         that(a.iqn == b.iqn, || format!("two names: {} and {}", a.iqn, b.iqn))?;

@@ -43,6 +43,20 @@ const PACKAGES: &[(&str, &str)] = &[
 /// Seeds of the simulator in one `verify`.
 const SEEDS: &str = "10000";
 
+/// Packages of a whole array with its enclosure and its host.
+const WHOLE_ARRAY: [&str; 10] = [
+    "pollux-rpc-router",
+    "pollux-heartbeat",
+    "pollux-config-keeper",
+    "pollux-pool-manager",
+    "pollux-alua",
+    "pollux-block-target",
+    "pollux-address",
+    "pollux-chassis",
+    "pollux-shell",
+    "pollux-host",
+];
+
 /// How a step ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -348,16 +362,18 @@ impl Runner {
 
     /// Builds the daemons that are measured, for speed, and runs a benchmark.
     pub fn measure(self, arguments: &[String]) -> ExitCode {
-        let daemons = [
-            "build",
-            "--release",
-            "--locked",
-            "--package",
-            "pollux-rpc-router",
-            "--package",
-            "pollux-config-keeper",
-        ];
-        if let Outcome::Failed(what) = self.plain(&daemons) {
+        // The first word says what is measured, and so what has to be there.
+        let programs: &[&str] = match arguments.first().map(String::as_str) {
+            Some("target" | "takeover") => &WHOLE_ARRAY,
+            Some("router" | "keeper") => &["pollux-rpc-router", "pollux-config-keeper"],
+            // Only its help.
+            _ => &[],
+        };
+        let mut daemons = vec!["build", "--release", "--locked", "--bins"];
+        daemons.extend(programs.iter().flat_map(|program| ["--package", *program]));
+        if !programs.is_empty()
+            && let Outcome::Failed(what) = self.plain(&daemons)
+        {
             eprintln!("the daemons do not build: {what}");
             return ExitCode::FAILURE;
         }

@@ -19,6 +19,7 @@ use super::limits::{
     LAST_WORDS, LOGIN_SEGMENT, LOGIN_TIME, PING_TIMEOUT, REPLIES_MAX, SESSION_MEMORY_KIB, WRITE_STALL,
 };
 use super::login::{Login, MAX_RECEIVE, Parameters, Refusal, Step, refuse};
+use super::outgoing::Outgoing;
 use super::pdu::{self, BHS, Broken, Digests, Header, Pdu, put};
 use super::seldom::Seldom;
 use super::session::{Action, Execute, Reply, Reset, Session, Stamps, Surroundings};
@@ -31,7 +32,7 @@ use crate::target::{Joined, Legacy, Nexus, Notice, Target};
 use bytes::BytesMut;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -42,6 +43,8 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 /// Bytes that are handed to the socket together.
 const BATCH: usize = 256 * 1024;
+/// Pieces that are handed to it together: what a system call takes for sure (IOV_MAX of POSIX is 16 at least).
+const PIECES: usize = 16;
 /// Bytes that are read from the socket together: of a host that is quiet, and of one that sends as fast as it can.
 const READ: [usize; 2] = [4 * 1024, 64 * 1024];
 /// Logins that are refused are said this often.
@@ -161,7 +164,8 @@ async fn log_in<S: AsyncRead + AsyncWrite + Send + 'static>(
         stat_sn = stat_sn.wrapping_add(1);
         let mut out = Vec::new();
         put(&mut out, header, &data, Digests::default());
-        let answering = write_gated(&mut write, &out, target.gate().as_ref());
+        let mut answer = [IoSlice::new(&out)];
+        let answering = write_gated(&mut write, &mut answer, target.gate().as_ref());
         match begun {
             // Who has joined may have waited for an older session to end.
             Some(begun) => {
@@ -228,22 +232,25 @@ impl Begun {
     }
 }
 
-/// Writes bytes to the socket, each piece of them under a fresh lease.
+/// Writes bytes to the socket, whatever it takes at once under a fresh lease.
 async fn write_gated<W: AsyncWrite + Unpin>(
     write: &mut W,
-    mut bytes: &[u8],
+    mut pieces: &mut [IoSlice<'_>],
     gate: &dyn ReplyGate,
 ) -> io::Result<()> {
-    while !bytes.is_empty() {
+    // What is empty goes first: a write of nothing would look like the end.
+    IoSlice::advance_slices(&mut pieces, 0);
+    while !pieces.is_empty() {
         while !gate.is_open() {
             gate.opened().await;
         }
-        let written = timeout(WRITE_STALL, write.write(bytes))
+        let some = pieces.len().min(PIECES);
+        let written = timeout(WRITE_STALL, write.write_vectored(&pieces[..some]))
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the host takes nothing"))?;
         match written? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
-            written => bytes = &bytes[written..],
+            written => IoSlice::advance_slices(&mut pieces, written),
         }
     }
     Ok(())
@@ -748,7 +755,7 @@ async fn write_replies<W: AsyncWrite + Unpin>(
         max_cmd_sn: 0,
     };
     // Made with the first reply, and given back when the host is quiet: there may be many quiet hosts.
-    let mut out = Vec::new();
+    let mut out = Outgoing::default();
     while let Some(first) = queue.recv().await {
         let mut memory = Vec::new();
         let (mut taken, mut pinged) = (0, false);
@@ -765,10 +772,10 @@ async fn write_replies<W: AsyncWrite + Unpin>(
                 next = queue.try_recv().ok();
             }
         }
-        write_gated(&mut write, &out, gate).await?;
+        write_gated(&mut write, &mut out.pieces(), gate).await?;
         out.clear();
-        if queue.is_empty() && out.capacity() > BHS * 64 {
-            out = Vec::new();
+        if queue.is_empty() {
+            out.shrink(BHS * 64);
         }
         drop(memory);
         if pinged {

@@ -9,6 +9,7 @@ pub mod connection;
 pub mod keys;
 pub mod limits;
 pub mod login;
+pub mod outgoing;
 pub mod pdu;
 pub mod reply;
 mod seldom;

@@ -282,18 +282,25 @@ fn le32(bytes: &[u8]) -> u32 {
 /// Appends a PDU without additional headers to `out`.
 pub fn put(out: &mut Vec<u8>, mut header: Header, data: &[u8], digests: Digests) {
     header.set_data_length(data.len());
+    put_header(out, &header, digests);
+    out.extend_from_slice(data);
+    put_end(out, data, digests);
+}
+
+/// Appends what stands before the data.
+pub(super) fn put_header(out: &mut Vec<u8>, header: &Header, digests: Digests) {
     out.extend_from_slice(&header.0);
     if digests.header {
         out.extend_from_slice(&crc32c::crc32c(&header.0).to_le_bytes());
     }
-    if data.is_empty() {
-        return;
-    }
-    let start = out.len();
-    out.extend_from_slice(data);
-    out.resize(start + data.len().next_multiple_of(4), 0);
-    if digests.data {
-        let sum = crc32c::crc32c(&out[start..]);
+}
+
+/// Appends what stands behind the data: padding, and the digest of both.
+pub(super) fn put_end(out: &mut Vec<u8>, data: &[u8], digests: Digests) {
+    let padding = &[0; 3][..data.len().next_multiple_of(4) - data.len()];
+    out.extend_from_slice(padding);
+    if digests.data && !data.is_empty() {
+        let sum = crc32c::crc32c_append(crc32c::crc32c(data), padding);
         out.extend_from_slice(&sum.to_le_bytes());
     }
 }

@@ -4,7 +4,8 @@
 //! is in the order of the wire and ExpCmdSN is as young as it can be.
 
 use super::keys::Parameters;
-use super::pdu::{Header, NO_TAG, Reject, put, response};
+use super::outgoing::Outgoing;
+use super::pdu::{Header, NO_TAG, Reject, response};
 use crate::scsi::{Outcome, Status};
 use bytes::Bytes;
 
@@ -80,7 +81,7 @@ impl Reply {
     }
 
     /// Appends its PDUs to `out`.
-    pub fn encode(self, out: &mut Vec<u8>, p: &Parameters, stamps: &mut Stamps) {
+    pub fn encode(self, out: &mut Outgoing, p: &Parameters, stamps: &mut Stamps) {
         match self {
             Self::Plain {
                 mut header,
@@ -88,7 +89,7 @@ impl Reply {
                 counts,
             } => {
                 stamps.stamp(&mut header, counts);
-                put(out, header, &data, p.digests);
+                out.put(header, &data, p.digests);
             }
             Self::Scsi {
                 tag,
@@ -121,7 +122,7 @@ impl Reply {
                     sense.extend_from_slice(&(crate::scsi::sense::FIXED_LEN as u16).to_be_bytes());
                     sense.extend_from_slice(&data.to_fixed());
                 }
-                put(out, header, &sense, p.digests);
+                out.put(header, &sense.into(), p.digests);
             }
         }
     }
@@ -137,9 +138,9 @@ pub fn rejection(rejected: &Header, reason: Reject) -> Reply {
 
 /// Data-In PDUs; the last one carries the status if there is one to carry.
 fn encode_data(
-    out: &mut Vec<u8>,
+    out: &mut Outgoing,
     tag: u32,
-    data: &[u8],
+    data: &Bytes,
     p: &Parameters,
     stamps: &mut Stamps,
     status: Option<(u8, u32)>,
@@ -169,7 +170,7 @@ fn encode_data(
         }
         header.put32(36, number);
         header.put32(40, at as u32);
-        put(out, header, &data[at..end], p.digests);
+        out.put(header, &data.slice(at..end), p.digests);
         (at, number) = (end, number + 1);
     }
 }

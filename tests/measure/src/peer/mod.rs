@@ -7,3 +7,4 @@ pub mod frames;
 pub mod ledger;
 pub mod nats;
 pub mod pollux;
+pub mod tgtd;

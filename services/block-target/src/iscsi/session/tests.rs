@@ -1,3 +1,4 @@
+use super::super::outgoing::Outgoing;
 use super::*;
 use proptest::prelude::*;
 
@@ -229,7 +230,7 @@ fn discovery_lists_both_portals_and_runs_no_commands() {
 }
 
 fn encode(reply: Reply, p: &Parameters) -> Vec<Pdu> {
-    let mut out = Vec::new();
+    let mut out = Outgoing::default();
     let mut stamps = Stamps {
         stat_sn: 5,
         exp_cmd_sn: 1,
@@ -237,7 +238,10 @@ fn encode(reply: Reply, p: &Parameters) -> Vec<Pdu> {
     };
     reply.encode(&mut out, p, &mut stamps);
     assert_eq!(stamps.stat_sn, 6, "one status");
-    let mut buffer = bytes::BytesMut::from(&out[..]);
+    let mut buffer = bytes::BytesMut::new();
+    out.pieces()
+        .iter()
+        .for_each(|piece| buffer.extend_from_slice(piece));
     let mut pdus = Vec::new();
     while let Some(pdu) = super::super::pdu::take(&mut buffer, p.digests, 1 << 24).expect("our own") {
         pdus.push(pdu);
