@@ -223,6 +223,9 @@ fn a_lost_log_is_got_back_from_a_partner_that_keeps_only_its_end() {
                 if matches!(job, Job::Begin { .. } | Job::Mend { .. }) {
                     assert!(b.lost(), "it is not whole before that is durable");
                 }
+                if matches!(job, Job::Begin { .. }) {
+                    assert_eq!(b.durable(), 0, "nothing of it is durable yet");
+                }
                 queue.extend(b.handle(Event::Stored { serial }));
             }
             Effect::Fetch(fetch) => queue.extend(b.handle(Event::FetchOut {
@@ -424,4 +427,28 @@ fn a_beginning_that_contradicts_an_entry_of_the_same_epoch_stops_it() {
     );
     assert_eq!((aside, joiner.length()), (vec![], gone));
     assert!(joiner.diverged().is_some());
+}
+
+#[test]
+fn nothing_is_let_go_while_an_epoch_is_decided() {
+    let mut a = alone();
+    ask(&mut a, 1..=20);
+    let mut a = a.keeping(1);
+    let gone = |keeper: &mut Keeper, event: Event| {
+        let effects = keeper.handle(event);
+        settle(keeper, effects);
+        keeper.compacted().facts.length
+    };
+    let freeze = Freeze {
+        epoch: Epoch::new(4),
+        reason: "join".into(),
+    };
+    // What heartbeat was told of the log stays as it is until that is over.
+    let mut frozen = a.clone();
+    frozen.frozen = Some((Epoch::new(4), "join".into()));
+    assert_eq!(gone(&mut frozen, Event::Freeze { request: 1, freeze }), 0);
+    assert_eq!(gone(&mut frozen, Event::Tick), 0);
+    let unfreeze = Unfreeze { epoch: Epoch::new(4) };
+    assert!(gone(&mut frozen, Event::Unfreeze { request: 2, unfreeze }) > 0);
+    assert!(gone(&mut a, Event::Tick) > 0, "there was something to let go");
 }
