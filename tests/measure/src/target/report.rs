@@ -202,7 +202,7 @@ mod tests {
 
     fn outcome() -> Outcome {
         let measured = |system, factor: f64, disks: f64| {
-            let sample = |round: f64| Sample {
+            let sample = move |round: f64| Sample {
                 p50_us: 100.0 * factor * round,
                 p99_us: 200.0 * factor * round,
                 calls_per_s: 1000.0 / factor / round,
