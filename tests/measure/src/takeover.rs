@@ -8,7 +8,10 @@
 //! | system | what it is here |
 //! |---|---|
 //! | pollux | pools at home on controller a, each on one disk; a dies; controller b takes them |
-//! | floor | tgtd with a unit on a file and a second tgtd with the same file open; the first is killed; when as much time has passed as the array has just taken until it suspected its partner, the second is given the portal |
+//! | floor | tgtd with a unit on a file is killed; a second one, with the same file open, takes its portal |
+//!
+//! The second tgtd is given the portal when as much time has passed as the array has just taken, in the same round, until
+//! it suspected its partner.
 //!
 //! The floor does nothing of what makes a takeover safe: nobody asks the quorum disks, nobody is fenced, nothing is
 //! imported, and its host hears at once that the connection is gone. It is what the detection alone costs, with a host
