@@ -9,6 +9,7 @@ use pollux_config_core::keeper::{Job, Loaded};
 use pollux_config_keeper::store::{Lost, Opened, Report, Store, StoreError, Way};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 const PAGE: usize = 4096;
 const FRAME: usize = PAGE + 24;
@@ -54,6 +55,16 @@ fn left(name: &'static str, dir: &Path) -> Left {
     left
 }
 
+/// The mark is written after a change was acknowledged: until it tells of all of the log.
+fn marked(alone: &Alone, dir: &Path) {
+    let length = alone.keeper.durable().to_le_bytes();
+    let end = Instant::now() + Duration::from_secs(60);
+    while std::fs::read(dir.join("config.db-mark")).unwrap().get(32..40) != Some(&length[..]) {
+        assert!(Instant::now() < end, "the mark does not tell of the last change");
+        std::thread::yield_now();
+    }
+}
+
 /// In memory where that is possible: thousands of flushes are not what is tested.
 fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
@@ -93,10 +104,12 @@ fn found() -> Vec<Left> {
     all.push(left("all in the file", dir.path()));
     let mut alone = Alone::open(&path);
     alone.changes(30..=33);
+    marked(&alone, dir.path());
     all.push(left("the last changes in the log", dir.path()));
     alone.writer.rest();
     alone.done();
     alone.changes(34..=35);
+    marked(&alone, dir.path());
     all.push(left("a log that has begun anew", dir.path()));
     drop(alone);
     // Most of its entries are let go, and what they amount to stands in rows.
@@ -109,6 +122,7 @@ fn found() -> Vec<Left> {
     all.push(left("a log that begins with rows", dir.path()));
     let mut alone = Alone::keeping(Store::open(&path, ARRAY).unwrap(), 2);
     alone.changes(45..=47);
+    marked(&alone, dir.path());
     all.push(left("a log that was shortened just now", dir.path()));
     all
 }

@@ -225,7 +225,7 @@ async fn both_ports_agree_at_every_instant_outside_a_flip() {
     let flips = Flips::default();
     let sampling = async {
         let (mut agreed, mut seen) = (0_u64, std::collections::BTreeSet::new());
-        while agreed < 200 || seen.len() < 3 {
+        while agreed < 200 || seen.len() < 3 || flips.count.load(Ordering::SeqCst) < 10 {
             let before = flips.count.load(Ordering::SeqCst);
             let mut told = Vec::new();
             for host in &mut hosts {

@@ -389,7 +389,7 @@ pub fn limits(target: &target::Status, style: Style) -> String {
         && let Some(agreed) = forwarding.agreed.filter(|agreed| *agreed < forwarding.newest)
     {
         let told = format!(
-            "block protocol {agreed}, this end speaks {} to {}: the partner is of an older build",
+            "block protocol {agreed}, this end speaks {} to {}: it is of an older build",
             forwarding.oldest, forwarding.newest
         );
         let _ = writeln!(text, "  partner  {}", style.warn(&told));
