@@ -373,17 +373,17 @@ pub fn limits(target: &target::Status, style: Style) -> String {
     if let Some(limits) = &target.limits {
         let _ = writeln!(
             text,
-            "  hosts    {}, {}, {}",
+            "  hosts    {}, {}",
             of("sessions", &limits.sessions),
-            of("logging in", &limits.logins),
-            of("commands in the busiest", &limits.commands_per_session)
+            of("logging in", &limits.logins)
         );
-        let _ = writeln!(
-            text,
-            "           memory: {}, {}",
+        for line in [
+            of("commands in the busiest", &limits.commands_per_session),
             memory("for data asked for", &limits.data_kib),
-            memory("for data unasked", &limits.unasked_kib)
-        );
+            memory("for data unasked", &limits.unasked_kib),
+        ] {
+            let _ = writeln!(text, "           {line}");
+        }
     }
     if let Some(forwarding) = &target.forwarding
         && let Some(agreed) = forwarding.agreed.filter(|agreed| *agreed < forwarding.newest)
