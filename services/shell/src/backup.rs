@@ -25,6 +25,7 @@ use pollux_api::action::ActionId;
 use pollux_api::config::{
     self, CompactedPart, LogEntry, LogHash, Resource, Restore, Restored, RowOp, Tables,
 };
+use pollux_api::error::Code;
 use pollux_config_document::Document;
 use pollux_runtime::Ctx;
 use serde::{Deserialize, Serialize};
@@ -153,8 +154,19 @@ fn packed<T: Serialize>(all: Vec<T>) -> Vec<Vec<T>> {
     parts
 }
 
-/// `pollux config backup`
-pub(crate) async fn backup(array: &Array, file: &Path) -> Result<Shown, Error> {
+/// How often a log that is shortened while it is read is read from its beginning again.
+const READINGS: usize = 8;
+
+/// What a file holds behind its head.
+struct Written {
+    begun: config::Compacted,
+    length: u64,
+    hash: LogHash,
+    lines: String,
+}
+
+/// Reads the log of the array once.
+async fn written(array: &Array) -> Result<Written, Error> {
     let (mut log, length) = Log::of(array).await?;
     let begun = log.begun;
     let (mut lines, mut hash) = (String::new(), begun.hash);
@@ -171,6 +183,31 @@ pub(crate) async fn backup(array: &Array, file: &Path) -> Result<Shown, Error> {
         lines += &text(&entry)?;
         lines.push('\n');
     }
+    Ok(Written {
+        begun,
+        length,
+        hash,
+        lines,
+    })
+}
+
+/// `pollux config backup`
+pub(crate) async fn backup(array: &Array, file: &Path) -> Result<Shown, Error> {
+    let mut readings = 1;
+    let Written {
+        begun,
+        length,
+        hash,
+        lines,
+    } = loop {
+        match written(array).await {
+            // Changes were let go between two questions: what they amount to has to be read anew.
+            Err(Error::Refused(error)) if error.kind() == Some(Code::NotFound) && readings < READINGS => {
+                readings += 1;
+            }
+            read => break read?,
+        }
+    };
     let head = Head {
         pollux_backup: if begun.length > 0 { BEGUN } else { VERSION },
         length,
