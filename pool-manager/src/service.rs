@@ -732,7 +732,9 @@ async fn keep_schedules<B: Backend>(manager: Arc<Manager<B>>, client: Client) {
                 .await;
             match asked {
                 Ok(_) => info!(deeds, "snapshots are due"),
-                Err(error) => debug!(%error, "snapshots cannot be asked for now"),
+                Err(error) => {
+                    warn!(%error, deeds, "snapshots that are due are not taken; they are asked for again")
+                }
             }
         }
     }

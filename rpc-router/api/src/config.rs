@@ -690,7 +690,7 @@ pub fn format_of(rows: &[RowOp]) -> u16 {
     rows.iter().map(format).max().unwrap_or(FORMAT_FIRST)
 }
 
-/// The configuration: what the log says when it is read from its first entry.
+/// The configuration: what the log amounts to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tables {

@@ -7,7 +7,9 @@ use pollux_api::{
     chassis::SOCKET,
     id::{ArrayId, ControllerId, DiskIndex},
 };
-use pollux_runtime::config::{ControllerConfig, Fence, Front, History, Interconnect, Paths, Profile, Quorum};
+use pollux_runtime::config::{
+    ControllerConfig, Fence, Front, HISTORY_MIN, History, Interconnect, Paths, Profile, Quorum,
+};
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -66,7 +68,7 @@ pub struct Options {
     #[arg(long)]
     pub no_watchdog: bool,
     /// Changes of the configuration of which each controller keeps the history, at least
-    #[arg(long, value_name = "CHANGES")]
+    #[arg(long, value_name = "CHANGES", value_parser = clap::value_parser!(u64).range(HISTORY_MIN..))]
     pub history: Option<u64>,
     /// Time that the bond takes to change legs, ms
     #[arg(long, value_name = "MS", default_value_t = 50)]

@@ -1,4 +1,4 @@
-//! `pollux config backup|restore`: the whole log in a file, and back.
+//! `pollux config backup|restore`: the log in a file, from where it begins, and back.
 //!
 //! ```text
 //! {"pollux_backup":1,"length":7,"hash":"275f...","version":"0.1.0"}      what follows

@@ -6,6 +6,8 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 /// How long a program may take until it can be spoken to.
@@ -21,6 +23,41 @@ pub struct Process {
     child: Child,
 }
 
+/// The same command, killed by the kernel when the thread that starts it ends: a measurement that is killed leaves
+/// nothing behind. `setpriv` is part of util-linux, and becomes the program.
+fn tied(command: &Command) -> Command {
+    let mut tied = Command::new("setpriv");
+    tied.args(["--pdeathsig", "KILL"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => tied.env(key, value),
+            None => tied.env_remove(key),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        tied.current_dir(folder);
+    }
+    tied
+}
+
+/// Starts a command from a thread that ends with this process and not before: threads of a measurement come and go.
+fn spawn(mut command: Command) -> std::io::Result<Child> {
+    type Job = Box<dyn FnOnce() + Send>;
+    static SPAWNER: OnceLock<Sender<Job>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (jobs, queue) = channel::<Job>();
+        std::thread::spawn(move || queue.into_iter().for_each(|job| job()));
+        jobs
+    });
+    let (answer, child) = channel();
+    let gone = || std::io::Error::other("the thread that starts processes has ended");
+    let job = Box::new(move || drop(answer.send(command.spawn())));
+    spawner.send(job).map_err(|_| gone())?;
+    child.recv().map_err(|_| gone())?
+}
+
 impl Process {
     /// Starts a program without input; its output goes to `log`.
     ///
@@ -30,12 +67,9 @@ impl Process {
         let name = command.get_program().to_string_lossy().into_owned();
         let output = std::fs::File::create(log).context(log.display())?;
         let error = output.try_clone().context(log.display())?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(error)
-            .spawn()
-            .context(format!("start {name}"))?;
+        let mut tied = tied(command);
+        tied.stdin(Stdio::null()).stdout(output).stderr(error);
+        let child = spawn(tied).context(format!("start {name}"))?;
         Ok(Self {
             name,
             log: log.to_owned(),

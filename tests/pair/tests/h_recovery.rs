@@ -41,6 +41,25 @@ fn is_sound(stage: &Stage) -> std::result::Result<(), String> {
     })
 }
 
+/// The backup is brought, and both controllers have its changes again.
+fn bring_back(stage: &Stage, file: &str, length: u64) -> Result<()> {
+    wait_for("the backup is taken", MOVE + BOOT, || {
+        let (code, said) = stage.pollux(&["config", "restore", file, "--yes"], "");
+        that(code == Some(0) && said.contains("done: controller"), || {
+            said.clone()
+        })
+    })?;
+    wait_for("both have it again", MOVE + BOOT, || {
+        for at in [A, B] {
+            let status = stage.array.config(at)?;
+            that(status.lost.is_none() && status.length >= length, || {
+                format!("{at}: {status:?}")
+            })?;
+        }
+        is_sound(stage)
+    })
+}
+
 #[test]
 fn h7_a_damaged_database_is_kept_and_repaired_from_the_partner() -> Result<()> {
     let Some(mut stage) = Stage::set(|_| {}) else {
@@ -115,21 +134,7 @@ fn h7_both_damaged_serves_no_configuration_until_a_backup_is_restored() -> Resul
     assert!(!refused.data.what.is_empty(), "{refused:?}");
     let (code, said) = stage.pollux(&["config", "restore", file, "--dry-run"], "");
     assert!(code == Some(0) && said.contains("nothing was done"), "{said}");
-    wait_for("the backup is taken", MOVE + BOOT, || {
-        let (code, said) = stage.pollux(&["config", "restore", file, "--yes"], "");
-        that(code == Some(0) && said.contains("done: controller"), || {
-            said.clone()
-        })
-    })?;
-    wait_for("both have it again", MOVE + BOOT, || {
-        for at in [A, B] {
-            let status = stage.array.config(at)?;
-            that(status.lost.is_none() && status.length >= length, || {
-                format!("{at}: {status:?}")
-            })?;
-        }
-        is_sound(&stage)
-    })
+    bring_back(&stage, file, length)
 }
 
 /// So many changes, one after the other.
@@ -207,21 +212,7 @@ fn a_partner_that_missed_more_than_is_kept_and_a_backup_begin_with_what_the_chan
     for at in [A, B] {
         stage.array.power(at, PowerAction::On)?;
     }
-    wait_for("the backup is taken", MOVE + BOOT, || {
-        let (code, said) = stage.pollux(&["config", "restore", file, "--yes"], "");
-        that(code == Some(0) && said.contains("done: controller"), || {
-            said.clone()
-        })
-    })?;
-    wait_for("both have it again", MOVE + BOOT, || {
-        for at in [A, B] {
-            let status = stage.array.config(at)?;
-            that(status.lost.is_none() && status.length >= length, || {
-                format!("{at}: {status:?}")
-            })?;
-        }
-        is_sound(&stage)
-    })?;
+    bring_back(&stage, file, length)?;
     let (code, said) = stage.pollux(&["host", "list"], "");
     assert!(
         code == Some(0) && said.contains("before0") && said.contains("away99"),

@@ -28,7 +28,8 @@ pub(super) fn provisioning(tables: &Tables, row: &Volume) -> Provisioning {
     for item in tables.items() {
         match item {
             Item::Settings(settings) if settings.service == SERVICE => {
-                found.thin = settings.thin.contains(&id)
+                // Several settings of one service may stand side by side; the pool manager takes all of them.
+                found.thin |= settings.thin.contains(&id)
             }
             Item::Policy(policy) => {
                 if let Rule::Alarms {

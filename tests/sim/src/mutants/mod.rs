@@ -2,7 +2,8 @@
 //!
 //! A lock is tested with wrong keys, too. The runner copies the repository beside the build, takes one guard, one
 //! inequality, one order or one field away from the copy, builds the directed plays and the seeds against it, and plays
-//! them until something breaks. What the simulator lets pass is shown to the core's own tests and searched exhaustively
+//! them until something breaks. What the simulator lets pass is shown to the core's own tests (before it, where
+//! plays are known not to lead) and searched exhaustively
 //! (tests/model, with --search). A mutant that survives that is a sentence that nothing stands behind, or nothing looks at.
 //!
 //! ```text

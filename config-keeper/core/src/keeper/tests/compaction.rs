@@ -204,16 +204,7 @@ fn a_lost_log_is_got_back_from_a_partner_that_keeps_only_its_end() {
     let mut a = alone().keeping(2);
     ask(&mut a, 1..=30);
     let base = (30, a.hash_at(30).unwrap());
-    let mut b = Keeper::load(
-        B,
-        Some(Incarnation::new(1)),
-        Site::default(),
-        Loaded {
-            lost: true,
-            ..Loaded::default()
-        },
-    )
-    .unwrap();
+    let mut b = lost(B);
     // Both are members: the partner's word is enough.
     let mut queue = VecDeque::from(b.handle(set(&record(4, &[A, B], true, base.0, base.1))));
     let mut shown = vec![];
@@ -246,16 +237,7 @@ fn a_lost_log_is_got_back_from_a_partner_that_keeps_only_its_end() {
     }
     // Alone and sealed, what is needed ends before what the partner keeps begins: its rows prove nothing.
     let early = (5, alone_hash(5));
-    let mut b = Keeper::load(
-        B,
-        Some(Incarnation::new(1)),
-        Site::default(),
-        Loaded {
-            lost: true,
-            ..Loaded::default()
-        },
-    )
-    .unwrap();
+    let mut b = lost(B);
     let effects = b.handle(set(&record(4, &[B], false, early.0, early.1)));
     let fetch = effects.iter().find_map(|effect| match effect {
         Effect::Fetch(fetch) => Some(fetch.clone()),
@@ -303,19 +285,10 @@ fn members_keep_the_base_of_their_epoch_in_mind() {
 fn a_backup_may_begin_with_rows() {
     let mut a = alone().keeping(1);
     ask(&mut a, 1..=20);
-    let mut lost = Keeper::load(
-        B,
-        Some(Incarnation::new(1)),
-        Site::default(),
-        Loaded {
-            lost: true,
-            ..Loaded::default()
-        },
-    )
-    .unwrap();
-    lost.handle(set(&record(4, &[A, B], true, 20, a.hash_at(20).unwrap())));
+    let mut keeper = lost(B);
+    keeper.handle(set(&record(4, &[A, B], true, 20, a.hash_at(20).unwrap())));
     let mut bring = |compacted, entries, last| {
-        let effects = lost.handle(Event::Restore {
+        let effects = keeper.handle(Event::Restore {
             request: 70,
             restore: Restore {
                 compacted,
@@ -324,7 +297,7 @@ fn a_backup_may_begin_with_rows() {
             },
             partner: None,
         });
-        let effects = settle(&mut lost, effects);
+        let effects = settle(&mut keeper, effects);
         answer_of(&effects, 70).cloned().expect("an answer")
     };
     let whole = a.compacted().part(None, 1 << 20);
@@ -359,8 +332,8 @@ fn a_backup_may_begin_with_rows() {
     );
     let entries = a.entries(0, 20);
     assert_eq!(bring(None, entries, true), Ok(Answer::Restored { length: 20 }));
-    assert!(!lost.lost());
-    assert_eq!(lost.tables(), a.tables());
+    assert!(!keeper.lost());
+    assert_eq!(keeper.tables(), a.tables());
 }
 
 #[test]
