@@ -25,7 +25,6 @@ use pollux_api::action::ActionId;
 use pollux_api::config::{
     self, CompactedPart, LogEntry, LogHash, Resource, Restore, Restored, RowOp, Tables,
 };
-use pollux_api::error::Code;
 use pollux_config_document::Document;
 use pollux_runtime::Ctx;
 use serde::{Deserialize, Serialize};
@@ -154,19 +153,8 @@ fn packed<T: Serialize>(all: Vec<T>) -> Vec<Vec<T>> {
     parts
 }
 
-/// How often a log that is shortened while it is read is read from its beginning again.
-const READINGS: usize = 8;
-
-/// What a file holds behind its head.
-struct Written {
-    begun: config::Compacted,
-    length: u64,
-    hash: LogHash,
-    lines: String,
-}
-
-/// Reads the log of the array once.
-async fn written(array: &Array) -> Result<Written, Error> {
+/// `pollux config backup`
+pub(crate) async fn backup(array: &Array, file: &Path) -> Result<Shown, Error> {
     let (mut log, length) = Log::of(array).await?;
     let begun = log.begun;
     let (mut lines, mut hash) = (String::new(), begun.hash);
@@ -174,7 +162,7 @@ async fn written(array: &Array) -> Result<Written, Error> {
         lines += &text(&row)?;
         lines.push('\n');
     }
-    while let Some(entry) = log.next().await? {
+    while let Some(entry) = log.next()? {
         if entry.previous != hash {
             let what = format!("change {} does not follow the one before it", entry.index);
             return Err(Error::failed(what, "pollux config verify"));
@@ -183,31 +171,6 @@ async fn written(array: &Array) -> Result<Written, Error> {
         lines += &text(&entry)?;
         lines.push('\n');
     }
-    Ok(Written {
-        begun,
-        length,
-        hash,
-        lines,
-    })
-}
-
-/// `pollux config backup`
-pub(crate) async fn backup(array: &Array, file: &Path) -> Result<Shown, Error> {
-    let mut readings = 1;
-    let Written {
-        begun,
-        length,
-        hash,
-        lines,
-    } = loop {
-        match written(array).await {
-            // Changes were let go between two questions: what they amount to has to be read anew.
-            Err(Error::Refused(error)) if error.kind() == Some(Code::NotFound) && readings < READINGS => {
-                readings += 1;
-            }
-            read => break read?,
-        }
-    };
     let head = Head {
         pollux_backup: if begun.length > 0 { BEGUN } else { VERSION },
         length,
@@ -366,7 +329,7 @@ async fn go_back(
     style: Style,
 ) -> Result<Shown, Error> {
     let (mut log, last) = Log::of(array).await?;
-    if !is_ours(&mut log, brought).await? {
+    if !is_ours(&mut log, brought)? {
         let what =
             format!("{name}: this is a backup of another array: none of its changes is one of this array's");
         return Err(Error::usage(
@@ -376,7 +339,7 @@ async fn go_back(
     }
     let tables = brought.tables();
     let mut wanted = Document::of(&tables);
-    let kept = keep_sizes(&log.at(last).await?, &mut wanted);
+    let kept = keep_sizes(&log.at(last)?, &mut wanted);
     let name = format!("{name} (change {})", brought.head.length);
     let mut shown = bring_about(array, &wanted, &name, how, action, style).await?;
     shown.text += &kept;
@@ -385,7 +348,7 @@ async fn go_back(
 
 /// The backup and the log have something in common. Where neither keeps what the other keeps that cannot be said, and a
 /// person is shown the difference anyhow.
-async fn is_ours(log: &mut Log<'_>, brought: &Backup) -> Result<bool, Error> {
+fn is_ours(log: &mut Log<'_>, brought: &Backup) -> Result<bool, Error> {
     let ours = log.begun;
     let theirs = brought.head.compacted.unwrap_or_default();
     let hash_of = |length: u64| {
@@ -399,7 +362,7 @@ async fn is_ours(log: &mut Log<'_>, brought: &Backup) -> Result<bool, Error> {
         return Ok(hash_of(ours.length).is_none_or(|hash| hash == ours.hash));
     }
     // The first change behind both beginnings.
-    while let Some(entry) = log.next().await? {
+    while let Some(entry) = log.next()? {
         if entry.index > theirs.length {
             return Ok(hash_of(entry.index).is_none_or(|hash| hash == entry.hash));
         }

@@ -63,12 +63,12 @@ pub async fn config(
         Config::Diff { from, to } => {
             let (mut log, last) = Log::of(array).await?;
             let to = to.unwrap_or(last);
-            let before = log.at(from).await?;
+            let before = log.at(from)?;
             // Backwards is forwards with the signs changed: the log is read once.
             let after = if to < from {
-                Log::of(array).await?.0.at(to).await?
+                Log::of(array).await?.0.at(to)?
             } else {
-                log.at(to).await?
+                log.at(to)?
             };
             let found = differences(&before, &after);
             let mut text = difference_text(&before, &after, &found, style);
@@ -86,8 +86,8 @@ pub async fn config(
                 let what = format!("the last change is {last}: there is nothing to go back from to {index}");
                 return Err(Error::usage(what, "a lower index: pollux config history"));
             }
-            let mut wanted = Document::of(&log.at(index).await?);
-            let kept = keep_sizes(&log.at(last).await?, &mut wanted);
+            let mut wanted = Document::of(&log.at(index)?);
+            let kept = keep_sizes(&log.at(last)?, &mut wanted);
             let name = format!("index {index}");
             let mut shown = bring_about(array, &wanted, &name, how, action, style).await?;
             shown.text += &kept;
@@ -220,6 +220,9 @@ async fn on_both<T: serde::de::DeserializeOwned>(
     answers
 }
 
+/// How often a log that is shortened while it is read is read from its beginning again.
+const READINGS: usize = 8;
+
 /// The log of the array, read from where it begins and folded as far as it was asked for.
 pub(crate) struct Log<'a> {
     array: &'a Array,
@@ -228,25 +231,56 @@ pub(crate) struct Log<'a> {
     last: u64,
     index: u64,
     tables: Tables,
-    /// Read, and not folded yet.
+    /// Not folded yet. Read whole at the beginning: entries may be let go while a person is asked something.
     ahead: std::collections::VecDeque<LogEntry>,
 }
 
 impl<'a> Log<'a> {
     /// At its beginning; and the index of the last change that is acknowledged.
     pub(crate) async fn of(array: &'a Array) -> Result<(Self, u64), Error> {
+        let mut readings = 1;
+        loop {
+            match Self::read(array).await {
+                // Entries were let go between two questions: what they amount to has to be read anew.
+                Err(Error::Refused(error)) if error.kind() == Some(Code::NotFound) && readings < READINGS => {
+                    readings += 1;
+                }
+                read => {
+                    let log = read?;
+                    let last = log.last;
+                    return Ok((log, last));
+                }
+            }
+        }
+    }
+
+    async fn read(array: &'a Array) -> Result<Self, Error> {
         let last = latest(array).await?.0.as_of;
         let (begun, tables) = beginning(array).await?;
-        let log = Self {
-            array,
+        let last = last.max(begun.length);
+        let mut ahead = std::collections::VecDeque::new();
+        let mut after = begun.length;
+        while after < last {
+            let query = LogQuery { after, limit: 0 };
+            let ctx = Ctx::new(QUESTION);
+            let piece: Vec<LogEntry> = array.ask(array.here, config::LOG, &query, &ctx).await?;
+            let wanted = piece.into_iter().take_while(|entry| entry.index <= last);
+            let before = ahead.len();
+            ahead.extend(wanted);
+            let Some(entry) = ahead.back().filter(|_| ahead.len() > before) else {
+                let what = format!("controller {} does not show change {}", array.here, after + 1);
+                return Err(Error::failed(what, "ask the other controller: --controller"));
+            };
+            after = entry.index;
+        }
+        Ok(Self {
             begun,
-            last: last.max(begun.length),
+            last,
             index: begun.length,
             tables,
-            ahead: std::collections::VecDeque::new(),
-        };
-        let last = log.last;
-        Ok((log, last))
+            ahead,
+            array,
+        })
     }
 
     /// What it amounts to, as far as it was read.
@@ -254,18 +288,9 @@ impl<'a> Log<'a> {
         &self.tables
     }
 
-    pub(crate) async fn next(&mut self) -> Result<Option<LogEntry>, Error> {
+    pub(crate) fn next(&mut self) -> Result<Option<LogEntry>, Error> {
         if self.index == self.last {
             return Ok(None);
-        }
-        if self.ahead.is_empty() {
-            let query = LogQuery {
-                after: self.index,
-                limit: 0,
-            };
-            let ctx = Ctx::new(QUESTION);
-            let entries: Vec<LogEntry> = self.array.ask(self.array.here, config::LOG, &query, &ctx).await?;
-            self.ahead = entries.into();
         }
         let entry = self
             .ahead
@@ -285,7 +310,7 @@ impl<'a> Log<'a> {
     }
 
     /// What the configuration was after that change.
-    pub(crate) async fn at(&mut self, index: u64) -> Result<Tables, Error> {
+    pub(crate) fn at(&mut self, index: u64) -> Result<Tables, Error> {
         if index < self.begun.length {
             let what = format!(
                 "what was after change {index} is not known any more: the first {} changes are no longer kept, only what they \
@@ -303,7 +328,7 @@ impl<'a> Log<'a> {
             ));
         }
         while self.index < index {
-            self.next().await?;
+            self.next()?;
         }
         Ok(self.tables.clone())
     }
@@ -335,7 +360,7 @@ async fn beginning(array: &Array) -> Result<(config::Compacted, Tables), Error> 
 async fn history(array: &Array, after: u64, limit: u32, style: Style) -> Result<Shown, Error> {
     let (mut log, last) = Log::of(array).await?;
     let gone = log.begun.length;
-    let mut before = log.at(after.min(last).max(gone)).await?;
+    let mut before = log.at(after.min(last).max(gone))?;
     let (mut text, mut entries) = (String::new(), Vec::new());
     if after < gone {
         let _ = writeln!(
@@ -344,7 +369,7 @@ async fn history(array: &Array, after: u64, limit: u32, style: Style) -> Result<
         );
     }
     while entries.len() < limit as usize {
-        let Some(entry) = log.next().await? else { break };
+        let Some(entry) = log.next()? else { break };
         let found = differences(&before, &log.tables);
         let _ = writeln!(
             text,
