@@ -14,7 +14,7 @@ use pollux_api::id::VolumeId;
 use pollux_api::target::{Backing, ResetReach};
 use pollux_block_frame::{Behalf, Operation};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
@@ -37,6 +37,7 @@ pub struct Volume {
     identity: Identity,
     blocks: AtomicU64,
     provisioning: Mutex<Provisioning>,
+    write_cache: AtomicBool,
     paths: Arc<Paths>,
     local: Arc<dyn VolumeBackend>,
     partner: Arc<dyn VolumeBackend>,
@@ -187,6 +188,7 @@ impl Volume {
             identity,
             blocks,
             provisioning: Mutex::default(),
+            write_cache: AtomicBool::new(false),
             paths,
             local,
             partner,
@@ -232,6 +234,18 @@ impl Volume {
             return Some(Sense::INQUIRY_DATA_CHANGED);
         }
         (before.mode_page() != provisioning.mode_page()).then_some(Sense::MODE_PARAMETERS_CHANGED)
+    }
+
+    /// Whether writes may stay in the disks' caches until they are flushed.
+    #[must_use]
+    pub fn write_cache(&self) -> bool {
+        self.write_cache.load(Ordering::Relaxed)
+    }
+
+    /// Writes may stay in the disks' caches, or not. What hosts have to be told, where that was otherwise before.
+    pub fn cache_writes(&self, cached: bool) -> Option<Sense> {
+        let before = self.write_cache.swap(cached, Ordering::Relaxed);
+        (before != cached).then_some(Sense::MODE_PARAMETERS_CHANGED)
     }
 
     /// The paths of its pool.

@@ -32,6 +32,7 @@ fn thin() -> Tables {
         service: "pool".into(),
         values: BTreeMap::new(),
         thin: vec![VOLUME.to_string()],
+        write_cache: Vec::new(),
         id: ItemId(Hex([6; 16])),
     };
     tables.apply(&RowOp::Put(Resource::Pool(pool)));

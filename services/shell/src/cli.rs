@@ -362,6 +362,15 @@ pub enum Volume {
         #[arg(long, value_name = "thin|thick")]
         to: Provisioning,
     },
+    /// Let writes stay in the disks' caches until a host flushes them, or not; while hosts use it. A controller that
+    /// dies takes nothing with it; disks that lose their power take what was not flushed
+    WriteCache {
+        /// Name or identity
+        name: String,
+        /// What it is from now on
+        #[arg(long, value_name = "on|off")]
+        to: Switch,
+    },
     /// Delete it
     Delete {
         /// Name or identity
@@ -841,7 +850,7 @@ mod tests {
             |abort p|quorum|quorum show|quorum replace 1 disk-07 --yes\
             |pool create p --home a --disks 0,disk-01|pool list|pool show p|pool home p b|pool delete p\
             |volume create v --pool p --size 1G --thin|volume list|volume show v|volume resize v --size 2G|volume delete v\
-            |volume convert v --to thin|volume convert v --to thick|snapshot create s --volume v|snapshot list\
+            |volume convert v --to thin|volume convert v --to thick|volume write-cache v --to on|volume write-cache v --to off|snapshot create s --volume v|snapshot list\
             |snapshot delete s --discard-data|snapshot rollback s --discard-data\
             |host create h --iqn iqn.2025-01.x:h|host list|host show h|host delete h|map create v h --lun 3|map list\
             |map show v|map delete v h|address create 10.78.0.50/24 --pool p|address list|address show 10.78.0.50/24\

@@ -452,6 +452,7 @@ fn provision(array: &Array, plan: &Plan) -> Result<(Vec<Pool>, Vec<Volume>)> {
             service: SERVICE.into(),
             values: BTreeMap::new(),
             thin: names.iter().map(|(name, ..)| name.clone()).collect(),
+            write_cache: Vec::new(),
             id: ItemId::default(),
         };
         ops.push(Op::Set {

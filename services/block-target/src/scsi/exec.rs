@@ -1,6 +1,6 @@
 //! Carrying commands out.
 //!
-//! The write cache is off (WCE=0): whatever changes the medium is durable before GOOD, whether the host sets FUA
+//! Unless the operator has switched a volume's write cache on, whatever changes the medium is durable before GOOD, whether the host sets FUA
 //! or not.
 
 use super::access_state;
@@ -180,8 +180,13 @@ impl Work<'_> {
                     page: *page,
                     subpage: *subpage,
                 };
-                let space = self.volume.provisioning();
-                return Ok(cut(mode::sense(query, blocks, block_size, space)?, *allocation));
+                let medium = mode::Medium {
+                    blocks,
+                    block_size,
+                    space: self.volume.provisioning(),
+                    write_cache: self.volume.write_cache(),
+                };
+                return Ok(cut(mode::sense(query, &medium)?, *allocation));
             }
             Command::ReportTargetPortGroups { extended, allocation } => {
                 let access = self.volume.paths().route().access;
@@ -212,12 +217,9 @@ impl Work<'_> {
                 self.check_transfer(*extent)?;
                 return Ok(Outcome::data(self.read(*extent).await?));
             }
-            Command::Write { extent, fua: _ } => {
-                self.write(
-                    extent.lba,
-                    data.slice(..data.len().min(self.bytes(extent.blocks))),
-                )
-                .await?;
+            Command::Write { extent, fua } => {
+                let data = data.slice(..data.len().min(self.bytes(extent.blocks)));
+                self.put(extent.lba, data, *fua || !self.volume.write_cache()).await?;
             }
             Command::Verify { extent, check, write } => {
                 let mut extent = *extent;
@@ -321,12 +323,14 @@ impl Work<'_> {
     }
 
     async fn write(&self, lba: u64, data: Bytes) -> Result<(), Ends> {
+        self.put(lba, data, true).await
+    }
+
+    async fn put(&self, lba: u64, data: Bytes, fua: bool) -> Result<(), Ends> {
         if data.is_empty() {
             return Ok(());
         }
-        self.submit(Operation::Write { lba, data, fua: true })
-            .await
-            .map(drop)
+        self.submit(Operation::Write { lba, data, fua }).await.map(drop)
     }
 
     async fn flush(&self) -> Result<(), Ends> {

@@ -129,7 +129,7 @@ fn name_string(name: &str) -> Vec<u8> {
 fn extended() -> Vec<u8> {
     let mut body = vec![0; 60];
     body[1] = 0x01; // SIMPSUP
-    body[3] = 0x00; // no volatile cache, nothing uncorrectable to write
+    body[2] = 0x01; // V_SUP: where the operator switches the write cache on
     body
 }
 
