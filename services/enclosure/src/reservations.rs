@@ -192,7 +192,7 @@ impl Reservations {
             ReservationOut::Reserve { key, kind } => (ReserveOut::Reserve, kind as u8, key.0, 0),
             ReservationOut::Release { key, kind } => (ReserveOut::Release, kind as u8, key.0, 0),
             ReservationOut::Clear { key } => (ReserveOut::Clear, 0, key.0, 0),
-            ReservationOut::Preempt { victim, .. } if victim == Key(0) => {
+            ReservationOut::Preempt { victim: Key(0), .. } => {
                 // It would mean every registrant, on a disk whose reservation they all hold.
                 return Err(Refusal {
                     status: Status::BadRequest,
