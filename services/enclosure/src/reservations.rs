@@ -60,7 +60,7 @@ pub(crate) fn status_of(error: &ScsiError) -> Status {
         ScsiError::Malformed { .. } => Status::MediumError,
         ScsiError::Status { status, .. } => match *status {
             status::BUSY | status::TASK_SET_FULL => Status::NoResources,
-            status::TASK_ABORTED => Status::Aborted,
+            // TASK ABORTED among them: what of it was done is not known.
             _ => Status::NoPath,
         },
         ScsiError::Check { sense, .. } => match (sense.key, sense.code) {
@@ -419,7 +419,7 @@ mod tests {
                     command: "X",
                     status: 0x40,
                 },
-                Status::Aborted,
+                Status::NoPath,
             ),
             (
                 ScsiError::Status {
