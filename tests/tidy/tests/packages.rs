@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// Bound of everything that another program does here but the making of a Debian.
@@ -123,30 +123,42 @@ fn good(command: &mut Command) -> String {
     text(&output)
 }
 
-/// The packages in a folder that is there as long as the tests run, in two versions.
-fn packages() -> &'static BTreeMap<(&'static str, &'static str), PathBuf> {
-    static MADE: OnceLock<(tempfile::TempDir, BTreeMap<(&str, &str), PathBuf>)> = OnceLock::new();
-    let (_, made) = MADE.get_or_init(|| {
-        let folder = tempfile::tempdir_in(programs()).unwrap();
-        let mut made = BTreeMap::new();
-        for (name, version) in [("old", "0.0.9"), ("new", "0.1.0")] {
-            let debs = Debs {
-                root: root(),
-                programs: programs(),
-                out: folder.path().join(name),
-                version: Some(version.into()),
-            };
-            let files = debs.build().unwrap();
-            made.extend(
-                PACKAGES
-                    .into_iter()
-                    .zip(files)
-                    .map(|(package, file)| ((package, name), file)),
-            );
-        }
-        (folder, made)
+/// Packages of both versions, in a folder that goes with the last test that needs it.
+struct Made {
+    _folder: tempfile::TempDir,
+    files: BTreeMap<(&'static str, &'static str), PathBuf>,
+}
+
+/// The packages, made once for all tests that run at the same time.
+fn packages() -> Arc<Made> {
+    static MADE: Mutex<Weak<Made>> = Mutex::new(Weak::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(made) = made.upgrade() {
+        return made;
+    }
+    let folder = tempfile::tempdir_in(programs()).unwrap();
+    let mut files = BTreeMap::new();
+    for (name, version) in [("old", "0.0.9"), ("new", "0.1.0")] {
+        let debs = Debs {
+            root: root(),
+            programs: programs(),
+            out: folder.path().join(name),
+            version: Some(version.into()),
+        };
+        let built = debs.build().unwrap();
+        files.extend(
+            PACKAGES
+                .into_iter()
+                .zip(built)
+                .map(|(package, file)| ((package, name), file)),
+        );
+    }
+    let fresh = Arc::new(Made {
+        _folder: folder,
+        files,
     });
-    made
+    *made = Arc::downgrade(&fresh);
+    fresh
 }
 
 /// A package laid out in a folder.
@@ -155,7 +167,7 @@ fn unpacked(package: &'static str) -> tempfile::TempDir {
     good(
         Command::new("dpkg-deb")
             .arg("--extract")
-            .arg(&packages()[&(package, "new")])
+            .arg(&packages().files[&(package, "new")])
             .arg(folder.path()),
     );
     folder
@@ -183,7 +195,7 @@ fn packages_hold_what_they_declare_and_the_same_twice() {
     let fields = good(
         Command::new("dpkg-deb")
             .arg("--field")
-            .arg(&packages()[&("pollux", "new")]),
+            .arg(&packages().files[&("pollux", "new")]),
     );
     assert!(fields.contains("Depends: libc6 (>= "), "{fields}");
     assert!(fields.contains("Version: 0.1.0\n"), "{fields}");
@@ -203,7 +215,7 @@ fn packages_hold_what_they_declare_and_the_same_twice() {
         version: Some("0.1.0".into()),
     };
     for (package, file) in PACKAGES.into_iter().zip(debs.build().unwrap()) {
-        let same = fs::read(&file).unwrap() == fs::read(&packages()[&(package, "new")]).unwrap();
+        let same = fs::read(&file).unwrap() == fs::read(&packages().files[&(package, "new")]).unwrap();
         assert!(same, "{package}: two packages of the same programs differ");
     }
 }
@@ -238,7 +250,7 @@ fn debians_judge_finds_no_error() {
             "--allow-root",
             "--tag-display-limit=0",
         ]);
-        let output = run(command.arg(&packages()[&(package, "new")]), WITHIN);
+        let output = run(command.arg(&packages().files[&(package, "new")]), WITHIN);
         assert!(output.status.success(), "{package}: {}", text(&output));
     }
 }
@@ -422,6 +434,7 @@ fn mirror() -> Option<String> {
 /// A system of its own in a folder, without a running systemd but with one that writes down what it is asked.
 struct Chroot {
     folder: tempfile::TempDir,
+    packages: Arc<Made>,
 }
 
 impl Chroot {
@@ -451,7 +464,10 @@ echo "$deed" >> /asked
         fs::rename(&systemctl, systemctl.with_extension("real")).unwrap();
         fs::write(&systemctl, script).unwrap();
         fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
-        let chroot = Self { folder };
+        let chroot = Self {
+            folder,
+            packages: packages(),
+        };
         fs::create_dir_all(chroot.path("run/systemd/system")).unwrap();
         chroot.write("running", "");
         // It would change this machine's kernel.
@@ -490,9 +506,8 @@ echo "$deed" >> /asked
     }
 
     fn install(&self, which: (&'static str, &'static str)) -> Output {
-        let file = &packages()[&which];
         let inside = format!("{}.deb", which.1);
-        fs::copy(file, self.path(&inside)).unwrap();
+        fs::copy(&self.packages.files[&which], self.path(&inside)).unwrap();
         self.output(&["dpkg", "--force-unsafe-io", "--install", &format!("/{inside}")])
     }
 
