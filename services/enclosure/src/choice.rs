@@ -38,13 +38,11 @@ pub(crate) fn choose<'a>(disk: &Disk, found: &'a [Found]) -> Verdict<'a> {
     };
     let what = |one: &Found| (one.serial.clone(), one.block.as_ref().map(|block| block.bytes));
     if let Some(other) = same.iter().find(|one| what(one) != what(first)) {
-        let name = |one: &Found| match what(one) {
-            (serial, bytes) => format!(
-                "{} (serial {}, {} bytes)",
-                one.address,
-                serial.as_deref().unwrap_or("none"),
-                bytes.map_or("no".to_owned(), |bytes| bytes.to_string()),
-            ),
+        let name = |one: &Found| {
+            let (serial, bytes) = what(one);
+            let bytes = bytes.map_or("no".to_owned(), |bytes| bytes.to_string());
+            let serial = serial.as_deref().unwrap_or("none");
+            format!("{} (serial {serial}, {bytes} bytes)", one.address)
         };
         return Verdict::Refused(format!(
             "two devices call themselves {}: {} and {}; a WWN belongs to one disk",

@@ -73,7 +73,7 @@ fn the_structure_of_sg_io_is_that_of_the_headers() {
     let mut ours: Vec<(String, u64)> = Vec::new();
     let numbers: [(&str, &str, u64); 5] = [
         ("size", "sizeof(struct sg_io_hdr)", size_of::<SgIoHdr>() as u64),
-        ("SG_IO", "SG_IO", linux::SG_IO as u64),
+        ("SG_IO", "SG_IO", linux::SG_IO),
         (
             "none",
             "-SG_DXFER_NONE",
