@@ -48,6 +48,23 @@ pub struct Common {
     pub action: Option<ActionId>,
 }
 
+/// `pollux setup`.
+#[derive(Clone, Debug, Args)]
+pub struct Setup {
+    /// Show what would be written, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// What is decided beforehand; the first controller writes this file for the second
+    #[arg(long, value_name = "FILE")]
+    pub answers: Option<PathBuf>,
+    /// Write over files that differ
+    #[arg(long)]
+    pub replace: bool,
+}
+
 /// How two controllers become partners.
 #[derive(Debug, Subcommand)]
 pub enum Pair {
@@ -62,6 +79,8 @@ pub enum Pair {
 pub enum Command {
     /// The array on one screen
     Status,
+    /// Make this machine a controller: find disks and interfaces, propose, ask, write its files
+    Setup(Setup),
     /// Make two stopped controllers partners: a code that one shows is typed on the other
     #[command(subcommand)]
     Pair(Pair),
@@ -165,6 +184,20 @@ pub enum Command {
         /// Parameters as JSON
         params: Option<String>,
     },
+    /// Print what makes a shell complete these words
+    Completion {
+        /// For which
+        shell: clap_complete::Shell,
+    },
+    /// Disarm the watchdog of this controller, whose daemons are stopped: what their units do last
+    #[command(hide = true)]
+    Disarm,
+    /// Write the manual pages of every command into a folder
+    #[command(hide = true)]
+    Manual {
+        /// The folder; it is made
+        folder: PathBuf,
+    },
     /// The whole array on this machine, with a fault in mid-write; arguments go to pollux-demo
     #[command(disable_help_flag = true)]
     Demo {
@@ -264,6 +297,8 @@ fn disk(text: &str) -> Result<DiskIndex, String> {
 pub enum Quorum {
     /// Show them, as each controller sees them
     Show,
+    /// Write an empty quorum area on the quorum disks, once in the life of an array; they have to be blank
+    Format,
     /// Put another disk in the place of one of them
     Replace {
         /// The quorum disk that leaves
@@ -845,9 +880,10 @@ mod tests {
 
     #[test]
     fn every_command_is_read_with_every_common_option() {
-        let commands = "status|why|timeline|trace|action list --all|action watch 01890a5d-ac96-774b-bcce-b302099a8057\
+        let commands = "status|why|setup --dry-run|setup --answers /x/p.toml --yes --replace\
+            |timeline|trace|action list --all|action watch 01890a5d-ac96-774b-bcce-b302099a8057\
             |action cancel 01890a5d-ac96-774b-bcce-b302099a8057|switchover p --dry-run|giveback|giveback p --yes|takeover --partner\
-            |abort p|quorum|quorum show|quorum replace 1 disk-07 --yes\
+            |abort p|quorum|quorum show|quorum format|quorum replace 1 disk-07 --yes\
             |pool create p --home a --disks 0,disk-01|pool list|pool show p|pool home p b|pool delete p\
             |volume create v --pool p --size 1G --thin|volume list|volume show v|volume resize v --size 2G|volume delete v\
             |volume convert v --to thin|volume convert v --to thick|volume write-cache v --to on|volume write-cache v --to off|snapshot create s --volume v|snapshot list\
@@ -861,7 +897,7 @@ mod tests {
             |chassis power a off|chassis hang a|chassis resume a|chassis reboot b|chassis daemon a heartbeatd kill\
             |chassis leg 1 cut|chassis interconnect only-a-to-b|chassis host-port a out|chassis disk-path b all out\
             |chassis disk-path b 3 in|chassis disk-fault 2 slow --slow-ms 9|chassis shelf-power off|chassis bmc a off\
-            |token add ops --role operator --expires 30|token list|token remove ops|management\
+            |completion bash|manual /x|disarm|token add ops --role operator --expires 30|token list|token remove ops|management\
             |chassis watchdog b on|chassis heal|chassis note x|chassis events|chassis shutdown|call pool.status null";
         for command in commands.split('|') {
             let words = [
