@@ -1,0 +1,22 @@
+//! The lab.
+#![forbid(unsafe_code)]
+pub mod cache;
+pub mod cpio;
+pub mod disk;
+pub mod error;
+pub mod image;
+pub mod lab;
+pub mod machine;
+pub mod mirror;
+pub mod modules;
+pub mod payload;
+pub mod places;
+pub mod process;
+pub mod programs;
+pub mod qmp;
+pub mod shelf;
+pub mod ssh;
+pub mod switch;
+pub mod tools;
+pub mod topology;
+pub mod wait;
