@@ -6,6 +6,7 @@
 pub mod announce;
 mod checksum;
 pub mod clock;
+pub mod fake;
 pub mod file;
 pub mod keys;
 pub mod lease;
@@ -15,7 +16,9 @@ pub mod netns;
 pub mod notify;
 pub mod power;
 pub mod realtime;
+pub mod scsi;
 pub mod signal;
 pub mod simd;
 pub mod tickle;
+pub mod uevent;
 pub mod unsynced;

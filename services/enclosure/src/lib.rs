@@ -1,0 +1,196 @@
+//! `enclosured`: the hardware of one controller behind the sockets that the other daemons know.
+//!
+//! Picture the back of a controller: a row of cables to the disks, one to the power control of the partner, and a button that
+//! resets the machine if nobody presses it. The other daemons see sockets there and never ask what is behind: in the demo and
+//! the tests it is the chassis, on an appliance it is this.
+//!
+//! | socket | what is behind |
+//! |---|---|
+//! | `paths.port/disk-NN.sock` | [`shelf`]: a SCSI disk, found by its WWN; reads and writes past the page cache, PERSISTENT RESERVE |
+//!
+//! Invariants:
+//! * a disk is served only after it has said who it is, over the descriptor through which it is served;
+//! * nothing of a session is under way when the next one of the same client begins, also over a restart of this daemon;
+//! * what a disk refuses is told as that; nothing is done in its place that promises less.
+//!
+//! It must never: decide who owns a disk, repeat a command whose end it does not know, or serve a disk under a name that the
+//! kernel gave.
+
+#![forbid(unsafe_code)]
+
+mod choice;
+pub mod config;
+mod disk;
+mod reservations;
+pub mod shelf;
+
+use config::EnclosureConfig;
+use pollux_platform::file::Lock;
+use pollux_platform::notify::{Notifier, watchdog_interval};
+use pollux_platform::scsi::discover;
+use pollux_platform::signal::Shutdown;
+use pollux_platform::uevent::Uevents;
+use pollux_runtime::ControllerConfig;
+use shelf::{Kernel, Place, Shelf, World};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Subsystems whose events are a reason to look at the disks.
+const SUBSYSTEMS: [&str; 4] = ["block", "scsi", "scsi_generic", "scsi_device"];
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Something of the system that it needs.
+    #[error("{what}: {source}")]
+    Io {
+        /// What.
+        what: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another process serves these sockets.
+    #[error("{0}; one daemon serves the hardware of a controller")]
+    Busy(pollux_platform::file::LockError),
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::Io {
+        what: what.into(),
+        source,
+    }
+}
+
+/// Threads that may wait in the kernel at a time, for so many disks.
+#[must_use]
+pub fn blocking_threads(disks: usize) -> usize {
+    // Each disk with both lanes full, one that looks and opens, and some for what is beside.
+    disks * (disk::DATA_LANE + disk::CONTROL_LANE + 1) + 16
+}
+
+/// Serves the hardware until SIGTERM or SIGINT.
+///
+/// # Errors
+/// A socket or a signal cannot be had.
+pub async fn run(controller: ControllerConfig, enclosure: EnclosureConfig) -> Result<(), StartError> {
+    let shutdown = Shutdown::on_signals().map_err(io_error("signals"))?;
+    let notifier = Notifier::from_env().map_err(io_error("NOTIFY_SOCKET"))?;
+    let bell = Uevents::open().map_err(io_error("the kernel's events (netlink)"))?;
+    let served = serve(
+        Kernel::default(),
+        &controller,
+        &enclosure,
+        &bell,
+        &shutdown,
+        async || {
+            tell(notifier.ready());
+            tracing::info!("ready");
+            match watchdog_interval() {
+                Some(interval) if notifier.is_connected() => {
+                    let mut beat = tokio::time::interval(interval / 3);
+                    loop {
+                        beat.tick().await;
+                        tell(notifier.watchdog());
+                    }
+                }
+                _ => std::future::pending().await,
+            }
+        },
+    );
+    served.await?;
+    tell(notifier.stopping());
+    Ok(())
+}
+
+/// Who started us may have gone: that ends nothing.
+fn tell(result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, "service manager not told");
+    }
+}
+
+/// Serves a world until `shutdown`; `ready` runs from the moment at which everything that is there is served.
+async fn serve<W: World>(
+    world: W,
+    controller: &ControllerConfig,
+    enclosure: &EnclosureConfig,
+    bell: &Uevents,
+    shutdown: &Shutdown,
+    ready: impl AsyncFnOnce(),
+) -> Result<(), StartError> {
+    let place = Place {
+        array: controller.array,
+        controller: controller.controller,
+        directory: controller.paths.port.clone(),
+    };
+    let directory = place.directory.display().to_string();
+    std::fs::create_dir_all(&place.directory).map_err(io_error(directory.clone()))?;
+    let _lock = Lock::acquire(&place.directory.join("enclosured.lock")).map_err(StartError::Busy)?;
+    let mut shelf = Shelf::new(world, place, &enclosure.disks).map_err(io_error(directory))?;
+    let mut settled = shelf.settled();
+    let heard = || async {
+        if let Err(error) = bell.heard(&SUBSYSTEMS).await {
+            tracing::error!(%error, "the kernel's events are not heard any more; disks are looked at only when one is missing");
+            std::future::pending().await
+        }
+    };
+    let told = async {
+        // The shelf outlives this.
+        let _ = settled.wait_for(|settled| *settled).await;
+        ready().await;
+        std::future::pending::<()>().await
+    };
+    tokio::select! {
+        () = shelf.run(heard, shutdown.requested()) => Ok(()),
+        () = told => Ok(()),
+    }
+}
+
+/// The SCSI devices of this machine, one a line, for whoever writes `enclosure.toml`.
+///
+/// # Errors
+/// sysfs cannot be read.
+pub fn list(sysfs: &Path) -> io::Result<String> {
+    let mut lines = String::new();
+    for found in discover::scan(sysfs)? {
+        let wwn = found.wwn.map_or("no WWN".to_owned(), |wwn| wwn.to_string());
+        let block = found.block.as_ref();
+        let (name, bytes) = block.map_or(("no block device", 0), |block| (&block.name, block.bytes));
+        lines += &format!(
+            "{:<36} {:<12} {:<8} {:>15} bytes  {:<13} {} {} serial {}\n",
+            wwn,
+            found.address,
+            name,
+            bytes,
+            found.transport.as_str(),
+            found.vendor,
+            found.product,
+            found.serial.as_deref().unwrap_or("none"),
+        );
+    }
+    Ok(lines)
+}
+
+/// Where the daemon finds its two files.
+#[derive(Debug, clap::Parser)]
+#[command(
+    version,
+    about = "The hardware of one controller: disks, watchdog, the partner's power. Exit codes: 0 stopped as asked, 1 failed, \
+             2 wrong argument, 78 a file cannot be used."
+)]
+pub struct Args {
+    /// The controller's file.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "POLLUX_CONTROLLER_TOML",
+        required_unless_present = "list"
+    )]
+    pub config: Option<PathBuf>,
+    /// What stands in the enclosure.
+    #[arg(long, value_name = "FILE", default_value = config::FILE)]
+    pub enclosure: PathBuf,
+    /// Show the disks of this machine with their WWN, and end.
+    #[arg(long)]
+    pub list: bool,
+}
