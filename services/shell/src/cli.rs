@@ -165,6 +165,17 @@ pub enum Command {
         /// Parameters as JSON
         params: Option<String>,
     },
+    /// Print what makes a shell complete these words
+    Completion {
+        /// For which
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of every command into a folder
+    #[command(hide = true)]
+    Manual {
+        /// The folder; it is made
+        folder: PathBuf,
+    },
     /// The whole array on this machine, with a fault in mid-write; arguments go to pollux-demo
     #[command(disable_help_flag = true)]
     Demo {
@@ -264,6 +275,8 @@ fn disk(text: &str) -> Result<DiskIndex, String> {
 pub enum Quorum {
     /// Show them, as each controller sees them
     Show,
+    /// Write an empty quorum area on the quorum disks, once in the life of an array; they have to be blank
+    Format,
     /// Put another disk in the place of one of them
     Replace {
         /// The quorum disk that leaves
@@ -838,7 +851,7 @@ mod tests {
     fn every_command_is_read_with_every_common_option() {
         let commands = "status|why|timeline|trace|action list --all|action watch 01890a5d-ac96-774b-bcce-b302099a8057\
             |action cancel 01890a5d-ac96-774b-bcce-b302099a8057|switchover p --dry-run|giveback|giveback p --yes|takeover --partner\
-            |abort p|quorum|quorum show|quorum replace 1 disk-07 --yes\
+            |abort p|quorum|quorum show|quorum format|quorum replace 1 disk-07 --yes\
             |pool create p --home a --disks 0,disk-01|pool list|pool show p|pool home p b|pool delete p\
             |volume create v --pool p --size 1G --thin|volume list|volume show v|volume resize v --size 2G|volume delete v\
             |volume convert v --to thin|volume convert v --to thick|snapshot create s --volume v|snapshot list\
@@ -852,7 +865,7 @@ mod tests {
             |chassis power a off|chassis hang a|chassis resume a|chassis reboot b|chassis daemon a heartbeatd kill\
             |chassis leg 1 cut|chassis interconnect only-a-to-b|chassis host-port a out|chassis disk-path b all out\
             |chassis disk-path b 3 in|chassis disk-fault 2 slow --slow-ms 9|chassis shelf-power off|chassis bmc a off\
-            |token add ops --role operator --expires 30|token list|token remove ops|management\
+            |completion bash|manual /x|token add ops --role operator --expires 30|token list|token remove ops|management\
             |chassis watchdog b on|chassis heal|chassis note x|chassis events|chassis shutdown|call pool.status null";
         for command in commands.split('|') {
             let words = [

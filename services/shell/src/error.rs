@@ -12,7 +12,7 @@ Exit codes:
   3  no controller answers
   4  in doubt: the change may or may not have been made; repeat it with --action ID
 
-Where the array is found: --controller DIR/a, --dir DIR, POLLUX_CONTROLLER, POLLUX_DIR.";
+Where the array is found: --controller DIR/a, --dir DIR, POLLUX_CONTROLLER, POLLUX_DIR; else /etc/pollux/controller.toml.";
 
 /// Why a command did not do what it should.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,5 @@
 //! `cargo verify`, `cargo demo`, `cargo sim`, `cargo model`, `cargo sweep`, `cargo crash`, `cargo measure`, `cargo lab`,
+//! `cargo debs`,
 //! `cargo fuzz-smoke`, `cargo fuzz-long`, `cargo fix-all`: see the library.
 
 #![forbid(unsafe_code)]
@@ -6,6 +7,7 @@
 use clap::{Parser, Subcommand};
 use pollux_tidy::Repository;
 use pollux_tidy::run::Runner;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The commands of this repository. Exit codes: 0 all is well, 1 something failed, 2 wrong argument; `demo`, `sim`,
@@ -70,6 +72,18 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Make the Debian packages, of programs that are built for it.
+    Debs {
+        /// Folder of programs that are built already; without it they are built with --release.
+        #[arg(long, value_name = "FOLDER")]
+        programs: Option<PathBuf>,
+        /// Folder that gets the packages; target/debian if not said.
+        #[arg(long, value_name = "FOLDER")]
+        out: Option<PathBuf>,
+        /// Another version than that of packaging/changelog.
+        #[arg(long, value_name = "VERSION")]
+        version: Option<String>,
+    },
     /// Look for inputs that break a decoder, a second or two on every target.
     FuzzSmoke,
     /// Look for inputs that break one decoder, for long.
@@ -127,6 +141,11 @@ fn main() -> ExitCode {
         Command::Crash { arguments } => Runner::new(repository, false).plain_run("pollux-crash", &arguments),
         Command::Lab { arguments } => Runner::new(repository, false).lab(&arguments),
         Command::Measure { arguments } => Runner::new(repository, false).measure(&arguments),
+        Command::Debs {
+            programs,
+            out,
+            version,
+        } => Runner::new(repository, false).debs(programs, out, version),
         Command::FuzzSmoke => Runner::new(repository, false).fuzz_smoke(),
         Command::FuzzLong { target, seconds } => Runner::new(repository, false).fuzz_long(&target, seconds),
     }
