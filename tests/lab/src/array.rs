@@ -108,14 +108,18 @@ impl<'a> Array<'a> {
                 ("controller.toml", controller(node)),
                 ("enclosure.toml", enclosure(&slots[0])),
             ] {
-                machine.run(&format!("cat > /etc/pollux/{name} <<'END'\n{text}END\nchmod 644 /etc/pollux/{name}"))?;
+                machine.run(&format!(
+                    "cat > /etc/pollux/{name} <<'END'\n{text}END\nchmod 644 /etc/pollux/{name}"
+                ))?;
             }
         }
         self.pair()?;
         let a = self.lab.machine(Node::A)?;
         a.run_within("systemctl start enclosured && pollux quorum format", COMMAND)?;
         for node in Node::CONTROLLERS {
-            self.lab.machine(node)?.run_within("systemctl start pollux.target", COMMAND)?;
+            self.lab
+                .machine(node)?
+                .run_within("systemctl start pollux.target", COMMAND)?;
         }
         self.wait_joined()
     }
@@ -124,7 +128,11 @@ impl<'a> Array<'a> {
     fn pair(&self) -> Result<()> {
         let what = "pair the controllers";
         let failed = |error: std::io::Error| Error::step(what, error);
-        let mut show = self.lab.machine(Node::A)?.ssh().prepared("pollux pair show 2>&1")?;
+        let mut show = self
+            .lab
+            .machine(Node::A)?
+            .ssh()
+            .prepared("pollux pair show 2>&1")?;
         let mut show = show.stdout(Stdio::piped()).spawn().map_err(failed)?;
         let mut said = BufReader::new(show.stdout.take().ok_or_else(|| Error::step(what, "no pipe"))?);
         let mut text = String::new();
@@ -138,7 +146,11 @@ impl<'a> Array<'a> {
             }
             text += &line;
         };
-        let mut enter = self.lab.machine(Node::B)?.ssh().prepared("pollux pair enter 2>&1")?;
+        let mut enter = self
+            .lab
+            .machine(Node::B)?
+            .ssh()
+            .prepared("pollux pair enter 2>&1")?;
         enter.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut enter = enter.spawn().map_err(failed)?;
         if let Some(mut input) = enter.stdin.take() {
@@ -165,11 +177,22 @@ impl<'a> Array<'a> {
         let command = |words: &str| a.run_within(&format!("pollux {words}"), COMMAND).map(drop);
         command(&format!("host create lab --iqn {INITIATOR}"))?;
         for (number, pool) in POOLS.iter().enumerate() {
-            let Pool { name, home, disks, volume, lun } = pool;
-            command(&format!("pool create {name} --home {home} --disks {disks} --wait 200"))?;
+            let Pool {
+                name,
+                home,
+                disks,
+                volume,
+                lun,
+            } = pool;
+            command(&format!(
+                "pool create {name} --home {home} --disks {disks} --wait 200"
+            ))?;
             command(&format!("volume create {volume} --pool {name} --size 64M"))?;
             command(&format!("map create {volume} lab --lun {lun}"))?;
-            command(&format!("address create 10.78.0.{}/24 --pool {name}", 50 + number))?;
+            command(&format!(
+                "address create 10.78.0.{}/24 --pool {name}",
+                50 + number
+            ))?;
         }
         for pool in POOLS {
             self.wait_owner(pool, pool.home, MOVE)?;
@@ -183,7 +206,9 @@ impl<'a> Array<'a> {
     /// It does not answer, in words.
     pub fn status(&self, node: Node) -> std::result::Result<Status, String> {
         let machine = self.lab.machine(node).map_err(|error| error.to_string())?;
-        let text = machine.run(&format!("pollux call {STATUS}")).map_err(|error| error.to_string())?;
+        let text = machine
+            .run(&format!("pollux call {STATUS}"))
+            .map_err(|error| error.to_string())?;
         serde_json::from_str(&text).map_err(|error| format!("{node}: {error} in {text}"))
     }
 
@@ -195,7 +220,9 @@ impl<'a> Array<'a> {
         wait_for("both controllers are joined", JOIN, || {
             for node in Node::CONTROLLERS {
                 let status = self.status(node)?;
-                let epoch = status.epoch.ok_or_else(|| format!("{node}: no epoch, {}", status.state))?;
+                let epoch = status
+                    .epoch
+                    .ok_or_else(|| format!("{node}: no epoch, {}", status.state))?;
                 if epoch.members.len() != 2 || !epoch.open {
                     return Err(format!("{node}: epoch {epoch:?}, {}", status.state));
                 }
@@ -212,7 +239,9 @@ impl<'a> Array<'a> {
     /// # Errors
     /// It does not within `bound`.
     pub fn wait_owner(&self, pool: Pool, node: Node, bound: Duration) -> Result<()> {
-        wait_for(&format!("{node} serves {}", pool.name), bound, || self.serves(pool, node))
+        wait_for(&format!("{node} serves {}", pool.name), bound, || {
+            self.serves(pool, node)
+        })
     }
 
     /// Whether a controller says that it serves a pool; otherwise what it says.
@@ -221,12 +250,18 @@ impl<'a> Array<'a> {
     /// It does not.
     pub fn serves(&self, pool: Pool, node: Node) -> std::result::Result<(), String> {
         let status = self.status(node)?;
-        let found = status.pools.iter().find(|known| known.name.as_deref() == Some(pool.name));
+        let found = status
+            .pools
+            .iter()
+            .find(|known| known.name.as_deref() == Some(pool.name));
         let found = found.ok_or_else(|| format!("{node} does not know {} yet", pool.name))?;
         if found.owner == Some(id(node)) && found.state == "serving" {
             Ok(())
         } else {
-            Err(format!("{node}: {} (owner {:?}), {}", found.state, found.owner, status.state))
+            Err(format!(
+                "{node}: {} (owner {:?}), {}",
+                found.state, found.owner, status.state
+            ))
         }
     }
 
@@ -256,14 +291,18 @@ impl<'a> Array<'a> {
     /// # Errors
     /// It does not come to that.
     pub fn wait_locked(&self, node: Node, locked: bool) -> Result<()> {
-        wait_for(&format!("the configuration is locked on {node}: {locked}"), MOVE, || {
-            let status = self.status(node)?;
-            if status.config_lock.is_some() == locked {
-                Ok(())
-            } else {
-                Err(format!("{node}: {}, wire {}", status.state, status.wire.state))
-            }
-        })
+        wait_for(
+            &format!("the configuration is locked on {node}: {locked}"),
+            MOVE,
+            || {
+                let status = self.status(node)?;
+                if status.config_lock.is_some() == locked {
+                    Ok(())
+                } else {
+                    Err(format!("{node}: {}, wire {}", status.state, status.wire.state))
+                }
+            },
+        )
     }
 
     /// Moves a pool to the partner of its owner, planned, and waits until it is there.
@@ -272,14 +311,21 @@ impl<'a> Array<'a> {
     /// It is refused, or does not arrive.
     pub fn switchover(&self, pool: Pool, from: Node) -> Result<()> {
         let machine = self.lab.machine(from)?;
-        machine.run_within(&format!("pollux switchover {} --yes --wait 200", pool.name), COMMAND)?;
+        machine.run_within(
+            &format!("pollux switchover {} --yes --wait 200", pool.name),
+            COMMAND,
+        )?;
         self.wait_owner(pool, from.partner(), MOVE)
     }
 }
 
 /// The controller's name in messages.
 fn id(node: Node) -> ControllerId {
-    if node == Node::A { ControllerId::A } else { ControllerId::B }
+    if node == Node::A {
+        ControllerId::A
+    } else {
+        ControllerId::B
+    }
 }
 
 /// Eight digits in a line, however they are set apart.
@@ -302,7 +348,9 @@ fn wwns(machine: &Machine) -> Result<Vec<String>> {
 fn in_slots(text: &str) -> std::result::Result<Vec<String>, String> {
     let mut found = vec![];
     for line in text.lines() {
-        let (address, wwn) = line.split_once(' ').ok_or_else(|| format!("{line:?} is no disk"))?;
+        let (address, wwn) = line
+            .split_once(' ')
+            .ok_or_else(|| format!("{line:?} is no disk"))?;
         let unit: u16 = address
             .rsplit(':')
             .next()
@@ -342,7 +390,10 @@ fn enclosure(wwns: &[String]) -> String {
     let mut text = String::new();
     for (slot, wwn) in wwns.iter().enumerate() {
         let quorum = slot >= usize::from(DATA);
-        let _ = write!(text, "[[disk]]\nslot = {slot}\nwwn = \"{wwn}\"\nquorum = {quorum}\n");
+        let _ = write!(
+            text,
+            "[[disk]]\nslot = {slot}\nwwn = \"{wwn}\"\nquorum = {quorum}\n"
+        );
     }
     text
 }
@@ -357,7 +408,10 @@ pub fn packages(target: &Path) -> Result<Vec<PathBuf>> {
     let found: Vec<PathBuf> = entries
         .map(|entry| entry.path())
         .filter(|path| {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
             name.starts_with("pollux_") && name.ends_with(".deb")
         })
         .collect();
@@ -366,7 +420,11 @@ pub fn packages(target: &Path) -> Result<Vec<PathBuf>> {
     } else {
         Err(Error::step(
             "find the package",
-            format!("{} of pollux_*.deb in {}, one is needed: cargo debs", found.len(), folder.display()),
+            format!(
+                "{} of pollux_*.deb in {}, one is needed: cargo debs",
+                found.len(),
+                folder.display()
+            ),
         ))
     }
 }

@@ -56,7 +56,10 @@ impl Cache {
         }
         let entries = fs::read_dir(&self.folder).map_err(Error::file("read", &self.folder))?;
         for entry in entries.flatten() {
-            let old = entry.file_name().to_string_lossy().starts_with(&format!("{name}-"));
+            let old = entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with(&format!("{name}-"));
             if old {
                 remove(&entry.path())?;
             }
@@ -98,7 +101,10 @@ mod tests {
     #[test]
     fn what_is_mounted_in_a_folder_is_seen() {
         let mounts = "proc /proc proc rw 0 0\nproc /lab/cache/x/proc proc rw 0 0\n";
-        assert_eq!(mounted_in(mounts, Path::new("/lab/cache/x")), Some("/lab/cache/x/proc"));
+        assert_eq!(
+            mounted_in(mounts, Path::new("/lab/cache/x")),
+            Some("/lab/cache/x/proc")
+        );
         assert_eq!(mounted_in(mounts, Path::new("/lab/cache/xy")), None);
     }
 

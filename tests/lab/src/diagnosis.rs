@@ -12,12 +12,27 @@ const ASK: Duration = Duration::from_secs(60);
 
 /// What is asked of each machine: name of the file, and the command.
 const QUESTIONS: &[(&str, &str)] = &[
-    ("journal.txt", "journalctl --no-pager --output=short-monotonic --boot=all"),
+    (
+        "journal.txt",
+        "journalctl --no-pager --output=short-monotonic --boot=all",
+    ),
     ("dmesg.txt", "dmesg"),
-    ("units.txt", "systemctl --no-pager --all list-units; systemctl --no-pager --failed"),
-    ("network.txt", "ip -details address; ip route; cat /proc/net/bonding/* 2>/dev/null"),
-    ("disks.txt", "lsscsi --generic --wwn --size; multipath -ll; iscsiadm --mode session --print 3"),
-    ("pollux.txt", "pollux status; pollux timeline --limit 5; ls -lR /etc/pollux /run/pollux"),
+    (
+        "units.txt",
+        "systemctl --no-pager --all list-units; systemctl --no-pager --failed",
+    ),
+    (
+        "network.txt",
+        "ip -details address; ip route; cat /proc/net/bonding/* 2>/dev/null",
+    ),
+    (
+        "disks.txt",
+        "lsscsi --generic --wwn --size; multipath -ll; iscsiadm --mode session --print 3",
+    ),
+    (
+        "pollux.txt",
+        "pollux status; pollux timeline --limit 5; ls -lR /etc/pollux /run/pollux",
+    ),
 ];
 
 /// Collects everything into a new folder `target/lab/logs/NAME`.

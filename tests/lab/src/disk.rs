@@ -122,7 +122,19 @@ impl Tree {
             inside
         };
         command
-            .args(["-q", "-F", "-t", "ext4", "-m", "0", "-L", "lab-own", "-E", "lazy_itable_init=1", "-d"])
+            .args([
+                "-q",
+                "-F",
+                "-t",
+                "ext4",
+                "-m",
+                "0",
+                "-L",
+                "lab-own",
+                "-E",
+                "lazy_itable_init=1",
+                "-d",
+            ])
             .args([&self.folder, disk])
             .arg(SIZE);
         programs::run("make a machine's disk", &mut command)?;
@@ -143,7 +155,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let tree = Tree::new(dir.path().join("tree")).expect("it is made");
         tree.folder("root/.ssh", 0o700).expect("a folder");
-        tree.file("root/.ssh/authorized_keys", 0o600, b"key").expect("a file");
+        tree.file("root/.ssh/authorized_keys", 0o600, b"key")
+            .expect("a file");
         tree.enable("multipathd.service").expect("a unit");
         let upper = dir.path().join("tree/upper");
         let mode = |path: &str| {

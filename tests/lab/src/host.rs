@@ -63,7 +63,9 @@ impl Host {
     pub fn login(&self) -> Result<()> {
         for node in Node::CONTROLLERS {
             let portal = node.front();
-            let script = format!("iscsiadm --mode discovery --type sendtargets --portal {portal} && iscsiadm --mode node --loginall=all");
+            let script = format!(
+                "iscsiadm --mode discovery --type sendtargets --portal {portal} && iscsiadm --mode node --loginall=all"
+            );
             // Logging in again where a session is there already is refused, and is what was wanted.
             let said = self.machine.try_run(&script, LOGIN)?;
             if !matches!(said.status.code(), Some(0 | 15)) {
@@ -71,7 +73,10 @@ impl Host {
             }
         }
         wait_for("every volume is one device with two paths", LOGIN, || {
-            let said = self.machine.run("multipathd show maps raw format '%n %N'").map_err(|error| error.to_string())?;
+            let said = self
+                .machine
+                .run("multipathd show maps raw format '%n %N'")
+                .map_err(|error| error.to_string())?;
             let whole = said.lines().filter(|line| line.ends_with(" 2")).count();
             if whole == POOLS.len() { Ok(()) } else { Err(said) }
         })
@@ -123,7 +128,8 @@ impl Host {
     /// The writer has ended, or gets no answer.
     pub fn wait_progress(&self) -> Result<()> {
         let counts = || -> std::result::Result<Vec<u64>, String> {
-            let devices = "for map in /sys/block/dm-*; do cut -d' ' -f1-40 $map/stat; done | awk '{ print $1 + $5 }'";
+            let devices =
+                "for map in /sys/block/dm-*; do cut -d' ' -f1-40 $map/stat; done | awk '{ print $1 + $5 }'";
             let said = self
                 .machine
                 .run(&format!("systemctl is-active --quiet lab-fio && {devices}"))
@@ -136,8 +142,13 @@ impl Host {
         wait_for("every volume is written", LOGIN, || {
             let now = counts()?;
             let first = before.get_or_insert_with(|| now.clone());
-            let moved = first.len() == now.len() && first.iter().zip(&now).all(|(old, new)| new >= &(old + 20));
-            if moved { Ok(()) } else { Err(format!("{first:?}, then {now:?}")) }
+            let moved =
+                first.len() == now.len() && first.iter().zip(&now).all(|(old, new)| new >= &(old + 20));
+            if moved {
+                Ok(())
+            } else {
+                Err(format!("{first:?}, then {now:?}"))
+            }
         })
     }
 
@@ -161,15 +172,23 @@ impl Host {
         let promise = "no I/O error and no lost write at the host";
         let active = self.machine.try_run("systemctl is-active lab-fio", END)?;
         if active.out.trim() != "active" {
-            let why = self.machine.try_run("cat /var/tmp/fio.json; journalctl --no-pager --unit=lab-fio --lines=20", END)?;
-            return Err(Error::broken(promise, format!("the writer has ended by itself: {}", why.out)));
+            let why = self.machine.try_run(
+                "cat /var/tmp/fio.json; journalctl --no-pager --unit=lab-fio --lines=20",
+                END,
+            )?;
+            return Err(Error::broken(
+                promise,
+                format!("the writer has ended by itself: {}", why.out),
+            ));
         }
         self.machine.run_within("systemctl stop lab-fio", END)?;
         let answered = verdict(&self.machine.run("cat /var/tmp/fio.json")?)
             .map_err(|seen| Error::broken(promise, seen))?;
         let mut pause: Option<Gap> = None;
         for job in 1..=POOLS.len() {
-            let log = self.machine.run(&format!("cut -d, -f1 /var/tmp/fio_clat.{job}.log"))?;
+            let log = self
+                .machine
+                .run(&format!("cut -d, -f1 /var/tmp/fio_clat.{job}.log"))?;
             let gap = longest_gap(&log, since_ms)
                 .ok_or_else(|| Error::broken(promise, format!("job {job} got no answer after the fault")))?;
             if pause.is_none_or(|longest| longest.length_ms < gap.length_ms) {
@@ -204,7 +223,8 @@ struct Side {
 fn verdict(text: &str) -> std::result::Result<u64, String> {
     // fio notes in words above its JSON that a signal ended it.
     let start = text.find('{').ok_or_else(|| format!("no report: {text:?}"))?;
-    let report: Report = serde_json::from_str(&text[start..]).map_err(|error| format!("no report: {error}"))?;
+    let report: Report =
+        serde_json::from_str(&text[start..]).map_err(|error| format!("no report: {error}"))?;
     let mut answered = 0;
     for job in &report.jobs {
         if job.error != 0 || job.total_err != 0 {
@@ -225,7 +245,11 @@ fn verdict(text: &str) -> std::result::Result<u64, String> {
     if report.jobs.len() == POOLS.len() {
         Ok(answered)
     } else {
-        Err(format!("{} jobs where {} were started", report.jobs.len(), POOLS.len()))
+        Err(format!(
+            "{} jobs where {} were started",
+            report.jobs.len(),
+            POOLS.len()
+        ))
     }
 }
 
@@ -251,7 +275,13 @@ mod tests {
     fn the_longest_gap_is_one_that_ended_after_the_fault() {
         let log = "1000\n9000\n9010\n9500\n9400\n12400\n12410\n";
         let gap = longest_gap(log, 9200);
-        assert_eq!(gap, Some(Gap { after_ms: 9500, length_ms: 2900 }));
+        assert_eq!(
+            gap,
+            Some(Gap {
+                after_ms: 9500,
+                length_ms: 2900
+            })
+        );
         assert_eq!(longest_gap("1000\n1001\n", 5000), None);
         assert_eq!(longest_gap("", 0), None);
     }
@@ -264,7 +294,8 @@ mod tests {
                  \"write\":{{\"total_ios\":10}},\"read\":{{\"total_ios\":{reads}}}}}"
             )
         };
-        let report = |jobs: &[String]| format!("fio: terminating on signal 2\n{{\"jobs\":[{}]}}", jobs.join(","));
+        let report =
+            |jobs: &[String]| format!("fio: terminating on signal 2\n{{\"jobs\":[{}]}}", jobs.join(","));
         let good = report(&[job("x", 0, 5), job("y", 0, 6)]);
         assert_eq!(verdict(&good), Ok(31));
         let wrong = verdict(&report(&[job("x", 0, 5), job("y", 84, 6)])).expect_err("a wrong block");

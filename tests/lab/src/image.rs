@@ -10,9 +10,9 @@
 use crate::cache::{Cache, Key};
 use crate::cpio::Archive;
 use crate::error::{Error, Result};
+use crate::mirror;
 use crate::modules::{self, FIRST, Index, REST};
 use crate::programs::{self, MKE2FS, MMDEBSTRAP};
-use crate::mirror;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -64,11 +64,23 @@ const INIT: &str = include_str!("../guest/init");
 /// Files of the image that no package brings.
 const FILES: &[(&str, &str)] = &[
     ("etc/fstab", ""),
-    ("etc/ssh/sshd_config.d/lab.conf", include_str!("../guest/sshd.conf")),
-    ("etc/systemd/journald.conf.d/lab.conf", include_str!("../guest/journald.conf")),
-    ("etc/systemd/system.conf.d/lab.conf", include_str!("../guest/system.conf")),
+    (
+        "etc/ssh/sshd_config.d/lab.conf",
+        include_str!("../guest/sshd.conf"),
+    ),
+    (
+        "etc/systemd/journald.conf.d/lab.conf",
+        include_str!("../guest/journald.conf"),
+    ),
+    (
+        "etc/systemd/system.conf.d/lab.conf",
+        include_str!("../guest/system.conf"),
+    ),
     ("etc/sysctl.d/90-lab.conf", include_str!("../guest/sysctl.conf")),
-    ("etc/modules-load.d/lab.conf", include_str!("../guest/modules.conf")),
+    (
+        "etc/modules-load.d/lab.conf",
+        include_str!("../guest/modules.conf"),
+    ),
 ];
 /// Started at each boot although nobody asks for them, and of no use here; each costs seconds on an emulated processor. What
 /// a host needs of them is enabled on its own disk.
@@ -197,7 +209,19 @@ fn make(folder: &Path, this: &Path) -> Result<()> {
     };
     let size = fs::read_to_string(folder.join("size-mib")).map_err(Error::file("read", folder))?;
     inside
-        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-L", "lab-image", "-d"])
+        .args([
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-O",
+            "^has_journal",
+            "-m",
+            "0",
+            "-L",
+            "lab-image",
+            "-d",
+        ])
         .args([&root, &folder.join("root.img")])
         .arg(format!("{}M", size.trim()));
     programs::run("make the file system of the image", &mut inside)?;
@@ -244,7 +268,10 @@ pub fn hook(root: &Path, folder: &Path) -> Result<()> {
         fs::remove_dir_all(&path).map_err(Error::file("remove", &path))?;
         make_folder(&path)?;
     }
-    let used = chroot(root, &["du", "--summarize", "--one-file-system", "--block-size=1M", "/"])?;
+    let used = chroot(
+        root,
+        &["du", "--summarize", "--one-file-system", "--block-size=1M", "/"],
+    )?;
     let used: u64 = String::from_utf8_lossy(&used)
         .split_whitespace()
         .next()
@@ -261,7 +288,12 @@ fn kernel(root: &Path, folder: &Path) -> Result<Vec<u8>> {
     let mut releases = fs::read_dir(&all).map_err(Error::file("read", &all))?.flatten();
     let release = match (releases.next(), releases.next()) {
         (Some(one), None) => one.file_name().to_string_lossy().into_owned(),
-        _ => return Err(Error::step("find the kernel", format!("{} must hold one", all.display()))),
+        _ => {
+            return Err(Error::step(
+                "find the kernel",
+                format!("{} must hold one", all.display()),
+            ));
+        }
     };
     let packed = root.join("boot").join(format!("vmlinuz-{release}"));
     let packed = fs::read(&packed).map_err(Error::file("read", &packed))?;
@@ -303,7 +335,10 @@ fn kernel(root: &Path, folder: &Path) -> Result<Vec<u8>> {
     fs::remove_dir_all(&stock).map_err(Error::file("remove", &stock))?;
     chroot(root, &["depmod", &release])?;
     let busybox = root.join("usr/bin/busybox");
-    archive.file("bin/busybox", &fs::read(&busybox).map_err(Error::file("read", &busybox))?);
+    archive.file(
+        "bin/busybox",
+        &fs::read(&busybox).map_err(Error::file("read", &busybox))?,
+    );
     for word in ["insmod", "mount", "poweroff", "sh", "sleep", "switch_root"] {
         archive.link(&format!("bin/{word}"), "busybox");
     }

@@ -30,6 +30,9 @@ use std::time::{Duration, Instant};
 /// Name of the file that says what runs.
 const STATE: &str = "lab.json";
 
+/// How long a QEMU may take until it can be asked.
+const START: Duration = Duration::from_secs(60);
+
 /// What runs.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct State {
@@ -102,7 +105,10 @@ impl Lab {
     /// Something is missing, or does not come up; what was started stays, to be looked at, until [`Lab::down`].
     pub fn up(&mut self, nodes: &[Node]) -> Result<()> {
         if self.is_up() {
-            return Err(Error::step("switch the lab on", "it is on already: cargo lab down"));
+            return Err(Error::step(
+                "switch the lab on",
+                "it is on already: cargo lab down",
+            ));
         }
         programs::all_here()?;
         let start = Instant::now();
@@ -136,7 +142,10 @@ impl Lab {
         for node in nodes {
             self.power_on_with(*node, &qemu, &image)?;
         }
-        println!("disks, switch, shelf, power: {:.0} s", start.elapsed().as_secs_f64());
+        println!(
+            "disks, switch, shelf, power: {:.0} s",
+            start.elapsed().as_secs_f64()
+        );
         for node in nodes {
             self.machine(*node)?.wait_up()?;
             println!("{node} is up: {:.0} s", start.elapsed().as_secs_f64());
@@ -175,21 +184,34 @@ impl Lab {
             (Some(shelf), true) => Some(shelf.port(node)),
             _ => None,
         };
+        // Of the life before: what waits for it must not see the old one.
+        for stale in ["qmp.sock", "ssh.sock"] {
+            let _ = fs::remove_file(folder.join(stale));
+        }
         let mut command = qemu.command();
-        command.args(topology::arguments(node, &places, port.as_ref(), ssh_port, tsc_khz()));
+        command.args(topology::arguments(
+            node,
+            &places,
+            port.as_ref(),
+            ssh_port,
+            tsc_khz(),
+        ));
         let process = Process::start(&what, &mut command, &folder.join("qemu.log"))?;
         self.state
             .machines
             .insert(node.as_str().into(), Started { process, ssh_port });
         self.save()?;
         let socket = folder.join("qmp.sock");
-        wait::wait_for(&what, Duration::from_secs(60), || {
-            if !process.is_alive() {
-                let said = fs::read_to_string(folder.join("qemu.log")).unwrap_or_default();
-                return Err(format!("QEMU has ended: {}", said.trim()));
-            }
-            if socket.exists() { Ok(()) } else { Err("no socket yet".into()) }
-        })
+        let there = wait::wait_for(&what, START, || match (process.is_alive(), socket.exists()) {
+            (false, _) => Ok(false),
+            (true, true) => Ok(true),
+            (true, false) => Err("no socket yet".into()),
+        })?;
+        if there {
+            return Ok(());
+        }
+        let said = fs::read_to_string(folder.join("qemu.log")).unwrap_or_default();
+        Err(Error::step(what, format!("QEMU has ended: {}", said.trim())))
     }
 
     fn make_key(&self) -> Result<()> {

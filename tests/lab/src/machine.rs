@@ -53,13 +53,16 @@ impl Machine {
     /// It does not come up: the error shows the last lines of its console.
     pub fn wait_up(&self) -> Result<Duration> {
         let start = Instant::now();
-        self.with_console(wait_for(&format!("{} greets by ssh", self.node), BOOT, || {
-            if self.process.is_alive() {
-                self.ssh.greets()
-            } else {
-                Err("its QEMU has ended".into())
+        let greeted = wait_for(&format!("{} greets by ssh", self.node), BOOT, || {
+            match self.ssh.greets() {
+                Ok(()) => Ok(Ok(())),
+                // Nothing to wait for.
+                Err(_) if !self.process.is_alive() => Ok(Err("its QEMU has ended")),
+                Err(seen) => Err(seen),
             }
-        }))?;
+        });
+        let what = format!("start {}", self.node);
+        self.with_console(greeted.and_then(|greeted| greeted.map_err(|why| Error::step(what, why))))?;
         self.with_console(self.ssh.connect(BOOT))?;
         let state = self.with_console(self.ssh.try_run("systemctl is-system-running --wait", BOOT))?;
         if state.out.trim() != "running" {
@@ -112,7 +115,9 @@ impl Machine {
     }
 
     fn qmp(&self, command: &str, arguments: serde_json::Value) -> Result<()> {
-        Qmp::connect(&self.folder.join("qmp.sock"))?.ask(command, arguments).map(drop)
+        Qmp::connect(&self.folder.join("qmp.sock"))?
+            .ask(command, arguments)
+            .map(drop)
     }
 
     /// Its power is cut: what its kernel had not written is gone.

@@ -33,15 +33,12 @@ pub fn debian() -> Result<String> {
             texts.extend(fs::read_to_string(place).ok());
         }
     }
-    texts
-        .iter()
-        .find_map(|text| archive(text))
-        .ok_or_else(|| {
-            Error::Missing(format!(
-                "no archive of Debian in {}; the lab fetches from where this machine does",
-                SOURCES.join(" and ")
-            ))
-        })
+    texts.iter().find_map(|text| archive(text)).ok_or_else(|| {
+        Error::Missing(format!(
+            "no archive of Debian in {}; the lab fetches from where this machine does",
+            SOURCES.join(" and ")
+        ))
+    })
 }
 
 /// The first archive of Debian that a file of sources names, in either of apt's formats (sources.list(5)).
@@ -69,7 +66,8 @@ mod tests {
     fn both_formats_are_read_and_other_archives_passed_over() {
         let deb822 = "Types: deb\nURIs: https://example.org/node\nSuites: x\n\nTypes: deb\nURIs: http://example.net/debian/\n";
         assert_eq!(archive(deb822).as_deref(), Some("http://example.net/debian"));
-        let list = "# deb http://example.org/debian x main\ndeb [arch=amd64] http://example.org/debian x main\n";
+        let list =
+            "# deb http://example.org/debian x main\ndeb [arch=amd64] http://example.org/debian x main\n";
         assert_eq!(archive(list).as_deref(), Some("http://example.org/debian"));
         assert_eq!(archive("deb http://example.org/debian-security x main"), None);
         assert_eq!(archive(""), None);

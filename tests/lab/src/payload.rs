@@ -50,7 +50,10 @@ fn hosts() -> String {
 /// [`crate::topology::arguments`].
 fn networks(node: Node) -> Vec<(String, String)> {
     // QEMU's own network gives this address to its only guest.
-    let mut files = vec![("10-lab.network".into(), static_network("eth0", "10.0.2.15/24", false))];
+    let mut files = vec![(
+        "10-lab.network".into(),
+        static_network("eth0", "10.0.2.15/24", false),
+    )];
     for (nic, segment) in (1..).zip(node.segments()) {
         let name = format!("eth{nic}");
         match segment {
@@ -98,7 +101,9 @@ mod tests {
             let found = files.iter().find(|(file, _)| file == name);
             found.map(|(_, text)| text.as_str()).unwrap_or_default()
         };
-        assert!(text("20-leg0.network").contains("Name=eth1") && text("20-leg1.network").contains("Name=eth2"));
+        assert!(
+            text("20-leg0.network").contains("Name=eth1") && text("20-leg1.network").contains("Name=eth2")
+        );
         assert!(text("30-bond0.network").contains("10.77.0.1/24"));
         assert!(text("40-front.network").contains("Name=eth3"));
         assert!(!networks(Node::Host).iter().any(|(name, _)| name.contains("bond")));

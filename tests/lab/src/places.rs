@@ -17,6 +17,8 @@ pub struct Places {
     pub logs: PathBuf,
     /// Programs of this workspace, beside the running one.
     pub programs: PathBuf,
+    /// The workspace's folder of everything that is built.
+    pub target: PathBuf,
 }
 
 impl Places {
@@ -28,18 +30,23 @@ impl Places {
         let this = std::env::current_exe().map_err(|error| Error::step("find the running program", error))?;
         let programs = this.parent().unwrap_or(Path::new("/")).to_owned();
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
-        let lab = workspace.unwrap_or(Path::new("/")).join("target/lab");
+        let target = workspace.unwrap_or(Path::new("/")).join("target");
+        let lab = target.join("lab");
         let places = Self {
             cache: lab.join("cache"),
             run: lab.join("run"),
             logs: lab.join("logs"),
             programs,
+            target,
         };
         let longest = places.run.join("switch/front-host.port.and-room-for-ssh");
         if longest.as_os_str().len() > SOCKET {
             return Err(Error::step(
                 "place the sockets",
-                format!("{} is too long a path for them; move the workspace up", places.run.display()),
+                format!(
+                    "{} is too long a path for them; move the workspace up",
+                    places.run.display()
+                ),
             ));
         }
         Ok(places)

@@ -109,7 +109,8 @@ mod tests {
     fn a_process_is_ended_and_a_used_number_is_not() {
         let dir = tempfile::tempdir().expect("a folder");
         let mut command = Command::new("/bin/sleep");
-        let process = Process::start("sleep", command.arg("600"), &dir.path().join("log")).expect("it starts");
+        let process =
+            Process::start("sleep", command.arg("600"), &dir.path().join("log")).expect("it starts");
         assert!(process.is_alive());
         let other = Process {
             started: process.started + 1,

@@ -64,7 +64,9 @@ impl Qmp {
         let mut line = String::new();
         match self.reader.read_line(&mut line) {
             Ok(0) => Err(Error::step(what, "it closed the connection")),
-            Ok(_) => serde_json::from_str(&line).map_err(|error| Error::step(what, format!("{line:?}: {error}"))),
+            Ok(_) => {
+                serde_json::from_str(&line).map_err(|error| Error::step(what, format!("{line:?}: {error}")))
+            }
             Err(error) => Err(Error::step(what, error)),
         }
     }
@@ -104,6 +106,9 @@ mod tests {
         assert!(refused.to_string().contains("no such thing"), "{refused}");
         drop(qmp);
         let heard = server.join().expect("it ends");
-        assert!(heard[0].contains("qmp_capabilities") && heard[2].contains("set_link"), "{heard:?}");
+        assert!(
+            heard[0].contains("qmp_capabilities") && heard[2].contains("set_link"),
+            "{heard:?}"
+        );
     }
 }

@@ -50,7 +50,10 @@ impl Shelf {
         if !program.is_file() {
             return Err(Error::step(
                 what,
-                format!("{} is not there: cargo build -p pollux-lab-shelf", program.display()),
+                format!(
+                    "{} is not there: cargo build -p pollux-lab-shelf",
+                    program.display()
+                ),
             ));
         }
         let ports = [free_port()?, free_port()?];
@@ -130,7 +133,10 @@ impl Shelf {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         match output.status.code() {
             Some(0) => Ok(seen),
-            Some(SECOND_WRITER) => Err(Error::broken("one writer at every instant", format!("{said}: {seen}"))),
+            Some(SECOND_WRITER) => Err(Error::broken(
+                "one writer at every instant",
+                format!("{said}: {seen}"),
+            )),
             _ => Err(Error::step("judge the shelf's log", said)),
         }
     }

@@ -49,11 +49,16 @@ impl Ssh {
     /// What was there instead.
     pub fn greets(&self) -> std::result::Result<(), String> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).map_err(|e| e.to_string())?;
+        let mut stream =
+            TcpStream::connect_timeout(&address, Duration::from_secs(2)).map_err(|e| e.to_string())?;
         // QEMU takes the connection before there is anybody behind it.
-        stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(|e| e.to_string())?;
+        stream
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .map_err(|e| e.to_string())?;
         let mut greeting = [0; 8];
-        let length = stream.read(&mut greeting).map_err(|e| format!("no greeting: {e}"))?;
+        let length = stream
+            .read(&mut greeting)
+            .map_err(|e| format!("no greeting: {e}"))?;
         if greeting[..length].starts_with(b"SSH-") {
             Ok(())
         } else {
@@ -112,7 +117,10 @@ impl Ssh {
         match status {
             Some(status) if status.success() => Ok(()),
             Some(status) => Err(Error::step("connect by ssh", status)),
-            None => Err(Error::step("connect by ssh", format!("nothing after {} s", bound.as_secs()))),
+            None => Err(Error::step(
+                "connect by ssh",
+                format!("nothing after {} s", bound.as_secs()),
+            )),
         }
     }
 
@@ -153,11 +161,17 @@ impl Ssh {
         let (out, err) = (text(out), text(err));
         match status {
             // What ssh ends with when it is not the command that failed.
-            Some(status) if status.code() == Some(255) => Err(Error::step(script, format!("ssh: {}", err.trim()))),
+            Some(status) if status.code() == Some(255) => {
+                Err(Error::step(script, format!("ssh: {}", err.trim())))
+            }
             Some(status) => Ok(Said { status, out, err }),
             None => Err(Error::step(
                 script,
-                format!("no end after {} s: {}", bound.as_secs(), last_lines(&(out + &err), 6)),
+                format!(
+                    "no end after {} s: {}",
+                    bound.as_secs(),
+                    last_lines(&(out + &err), 6)
+                ),
             )),
         }
     }

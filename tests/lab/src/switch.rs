@@ -37,8 +37,10 @@ pub fn run(folder: &Path) -> Result<()> {
             thread::spawn(move || deliver(&waiting, &to));
             ports.push((node, socket, queue));
         }
-        let queues: Vec<(Node, SyncSender<Frame>)> =
-            ports.iter().map(|(node, _, queue)| (*node, queue.clone())).collect();
+        let queues: Vec<(Node, SyncSender<Frame>)> = ports
+            .iter()
+            .map(|(node, _, queue)| (*node, queue.clone()))
+            .collect();
         for (node, socket, _) in ports {
             let others = queues
                 .iter()
@@ -88,8 +90,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let folder = dir.path().to_owned();
         let machine = |node| {
-            let socket = UnixDatagram::bind(folder.join(machine_end(Segment::Front, node))).expect("a socket");
-            socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a bound");
+            let socket =
+                UnixDatagram::bind(folder.join(machine_end(Segment::Front, node))).expect("a socket");
+            socket
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .expect("a bound");
             socket
         };
         let machines = Node::ALL.map(machine);
@@ -97,7 +102,9 @@ mod tests {
         thread::spawn(move || run(&switch));
         let port = folder.join(switch_end(Segment::Front, Node::A));
         crate::wait::wait_for("the switch is there", Duration::from_secs(10), || {
-            machines[0].send_to(b"frame", &port).map_err(|error| error.to_string())
+            machines[0]
+                .send_to(b"frame", &port)
+                .map_err(|error| error.to_string())
         })
         .expect("it comes");
         let mut buffer = [0; 64];
@@ -106,6 +113,9 @@ mod tests {
             assert_eq!(&buffer[..length], b"frame");
         }
         machines[0].set_nonblocking(true).expect("no wait");
-        assert!(machines[0].recv(&mut buffer).is_err(), "it came back to its sender");
+        assert!(
+            machines[0].recv(&mut buffer).is_err(),
+            "it came back to its sender"
+        );
     }
 }

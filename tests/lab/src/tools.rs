@@ -126,7 +126,10 @@ impl Qemu {
 
 /// The version in `QEMU emulator version 10.0.2 (...)`.
 fn number(said: &str) -> Option<(u32, u32)> {
-    let word = said.split_whitespace().skip_while(|word| *word != "version").nth(1)?;
+    let word = said
+        .split_whitespace()
+        .skip_while(|word| *word != "version")
+        .nth(1)?;
     let mut parts = word.split('.').map(|part| part.parse().ok());
     Some((parts.next()??, parts.next()??))
 }

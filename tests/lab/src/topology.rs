@@ -224,7 +224,10 @@ pub fn arguments(
              systemd.show_status=error"
         ),
     );
-    add("-chardev", format!("file,id=console,append=on,path={}", own("console.log")));
+    add(
+        "-chardev",
+        format!("file,id=console,append=on,path={}", own("console.log")),
+    );
     add("-serial", "chardev:console".into());
     add("-qmp", format!("unix:{},server=on,wait=off", own("qmp.sock")));
     add("-device", "virtio-rng-pci".into());
@@ -245,7 +248,10 @@ pub fn arguments(
         "-netdev",
         format!("user,id=lab,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{ssh_port}-:22"),
     );
-    add("-device", format!("virtio-net-pci,netdev=lab,id=nic-lab,mac={},romfile=", mac(0)));
+    add(
+        "-device",
+        format!("virtio-net-pci,netdev=lab,id=nic-lab,mac={},romfile=", mac(0)),
+    );
     for (nic, segment) in (1..).zip(node.segments()) {
         let name = segment.as_str();
         let end = |name: String| show(&places.switch.join(name));
@@ -259,7 +265,10 @@ pub fn arguments(
         );
         add(
             "-device",
-            format!("virtio-net-pci,netdev={name},id=nic-{name},mac={},romfile=", mac(nic)),
+            format!(
+                "virtio-net-pci,netdev={name},id=nic-{name},mac={},romfile=",
+                mac(nic)
+            ),
         );
     }
     if node.is_controller() {
@@ -279,7 +288,9 @@ pub fn arguments(
             );
             add(
                 "-device",
-                format!("scsi-block,bus=shelf.0,drive=disk{slot},channel=0,scsi-id=0,lun={slot},rerror=report,werror=report"),
+                format!(
+                    "scsi-block,bus=shelf.0,drive=disk{slot},channel=0,scsi-id=0,lun={slot},rerror=report,werror=report"
+                ),
             );
         }
     }
@@ -318,7 +329,11 @@ mod tests {
         assert_eq!(count(&words, "driver=iscsi,"), 7);
         assert_eq!(count(&words, "scsi-block,"), 7);
         assert_eq!(count(&words, "i6300esb"), 1);
-        assert!(words.iter().any(|word| word.contains("lun=7,initiator-name=iqn.2026-01.pollux.lab:a,")));
+        assert!(
+            words
+                .iter()
+                .any(|word| word.contains("lun=7,initiator-name=iqn.2026-01.pollux.lab:a,"))
+        );
         assert!(words.iter().any(|word| word.contains("tsc_early_khz=2596138")));
     }
 
