@@ -39,6 +39,12 @@ impl Cache {
         Self { folder }
     }
 
+    /// Something is there under this key already.
+    #[must_use]
+    pub fn has(&self, name: &str, key: &Key) -> bool {
+        self.folder.join(format!("{name}-{}", key.0)).is_dir()
+    }
+
     /// The folder of `name` under `key`; `make` fills a new one where there is none. Others of that name, whose key is not
     /// the present one, are removed: nobody asks for them again.
     ///

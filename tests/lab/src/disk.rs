@@ -105,6 +105,16 @@ impl Tree {
         Ok(place)
     }
 
+    /// Everything that it holds, in one text: paths, modes, contents.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn listing(&self) -> Result<String> {
+        let mut text = String::new();
+        list(&self.folder.join("upper"), &mut text)?;
+        Ok(text)
+    }
+
     /// Makes the disk out of it and removes the folder.
     ///
     /// # Errors
@@ -142,6 +152,27 @@ impl Tree {
     }
 }
 
+fn list(folder: &Path, text: &mut String) -> Result<()> {
+    let entries = fs::read_dir(folder).map_err(Error::file("read", folder))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let metadata = fs::symlink_metadata(&path).map_err(Error::file("look at", &path))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        *text += &format!("{name} {:o}\n", metadata.permissions().mode());
+        if metadata.is_symlink() {
+            let to = fs::read_link(&path).map_err(Error::file("read", &path))?;
+            *text += &format!("{}\n", to.display());
+        } else if metadata.is_dir() {
+            list(&path, text)?;
+        } else {
+            let content = fs::read(&path).map_err(Error::file("read", &path))?;
+            *text += &String::from_utf8_lossy(&content);
+        }
+    }
+    Ok(())
+}
+
 fn permit(path: &Path, mode: u32) -> Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(Error::file("set the mode of", path))
 }
@@ -158,6 +189,8 @@ mod tests {
         tree.file("root/.ssh/authorized_keys", 0o600, b"key")
             .expect("a file");
         tree.enable("multipathd.service").expect("a unit");
+        let listing = tree.listing().expect("a listing");
+        assert!(listing.contains("authorized_keys 100600\nkey"), "{listing}");
         let upper = dir.path().join("tree/upper");
         let mode = |path: &str| {
             let metadata = fs::symlink_metadata(upper.join(path)).expect("it is there");

@@ -144,6 +144,13 @@ impl Image {
         Ok(Self { folder })
     }
 
+    /// A text by which it is told from every other one.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let name = self.folder.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
     /// The root file system.
     #[must_use]
     pub fn root(&self) -> PathBuf {

@@ -6,7 +6,7 @@
 //! Invariant: what the file names is ours. A process is written down before anything waits for it, so `down` ends
 //! everything, whatever went wrong in between.
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Key};
 use crate::disk::Tree;
 use crate::error::{Error, Result};
 use crate::image::Image;
@@ -18,17 +18,21 @@ use crate::shelf::Shelf;
 use crate::ssh::Ssh;
 use crate::tools::Qemu;
 use crate::topology::{self, Node};
-use crate::{payload, wait};
+use crate::{payload, saved, wait};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Name of the file that says what runs.
 const STATE: &str = "lab.json";
+/// Name of the lab's key, and of its public half with an ending.
+const KEY: &str = "key";
+/// Name in the cache of a lab that was put away.
+const SAVED: &str = "saved";
 
 /// How long a QEMU may take until it can be asked.
 const START: Duration = Duration::from_secs(60);
@@ -78,6 +82,7 @@ impl Lab {
     }
 
     fn save(&self) -> Result<()> {
+        fs::create_dir_all(&self.places.run).map_err(Error::file("make", &self.places.run))?;
         let file = self.places.run.join(STATE);
         let text = serde_json::to_string_pretty(&self.state).map_err(Error::file("write", &file))?;
         fs::write(&file, text).map_err(Error::file("write", &file))
@@ -99,7 +104,7 @@ impl Lab {
     }
 
     /// Switches everything on, with disks and machines as new, and waits until all of `nodes` are up. Says what took how
-    /// long.
+    /// long. Where all of them are wanted they come out of the cache, or go into it the first time.
     ///
     /// # Errors
     /// Something is missing, or does not come up; what was started stays, to be looked at, until [`Lab::down`].
@@ -113,34 +118,45 @@ impl Lab {
         programs::all_here()?;
         let start = Instant::now();
         let (qemu, image) = self.parts()?;
+        let cache = Cache::new(self.places.cache.clone());
+        let keys = cache.get("ssh", &Key::of(&["ed25519"]), make_key)?;
         println!("tools and image: {:.0} s", start.elapsed().as_secs_f64());
 
+        // What an earlier lab may have left: its file says what.
+        self.down()?;
         let run = self.places.run.clone();
         if run.exists() {
             fs::remove_dir_all(&run).map_err(Error::file("remove", &run))?;
         }
-        let switch = run.join("switch");
-        fs::create_dir_all(&switch).map_err(Error::file("make", &switch))?;
-        self.state = State::default();
-        self.save()?;
-        self.make_key()?;
+        fs::create_dir_all(&run).map_err(Error::file("make", &run))?;
+        saved::copy(&keys.join(KEY), &run.join(KEY))?;
+        let mut trees = vec![];
+        let mut parts = vec![image.identity(), qemu.version.clone(), Shelf::shape()];
         for node in nodes {
             let folder = run.join(node.as_str());
             fs::create_dir_all(&folder).map_err(Error::file("make", &folder))?;
             let tree = Tree::new(folder.join("tree"))?;
-            payload::fill(&tree, *node, &run.join("key.pub"))?;
-            tree.into_disk(&folder.join("disk.img"))?;
+            payload::fill(&tree, *node, &keys.join(KEY).with_extension("pub"))?;
+            parts.push(tree.listing()?);
+            parts.extend(topology::shape(*node));
+            trees.push((tree, folder.join("disk.img")));
         }
-        let this = std::env::current_exe().map_err(|error| Error::step("find the running program", error))?;
-        let mut command = Command::new(this);
-        command.arg("switch").arg(&switch);
-        let started = Process::start("start the switch", &mut command, &run.join("switch.log"))?;
-        self.state.switch = Some(started);
-        self.save()?;
-        self.state.shelf = Some(Shelf::start(&self.places)?);
-        self.save()?;
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let key = Key::of(&parts);
+        if nodes == Node::ALL && cache.has(SAVED, &key) {
+            let saved = cache.get(SAVED, &key, |_| {
+                Err(Error::step("find the lab that was put away", "it is gone"))
+            })?;
+            self.wake(&saved, &qemu, &image)?;
+            println!("as it was put away: {:.0} s", start.elapsed().as_secs_f64());
+            return Ok(());
+        }
+        for (tree, disk) in trees {
+            tree.into_disk(&disk)?;
+        }
+        self.start_around()?;
         for node in nodes {
-            self.power_on_with(*node, &qemu, &image)?;
+            self.power_on_with(*node, &qemu, &image, None)?;
         }
         println!(
             "disks, switch, shelf, power: {:.0} s",
@@ -149,6 +165,59 @@ impl Lab {
         for node in nodes {
             self.machine(*node)?.wait_up()?;
             println!("{node} is up: {:.0} s", start.elapsed().as_secs_f64());
+        }
+        if nodes == Node::ALL {
+            cache.get(SAVED, &key, |folder| self.put_away(folder))?;
+            println!("put away: {:.0} s", start.elapsed().as_secs_f64());
+        }
+        Ok(())
+    }
+
+    /// Starts what machines are connected to.
+    fn start_around(&mut self) -> Result<()> {
+        let folder = self.places.run.join("switch");
+        fs::create_dir_all(&folder).map_err(Error::file("make", &folder))?;
+        let this = std::env::current_exe().map_err(|error| Error::step("find the running program", error))?;
+        let mut command = Command::new(this);
+        command.arg("switch").arg(&folder);
+        let log = self.places.run.join("switch.log");
+        self.state.switch = Some(Process::start("start the switch", &mut command, &log)?);
+        self.save()?;
+        self.state.shelf = Some(Shelf::start(&self.places)?);
+        self.save()
+    }
+
+    fn put_away(&self, folder: &Path) -> Result<()> {
+        for machine in self.machines() {
+            machine.hang(true)?;
+        }
+        for machine in self.machines() {
+            let (name, own) = (machine.node.as_str(), folder.join(machine.node.as_str()));
+            fs::create_dir_all(&own).map_err(Error::file("make", &own))?;
+            saved::put_away(&mut machine.panel()?, &own.join(saved::MEMORY))?;
+            saved::copy(&self.places.run.join(name).join("disk.img"), &own)?;
+        }
+        saved::copy(self.shelf()?.folder(), folder)?;
+        for machine in self.machines() {
+            machine.hang(false)?;
+            machine.set_clock()?;
+        }
+        Ok(())
+    }
+
+    fn wake(&mut self, saved: &Path, qemu: &Qemu, image: &Image) -> Result<()> {
+        saved::copy(&saved.join("shelf"), &self.places.run)?;
+        self.start_around()?;
+        for node in Node::ALL {
+            let own = saved.join(node.as_str());
+            saved::copy(&own.join("disk.img"), &self.places.run.join(node.as_str()))?;
+            self.power_on_with(node, qemu, image, Some(&own.join(saved::MEMORY)))?;
+        }
+        for machine in self.machines() {
+            saved::wake(&mut machine.panel()?)?;
+        }
+        for machine in self.machines() {
+            machine.set_clock()?;
         }
         Ok(())
     }
@@ -159,10 +228,11 @@ impl Lab {
     /// It runs, or its QEMU does not start.
     pub fn power_on(&mut self, node: Node) -> Result<()> {
         let (qemu, image) = self.parts()?;
-        self.power_on_with(node, &qemu, &image)
+        self.power_on_with(node, &qemu, &image, None)
     }
 
-    fn power_on_with(&mut self, node: Node, qemu: &Qemu, image: &Image) -> Result<()> {
+    /// `memory`: the file out of which it goes on; without one it boots.
+    fn power_on_with(&mut self, node: Node, qemu: &Qemu, image: &Image, memory: Option<&Path>) -> Result<()> {
         let what = format!("switch {node} on");
         let before = self.state.machines.get(node.as_str());
         if before.is_some_and(|started| started.process.is_alive()) {
@@ -196,6 +266,9 @@ impl Lab {
             ssh_port,
             tsc_khz(),
         ));
+        if let Some(memory) = memory {
+            command.arg("-incoming").arg(format!("file:{}", memory.display()));
+        }
         let process = Process::start(&what, &mut command, &folder.join("qemu.log"))?;
         self.state
             .machines
@@ -214,14 +287,6 @@ impl Lab {
         Err(Error::step(what, format!("QEMU has ended: {}", said.trim())))
     }
 
-    fn make_key(&self) -> Result<()> {
-        let mut command = SSH_KEYGEN.command()?;
-        command
-            .args(["-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f"])
-            .arg(self.places.run.join("key"));
-        programs::run("make the lab's key", &mut command).map(drop)
-    }
-
     /// A machine that was started, whether it still runs or not.
     ///
     /// # Errors
@@ -233,7 +298,7 @@ impl Lab {
             .get(node.as_str())
             .ok_or_else(|| Error::step(format!("find {node}"), "it is not on: cargo lab up"))?;
         let folder = self.places.run.join(node.as_str());
-        let ssh = Ssh::new(*ssh_port, &self.places.run.join("key"), &folder);
+        let ssh = Ssh::new(*ssh_port, &self.places.run.join(KEY), &folder);
         Ok(Machine::new(node, *process, &folder, ssh))
     }
 
@@ -266,10 +331,7 @@ impl Lab {
             switch.end()?;
         }
         self.state = State::default();
-        if self.places.run.is_dir() {
-            self.save()?;
-        }
-        Ok(())
+        self.save()
     }
 
     /// The file of a machine's console.
@@ -277,6 +339,15 @@ impl Lab {
     pub fn console(&self, node: Node) -> PathBuf {
         self.places.run.join(node.as_str()).join("console.log")
     }
+}
+
+/// The key of all labs of this workspace: machines that were put away know it.
+fn make_key(folder: &Path) -> Result<()> {
+    let mut command = SSH_KEYGEN.command()?;
+    command
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f"])
+        .arg(folder.join(KEY));
+    programs::run("make the lab's key", &mut command).map(drop)
 }
 
 /// A port of the loopback that nobody has now.

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | what everything is made of | [`programs`], [`mirror`], [`tools`] (QEMU), [`image`], [`modules`], [`cpio`], [`cache`] |
 //! | what stands where | [`topology`], [`payload`], [`disk`], [`places`] |
-//! | what runs | [`lab`], [`machine`], [`process`], [`switch`], [`shelf`], [`qmp`], [`ssh`] |
+//! | what runs | [`lab`], [`saved`], [`machine`], [`process`], [`switch`], [`shelf`], [`qmp`], [`ssh`] |
 //! | what is proven | [`array`], [`host`], [`cases`], [`diagnosis`] |
 //!
 //! Invariants: every wait has a bound and says what it saw; every process is written down before anything waits for it, and
@@ -39,6 +39,7 @@ pub mod places;
 pub mod process;
 pub mod programs;
 pub mod qmp;
+pub mod saved;
 pub mod shelf;
 pub mod ssh;
 pub mod switch;

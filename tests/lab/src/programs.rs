@@ -45,6 +45,12 @@ pub const SSH_KEYGEN: Program = Program {
     package: "openssh-client",
     what_for: "makes the key with which the lab enters its virtual machines",
 };
+/// Copies of disks that are mostly empty.
+pub const CP: Program = Program {
+    name: "cp",
+    package: "coreutils",
+    what_for: "copies disks with their holes",
+};
 /// This machine's own QEMU; where it is absent or too old, another one is fetched.
 pub const QEMU: Program = Program {
     name: "qemu-system-x86_64",
@@ -53,7 +59,7 @@ pub const QEMU: Program = Program {
 };
 
 /// Every program without which nothing runs. [`QEMU`] is none of them.
-pub const NEEDED: [Program; 5] = [MMDEBSTRAP, MKE2FS, SSH, SCP, SSH_KEYGEN];
+pub const NEEDED: [Program; 6] = [MMDEBSTRAP, MKE2FS, SSH, SCP, SSH_KEYGEN, CP];
 
 /// Folders of programs, whatever the caller's PATH says: mke2fs is in /usr/sbin.
 const FOLDERS: [&str; 6] = [

@@ -40,7 +40,13 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    /// Starts a new one.
+    /// What a shelf is made of, in a text.
+    #[must_use]
+    pub fn shape() -> String {
+        format!("{DATA} of {SIZE} and {QUORUM}")
+    }
+
+    /// Starts one on the disks that are there; without any, on new ones.
     ///
     /// # Errors
     /// The program is not built, or does not start.

@@ -187,6 +187,25 @@ pub struct Places<'a> {
     pub initrd: &'a Path,
 }
 
+/// What a machine is made of, without what differs from lab to lab: two machines of one shape can go on from the same memory.
+#[must_use]
+pub fn shape(node: Node) -> Vec<String> {
+    let nowhere = Path::new("/");
+    let places = Places {
+        own: nowhere,
+        switch: nowhere,
+        root: nowhere,
+        kernel: nowhere,
+        initrd: nowhere,
+    };
+    let port = ShelfPort {
+        portal: String::new(),
+        target: String::new(),
+        luns: 0..crate::shelf::DATA + crate::shelf::QUORUM,
+    };
+    arguments(node, &places, node.is_controller().then_some(&port), 0, None)
+}
+
 /// Arguments of the QEMU of a machine (qemu(1)). `ssh_port`: port of the loopback that leads to its sshd; `tsc_khz`: how fast
 /// this machine's clock runs, so that the guest need not find out on a processor that is not its own.
 #[must_use]
