@@ -46,10 +46,15 @@ pub enum Failure {
 /// durable when answered; `Unmap`ped blocks read as zeros; `CompareAndWrite` is atomic; what has no room
 /// ([`Failure::NoRoom`]) was not begun. LBAs are in the volume's
 /// logical blocks. Operations may run side by side; overlapping writes are never given at the same time.
-/// Dropping the future gives up waiting; the operation may still be done.
+/// Dropping the future gives up waiting; the operation may still be done, unless the backend says otherwise.
 pub trait VolumeBackend: Send + Sync + fmt::Debug {
     /// Carries out one operation; the bytes are what was read.
     fn submit(&self, operation: Operation) -> BoxFuture<'_, Result<Bytes, Failure>>;
+
+    /// Dropping the future ends the operation: it takes no effect any more, unless it has.
+    fn ends_when_dropped(&self) -> bool {
+        false
+    }
 
     /// The same on behalf of a host, for a backend behind which somebody else decides on the host's reservations, and who
     /// must not begin with it after `_begin_by`: the host is told then that it was given up.

@@ -1,15 +1,19 @@
 //! Mode pages: what the volume's behaviour is, for hosts that ask (SPC-4, 7.5; SBC-3, 6.5). Nothing is changeable.
 
+use super::kind::Kind;
 use super::provisioning::Provisioning;
 use super::sense::Sense;
 
-/// Caching page: no write cache (WCE=0), so that GOOD means durable.
-const CACHING: [u8; 20] = {
+/// Caching page: without a write cache (WCE=0) GOOD means durable.
+const fn caching(cache: bool) -> [u8; 20] {
     let mut page = [0; 20];
     page[0] = 0x08;
     page[1] = 18;
+    page[2] = if cache { WCE } else { 0 };
     page
-};
+}
+/// WRITE CACHE ENABLE.
+const WCE: u8 = 0x04;
 /// Control page: commands may be reordered (QUEUE ALGORITHM MODIFIER 1), fixed format sense.
 const CONTROL: [u8; 12] = {
     let mut page = [0; 12];
@@ -50,16 +54,23 @@ pub struct Query {
 ///
 /// # Errors
 /// No such page, or saved values, of which there are none.
-pub fn sense(query: Query, blocks: u64, block_size: u32, space: Provisioning) -> Result<Vec<u8>, Sense> {
+pub fn sense(
+    query: Query,
+    kind: Kind,
+    blocks: u64,
+    block_size: u32,
+    space: Provisioning,
+) -> Result<Vec<u8>, Sense> {
     if query.control == 3 {
         // SAVING PARAMETERS NOT SUPPORTED has a code of its own.
         return Err(Sense::SAVING_NOT_SUPPORTED);
     }
     let threshold = space.mode_page();
+    let caching = caching(kind.has_cache());
     let of_space = threshold.as_ref().map(|page| &page[..]);
     let mut pages: Vec<&[u8]> = match (query.page, query.subpage) {
-        (0x3f, 0x00 | 0xff) => vec![&CACHING, &CONTROL, &EXCEPTIONS],
-        (0x08, 0x00 | 0xff) => vec![&CACHING],
+        (0x3f, 0x00 | 0xff) => vec![&caching, &CONTROL, &EXCEPTIONS],
+        (0x08, 0x00 | 0xff) => vec![&caching],
         (0x0a, 0x00 | 0xff) => vec![&CONTROL],
         (0x1c, 0x00 | 0xff) => vec![&EXCEPTIONS],
         (0x1c, 0x02) if of_space.is_some() => vec![],
@@ -127,17 +138,20 @@ mod tests {
 
     #[test]
     fn lengths_describe_what_follows_and_the_write_cache_is_off() {
-        let list = sense(ALL, 1000, 4096, THICK).expect("all pages");
+        let list = sense(ALL, Kind::Volume, 1000, 4096, THICK).expect("all pages");
         assert_eq!(usize::from(list[0]) + 1, list.len());
         assert_eq!(list[3], 8);
         let caching = &list[12..];
         assert_eq!((caching[0], caching[2] & 0x04), (0x08, 0));
+        let disk = sense(ALL, Kind::Disk, 1000, 512, THICK).expect("all pages");
+        assert_eq!((disk[12], disk[14] & 0x04), (0x08, 0x04));
         let ten = sense(
             Query {
                 ten: true,
                 long_lba: true,
                 ..ALL
             },
+            Kind::Volume,
             1 << 40,
             4096,
             THICK,
@@ -157,6 +171,7 @@ mod tests {
                 page: 0x0a,
                 ..ALL
             },
+            Kind::Volume,
             1,
             512,
             THICK,
@@ -165,7 +180,7 @@ mod tests {
         assert_eq!(list[4..6], [0x0a, 10]);
         assert!(list[6..].iter().all(|byte| *byte == 0));
         assert_eq!(
-            sense(Query { control: 3, ..ALL }, 1, 512, THICK),
+            sense(Query { control: 3, ..ALL }, Kind::Volume, 1, 512, THICK),
             Err(Sense::SAVING_NOT_SUPPORTED)
         );
     }
@@ -180,13 +195,17 @@ mod tests {
             control,
             ..ALL
         };
-        let one = sense(of(0x1c, 0x02, 0), 1, 512, thin).expect("thin");
+        let one = sense(of(0x1c, 0x02, 0), Kind::Volume, 1, 512, thin).expect("thin");
         assert_eq!((one.len(), &one[4..8], one[27]), (28, &[0x5c, 2, 0, 20][..], 10));
-        let fixed = sense(of(0x1c, 0x02, 1), 1, 512, thin).expect("thin");
+        let fixed = sense(of(0x1c, 0x02, 1), Kind::Volume, 1, 512, thin).expect("thin");
         assert_eq!(fixed[4..8], one[4..8]);
         assert!(fixed[8..].iter().all(|byte| *byte == 0));
-        assert!(sense(of(0x1c, 0x02, 0), 1, 512, THICK).is_err());
-        let length = |subpage, space| sense(of(0x3f, subpage, 0), 1, 512, space).expect("all").len();
+        assert!(sense(of(0x1c, 0x02, 0), Kind::Volume, 1, 512, THICK).is_err());
+        let length = |subpage, space| {
+            sense(of(0x3f, subpage, 0), Kind::Volume, 1, 512, space)
+                .expect("all")
+                .len()
+        };
         assert_eq!(length(0xff, thin), length(0x00, thin) + 24);
         assert_eq!(
             (length(0x00, thin), length(0xff, THICK)),
