@@ -48,6 +48,23 @@ pub struct Common {
     pub action: Option<ActionId>,
 }
 
+/// `pollux setup`.
+#[derive(Clone, Debug, Args)]
+pub struct Setup {
+    /// Show what would be written, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// What is decided beforehand; the first controller writes this file for the second
+    #[arg(long, value_name = "FILE")]
+    pub answers: Option<PathBuf>,
+    /// Write over files that differ
+    #[arg(long)]
+    pub replace: bool,
+}
+
 /// How two controllers become partners.
 #[derive(Debug, Subcommand)]
 pub enum Pair {
@@ -62,6 +79,8 @@ pub enum Pair {
 pub enum Command {
     /// The array on one screen
     Status,
+    /// Make this machine a controller: find disks and interfaces, propose, ask, write its files
+    Setup(Setup),
     /// Make two stopped controllers partners: a code that one shows is typed on the other
     #[command(subcommand)]
     Pair(Pair),
@@ -849,7 +868,8 @@ mod tests {
 
     #[test]
     fn every_command_is_read_with_every_common_option() {
-        let commands = "status|why|timeline|trace|action list --all|action watch 01890a5d-ac96-774b-bcce-b302099a8057\
+        let commands = "status|why|setup --dry-run|setup --answers /x/p.toml --yes --replace\
+            |timeline|trace|action list --all|action watch 01890a5d-ac96-774b-bcce-b302099a8057\
             |action cancel 01890a5d-ac96-774b-bcce-b302099a8057|switchover p --dry-run|giveback|giveback p --yes|takeover --partner\
             |abort p|quorum|quorum show|quorum format|quorum replace 1 disk-07 --yes\
             |pool create p --home a --disks 0,disk-01|pool list|pool show p|pool home p b|pool delete p\

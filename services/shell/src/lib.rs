@@ -6,7 +6,7 @@
 //! * [`cli`]: the words; [`array`]: whom to ask; [`print`]: tables, bars, sizes, times.
 //! * [`status`], [`timeline`], [`trace`], [`resources`], [`configuration`], [`moves`], [`quorum`], [`space`], [`token`],
 //!   [`enclosure`]: one file per group of commands; [`words`]: completions and manual pages of the words.
-//! * [`owner`]: as whom a command writes among the daemons' files.
+//! * [`setup`]: how a machine becomes a controller; [`owner`]: as whom a command writes among the daemons' files.
 //!
 //! Rules: what is unknown is printed as unknown, never left out; where the controllers disagree both views are printed;
 //! a refusal is printed with its remedy; a change prints its action_id. It must never guess, and never ask twice for
@@ -28,6 +28,7 @@ pub mod pair;
 pub mod print;
 pub mod quorum;
 pub mod resources;
+pub mod setup;
 pub mod space;
 pub mod status;
 pub mod timeline;

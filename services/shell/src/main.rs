@@ -9,7 +9,7 @@ use pollux_shell::error::Error;
 use pollux_shell::moves::{self, Move};
 use pollux_shell::print::Style;
 use pollux_shell::resources::{self, Shown};
-use pollux_shell::{action, enclosure, pair, quorum, space, status, timeline, token, trace, words};
+use pollux_shell::{action, enclosure, pair, quorum, setup, space, status, timeline, token, trace, words};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
@@ -71,6 +71,7 @@ async fn run(line: Line) -> Result<Shown, Error> {
         Command::Chassis(command) => return enclosure::run(place.array_dir()?, command, style).await,
         Command::Pair(Pair::Show) => return pair::show(&place).await,
         Command::Pair(Pair::Enter) => return pair::enter(&place).await,
+        Command::Setup(what) => return setup::run(&place, &what).await,
         Command::Quorum {
             what: Some(Quorum::Format),
         } => return quorum::format(&place),
@@ -83,6 +84,7 @@ async fn run(line: Line) -> Result<Shown, Error> {
         Command::Demo { .. }
         | Command::Chassis(_)
         | Command::Pair(_)
+        | Command::Setup(_)
         | Command::Completion { .. }
         | Command::Manual { .. } => unreachable!("handled before the array is asked"),
         Command::Status => {

@@ -19,8 +19,9 @@ use std::process::Command;
 pub const PACKAGES: [&str; 2] = ["pollux", "pollux-host"];
 
 /// Cargo's packages whose programs are in them.
-pub const PROGRAMS: [&str; 8] = [
+pub const PROGRAMS: [&str; 9] = [
     "pollux-rpc-router",
+    "pollux-enclosure",
     "pollux-heartbeat",
     "pollux-config-keeper",
     "pollux-pool-manager",

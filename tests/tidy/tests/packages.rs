@@ -16,8 +16,9 @@ const DEBIAN_WITHIN: Duration = Duration::from_secs(900);
 
 /// How exposed each unit may be, in tenths, as `systemd-analyze security` counts (0 to 100; below 20 it says OK, below 10
 /// SAFE). What is worse than its figure has lost a wall.
-const EXPOSURE: [(&str, u32); 7] = [
+const EXPOSURE: [(&str, u32); 8] = [
     ("rpc-routerd", 14),
+    ("enclosured", 24),
     ("config-keeperd", 5),
     ("pool-managerd", 5),
     ("block-targetd", 14),
@@ -507,8 +508,9 @@ echo "$deed" >> /asked
     }
 }
 
-const DAEMONS: [&str; 7] = [
+const DAEMONS: [&str; 8] = [
     "rpc-routerd",
+    "enclosured",
     "config-keeperd",
     "pool-managerd",
     "block-targetd",
