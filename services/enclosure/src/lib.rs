@@ -7,6 +7,7 @@
 //! | socket | what is behind |
 //! |---|---|
 //! | `paths.port/disk-NN.sock` | [`shelf`]: a SCSI disk, found by its WWN; reads and writes past the page cache, PERSISTENT RESERVE |
+//! | `paths.bmc` | a watchdog device, the reset of this machine, and a fence agent for the partner's power |
 //!
 //! Invariants:
 //! * a disk is served only after it has said who it is, over the descriptor through which it is served;
@@ -18,22 +19,34 @@
 
 #![forbid(unsafe_code)]
 
+mod agent;
+mod bmc;
 mod choice;
 pub mod config;
 mod disk;
+mod dog;
+mod lines;
 mod reservations;
 pub mod shelf;
+#[cfg(test)]
+mod tests;
 
+use agent::Agent;
+use bmc::Bmc;
 use config::EnclosureConfig;
+use dog::Dog;
 use pollux_platform::file::Lock;
 use pollux_platform::notify::{Notifier, watchdog_interval};
 use pollux_platform::scsi::discover;
 use pollux_platform::signal::Shutdown;
 use pollux_platform::uevent::Uevents;
+use pollux_platform::watchdog::LinuxWatchdog;
 use pollux_runtime::ControllerConfig;
-use shelf::{Kernel, Place, Shelf, World};
+use shelf::{Kernel, Place, Shelf};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::UnixListener;
 
 /// Subsystems whose events are a reason to look at the disks.
 const SUBSYSTEMS: [&str; 4] = ["block", "scsi", "scsi_generic", "scsi_device"];
@@ -76,27 +89,20 @@ pub async fn run(controller: ControllerConfig, enclosure: EnclosureConfig) -> Re
     let shutdown = Shutdown::on_signals().map_err(io_error("signals"))?;
     let notifier = Notifier::from_env().map_err(io_error("NOTIFY_SOCKET"))?;
     let bell = Uevents::open().map_err(io_error("the kernel's events (netlink)"))?;
-    let served = serve(
-        Kernel::default(),
-        &controller,
-        &enclosure,
-        &bell,
-        &shutdown,
-        async || {
-            tell(notifier.ready());
-            tracing::info!("ready");
-            match watchdog_interval() {
-                Some(interval) if notifier.is_connected() => {
-                    let mut beat = tokio::time::interval(interval / 3);
-                    loop {
-                        beat.tick().await;
-                        tell(notifier.watchdog());
-                    }
+    let served = serve(&controller, &enclosure, &bell, &shutdown, async || {
+        tell(notifier.ready());
+        tracing::info!("ready");
+        match watchdog_interval() {
+            Some(interval) if notifier.is_connected() => {
+                let mut beat = tokio::time::interval(interval / 3);
+                loop {
+                    beat.tick().await;
+                    tell(notifier.watchdog());
                 }
-                _ => std::future::pending().await,
             }
-        },
-    );
+            _ => std::future::pending().await,
+        }
+    });
     served.await?;
     tell(notifier.stopping());
     Ok(())
@@ -109,9 +115,8 @@ fn tell(result: io::Result<()>) {
     }
 }
 
-/// Serves a world until `shutdown`; `ready` runs from the moment at which everything that is there is served.
-async fn serve<W: World>(
-    world: W,
+/// Serves until `shutdown`; `ready` runs from the moment at which everything that is there is served.
+async fn serve(
     controller: &ControllerConfig,
     enclosure: &EnclosureConfig,
     bell: &Uevents,
@@ -126,7 +131,8 @@ async fn serve<W: World>(
     let directory = place.directory.display().to_string();
     std::fs::create_dir_all(&place.directory).map_err(io_error(directory.clone()))?;
     let _lock = Lock::acquire(&place.directory.join("enclosured.lock")).map_err(StartError::Busy)?;
-    let mut shelf = Shelf::new(world, place, &enclosure.disks).map_err(io_error(directory))?;
+    let (bmc, listener) = power(&place.directory, &controller.paths.bmc, enclosure)?;
+    let mut shelf = Shelf::new(Kernel::default(), place, &enclosure.disks).map_err(io_error(directory))?;
     let mut settled = shelf.settled();
     let heard = || async {
         if let Err(error) = bell.heard(&SUBSYSTEMS).await {
@@ -141,9 +147,35 @@ async fn serve<W: World>(
         std::future::pending::<()>().await
     };
     tokio::select! {
-        () = shelf.run(heard, shutdown.requested()) => Ok(()),
-        () = told => Ok(()),
+        () = shelf.run(heard, shutdown.requested()) => {}
+        () = told => {}
+        () = lines::serve(listener, bmc) => {}
     }
+    // Not the watchdog's file: that one runs on.
+    shelf::remove(&controller.paths.bmc).map_err(io_error(controller.paths.bmc.display().to_string()))
+}
+
+/// The watchdog and the power control, and the socket on which they are asked for.
+fn power(
+    directory: &Path,
+    socket: &Path,
+    enclosure: &EnclosureConfig,
+) -> Result<(Arc<Bmc<LinuxWatchdog>>, UnixListener), StartError> {
+    const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+    let boot = std::fs::read_to_string(BOOT).map_err(io_error(BOOT))?;
+    let dog = enclosure
+        .watchdog
+        .as_ref()
+        .map(|watchdog| Dog::new(LinuxWatchdog::new(&watchdog.device), directory, boot.trim()));
+    let agent = enclosure.bmc.clone().map(Agent::new);
+    let bmc = Bmc::new(dog, agent, pollux_platform::reset::now);
+    let failed = || io_error(socket.display().to_string());
+    if let Some(folder) = socket.parent() {
+        std::fs::create_dir_all(folder).map_err(failed())?;
+    }
+    shelf::remove(socket).map_err(failed())?;
+    let listener = UnixListener::bind(socket).map_err(failed())?;
+    Ok((Arc::new(bmc), listener))
 }
 
 /// The SCSI devices of this machine, one a line, for whoever writes `enclosure.toml`.

@@ -318,7 +318,8 @@ fn socket(directory: &Path, disk: DiskIndex) -> PathBuf {
     directory.join(format!("{disk}.sock"))
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Removes a socket that may not be there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

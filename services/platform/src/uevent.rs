@@ -38,20 +38,27 @@ impl Uevents {
         Ok(Uevents { socket })
     }
 
-    /// Waits until something has happened to a device of one of these subsystems, or may have.
+    /// Waits until something has happened to a device of one of these subsystems, or may have. Everything that was said up
+    /// to then is one call.
     ///
     /// # Errors
     /// What the system says.
     pub async fn heard(&self, subsystems: &[&str]) -> io::Result<()> {
         let mut message = [0; LONGEST];
+        let mut concerned = false;
         loop {
             let mut ready = self.socket.readable().await?;
             match recv(self.socket.as_raw_fd(), &mut message, MsgFlags::empty()) {
-                Ok(length) if concerns(&message[..length], subsystems) => return Ok(()),
-                Ok(_) | Err(Errno::EINTR) => {}
+                Ok(length) => concerned |= concerns(&message[..length], subsystems),
+                Err(Errno::EINTR) => {}
                 // Messages were lost.
-                Err(Errno::ENOBUFS) => return Ok(()),
-                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(Errno::ENOBUFS) => concerned = true,
+                Err(Errno::EAGAIN) => {
+                    ready.clear_ready();
+                    if concerned {
+                        return Ok(());
+                    }
+                }
                 Err(error) => return Err(error.into()),
             }
         }

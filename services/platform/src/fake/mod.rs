@@ -3,3 +3,4 @@
 //! For tests. No daemon makes one: what they stand for is chosen by the type that a daemon's `main` names.
 
 pub mod scsi;
+pub mod watchdog;

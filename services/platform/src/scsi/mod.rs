@@ -34,7 +34,7 @@ pub mod discover;
 mod linux;
 pub mod sense;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use command::Command;
 pub use linux::LinuxDisk;
