@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::machine::Machine;
 use crate::payload::INITIATOR;
+use crate::reservations;
 use crate::shelf::{DATA, QUORUM};
 use crate::topology::Node;
 use crate::wait::wait_for;
@@ -19,8 +20,6 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-/// Identity of the lab's array.
-const ARRAY: &str = "0192f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506";
 /// Unpacking on an emulated processor.
 const INSTALL: Duration = Duration::from_secs(900);
 /// From the start of the daemons to one epoch of two members, and from the power of a machine whose partner serves.
@@ -82,7 +81,15 @@ impl<'a> Array<'a> {
     /// # Errors
     /// A step that a person would take fails.
     pub fn install(&self, packages: &[PathBuf]) -> Result<()> {
-        let mut slots = vec![];
+        let a = self.lab.machine(Node::A)?;
+        let (slots, seen) = (wwns(&a)?, wwns(&self.lab.machine(Node::B)?)?);
+        if slots != seen {
+            return Err(Error::step(
+                "find the disks",
+                format!("a sees {slots:?}, b sees {seen:?}"),
+            ));
+        }
+        reservations::hold(self.lab, &slots[0])?;
         for node in Node::CONTROLLERS {
             let machine = self.lab.machine(node)?;
             machine.ssh().copy_in(packages, "/var/tmp/")?;
@@ -94,27 +101,12 @@ impl<'a> Array<'a> {
             if active.out.trim() == "active" {
                 return Err(Error::broken("nothing runs before it is configured", active.out));
             }
-            slots.push(wwns(&machine)?);
         }
-        if slots[0] != slots[1] {
-            return Err(Error::step(
-                "find the disks",
-                format!("a sees {:?}, b sees {:?}", slots[0], slots[1]),
-            ));
-        }
-        for node in Node::CONTROLLERS {
-            let machine = self.lab.machine(node)?;
-            for (name, text) in [
-                ("controller.toml", controller(node)),
-                ("enclosure.toml", enclosure(&slots[0])),
-            ] {
-                machine.run(&format!(
-                    "cat > /etc/pollux/{name} <<'END'\n{text}END\nchmod 644 /etc/pollux/{name}"
-                ))?;
-            }
-        }
+        setup(&a, &answers(&slots))?;
+        // What the second controller has to be told was written by the first; only its place among the hosts is its own.
+        let told = a.run("cat /etc/pollux/partner.toml")?;
+        setup(&self.lab.machine(Node::B)?, &for_partner(&told))?;
         self.pair()?;
-        let a = self.lab.machine(Node::A)?;
         a.run_within("systemctl start enclosured && pollux quorum format", COMMAND)?;
         for node in Node::CONTROLLERS {
             self.lab
@@ -368,26 +360,23 @@ fn in_slots(text: &str) -> std::result::Result<Vec<String>, String> {
     }
 }
 
-fn controller(node: Node) -> String {
-    let (own, partner) = (node.interconnect(), node.partner().interconnect());
-    let (own, partner) = (own.unwrap_or_default(), partner.unwrap_or_default());
-    let quorum: Vec<String> = (DATA..DATA + QUORUM).map(|slot| slot.to_string()).collect();
-    format!(
-        "controller = \"{node}\"\narray = \"{ARRAY}\"\nprofile = \"ci\"\n\
-         [paths]\nrun = \"/run/pollux\"\nvar = \"/var/lib/pollux\"\nlog = \"/var/log/pollux\"\n\
-         port = \"/run/pollux/port\"\nbmc = \"/run/pollux/bmc.sock\"\nkeys = \"/var/lib/pollux/keys\"\n\
-         [interconnect]\ninterface = \"bond0\"\nlegs = [\"eth1\", \"eth2\"]\nlocal = \"{own}\"\npartner = \"{partner}\"\n\
-         heartbeat_port = 7700\nrouter_port = 7710\nforward_port = 7711\n\
-         [front]\ninterface = \"eth3\"\naddress = \"{}\"\nprefix = 24\nportal_port = 3260\n\
-         [quorum]\ndisks = [{}]\n\
-         [fence]\nreservations = true\npower = false\nwatchdog = false\n",
-        node.front(),
-        quorum.join(", ")
-    )
+/// Runs `pollux setup` with a file of answers.
+fn setup(machine: &Machine, answers: &str) -> Result<()> {
+    let script = format!(
+        "cat > /root/answers.toml <<'END'\n{answers}END\npollux setup --yes --answers /root/answers.toml"
+    );
+    machine.run_within(&script, COMMAND).map(drop)
 }
 
-fn enclosure(wwns: &[String]) -> String {
-    let mut text = String::new();
+/// What a person answers on the first controller: which disk is in which slot, as the shelf numbers them, so that the log
+/// of the shelf and the array speak of the same ones.
+fn answers(wwns: &[String]) -> String {
+    let mut text = format!(
+        "controller = \"{}\"\nprofile = \"ci\"\n{}[quorum]\ndisks = {:?}\n",
+        Node::A,
+        front(Node::A),
+        (DATA..DATA + QUORUM).collect::<Vec<_>>()
+    );
     for (slot, wwn) in wwns.iter().enumerate() {
         let quorum = slot >= usize::from(DATA);
         let _ = write!(
@@ -396,6 +385,20 @@ fn enclosure(wwns: &[String]) -> String {
         );
     }
     text
+}
+
+fn front(node: Node) -> String {
+    format!("[front]\ninterface = \"eth3\"\naddress = \"{}\"\n", node.front())
+}
+
+/// The answers that the first controller wrote for the second, with what only the second knows.
+fn for_partner(told: &str) -> String {
+    let rest: String = told
+        .lines()
+        .filter(|line| line.trim() != "[front]")
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    rest + &front(Node::B)
 }
 
 /// The packages that `cargo debs` has made.
@@ -458,10 +461,12 @@ mod tests {
     #[test]
     fn the_quorum_disks_are_the_last_ones() {
         let wwns: Vec<String> = (0..DATA + QUORUM).map(|n| format!("naa.{n}")).collect();
-        let text = enclosure(&wwns);
+        let text = answers(&wwns);
         assert_eq!(text.matches("quorum = true").count(), usize::from(QUORUM));
         assert!(text.contains("slot = 0\nwwn = \"naa.0\"\nquorum = false"));
-        assert!(controller(Node::B).contains("disks = [4, 5, 6]"));
-        assert!(controller(Node::B).contains("local = \"10.77.0.2\"\npartner = \"10.77.0.1\""));
+        assert!(text.contains("disks = [4, 5, 6]"));
+        let second = for_partner("controller = \"b\"\n[front]\n[[disk]]\nslot = 0\n");
+        assert_eq!(second.matches("[front]").count(), 1);
+        assert!(second.contains("address = \"10.78.0.2\""), "{second}");
     }
 }

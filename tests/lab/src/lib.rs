@@ -11,7 +11,7 @@
 //! | what everything is made of | [`programs`], [`mirror`], [`tools`] (QEMU), [`image`], [`modules`], [`cpio`], [`cache`] |
 //! | what stands where | [`topology`], [`payload`], [`disk`], [`places`] |
 //! | what runs | [`lab`], [`saved`], [`machine`], [`process`], [`switch`], [`shelf`], [`qmp`], [`ssh`] |
-//! | what is proven | [`array`], [`host`], [`cases`], [`diagnosis`] |
+//! | what is proven | [`reservations`], [`array`], [`host`], [`cases`], [`diagnosis`] |
 //!
 //! Invariants: every wait has a bound and says what it saw; every process is written down before anything waits for it, and
 //! is ended by its number; the array is judged by the shelf's log and by the host's writer, never by its own word alone.
@@ -39,6 +39,7 @@ pub mod places;
 pub mod process;
 pub mod programs;
 pub mod qmp;
+pub mod reservations;
 pub mod saved;
 pub mod shelf;
 pub mod ssh;

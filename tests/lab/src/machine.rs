@@ -114,10 +114,32 @@ impl Machine {
             .map_err(|error| Error::step(format!("on {}", self.node), error))
     }
 
+    /// The connection through which it is handled from outside.
+    ///
+    /// # Errors
+    /// Its QEMU does not answer.
+    pub fn panel(&self) -> Result<Qmp> {
+        Qmp::connect(&self.folder.join("qmp.sock"))
+    }
+
     fn qmp(&self, command: &str, arguments: serde_json::Value) -> Result<()> {
-        Qmp::connect(&self.folder.join("qmp.sock"))?
-            .ask(command, arguments)
-            .map(drop)
+        self.panel()?.ask(command, arguments).map(drop)
+    }
+
+    /// Sets its clock to this machine's: that of a machine that was put away has stood still.
+    ///
+    /// # Errors
+    /// It cannot be entered.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the clock is for people: for journals that are read side by side"
+    )]
+    pub fn set_clock(&self) -> Result<()> {
+        self.with_console(self.ssh.connect(BOOT))?;
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_err(|error| Error::step("read the clock", error))?;
+        self.run(&format!("date --set=@{}", now.as_secs())).map(drop)
     }
 
     /// Its power is cut: what its kernel had not written is gone.
