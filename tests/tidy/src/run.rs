@@ -386,6 +386,17 @@ impl Runner {
         pass_on(command.args(arguments))
     }
 
+    /// Builds the lab, and its shelf with it, and runs it.
+    pub fn lab(self, arguments: &[String]) -> ExitCode {
+        let bins = ["build", "--quiet", "--locked", "--bins", "--package", "pollux-lab", "--package", "pollux-lab-shelf"];
+        if let Outcome::Failed(what) = self.plain(&bins) {
+            eprintln!("the lab does not build: {what}");
+            return ExitCode::FAILURE;
+        }
+        let program = self.repository.target.join("debug").join("pollux-lab");
+        pass_on(Command::new(program).args(arguments))
+    }
+
     /// Builds the daemons that are measured, for speed, and runs a benchmark.
     pub fn measure(self, arguments: &[String]) -> ExitCode {
         // The first word says what is measured, and so what has to be there.
