@@ -478,8 +478,11 @@ echo "$deed" >> /asked
         };
         fs::create_dir_all(chroot.path("run/systemd/system")).unwrap();
         chroot.write("running", "");
-        // It would change this machine's kernel.
+        // Both would change this machine's kernel, of which there is one: its settings, and a file of its /proc.
         chroot.write("usr/lib/systemd/systemd-sysctl", "#!/bin/sh\n");
+        let folders = fs::read_to_string(root().join("packaging/pollux/tmpfiles.conf")).unwrap();
+        let folders: Vec<&str> = folders.lines().filter(|line| line.starts_with("d ")).collect();
+        chroot.write("etc/tmpfiles.d/pollux.conf", &format!("{}\n", folders.join("\n")));
         chroot
     }
 
