@@ -150,9 +150,10 @@ fn run(what: What) -> Result<ExitCode> {
 
 fn install(lab: &Lab) -> Result<()> {
     let array = Array::of(lab);
-    array.install(&array::packages(&lab.places.target)?)?;
+    let package = |name| array::package(&lab.places.target, name);
+    array.install(&package("pollux")?)?;
     array.provision()?;
-    Host::of(lab)?.login()
+    Host::of(lab)?.login(&package("pollux-host")?)
 }
 
 fn all(keep: bool) -> Result<ExitCode> {
