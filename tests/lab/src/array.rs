@@ -75,12 +75,12 @@ impl<'a> Array<'a> {
         Self { lab }
     }
 
-    /// Installs the packages on both controllers, configures and pairs them, writes the quorum area and starts both; waits
-    /// until they are joined.
+    /// Installs the package on both controllers, configures and pairs them, writes the quorum area and starts both; waits
+    /// until they are joined. Without a package it goes on where one is installed already.
     ///
     /// # Errors
     /// A step that a person would take fails.
-    pub fn install(&self, package: &Path) -> Result<()> {
+    pub fn install(&self, package: Option<&Path>) -> Result<()> {
         let a = self.lab.machine(Node::A)?;
         let b = self.lab.machine(Node::B)?;
         let (disks, seen) = (reservations::disks(&a)?, reservations::disks(&b)?);
@@ -95,6 +95,9 @@ impl<'a> Array<'a> {
         reservations::hold((a.clone(), &disks[0]), (b.clone(), &seen[0]))?;
         // Both at once, as two people would.
         std::thread::scope(|scope| {
+            let Some(package) = package else {
+                return Ok(());
+            };
             let both = [&a, &b].map(|machine| scope.spawn(move || install(machine, package)));
             both.map(|one| {
                 one.join()
@@ -348,8 +351,9 @@ fn setup(machine: &Machine, answers: &str) -> Result<()> {
 /// of the shelf and the array speak of the same ones.
 fn answers(wwns: &[String]) -> String {
     let mut text = format!(
-        "controller = \"{}\"\nprofile = \"ci\"\n{}[quorum]\ndisks = {:?}\n",
+        "controller = \"{}\"\nprofile = \"safe\"\n[interconnect]\npartner = \"{}\"\n{}[quorum]\ndisks = {:?}\n",
         Node::A,
+        Node::B.interconnect().unwrap_or_default(),
         front(Node::A),
         (DATA..DATA + QUORUM).collect::<Vec<_>>()
     );
