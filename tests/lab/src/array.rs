@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::machine::Machine;
 use crate::payload::INITIATOR;
-use crate::reservations;
+use crate::reservations::{self, Disk};
 use crate::shelf::{DATA, QUORUM};
 use crate::topology::Node;
 use crate::wait::wait_for;
@@ -75,27 +75,38 @@ impl<'a> Array<'a> {
         Self { lab }
     }
 
-    /// Installs the packages on both controllers, configures and pairs them, writes the quorum area and starts both; waits
-    /// until they are joined.
+    /// Installs the package on both controllers, configures and pairs them, writes the quorum area and starts both; waits
+    /// until they are joined. Without a package it goes on where one is installed already.
     ///
     /// # Errors
     /// A step that a person would take fails.
-    pub fn install(&self, packages: &[PathBuf]) -> Result<()> {
+    pub fn install(&self, package: Option<&Path>) -> Result<()> {
         let a = self.lab.machine(Node::A)?;
-        let (slots, seen) = (wwns(&a)?, wwns(&self.lab.machine(Node::B)?)?);
-        if slots != seen {
+        let b = self.lab.machine(Node::B)?;
+        let (disks, seen) = (reservations::disks(&a)?, reservations::disks(&b)?);
+        let wwns = |disks: &[Disk]| -> Vec<String> { disks.iter().map(|disk| disk.wwn.clone()).collect() };
+        let slots = wwns(&disks);
+        if slots != wwns(&seen) {
             return Err(Error::step(
                 "find the disks",
-                format!("a sees {slots:?}, b sees {seen:?}"),
+                format!("a sees {disks:?}, b sees {seen:?}"),
             ));
         }
-        reservations::hold(self.lab, &slots[0])?;
-        for node in Node::CONTROLLERS {
-            let machine = self.lab.machine(node)?;
-            machine.ssh().copy_in(packages, "/var/tmp/")?;
-            let names = packages.iter().filter_map(|path| path.file_name()?.to_str());
-            let files: Vec<String> = names.map(|name| format!("/var/tmp/{name}")).collect();
-            machine.run_within(&format!("dpkg --install {}", files.join(" ")), INSTALL)?;
+        reservations::hold((a.clone(), &disks[0]), (b.clone(), &seen[0]))?;
+        // Both at once, as two people would.
+        std::thread::scope(|scope| {
+            let Some(package) = package else {
+                return Ok(());
+            };
+            let both = [&a, &b].map(|machine| scope.spawn(move || install(machine, package)));
+            both.map(|one| {
+                one.join()
+                    .unwrap_or_else(|_| Err(Error::step("install the package", "a thread died")))
+            })
+            .into_iter()
+            .collect::<Result<()>>()
+        })?;
+        for machine in [&a, &b] {
             // Before there is a configuration nothing may run.
             let active = machine.try_run("systemctl is-active heartbeatd", COMMAND)?;
             if active.out.trim() == "active" {
@@ -105,7 +116,7 @@ impl<'a> Array<'a> {
         setup(&a, &answers(&slots))?;
         // What the second controller has to be told was written by the first; only its place among the hosts is its own.
         let told = a.run("cat /etc/pollux/partner.toml")?;
-        setup(&self.lab.machine(Node::B)?, &for_partner(&told))?;
+        setup(&b, &for_partner(&told))?;
         self.pair()?;
         a.run_within("systemctl start enclosured && pollux quorum format", COMMAND)?;
         for node in Node::CONTROLLERS {
@@ -328,38 +339,6 @@ fn code_in(line: &str) -> Option<String> {
     (plain && digits == 8).then(|| line.to_owned())
 }
 
-/// Names of the shelf's disks, by slot: the shelf gives the slot as the number of the unit.
-fn wwns(machine: &Machine) -> Result<Vec<String>> {
-    let script = "for disk in /sys/class/scsi_generic/*/device; do \
-                  echo \"$(basename \"$(readlink -f \"$disk\")\") $(cat \"$disk/wwid\")\"; done";
-    let text = machine.run(script)?;
-    in_slots(&text).map_err(|why| Error::step(format!("find the disks on {}", machine.node), why))
-}
-
-/// Lines `HOST:CHANNEL:TARGET:LUN WWID` as names in the order of the units.
-fn in_slots(text: &str) -> std::result::Result<Vec<String>, String> {
-    let mut found = vec![];
-    for line in text.lines() {
-        let (address, wwn) = line
-            .split_once(' ')
-            .ok_or_else(|| format!("{line:?} is no disk"))?;
-        let unit: u16 = address
-            .rsplit(':')
-            .next()
-            .and_then(|word| word.parse().ok())
-            .ok_or_else(|| format!("{address:?} is no address"))?;
-        found.push((unit, wwn.trim().to_owned()));
-    }
-    found.sort();
-    let wanted: Vec<u16> = (0..DATA + QUORUM).collect();
-    let units: Vec<u16> = found.iter().map(|(unit, _)| *unit).collect();
-    if units == wanted {
-        Ok(found.into_iter().map(|(_, wwn)| wwn).collect())
-    } else {
-        Err(format!("units {units:?} where {wanted:?} should be"))
-    }
-}
-
 /// Runs `pollux setup` with a file of answers.
 fn setup(machine: &Machine, answers: &str) -> Result<()> {
     let script = format!(
@@ -372,8 +351,9 @@ fn setup(machine: &Machine, answers: &str) -> Result<()> {
 /// of the shelf and the array speak of the same ones.
 fn answers(wwns: &[String]) -> String {
     let mut text = format!(
-        "controller = \"{}\"\nprofile = \"ci\"\n{}[quorum]\ndisks = {:?}\n",
+        "controller = \"{}\"\nprofile = \"safe\"\n[interconnect]\npartner = \"{}\"\n{}[quorum]\ndisks = {:?}\n",
         Node::A,
+        Node::B.interconnect().unwrap_or_default(),
         front(Node::A),
         (DATA..DATA + QUORUM).collect::<Vec<_>>()
     );
@@ -401,34 +381,41 @@ fn for_partner(told: &str) -> String {
     rest + &front(Node::B)
 }
 
-/// The packages that `cargo debs` has made.
+/// Installs a package in a machine.
 ///
 /// # Errors
-/// They are not there.
-pub fn packages(target: &Path) -> Result<Vec<PathBuf>> {
+/// dpkg refuses.
+pub fn install(machine: &Machine, package: &Path) -> Result<()> {
+    let name = package
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    machine.ssh().copy_in(&[package.to_owned()], "/var/tmp/")?;
+    machine
+        .run_within(&format!("dpkg --install /var/tmp/{name}"), INSTALL)
+        .map(drop)
+}
+
+/// A package that `cargo debs` has made in `target/debian`.
+///
+/// # Errors
+/// It is not there, or more than one version is.
+pub fn package(target: &Path, name: &str) -> Result<PathBuf> {
     let folder = target.join("debian");
     let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-    let found: Vec<PathBuf> = entries
-        .map(|entry| entry.path())
-        .filter(|path| {
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
-            name.starts_with("pollux_") && name.ends_with(".deb")
-        })
-        .collect();
-    if found.len() == 1 {
-        Ok(found)
-    } else {
-        Err(Error::step(
-            "find the package",
-            format!(
-                "{} of pollux_*.deb in {}, one is needed: cargo debs",
-                found.len(),
-                folder.display()
-            ),
-        ))
+    let mut found = entries.map(|entry| entry.path()).filter(|path| {
+        let file = path
+            .file_name()
+            .and_then(|file| file.to_str())
+            .unwrap_or_default();
+        file.starts_with(&format!("{name}_")) && file.ends_with(".deb")
+    });
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(one),
+        _ => Err(Error::step(
+            format!("find the package {name}"),
+            format!("one {name}_*.deb is needed in {}: cargo debs", folder.display()),
+        )),
     }
 }
 
@@ -442,20 +429,6 @@ mod tests {
         assert_eq!(code_in("12345678").as_deref(), Some("12345678"));
         assert_eq!(code_in("Type this code on controller b, within 5 minutes:"), None);
         assert_eq!(code_in("1234"), None);
-    }
-
-    #[test]
-    fn disks_stand_in_the_order_of_their_units() {
-        let lines: Vec<String> = (0..DATA + QUORUM)
-            .rev()
-            .map(|unit| format!("0:0:0:{unit} naa.600000000000000{unit}"))
-            .collect();
-        let found = in_slots(&lines.join("\n")).expect("all are there");
-        assert_eq!(found[0], "naa.6000000000000000");
-        assert_eq!(found.len(), usize::from(DATA + QUORUM));
-        let refused = in_slots(&lines[1..].join("\n")).expect_err("one is missing");
-        assert!(refused.contains("should be"), "{refused}");
-        assert!(in_slots("nonsense").is_err());
     }
 
     #[test]

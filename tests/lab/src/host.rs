@@ -4,13 +4,14 @@
 //! and ends with an error at the first failed command or wrong block. It runs through the whole case. The pause is the
 //! longest time in which none of its commands ended, by the machine's own clock.
 
-use crate::array::{POOLS, Pool};
+use crate::array::{POOLS, Pool, install};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::machine::Machine;
 use crate::topology::Node;
 use crate::wait::wait_for;
 use serde::Deserialize;
+use std::path::Path;
 use std::time::Duration;
 
 const LOGIN: Duration = Duration::from_secs(300);
@@ -56,16 +57,16 @@ impl Host {
         })
     }
 
-    /// Logs in to both controllers and waits until every volume is one device with two paths.
+    /// Installs the package for hosts, logs in to both controllers by its steps, and waits until every volume is one device with two paths.
     ///
     /// # Errors
     /// A controller refuses, or a device does not come together.
-    pub fn login(&self) -> Result<()> {
+    pub fn login(&self, package: &Path) -> Result<()> {
+        install(&self.machine, package)?;
+        self.machine.run("multipathd reconfigure")?;
         for node in Node::CONTROLLERS {
             let portal = node.front();
-            let script = format!(
-                "iscsiadm --mode discovery --type sendtargets --portal {portal} && iscsiadm --mode node --loginall=all"
-            );
+            let script = format!("iscsiadm --mode discovery --type sendtargets --portal {portal} --login");
             // Logging in again where a session is there already is refused, and is what was wanted.
             let said = self.machine.try_run(&script, LOGIN)?;
             if !matches!(said.status.code(), Some(0 | 15)) {

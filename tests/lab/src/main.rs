@@ -40,7 +40,11 @@ enum What {
         command: Vec<String>,
     },
     /// Put the array into the machines of a lab that is on: packages, pairing, pools, volumes, the host's login.
-    Install,
+    Install {
+        /// The package is installed on both controllers; go on with their configuration.
+        #[arg(long)]
+        unpacked: bool,
+    },
     /// One case on an array that is installed.
     Run {
         /// Its number, see `list`.
@@ -122,7 +126,7 @@ fn run(what: What) -> Result<ExitCode> {
                 }
             }
         }
-        What::Install => install(&Lab::find()?)?,
+        What::Install { unpacked } => install(&Lab::find()?, unpacked)?,
         What::Run { case } => {
             let outcome = case.run(&mut Lab::find()?)?;
             println!(
@@ -148,17 +152,19 @@ fn run(what: What) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn install(lab: &Lab) -> Result<()> {
+fn install(lab: &Lab, unpacked: bool) -> Result<()> {
     let array = Array::of(lab);
-    array.install(&array::packages(&lab.places.target)?)?;
+    let package = |name| array::package(&lab.places.target, name);
+    let controllers = if unpacked { None } else { Some(package("pollux")?) };
+    array.install(controllers.as_deref())?;
     array.provision()?;
-    Host::of(lab)?.login()
+    Host::of(lab)?.login(&package("pollux-host")?)
 }
 
 fn all(keep: bool) -> Result<ExitCode> {
     let mut lab = Lab::find()?;
     let start = Instant::now();
-    let up = lab.up(&Node::ALL).and_then(|()| install(&lab));
+    let up = lab.up(&Node::ALL).and_then(|()| install(&lab, false));
     let mut rows = vec![("install", up.map(|()| None), start.elapsed())];
     if rows[0].1.is_ok() {
         for case in CASES {

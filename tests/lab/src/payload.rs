@@ -6,7 +6,7 @@ use crate::topology::{Node, Segment};
 use std::fs;
 use std::path::Path;
 
-/// The setting of multipath that every host of the array has.
+/// What a host says of its own disks; what it says of the array's is in the package for hosts.
 const MULTIPATH: &str = include_str!("../guest/multipath.conf");
 
 /// Fills the tree of a machine; `key` is the lab's public key.
@@ -63,14 +63,18 @@ fn networks(node: Node) -> Vec<(String, String)> {
             )),
             Segment::Leg0 | Segment::Leg1 => files.push((
                 format!("20-{}.network", segment.as_str()),
-                format!("[Match]\nName={name}\n[Network]\nBond=bond0\n"),
+                // Each leg is a cable with two ends and no switch between them: both ends must have the same one active.
+                format!(
+                    "[Match]\nName={name}\n[Network]\nBond=bond0\nPrimarySlave={}\n",
+                    *segment == Segment::Leg0
+                ),
             )),
         }
     }
     if let Some(address) = node.interconnect() {
         files.push((
             "10-bond0.netdev".into(),
-            "[NetDev]\nName=bond0\nKind=bond\n[Bond]\nMode=active-backup\nMIIMonitorSec=100ms\n".into(),
+            "[NetDev]\nName=bond0\nKind=bond\n[Bond]\nMode=active-backup\nPrimaryReselectPolicy=always\nMIIMonitorSec=100ms\n".into(),
         ));
         files.push((
             "30-bond0.network".into(),
@@ -101,8 +105,11 @@ mod tests {
             let found = files.iter().find(|(file, _)| file == name);
             found.map(|(_, text)| text.as_str()).unwrap_or_default()
         };
+        assert!(text("20-leg0.network").contains("Name=eth1"));
+        assert!(text("20-leg0.network").contains("PrimarySlave=true"));
         assert!(
-            text("20-leg0.network").contains("Name=eth1") && text("20-leg1.network").contains("Name=eth2")
+            text("20-leg1.network").contains("PrimarySlave=false")
+                && text("20-leg1.network").contains("Name=eth2")
         );
         assert!(text("30-bond0.network").contains("10.77.0.1/24"));
         assert!(text("40-front.network").contains("Name=eth3"));
