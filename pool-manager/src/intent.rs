@@ -176,7 +176,10 @@ impl Intents {
 
     /// Some disk may have lost its cache: what was not flushed may differ between legs.
     pub fn doubt(&mut self) {
-        let in_cache = self.regions.iter().filter(|(_, entry)| entry.cached > self.flushed);
+        let in_cache = self
+            .regions
+            .iter()
+            .filter(|(_, entry)| entry.cached > self.flushed);
         self.unsynced.extend(in_cache.map(|(region, _)| *region));
     }
 
@@ -318,7 +321,9 @@ mod tests {
     fn a_bit_stays_until_what_is_in_caches_was_flushed() {
         let start = Instant::now();
         let mut intents = Intents::new(0, BTreeSet::new());
-        let left = intents.unflushed().expect("the owner before may have left something");
+        let left = intents
+            .unflushed()
+            .expect("the owner before may have left something");
         intents.flushed(left);
         assert_eq!(intents.unflushed(), None);
         intents.begin([1, 2].into_iter(), start);

@@ -9,7 +9,7 @@
 //! | write | intents durable, then every leg that is written to, with force unit access |
 //! | write that may stay in caches | intents durable, then every leg that is written to |
 //! | flush | every leg; then own key is read back on each, which a disk may have lost with its cache |
-//! | a new session at a leg before a flush | the leg may have lost its cache: made equal to one that has not, and if there is none, the next flush of each volume concerned fails |
+//! | a leg's session ends before a flush | it may have lost its cache: made equal to a leg that has not; without one the next flush fails |
 //! | a leg fails | its failure is recorded, durably, on the legs that remain; only then is the write acknowledged |
 //! | no leg in sync remains | suspended: nothing is recorded, commands wait; it goes on when legs come back |
 //! | reservation conflict, preempted, wrong key | stopped, at once and for good; never retried |
@@ -630,7 +630,10 @@ impl Mirror {
         let mut caches = lock(&self.caches);
         caches.lost.insert(disk);
         let label = self.label();
-        if label.disks_in(MemberState::InSync).all(|leg| caches.lost.contains(&leg)) {
+        if label
+            .disks_in(MemberState::InSync)
+            .all(|leg| caches.lost.contains(&leg))
+        {
             warn!(pool = %label.pool, "every disk may have lost what was written to its cache and not flushed");
             caches.losses += 1;
             caches.lost.clear();
@@ -642,8 +645,9 @@ impl Mirror {
     /// The legs in sync, those first that have everything.
     fn sources(&self, label: &Label) -> Vec<DiskIndex> {
         let caches = lock(&self.caches);
-        let (doubtful, sure): (Vec<_>, Vec<_>) =
-            label.disks_in(MemberState::InSync).partition(|disk| caches.lost.contains(disk));
+        let (doubtful, sure): (Vec<_>, Vec<_>) = label
+            .disks_in(MemberState::InSync)
+            .partition(|disk| caches.lost.contains(disk));
         [sure, doubtful].concat()
     }
 

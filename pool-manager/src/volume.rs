@@ -221,7 +221,11 @@ impl Volume {
                     Some(now) if Some(*now) != before => now.losses = losses,
                     _ => *cached = None,
                 }
-                if lost { Err(Status::MediumError.into()) } else { Ok(Reply::ok()) }
+                if lost {
+                    Err(Status::MediumError.into())
+                } else {
+                    Ok(Reply::ok())
+                }
             }
             Operation::Unmap { lba, blocks } => {
                 let (at, end) = range(lba, u64::from(blocks) * block)?;

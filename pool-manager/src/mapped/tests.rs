@@ -288,9 +288,17 @@ impl World {
 /// One thing that is done.
 #[derive(Clone, Copy, Debug)]
 enum Deed {
-    Write { sector: u64, sectors: u64, fill: u8, fua: bool },
+    Write {
+        sector: u64,
+        sectors: u64,
+        fill: u8,
+        fua: bool,
+    },
     Flush,
-    Unmap { sector: u64, sectors: u64 },
+    Unmap {
+        sector: u64,
+        sectors: u64,
+    },
     Take(u8),
     End(u8),
 }

@@ -289,7 +289,10 @@ async fn a_write_stays_in_the_cache_where_the_operator_and_the_host_let_it() {
         assert_eq!(host.run(&write_cdb(0), 0, Some(&block(1))).await, good(vec![]));
         assert_eq!(pair.memory.unflushed(), 0);
         world.apply(&cached);
-        assert_eq!(host.run(&write_cdb(0), 0, Some(&block(2))).await, sense(6, 0x2a01));
+        assert_eq!(
+            host.run(&write_cdb(0), 0, Some(&block(2))).await,
+            sense(6, 0x2a01)
+        );
         assert_eq!(host.run(&caching, 255, None).await.data[6] & 4, 4, "WCE");
         assert_eq!(host.run(&write_cdb(0), 0, Some(&block(2))).await, good(vec![]));
         assert_eq!(host.run(&write_cdb(1), 0, Some(&block(2))).await, good(vec![]));

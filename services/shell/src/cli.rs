@@ -886,7 +886,8 @@ mod tests {
             |abort p|quorum|quorum show|quorum format|quorum replace 1 disk-07 --yes\
             |pool create p --home a --disks 0,disk-01|pool list|pool show p|pool home p b|pool delete p\
             |volume create v --pool p --size 1G --thin|volume list|volume show v|volume resize v --size 2G|volume delete v\
-            |volume convert v --to thin|volume convert v --to thick|volume write-cache v --to on|volume write-cache v --to off|snapshot create s --volume v|snapshot list\
+            |volume convert v --to thin|volume convert v --to thick\
+            |volume write-cache v --to on|volume write-cache v --to off|snapshot create s --volume v|snapshot list\
             |snapshot delete s --discard-data|snapshot rollback s --discard-data\
             |host create h --iqn iqn.2025-01.x:h|host list|host show h|host delete h|map create v h --lun 3|map list\
             |map show v|map delete v h|address create 10.78.0.50/24 --pool p|address list|address show 10.78.0.50/24\

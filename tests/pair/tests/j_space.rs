@@ -136,7 +136,10 @@ fn j2_what_a_host_flushed_survives_the_caches_of_the_disks() -> Result<()> {
     for lun in [0, 1] {
         let read = stage.host.copy_out(lun, IMAGE as u64, out.clone());
         read.expect("the image is read");
-        assert!(std::fs::read(&out).expect("read") == bytes, "LUN {lun}: other bytes");
+        assert!(
+            std::fs::read(&out).expect("read") == bytes,
+            "LUN {lun}: other bytes"
+        );
     }
     stage.judge(cut.began_ns)?.expect_clean();
     Ok(())

@@ -165,9 +165,17 @@ mod tests {
             ..of(1000, 4096)
         };
         let list = sense(ALL, &cached).expect("all pages");
-        assert_eq!((list[12], list[14]), (0x08, 0x04), "unless the operator has switched it on");
+        assert_eq!(
+            (list[12], list[14]),
+            (0x08, 0x04),
+            "unless the operator has switched it on"
+        );
         let changeable = sense(Query { control: 1, ..ALL }, &cached).expect("all pages");
-        assert_eq!((changeable[12], changeable[14]), (0x08, 0), "and no host may switch it");
+        assert_eq!(
+            (changeable[12], changeable[14]),
+            (0x08, 0),
+            "and no host may switch it"
+        );
         let ten = sense(
             Query {
                 ten: true,
