@@ -388,7 +388,16 @@ impl Runner {
 
     /// Builds the lab, and its shelf with it, and runs it.
     pub fn lab(self, arguments: &[String]) -> ExitCode {
-        let bins = ["build", "--quiet", "--locked", "--bins", "--package", "pollux-lab", "--package", "pollux-lab-shelf"];
+        let bins = [
+            "build",
+            "--quiet",
+            "--locked",
+            "--bins",
+            "--package",
+            "pollux-lab",
+            "--package",
+            "pollux-lab-shelf",
+        ];
         if let Outcome::Failed(what) = self.plain(&bins) {
             eprintln!("the lab does not build: {what}");
             return ExitCode::FAILURE;
