@@ -342,7 +342,7 @@ fn code_in(line: &str) -> Option<String> {
 /// Runs `pollux setup` with a file of answers.
 fn setup(machine: &Machine, answers: &str) -> Result<()> {
     let script = format!(
-        "cat > /root/answers.toml <<'END'\n{answers}END\npollux setup --yes --answers /root/answers.toml"
+        "cat > /var/tmp/answers.toml <<'END'\n{answers}END\npollux setup --yes --answers /var/tmp/answers.toml"
     );
     machine.run_within(&script, COMMAND).map(drop)
 }
