@@ -29,22 +29,20 @@ pub(crate) enum Verdict<'a> {
     Refused(String),
 }
 
-/// Chooses the device of a slot. Among several paths to one disk the one that is served already (`now`, its address) is
-/// kept, since registrations belong to a path; otherwise it is that of the lowest address.
-pub(crate) fn choose<'a>(disk: &Disk, found: &'a [Found], now: Option<&str>) -> Verdict<'a> {
+/// Chooses the device of a slot: among several paths to one disk, that of the lowest address against which nothing stands.
+/// (One that is served already is not chosen again, since registrations belong to a path.)
+pub(crate) fn choose<'a>(disk: &Disk, found: &'a [Found]) -> Verdict<'a> {
     let same: Vec<&Found> = found.iter().filter(|one| one.wwn == Some(disk.wwn)).collect();
     let Some(&first) = same.first() else {
         return Verdict::Absent;
     };
     let what = |one: &Found| (one.serial.clone(), one.block.as_ref().map(|block| block.bytes));
     if let Some(other) = same.iter().find(|one| what(one) != what(first)) {
-        let name = |one: &Found| match what(one) {
-            (serial, bytes) => format!(
-                "{} (serial {}, {} bytes)",
-                one.address,
-                serial.as_deref().unwrap_or("none"),
-                bytes.map_or("no".to_owned(), |bytes| bytes.to_string()),
-            ),
+        let name = |one: &Found| {
+            let (serial, bytes) = what(one);
+            let bytes = bytes.map_or("no".to_owned(), |bytes| bytes.to_string());
+            let serial = serial.as_deref().unwrap_or("none");
+            format!("{} (serial {serial}, {bytes} bytes)", one.address)
         };
         return Verdict::Refused(format!(
             "two devices call themselves {}: {} and {}; a WWN belongs to one disk",
@@ -53,13 +51,10 @@ pub(crate) fn choose<'a>(disk: &Disk, found: &'a [Found], now: Option<&str>) -> 
             name(other)
         ));
     }
-    let chosen = same
-        .into_iter()
-        .find(|one| Some(one.address.as_str()) == now)
-        .unwrap_or(first);
-    match objection(disk, chosen) {
-        Some(reason) => Verdict::Refused(reason),
-        None => Verdict::Serve(chosen),
+    let sound = same.into_iter().find(|one| objection(disk, one).is_none());
+    match (sound, objection(disk, first)) {
+        (Some(found), _) => Verdict::Serve(found),
+        (None, reason) => Verdict::Refused(reason.unwrap_or_default()),
     }
 }
 
@@ -287,14 +282,14 @@ mod tests {
     }
 
     fn refusal(disk: &Disk, found: &[Found]) -> String {
-        match choose(disk, found, None) {
+        match choose(disk, found) {
             Verdict::Refused(reason) => reason,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn a_disk_is_chosen_by_its_name_and_kept() {
+    fn a_disk_is_chosen_by_its_name() {
         let fake = FakeDisk::new(Model::new(WWN));
         let other = FakeDisk::new(Model::new(Wwn::Naa(0x5000_0000_0000_0001)));
         let found = [
@@ -302,13 +297,11 @@ mod tests {
             fake.found("1:0:1:0", "sdc"),
             fake.found("2:0:0:0", "sdb"),
         ];
-        assert_eq!(choose(&disk(), &found, None), Verdict::Serve(&found[1]));
-        assert_eq!(
-            choose(&disk(), &found, Some("2:0:0:0")),
-            Verdict::Serve(&found[2]),
-            "registered there"
-        );
-        assert_eq!(choose(&disk(), &found[..1], None), Verdict::Absent);
+        assert_eq!(choose(&disk(), &found), Verdict::Serve(&found[1]));
+        let mut broken = found.clone();
+        broken[1].state = "transport-offline".to_owned();
+        assert_eq!(choose(&disk(), &broken), Verdict::Serve(&broken[2]));
+        assert_eq!(choose(&disk(), &found[..1]), Verdict::Absent);
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub struct Bmc {
     /// What it is told beside the action.
     #[serde(default)]
     pub arguments: BTreeMap<String, String>,
-    /// Its `password` stands here, in a file that only root reads.
+    /// Its `password` stands here, in a file that nobody but the daemon's user may read (mode 600).
     pub password_file: Option<PathBuf>,
     /// How long one run of it may take, seconds.
     #[serde(default = "deadline")]

@@ -20,7 +20,7 @@ use pollux_platform::scsi::sense::key;
 use pollux_platform::scsi::{ScsiDisk, ScsiError, command, run};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -42,6 +42,8 @@ pub(crate) struct Served {
     reservations: Arc<Reservations>,
     data: Semaphore,
     control: Semaphore,
+    /// The status of the last command that the journal has been told of; `Ok`: it is well.
+    told: AtomicU16,
 }
 
 /// A session at it.
@@ -77,6 +79,7 @@ impl Served {
             reservations: Arc::new(reservations),
             data: Semaphore::new(DATA_LANE),
             control: Semaphore::new(CONTROL_LANE),
+            told: AtomicU16::new(Status::Ok as u16),
         }
     }
 
@@ -307,14 +310,19 @@ impl Handler for Served {
             return Reply::status(Status::UnknownVolume);
         }
         let opcode = request.operation.opcode();
-        match self.perform(session, request).await {
+        let result = self.perform(session, request).await;
+        let status = result.as_ref().err().map_or(Status::Ok, |refusal| refusal.status);
+        // Told once, not for each of the many commands that a broken disk fails.
+        let news = self.told.swap(status as u16, Ordering::Relaxed) != status as u16;
+        match result {
             Ok(reply) => reply,
             Err(Refusal { status, why }) => {
                 match status {
                     Status::ReservationConflict | Status::Aborted => {
                         tracing::debug!(disk = %self.slot, ?opcode, why, "not done");
                     }
-                    _ => tracing::warn!(disk = %self.slot, ?opcode, ?status, why, "not done"),
+                    _ if news => tracing::warn!(disk = %self.slot, ?opcode, ?status, why, "not done"),
+                    _ => tracing::debug!(disk = %self.slot, ?opcode, ?status, why, "not done"),
                 }
                 Reply::status(status)
             }

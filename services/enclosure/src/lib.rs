@@ -37,6 +37,7 @@ use config::EnclosureConfig;
 use dog::Dog;
 use pollux_platform::file::Lock;
 use pollux_platform::notify::{Notifier, watchdog_interval};
+use pollux_platform::realtime;
 use pollux_platform::scsi::discover;
 use pollux_platform::signal::Shutdown;
 use pollux_platform::uevent::Uevents;
@@ -46,10 +47,15 @@ use shelf::{Kernel, Place, Shelf};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::net::UnixListener;
 
 /// Subsystems whose events are a reason to look at the disks.
-const SUBSYSTEMS: [&str; 4] = ["block", "scsi", "scsi_generic", "scsi_device"];
+const SUBSYSTEMS: [&str; 3] = ["block", "scsi", "scsi_device"];
+
+/// So long a start waits at most for disks that are there to say who they are.
+const SETTLE: Duration = Duration::from_secs(15);
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +77,20 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
     move |source| StartError::Io {
         what: what.into(),
         source,
+    }
+}
+
+/// Priority of every thread, below heartbeat's own.
+const PRIORITY: u8 = 10;
+
+/// Puts the calling thread under real time: the slots of the heartbeat and the pets of the watchdog pass through here, and one
+/// that is late looks like a dead controller. Where that is not permitted it is said once.
+pub fn in_real_time() {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if let Err(why) = realtime::schedule_current_thread(PRIORITY)
+        && !SAID.swap(true, Ordering::Relaxed)
+    {
+        tracing::warn!(why, "without real time");
     }
 }
 
@@ -115,7 +135,7 @@ fn tell(result: io::Result<()>) {
     }
 }
 
-/// Serves until `shutdown`; `ready` runs from the moment at which everything that is there is served.
+/// Serves until `shutdown`; `ready` runs from the moment at which everything that is there is served, or has had its time.
 async fn serve(
     controller: &ControllerConfig,
     enclosure: &EnclosureConfig,
@@ -141,8 +161,8 @@ async fn serve(
         }
     };
     let told = async {
-        // The shelf outlives this.
-        let _ = settled.wait_for(|settled| *settled).await;
+        // The shelf outlives this. A disk that does not answer keeps nobody from starting.
+        let _ = tokio::time::timeout(SETTLE, settled.wait_for(|settled| *settled)).await;
         ready().await;
         std::future::pending::<()>().await
     };
@@ -161,8 +181,8 @@ fn power(
     socket: &Path,
     enclosure: &EnclosureConfig,
 ) -> Result<(Arc<Bmc<LinuxWatchdog>>, UnixListener), StartError> {
-    const BOOT: &str = "/proc/sys/kernel/random/boot_id";
-    let boot = std::fs::read_to_string(BOOT).map_err(io_error(BOOT))?;
+    // Where it is hidden (ProcSubset= of systemd) the directory, which is wiped at each boot, has to do.
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or("unknown".to_owned());
     let dog = enclosure
         .watchdog
         .as_ref()

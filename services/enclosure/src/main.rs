@@ -1,7 +1,7 @@
 //! The daemon; see the library.
 
 use clap::Parser;
-use pollux_enclosure::{Args, blocking_threads, config::EnclosureConfig, list, run};
+use pollux_enclosure::{Args, blocking_threads, config::EnclosureConfig, in_real_time, list, run};
 use pollux_runtime::ControllerConfig;
 use pollux_runtime::daemon::{EXIT_CONFIG, EXIT_FAILED, init_log};
 use std::io::Write;
@@ -34,9 +34,11 @@ fn start(args: &Args) -> Result<(), (u8, String)> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(blocking_threads(enclosure.disks.len()))
+        .on_thread_start(in_real_time)
         .enable_all()
         .build()
         .map_err(failed)?;
+    in_real_time();
     runtime
         .block_on(run(controller, enclosure))
         .map_err(|error| (EXIT_FAILED, error.to_string()))

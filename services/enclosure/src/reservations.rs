@@ -60,7 +60,7 @@ pub(crate) fn status_of(error: &ScsiError) -> Status {
         ScsiError::Malformed { .. } => Status::MediumError,
         ScsiError::Status { status, .. } => match *status {
             status::BUSY | status::TASK_SET_FULL => Status::NoResources,
-            status::TASK_ABORTED => Status::Aborted,
+            // TASK ABORTED among them: what of it was done is not known.
             _ => Status::NoPath,
         },
         ScsiError::Check { sense, .. } => match (sense.key, sense.code) {
@@ -192,7 +192,7 @@ impl Reservations {
             ReservationOut::Reserve { key, kind } => (ReserveOut::Reserve, kind as u8, key.0, 0),
             ReservationOut::Release { key, kind } => (ReserveOut::Release, kind as u8, key.0, 0),
             ReservationOut::Clear { key } => (ReserveOut::Clear, 0, key.0, 0),
-            ReservationOut::Preempt { victim, .. } if victim == Key(0) => {
+            ReservationOut::Preempt { victim: Key(0), .. } => {
                 // It would mean every registrant, on a disk whose reservation they all hold.
                 return Err(Refusal {
                     status: Status::BadRequest,
@@ -419,7 +419,7 @@ mod tests {
                     command: "X",
                     status: 0x40,
                 },
-                Status::Aborted,
+                Status::NoPath,
             ),
             (
                 ScsiError::Status {

@@ -235,7 +235,7 @@ impl<W: World> Shelf<W> {
                         });
                     }
                 }
-                State::Idle => match choose(&slot.disk, &found, None) {
+                State::Idle => match choose(&slot.disk, &found) {
                     Verdict::Absent => {
                         let what = format!("no device calls itself {}", slot.disk.wwn);
                         slot.say(what);

@@ -68,7 +68,7 @@ fn nexus(controller: ControllerId) -> u16 {
 
 impl Daemon {
     /// Cabled to some disks, and settled.
-    async fn start(controller: ControllerId, disks: &[Disk], cabled: &[Arc<FakeDisk>]) -> Self {
+    async fn start(controller: ControllerId, disks: &[Disk], cabled: &[&Arc<FakeDisk>]) -> Self {
         let cables = Cables::default();
         for (at, disk) in cabled.iter().enumerate() {
             let found = disk.found(
@@ -180,15 +180,13 @@ fn key(controller: ControllerId, claim: u64) -> Key {
 
 #[tokio::test]
 async fn a_disk_is_read_written_flushed_and_zeroed() {
-    let fake = FakeDisk::new(Model::new(wwn(1)));
+    let (fake, other) = (
+        FakeDisk::new(Model::new(wwn(1))),
+        FakeDisk::new(Model::new(wwn(9))),
+    );
     let (a, b) = (
-        Daemon::start(ControllerId::A, &[disk(4, 1)], &[fake.clone()]).await,
-        Daemon::start(
-            ControllerId::B,
-            &[disk(4, 1)],
-            &[FakeDisk::new(Model::new(wwn(9))), fake.clone()],
-        )
-        .await,
+        Daemon::start(ControllerId::A, &[disk(4, 1)], &[&fake]).await,
+        Daemon::start(ControllerId::B, &[disk(4, 1)], &[&other, &fake]).await,
     );
     assert!(
         !a.socket(77).exists(),
@@ -307,8 +305,8 @@ async fn whoever_is_preempted_writes_no_more() {
         let mut model = Model::new(wwn(1));
         change(&mut model);
         let fake = FakeDisk::new(model);
-        let a = Daemon::start(ControllerId::A, &[disk(0, 1)], &[fake.clone()]).await;
-        let b = Daemon::start(ControllerId::B, &[disk(0, 1)], &[fake.clone()]).await;
+        let a = Daemon::start(ControllerId::A, &[disk(0, 1)], &[&fake]).await;
+        let b = Daemon::start(ControllerId::B, &[disk(0, 1)], &[&fake]).await;
         let (left, right) = (a.client(0).await, b.client(0).await);
         let (old, new) = (key(ControllerId::A, 1), key(ControllerId::B, 2));
         let preempt = ReservationOut::Preempt {
@@ -406,7 +404,7 @@ async fn what_a_disk_cannot_is_refused_and_not_replaced() {
         ..disk(1, 2)
     };
     let voted = FakeDisk::new(Model::new(wwn(2)));
-    let a = Daemon::start(ControllerId::A, &[disk(0, 1), quorum], &[fake.clone(), voted]).await;
+    let a = Daemon::start(ControllerId::A, &[disk(0, 1), quorum], &[&fake, &voted]).await;
     let client = a.client(0).await;
     let mine = key(ControllerId::A, 1);
     client
@@ -457,7 +455,7 @@ async fn what_a_disk_cannot_is_refused_and_not_replaced() {
 #[tokio::test]
 async fn only_the_controllers_own_sessions_get_in() {
     let fake = FakeDisk::new(Model::new(wwn(1)));
-    let a = Daemon::start(ControllerId::A, &[disk(0, 1)], &[fake]).await;
+    let a = Daemon::start(ControllerId::A, &[disk(0, 1)], &[&fake]).await;
     for hello in [
         Hello {
             port: Port::B,
@@ -479,7 +477,7 @@ async fn only_the_controllers_own_sessions_get_in() {
 #[tokio::test]
 async fn a_newer_session_waits_for_what_is_in_the_kernel_and_nothing_is_begun_after() {
     let fake = FakeDisk::new(Model::new(wwn(1)));
-    let a = Daemon::start(ControllerId::A, &[disk(0, 1)], &[fake.clone()]).await;
+    let a = Daemon::start(ControllerId::A, &[disk(0, 1)], &[&fake]).await;
     fake.stall(true);
     let old = a.client(0).await;
     // More than may be in the kernel at a time: the rest wait in their lane.
@@ -522,7 +520,7 @@ async fn a_newer_session_waits_for_what_is_in_the_kernel_and_nothing_is_begun_af
 async fn a_disk_that_goes_takes_its_socket_along_and_comes_back_under_another_name() {
     let fake = FakeDisk::new(Model::new(wwn(1)));
     let other = FakeDisk::new(Model::new(wwn(2)));
-    let a = Daemon::start(ControllerId::A, &[disk(0, 1), disk(1, 2)], &[fake.clone()]).await;
+    let a = Daemon::start(ControllerId::A, &[disk(0, 1), disk(1, 2)], &[&fake]).await;
     assert!(
         a.socket(0).exists() && !a.socket(1).exists(),
         "what is not there has no socket"

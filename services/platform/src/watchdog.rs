@@ -174,18 +174,32 @@ impl Running for LinuxRunning {
     }
 
     fn cannot_stop(&self) -> bool {
-        // `/dev/watchdog` is the first one under its old name.
-        let name = match self.node.file_name().and_then(|name| name.to_str()) {
-            Some("watchdog") | None => "watchdog0",
-            Some(name) => name,
-        };
-        let path = Path::new("/sys/class/watchdog").join(name).join("nowayout");
-        fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
+        attribute(&self.node, "nowayout").is_some_and(|text| text == "1")
     }
 
     fn stop(mut self) -> io::Result<()> {
-        self.file.write_all(b"V")
+        self.file.write_all(b"V")?;
+        // Closing it is what stops it, and says nothing of whether it did.
+        let node = self.node.clone();
+        drop(self);
+        match attribute(&node, "state").as_deref() {
+            Some("active") => Err(io::Error::other(
+                "it was closed, and the kernel says that it is active still",
+            )),
+            _ => Ok(()),
+        }
     }
+}
+
+/// What the kernel says of the device of a node, where it has such an attribute.
+fn attribute(node: &Path, attribute: &str) -> Option<String> {
+    // `/dev/watchdog` is the first one under its old name.
+    let name = match node.file_name()?.to_str()? {
+        "watchdog" => "watchdog0",
+        name => name,
+    };
+    let path = Path::new("/sys/class/watchdog").join(name).join(attribute);
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -216,10 +230,10 @@ mod tests {
                 "offsetof(struct watchdog_info, identity)",
                 offset_of!(WatchdogInfo, identity) as u64,
             ),
-            ("support", "WDIOC_GETSUPPORT", WDIOC_GETSUPPORT as u64),
-            ("feed", "WDIOC_KEEPALIVE", WDIOC_KEEPALIVE as u64),
-            ("set", "WDIOC_SETTIMEOUT", WDIOC_SETTIMEOUT as u64),
-            ("get", "WDIOC_GETTIMEOUT", WDIOC_GETTIMEOUT as u64),
+            ("support", "WDIOC_GETSUPPORT", WDIOC_GETSUPPORT),
+            ("feed", "WDIOC_KEEPALIVE", WDIOC_KEEPALIVE),
+            ("set", "WDIOC_SETTIMEOUT", WDIOC_SETTIMEOUT),
+            ("get", "WDIOC_GETTIMEOUT", WDIOC_GETTIMEOUT),
             ("may_set", "WDIOF_SETTIMEOUT", WDIOF_SETTIMEOUT.into()),
             ("magic", "WDIOF_MAGICCLOSE", WDIOF_MAGICCLOSE.into()),
             ("alarm", "WDIOF_ALARMONLY", WDIOF_ALARMONLY.into()),
@@ -243,7 +257,7 @@ mod tests {
     #[test]
     fn what_is_no_watchdog_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let node = dir.path().join("watchdog");
+        let node = dir.path().join("no-watchdog");
         assert!(LinuxWatchdog::new(&node).start().is_err(), "it is not made");
         fs::write(&node, "").unwrap();
         let mut running = LinuxWatchdog::new(&node).start().unwrap();

@@ -189,6 +189,9 @@ pub enum Command {
         /// For which
         shell: clap_complete::Shell,
     },
+    /// Disarm the watchdog of this controller, whose daemons are stopped: what their units do last
+    #[command(hide = true)]
+    Disarm,
     /// Write the manual pages of every command into a folder
     #[command(hide = true)]
     Manual {
@@ -885,7 +888,7 @@ mod tests {
             |chassis power a off|chassis hang a|chassis resume a|chassis reboot b|chassis daemon a heartbeatd kill\
             |chassis leg 1 cut|chassis interconnect only-a-to-b|chassis host-port a out|chassis disk-path b all out\
             |chassis disk-path b 3 in|chassis disk-fault 2 slow --slow-ms 9|chassis shelf-power off|chassis bmc a off\
-            |completion bash|manual /x|token add ops --role operator --expires 30|token list|token remove ops|management\
+            |completion bash|manual /x|disarm|token add ops --role operator --expires 30|token list|token remove ops|management\
             |chassis watchdog b on|chassis heal|chassis note x|chassis events|chassis shutdown|call pool.status null";
         for command in commands.split('|') {
             let words = [

@@ -9,7 +9,9 @@ use pollux_shell::error::Error;
 use pollux_shell::moves::{self, Move};
 use pollux_shell::print::Style;
 use pollux_shell::resources::{self, Shown};
-use pollux_shell::{action, enclosure, pair, quorum, setup, space, status, timeline, token, trace, words};
+use pollux_shell::{
+    action, disarm, enclosure, pair, quorum, setup, space, status, timeline, token, trace, words,
+};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
@@ -75,6 +77,7 @@ async fn run(line: Line) -> Result<Shown, Error> {
         Command::Quorum {
             what: Some(Quorum::Format),
         } => return quorum::format(&place),
+        Command::Disarm => return disarm::run(&place).await,
         Command::Completion { shell } => return Ok(words::completion(shell)),
         Command::Manual { folder } => return words::manual(&folder),
         _ => {}
@@ -85,6 +88,7 @@ async fn run(line: Line) -> Result<Shown, Error> {
         | Command::Chassis(_)
         | Command::Pair(_)
         | Command::Setup(_)
+        | Command::Disarm
         | Command::Completion { .. }
         | Command::Manual { .. } => unreachable!("handled before the array is asked"),
         Command::Status => {

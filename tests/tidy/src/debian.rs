@@ -45,6 +45,8 @@ pub struct Debs {
     pub out: PathBuf,
     /// The version; without it, that of the changelog.
     pub version: Option<String>,
+    /// Packed with little effort, for packages that nobody keeps: a tenth of the time, half as large again.
+    pub quick: bool,
 }
 
 /// Why there is no package.
@@ -207,7 +209,9 @@ impl Debs {
         let file = self.out.join(format!("{name}_{version}_{architecture}.deb"));
         let mut command = Command::new("dpkg-deb");
         command
-            .args(["--root-owner-group", "--build"])
+            .args(["--root-owner-group"])
+            .args(if self.quick { &["-Zgzip", "-z1"][..] } else { &[] })
+            .arg("--build")
             .arg(&tree)
             .arg(&file)
             .env("SOURCE_DATE_EPOCH", epoch);

@@ -459,6 +459,7 @@ impl Runner {
             programs: built,
             out: out.unwrap_or_else(|| target.join("debian")),
             version,
+            quick: false,
         };
         match debs.build() {
             Ok(files) => {

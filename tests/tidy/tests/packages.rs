@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// Bound of everything that another program does here but the making of a Debian.
@@ -16,9 +16,10 @@ const DEBIAN_WITHIN: Duration = Duration::from_secs(900);
 
 /// How exposed each unit may be, in tenths, as `systemd-analyze security` counts (0 to 100; below 20 it says OK, below 10
 /// SAFE). What is worse than its figure has lost a wall.
-const EXPOSURE: [(&str, u32); 8] = [
+const EXPOSURE: [(&str, u32); 9] = [
+    ("pollux-disarm", 5),
     ("rpc-routerd", 14),
-    ("enclosured", 24),
+    ("enclosured", 28),
     ("config-keeperd", 5),
     ("pool-managerd", 5),
     ("block-targetd", 14),
@@ -123,30 +124,43 @@ fn good(command: &mut Command) -> String {
     text(&output)
 }
 
-/// The packages in a folder that is there as long as the tests run, in two versions.
-fn packages() -> &'static BTreeMap<(&'static str, &'static str), PathBuf> {
-    static MADE: OnceLock<(tempfile::TempDir, BTreeMap<(&str, &str), PathBuf>)> = OnceLock::new();
-    let (_, made) = MADE.get_or_init(|| {
-        let folder = tempfile::tempdir_in(programs()).unwrap();
-        let mut made = BTreeMap::new();
-        for (name, version) in [("old", "0.0.9"), ("new", "0.1.0")] {
-            let debs = Debs {
-                root: root(),
-                programs: programs(),
-                out: folder.path().join(name),
-                version: Some(version.into()),
-            };
-            let files = debs.build().unwrap();
-            made.extend(
-                PACKAGES
-                    .into_iter()
-                    .zip(files)
-                    .map(|(package, file)| ((package, name), file)),
-            );
-        }
-        (folder, made)
+/// Packages of both versions, in a folder that goes with the last test that needs it.
+struct Made {
+    _folder: tempfile::TempDir,
+    files: BTreeMap<(&'static str, &'static str), PathBuf>,
+}
+
+/// The packages, made once for all tests that run at the same time.
+fn packages() -> Arc<Made> {
+    static MADE: Mutex<Weak<Made>> = Mutex::new(Weak::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(made) = made.upgrade() {
+        return made;
+    }
+    let folder = tempfile::tempdir_in(programs()).unwrap();
+    let mut files = BTreeMap::new();
+    for (name, version) in [("old", "0.0.9"), ("new", "0.1.0")] {
+        let debs = Debs {
+            root: root(),
+            programs: programs(),
+            out: folder.path().join(name),
+            version: Some(version.into()),
+            quick: true,
+        };
+        let built = debs.build().unwrap();
+        files.extend(
+            PACKAGES
+                .into_iter()
+                .zip(built)
+                .map(|(package, file)| ((package, name), file)),
+        );
+    }
+    let fresh = Arc::new(Made {
+        _folder: folder,
+        files,
     });
-    made
+    *made = Arc::downgrade(&fresh);
+    fresh
 }
 
 /// A package laid out in a folder.
@@ -155,7 +169,7 @@ fn unpacked(package: &'static str) -> tempfile::TempDir {
     good(
         Command::new("dpkg-deb")
             .arg("--extract")
-            .arg(&packages()[&(package, "new")])
+            .arg(&packages().files[&(package, "new")])
             .arg(folder.path()),
     );
     folder
@@ -166,6 +180,7 @@ fn packages_hold_what_they_declare_and_the_same_twice() {
     if let Some(why) = missing() {
         return eprintln!("SKIPPED: {why}");
     }
+    let made = packages();
     let tree = unpacked("pollux");
     let install = fs::read_to_string(root().join("packaging/pollux/install")).unwrap();
     for item in read_install(&install).unwrap() {
@@ -183,7 +198,7 @@ fn packages_hold_what_they_declare_and_the_same_twice() {
     let fields = good(
         Command::new("dpkg-deb")
             .arg("--field")
-            .arg(&packages()[&("pollux", "new")]),
+            .arg(&made.files[&("pollux", "new")]),
     );
     assert!(fields.contains("Depends: libc6 (>= "), "{fields}");
     assert!(fields.contains("Version: 0.1.0\n"), "{fields}");
@@ -201,9 +216,10 @@ fn packages_hold_what_they_declare_and_the_same_twice() {
         programs: programs(),
         out: again.path().to_owned(),
         version: Some("0.1.0".into()),
+        quick: true,
     };
     for (package, file) in PACKAGES.into_iter().zip(debs.build().unwrap()) {
-        let same = fs::read(&file).unwrap() == fs::read(&packages()[&(package, "new")]).unwrap();
+        let same = fs::read(&file).unwrap() == fs::read(&made.files[&(package, "new")]).unwrap();
         assert!(same, "{package}: two packages of the same programs differ");
     }
 }
@@ -230,6 +246,7 @@ fn debians_judge_finds_no_error() {
     if !has("lintian") {
         return eprintln!("SKIPPED: lintian is not installed: apt install lintian");
     }
+    let made = packages();
     for package in PACKAGES {
         let mut command = Command::new("lintian");
         command.args([
@@ -238,7 +255,7 @@ fn debians_judge_finds_no_error() {
             "--allow-root",
             "--tag-display-limit=0",
         ]);
-        let output = run(command.arg(&packages()[&(package, "new")]), WITHIN);
+        let output = run(command.arg(&made.files[&(package, "new")]), WITHIN);
         assert!(output.status.success(), "{package}: {}", text(&output));
     }
 }
@@ -282,7 +299,7 @@ fn units_are_what_systemd_understands() {
         .iter()
         .map(|(name, _)| format!("{name}.service"))
         .collect();
-    let mut all = names.clone();
+    let mut all = names;
     all.push("pollux.target".into());
     let output = verify(&all);
     assert!(
@@ -291,12 +308,15 @@ fn units_are_what_systemd_understands() {
         text(&output)
     );
     // It would have said so.
-    let unit = tree.path().join("usr/lib/systemd/system").join(&names[0]);
+    let unit = tree
+        .path()
+        .join("usr/lib/systemd/system")
+        .join("heartbeatd.service");
     let wrong = fs::read_to_string(&unit)
         .unwrap()
         .replace("Restart=always", "Restart=sometimes");
     fs::write(&unit, wrong).unwrap();
-    assert!(text(&verify(&names[..1])).contains("sometimes"));
+    assert!(text(&verify(&["heartbeatd.service".into()])).contains("sometimes"));
 }
 
 #[test]
@@ -422,6 +442,7 @@ fn mirror() -> Option<String> {
 /// A system of its own in a folder, without a running systemd but with one that writes down what it is asked.
 struct Chroot {
     folder: tempfile::TempDir,
+    packages: Arc<Made>,
 }
 
 impl Chroot {
@@ -451,11 +472,17 @@ echo "$deed" >> /asked
         fs::rename(&systemctl, systemctl.with_extension("real")).unwrap();
         fs::write(&systemctl, script).unwrap();
         fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
-        let chroot = Self { folder };
+        let chroot = Self {
+            folder,
+            packages: packages(),
+        };
         fs::create_dir_all(chroot.path("run/systemd/system")).unwrap();
         chroot.write("running", "");
-        // It would change this machine's kernel.
+        // Both would change this machine's kernel, of which there is one: its settings, and a file of its /proc.
         chroot.write("usr/lib/systemd/systemd-sysctl", "#!/bin/sh\n");
+        let folders = fs::read_to_string(root().join("packaging/pollux/tmpfiles.conf")).unwrap();
+        let folders: Vec<&str> = folders.lines().filter(|line| line.starts_with("d ")).collect();
+        chroot.write("etc/tmpfiles.d/pollux.conf", &format!("{}\n", folders.join("\n")));
         chroot
     }
 
@@ -490,9 +517,8 @@ echo "$deed" >> /asked
     }
 
     fn install(&self, which: (&'static str, &'static str)) -> Output {
-        let file = &packages()[&which];
         let inside = format!("{}.deb", which.1);
-        fs::copy(file, self.path(&inside)).unwrap();
+        fs::copy(&self.packages.files[&which], self.path(&inside)).unwrap();
         self.output(&["dpkg", "--force-unsafe-io", "--install", &format!("/{inside}")])
     }
 

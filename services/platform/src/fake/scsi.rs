@@ -135,7 +135,6 @@ impl FakeDisk {
     #[must_use]
     pub fn found(&self, address: &str, name: &str) -> Found {
         Found {
-            generic: name.replace("sd", "sg"),
             address: address.to_owned(),
             kind: 0,
             vendor: self.model.vendor.clone(),

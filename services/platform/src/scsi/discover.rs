@@ -5,12 +5,13 @@
 //! since between a look and an opening the name may have gone to another.
 //!
 //! ```text
-//! class/scsi_generic/sgN/device -> .../2:0:1:0      host:channel:target:unit; the way to it names the transport
+//! class/scsi_device/2:0:1:0/device -> .../2:0:1:0   host:channel:target:unit; the way to it names the transport
 //!     type vendor model rev state vpd_pg80 vpd_pg83
 //!     block/sdX   size  ro  queue/logical_block_size  queue/write_cache  holders/
 //! ```
 //!
-//! Nothing here opens a device or sends a command.
+//! Nothing here opens a device or sends a command. (The class of generic nodes, `scsi_generic`, shows the same devices, but
+//! only where the driver sg is loaded.)
 
 use super::decode::{self, Wwn};
 use std::fs;
@@ -88,8 +89,6 @@ pub struct Block {
 /// One path to one SCSI device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Name of its generic node, `sg0` for instance.
-    pub generic: String,
     /// Host, channel, target and unit, as the kernel writes them.
     pub address: String,
     /// Peripheral device type (SPC-4, table 148); 0 is a disk.
@@ -117,20 +116,16 @@ pub struct Found {
 /// # Errors
 /// The class cannot be read. A device that goes away meanwhile is none.
 pub fn scan(sysfs: &Path) -> io::Result<Vec<Found>> {
-    let class = sysfs.join("class/scsi_generic");
+    let class = sysfs.join("class/scsi_device");
     let entries = match fs::read_dir(&class) {
         Ok(entries) => entries,
-        // No SCSI device has ever been here, or sg is not loaded.
+        // SCSI is not loaded.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
     let mut found = Vec::new();
     for entry in entries {
-        let entry = entry?;
-        let Ok(generic) = entry.file_name().into_string() else {
-            continue;
-        };
-        found.extend(look(&entry.path().join("device"), generic));
+        found.extend(look(&entry?.path().join("device")));
     }
     let order = |found: &Found| -> Vec<u64> {
         found
@@ -144,14 +139,13 @@ pub fn scan(sysfs: &Path) -> io::Result<Vec<Found>> {
 }
 
 /// One device; `None` if it has gone.
-fn look(device: &Path, generic: String) -> Option<Found> {
+fn look(device: &Path) -> Option<Found> {
     let device = device.canonicalize().ok()?;
     let address = device.file_name()?.to_str()?.to_owned();
     let kind = line(&device.join("type"))?.parse().ok()?;
     let page = |name: &str| fs::read(device.join(name)).ok();
     let designators = page("vpd_pg83").and_then(|bytes| decode::designators(&bytes).ok());
     Some(Found {
-        generic,
         address,
         kind,
         vendor: line(&device.join("vendor"))?,

@@ -21,7 +21,7 @@
 //! * commands go through SG_IO on that same descriptor. The kernel waits there without being interruptible
 //!   (`blk_execute_rq` in drivers/scsi/scsi_ioctl.c), so a command has ended when the call returns, whatever signal came.
 //!   On `/dev/sgN` the wait can be interrupted (drivers/scsi/sg.c): the command goes on as an orphan, and after a signal or
-//!   a stop the call is made *again*. `/dev/sgN` is used for nothing but to find the disk in sysfs.
+//!   a stop the call is made *again*. So `/dev/sgN` is not used at all.
 //! * the middle layer retries nothing that is sent this way (`allowed = 0`): a unit attention comes back, and says that
 //!   the command was not done. [`run`] sends it again; nothing else is ever sent twice.
 //!

@@ -73,7 +73,7 @@ fn the_structure_of_sg_io_is_that_of_the_headers() {
     let mut ours: Vec<(String, u64)> = Vec::new();
     let numbers: [(&str, &str, u64); 5] = [
         ("size", "sizeof(struct sg_io_hdr)", size_of::<SgIoHdr>() as u64),
-        ("SG_IO", "SG_IO", linux::SG_IO as u64),
+        ("SG_IO", "SG_IO", linux::SG_IO),
         (
             "none",
             "-SG_DXFER_NONE",
@@ -524,8 +524,8 @@ fn attribute(folder: &Path, name: &str, content: impl AsRef<[u8]>) {
     std::fs::write(path, content).unwrap();
 }
 
-/// A device in a tree like that of sysfs, and the link of its generic node.
-fn plant(sysfs: &Path, way: &str, generic: &str, name: &str, identification: &[u8]) {
+/// A device in a tree like that of sysfs, and its link in the class.
+fn plant(sysfs: &Path, way: &str, name: &str, identification: &[u8]) {
     let device = sysfs.join(way);
     for (attr, content) in [
         ("type", "0\n"),
@@ -542,7 +542,7 @@ fn plant(sysfs: &Path, way: &str, generic: &str, name: &str, identification: &[u
     attribute(&block, "size", "7814037168\n");
     attribute(&block, "queue/logical_block_size", "512\n");
     attribute(&block, "queue/write_cache", "write back\n");
-    let class = sysfs.join("class/scsi_generic").join(generic);
+    let class = sysfs.join("class/scsi_device").join(device.file_name().unwrap());
     std::fs::create_dir_all(&class).unwrap();
     std::os::unix::fs::symlink(&device, class.join("device")).unwrap();
 }
@@ -553,12 +553,11 @@ fn disks_are_found_by_what_they_are() {
     let sysfs = dir.path();
     assert_eq!(discover::scan(sysfs).unwrap(), [], "no SCSI at all");
     let sas = "devices/pci0/host2/port-2:0/end_device-2:0/target2:0:0/2:0:0:0";
-    plant(sysfs, sas, "sg3", "sdq", SAS_IDENTIFICATION);
+    plant(sysfs, sas, "sdq", SAS_IDENTIFICATION);
     attribute(&sysfs.join(sas).join("block/sdq"), "holders/dm-3/dev", "254:3\n");
     plant(
         sysfs,
         "devices/pci0/ata1/host10/target10:0:0/10:0:0:0",
-        "sg1",
         "sda",
         b"\0\x83\0\x04\xff\xff\xff\xff",
     );

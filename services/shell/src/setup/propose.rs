@@ -300,6 +300,9 @@ pub fn propose(facts: &Facts, answers: &Answers, fresh: ArrayId) -> Outcome {
     let (mut questions, mut problems, mut notes) = (vec![], vec![], vec![]);
     let wire = interconnect(facts, answers, &mut questions, &mut problems);
     let front = front(facts, answers, wire.as_ref(), &mut questions, &mut problems);
+    if let Some(front) = &front {
+        strangers(facts, front, &mut notes);
+    }
     let controller = wire.as_ref().map(|wire| which(answers, wire));
     let (mut disks, refused) = slots(facts, answers, &mut problems, &mut notes);
     let quorum = quorum(answers, &disks, &mut problems);
@@ -473,6 +476,13 @@ fn front(
     };
     let candidates: Vec<&Nic> = facts.nics.iter().filter(can).collect();
     let nic = match (&given.interface, &candidates[..]) {
+        (Some(name), _) if name == "lo" || *name == wire.interface => {
+            problems.push(Problem::new(
+                format!("front.interface = {name:?}: the array would remove what else is there"),
+                "an interface that leads to the hosts and has no other work",
+            ));
+            return None;
+        }
         (Some(name), _) => find(facts, name, "front.interface", problems)?,
         (None, [one]) => one,
         (None, []) => {
@@ -498,6 +508,20 @@ fn front(
         prefix: own.prefix,
         portal_port: PORTAL_PORT,
     })
+}
+
+/// On the interface to the hosts the array adds and removes addresses as it sees fit: whoever came in by another one is
+/// told before it goes.
+fn strangers(facts: &Facts, front: &Front, notes: &mut Vec<String>) {
+    let nic = facts.nics.iter().find(|nic| nic.name == front.interface);
+    let others = nic.into_iter().flat_map(|nic| &nic.addresses);
+    for other in others.filter(|other| usable(other) && other.address != front.address) {
+        notes.push(format!(
+            "{other} on {}: unless it is a floating address of the array, addressd removes it when it starts; \
+             whatever else needs it (a login, a backup) needs another interface",
+            front.interface
+        ));
+    }
 }
 
 fn find<'f>(facts: &'f Facts, name: &str, key: &str, problems: &mut Vec<Problem>) -> Option<&'f Nic> {

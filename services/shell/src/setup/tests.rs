@@ -3,7 +3,7 @@
 use super::conclude;
 use super::facts::{Clock, Disk, Facts, Nic, bonded, user_of};
 use super::files::{self, State, Wanted, differences, shelf_rules};
-use super::propose::{Answers, Bmc, Outcome, Problem, Proposal, Slot, propose, refusal};
+use super::propose::{Answers, Bmc, FrontAnswers, Outcome, Problem, Proposal, Slot, propose, refusal};
 use crate::cli::Setup;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
 use pollux_runtime::ControllerConfig;
@@ -285,6 +285,27 @@ fn what_does_not_follow_is_asked_and_the_answer_taken() {
     let mut two = machine("1");
     two.nics[4].addresses.push("10.78.0.99/24".parse().unwrap());
     assert_eq!(asked(&two, &Answers::default()), ["front.address"]);
+    let own = Answers {
+        front: FrontAnswers {
+            interface: None,
+            address: Some("10.78.0.1".parse().unwrap()),
+        },
+        ..Answers::default()
+    };
+    let notes = ready(&two, &own).notes;
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.contains("10.78.0.99/24 on eth0") && note.contains("removes it")),
+        "{notes:?}"
+    );
+    for wrong in ["lo", "bond0"] {
+        answers.set("front.interface", wrong).unwrap();
+        assert!(
+            refused(&facts, &answers)[0].what.contains("would remove"),
+            "{wrong}"
+        );
+    }
     let mut bonds = machine("1");
     bonds.nics.push(Nic {
         name: "bond1".into(),
