@@ -6,10 +6,11 @@ use pollux_platform::lines::CallError;
 use pollux_platform::power::{ChassisBmc, Watchdog};
 use pollux_runtime::ControllerConfig;
 use std::net::Ipv4Addr;
-use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use tokio::net::UnixDatagram;
+use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -62,15 +63,14 @@ fn refused(dir: &Path) -> (Option<i32>, String) {
 async fn it_serves_what_there_is_and_ends_when_asked() {
     let (dir, config) = folder("[[disk]]\nslot = 3\nwwn = \"naa.5000c500a1b2c3d7\"\n");
     let notify = UnixDatagram::bind(dir.path().join("notify")).unwrap();
-    notify.set_read_timeout(Some(LIMIT)).unwrap();
     let mut running = Running(daemon(dir.path()).stderr(Stdio::null()).spawn().unwrap());
-    let said = || {
+    let said = async || {
         let mut buffer = [0; 64];
-        let length = notify.recv(&mut buffer).unwrap();
+        let length = timeout(LIMIT, notify.recv(&mut buffer)).await.unwrap().unwrap();
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
     assert_eq!(
-        said(),
+        said().await,
         "READY=1",
         "a disk that is not there keeps nobody from starting"
     );
@@ -98,7 +98,7 @@ async fn it_serves_what_there_is_and_ends_when_asked() {
             .unwrap()
             .success()
     );
-    assert_eq!(said(), "STOPPING=1");
+    assert_eq!(said().await, "STOPPING=1");
     let status = tokio::task::spawn_blocking(move || running.0.wait().unwrap())
         .await
         .unwrap();

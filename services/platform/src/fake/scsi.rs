@@ -139,7 +139,6 @@ impl FakeDisk {
             kind: 0,
             vendor: self.model.vendor.clone(),
             product: "FAKE".to_owned(),
-            revision: "1".to_owned(),
             state: "running".to_owned(),
             transport: Transport::Sas,
             serial: Some(self.model.serial.clone()),

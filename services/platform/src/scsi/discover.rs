@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! class/scsi_device/2:0:1:0/device -> .../2:0:1:0   host:channel:target:unit; the way to it names the transport
-//!     type vendor model rev state vpd_pg80 vpd_pg83
+//!     type vendor model state vpd_pg80 vpd_pg83
 //!     block/sdX   size  ro  queue/logical_block_size  queue/write_cache  holders/
 //! ```
 //!
@@ -97,8 +97,6 @@ pub struct Found {
     pub vendor: String,
     /// Product.
     pub product: String,
-    /// Revision of its firmware.
-    pub revision: String,
     /// `running`, `offline`, `transport-offline`, ...
     pub state: String,
     /// What lies between.
@@ -150,7 +148,6 @@ fn look(device: &Path) -> Option<Found> {
         kind,
         vendor: line(&device.join("vendor"))?,
         product: line(&device.join("model"))?,
-        revision: line(&device.join("rev")).unwrap_or_default(),
         state: line(&device.join("state")).unwrap_or_default(),
         transport: Transport::of(&device),
         serial: page("vpd_pg80").and_then(|bytes| decode::serial(&bytes).ok()),

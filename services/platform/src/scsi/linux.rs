@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// `struct sg_io_hdr` of <scsi/sg.h>: version 3 of the interface. A test compares it with the header of this machine.
 #[repr(C)]
@@ -58,7 +58,6 @@ const SENSE_BYTES: u8 = 252;
 #[derive(Debug)]
 pub struct LinuxDisk {
     file: File,
-    node: PathBuf,
     cache: Cache,
 }
 
@@ -96,17 +95,7 @@ impl LinuxDisk {
                 }
             }
         };
-        Ok(LinuxDisk {
-            file,
-            node: node.to_owned(),
-            cache,
-        })
-    }
-
-    /// The node.
-    #[must_use]
-    pub fn node(&self) -> &Path {
-        &self.node
+        Ok(LinuxDisk { file, cache })
     }
 
     /// `pwritev2` of one buffer; how much of it was written.

@@ -531,7 +531,6 @@ fn plant(sysfs: &Path, way: &str, name: &str, identification: &[u8]) {
         ("type", "0\n"),
         ("vendor", "SEAGATE \n"),
         ("model", "ST4000NM0023    \n"),
-        ("rev", "0004\n"),
     ] {
         attribute(&device, attr, content);
     }
