@@ -231,6 +231,13 @@ impl Panel {
         Ok(done(began, changed))
     }
 
+    /// A disk, or every disk, forgets who is registered and who holds it.
+    pub async fn forget_reservations(&self, disk: Option<DiskIndex>) -> Outcome {
+        let began = monotonic_ns();
+        let forgotten = self.shelf.forget_reservations(disk).await;
+        forgotten.map(|()| done(began, true)).map_err(refused)
+    }
+
     /// Every cable plugged, every fault gone, power on.
     pub async fn heal(&self) -> Outcome {
         let mut done = self.power(PowerAction::On).await?;
@@ -345,9 +352,7 @@ impl Handler for Panel {
             }
             FORGET => {
                 let Forget { disk } = read!(method, given);
-                let began = monotonic_ns();
-                let forgotten = self.shelf.forget_reservations(disk).await;
-                forgotten.map(|()| done(began, true)).map_err(refused)
+                self.forget_reservations(disk).await
             }
             HEAL => self.heal().await,
             SHUTDOWN => Ok(done(monotonic_ns(), true)),
