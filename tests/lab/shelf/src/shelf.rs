@@ -74,7 +74,7 @@ pub enum StartError {
     },
 }
 
-/// A running shelf. Dropping it ends everything; the cache counts as written then.
+/// A running shelf, until [`stop`](Self::stop). The cache counts as written when its process ends.
 #[derive(Debug)]
 pub struct LabShelf {
     panel: Arc<Panel>,
@@ -156,13 +156,22 @@ impl LabShelf {
         &self.panel
     }
 
-    /// Nobody is served any more, and nothing takes effect any more, when this returns.
+    /// Nobody is served any more, nothing takes effect any more and the folder is free when this returns.
     pub async fn stop(self) {
-        for portal in self.portals.iter() {
+        let LabShelf {
+            panel,
+            portals,
+            control,
+            socket,
+        } = self;
+        for portal in portals.iter() {
             portal.pull().await;
         }
-        self.control.abort();
-        let _ = std::fs::remove_file(&self.socket);
+        control.abort();
+        // Cancelled, as was asked; it has let go of the buttons now.
+        let _ = control.await;
+        drop(panel);
+        let _ = std::fs::remove_file(&socket);
     }
 }
 
