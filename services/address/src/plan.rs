@@ -333,7 +333,14 @@ mod tests {
 
     #[test]
     fn the_kernels_own_addresses_are_nobodys_strangers() {
-        let up = ["127.0.0.1/8", "::1/128", "fe80::1/64", "169.254.7.7/16", "10.78.0.50/24"].map(addr);
+        let up = [
+            "127.0.0.1/8",
+            "::1/128",
+            "fe80::1/64",
+            "169.254.7.7/16",
+            "10.78.0.50/24",
+        ]
+        .map(addr);
         let adoption = adopt(&Owners::new(), &up, own());
         assert_eq!(adoption.strangers, [addr("10.78.0.50/24")]);
     }
