@@ -26,7 +26,8 @@ pub enum Error {
         remedy: String,
     },
     /// Nobody to ask.
-    #[error("no controller answers: {}\n  is it started? `systemctl start pollux.target` on it (an array in software: `pollux-chassis run --dir DIR`), or power it on", list(.0))]
+    #[error("no controller answers: {}\n  is it started? `systemctl start pollux.target` on it, \
+         or `pollux-chassis run --dir DIR` for an array in software; or power it on", list(.0))]
     Unreachable(Vec<(PathBuf, String)>),
     /// A service refused.
     #[error("{}", refusal(.0))]
