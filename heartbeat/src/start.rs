@@ -75,7 +75,7 @@ pub enum StartError {
     Lease(#[from] lease::LeaseError),
     /// The quorum disks hold no area.
     #[error(
-        "quorum disks {0} are blank: this array was never formatted; run `quorum-format --config FILE` once, on one controller"
+        "quorum disks {0} are blank: this array was never formatted; run `pollux quorum format` once, on one controller"
     )]
     Blank(String),
     /// Parameters.

@@ -4,6 +4,9 @@
 //! been idle. So after a crash the legs differ in marked regions only, and those are made equal again before anything
 //! in them is read.
 //!
+//! A write that the disks may still hold in their caches keeps its bit until they were flushed: what a loss of power
+//! takes from one leg it may leave on the other.
+//!
 //! Two copies of 4 KiB, written in turn: `magic, pool, sequence, region size, CRC32C, one bit per region`. A reader
 //! takes the union of every copy it can read: a bit too many costs a comparison, a bit too few would be two answers
 //! to one question.
@@ -80,6 +83,19 @@ struct Region {
     idle_since: Instant,
     /// Its bit is durable.
     durable: bool,
+    /// The last write into it that was left in the disks' caches; zero: none.
+    cached: u64,
+}
+
+/// How a write ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// On the medium of every leg.
+    Durable,
+    /// In the cache of every leg.
+    Cached,
+    /// Perhaps on some legs and not on others.
+    InPart,
 }
 
 /// The bits as they are, as they should be, and who depends on them. Decides; writing is somebody else's.
@@ -89,6 +105,10 @@ pub struct Intents {
     /// Regions in which legs may differ since before the import.
     unsynced: BTreeSet<u32>,
     sequence: u64,
+    /// Number of the last write that was left in the disks' caches.
+    cached: u64,
+    /// Up to which of them the caches were flushed.
+    flushed: u64,
 }
 
 impl Intents {
@@ -98,6 +118,9 @@ impl Intents {
             regions: BTreeMap::new(),
             unsynced,
             sequence,
+            // What the owner before may have left there.
+            cached: 1,
+            flushed: 0,
         }
     }
 
@@ -110,6 +133,7 @@ impl Intents {
                 writers: 0,
                 idle_since: now,
                 durable: unsynced,
+                cached: 0,
             });
             entry.writers += 1;
             durable &= entry.durable;
@@ -125,19 +149,52 @@ impl Intents {
     }
 
     /// A write has ended, well or not.
-    pub fn end(&mut self, regions: impl Iterator<Item = u32>, now: Instant) {
+    pub fn end(&mut self, regions: impl Iterator<Item = u32>, how: Ended, now: Instant) {
+        self.cached += u64::from(how == Ended::Cached);
         for region in regions {
             if let Some(entry) = self.regions.get_mut(&region) {
                 entry.writers = entry.writers.saturating_sub(1);
                 entry.idle_since = now;
+                match how {
+                    Ended::Durable => {}
+                    Ended::Cached => entry.cached = self.cached,
+                    Ended::InPart => drop(self.unsynced.insert(region)),
+                }
             }
         }
     }
 
-    /// The next copy to write: its sequence and its bits, without those that have been idle for long enough.
+    /// The last write that may be in a cache and nowhere else.
+    pub fn unflushed(&self) -> Option<u64> {
+        (self.cached > self.flushed).then_some(self.cached)
+    }
+
+    /// Everything up to this write is on the medium of every leg.
+    pub fn is_flushed(&self, write: u64) -> bool {
+        self.flushed >= write
+    }
+
+    /// Some disk may have lost its cache: what was not flushed may differ between legs.
+    pub fn doubt(&mut self) {
+        let in_cache = self
+            .regions
+            .iter()
+            .filter(|(_, entry)| entry.cached > self.flushed);
+        self.unsynced.extend(in_cache.map(|(region, _)| *region));
+    }
+
+    /// The caches were flushed after `write` had ended.
+    pub fn flushed(&mut self, write: u64) {
+        self.flushed = self.flushed.max(write);
+    }
+
+    /// The next copy to write: its sequence and its bits, without those that have been idle for long enough and are in
+    /// no cache.
     pub fn next_copy(&mut self, now: Instant) -> (u64, BTreeSet<u32>) {
-        self.regions
-            .retain(|_, entry| entry.writers > 0 || now.duration_since(entry.idle_since) < IDLE);
+        let flushed = self.flushed;
+        self.regions.retain(|_, entry| {
+            entry.writers > 0 || now.duration_since(entry.idle_since) < IDLE || entry.cached > flushed
+        });
         self.sequence += 1;
         (
             self.sequence,
@@ -152,7 +209,7 @@ impl Intents {
         }
     }
 
-    /// There is a bit that could be cleared.
+    /// There is a bit that could be cleared, perhaps after a flush.
     pub fn has_idle(&self, now: Instant) -> bool {
         self.regions
             .values()
@@ -162,11 +219,15 @@ impl Intents {
     /// The region's legs are equal now. Its bit is cleared when it has been idle.
     pub fn synced(&mut self, region: u32, now: Instant) {
         if self.unsynced.remove(&region) {
-            self.regions.entry(region).or_insert(Region {
+            // Alike, but perhaps only in the caches.
+            self.cached += 1;
+            let entry = self.regions.entry(region).or_insert(Region {
                 writers: 0,
                 idle_since: now,
                 durable: true,
+                cached: 0,
             });
+            entry.cached = self.cached;
         }
     }
 
@@ -231,13 +292,13 @@ mod tests {
             intents.begin([1].into_iter(), start),
             "a second write needs nothing"
         );
-        intents.end([1, 2].into_iter(), start);
+        intents.end([1, 2].into_iter(), Ended::Durable, start);
         assert_eq!(
             intents.next_copy(start + IDLE).1,
             BTreeSet::from([1, 9]),
             "region 1 is still being written"
         );
-        intents.end([1].into_iter(), start + IDLE);
+        intents.end([1].into_iter(), Ended::Durable, start + IDLE);
         assert!(!intents.has_idle(start + IDLE));
         assert!(intents.has_idle(start + IDLE * 2));
         assert_eq!(
@@ -251,6 +312,67 @@ mod tests {
         );
         intents.synced(9, start);
         assert_eq!(intents.first_unsynced(), None);
+        assert_eq!(intents.next_copy(start + IDLE).1, BTreeSet::from([1, 9]));
+        intents.flushed(intents.unflushed().expect("made equal"));
         assert_eq!(intents.next_copy(start + IDLE).1, BTreeSet::from([1]));
+    }
+
+    #[test]
+    fn a_bit_stays_until_what_is_in_caches_was_flushed() {
+        let start = Instant::now();
+        let mut intents = Intents::new(0, BTreeSet::new());
+        let left = intents
+            .unflushed()
+            .expect("the owner before may have left something");
+        intents.flushed(left);
+        assert_eq!(intents.unflushed(), None);
+        intents.begin([1, 2].into_iter(), start);
+        intents.end([2].into_iter(), Ended::Durable, start);
+        intents.end([1].into_iter(), Ended::Cached, start);
+        let first = intents.unflushed().expect("in a cache");
+        intents.begin([3].into_iter(), start);
+        intents.end([3].into_iter(), Ended::Cached, start);
+        let later = start + IDLE * 2;
+        assert_eq!(intents.next_copy(later).1, BTreeSet::from([1, 3]));
+        intents.flushed(first);
+        assert!(intents.is_flushed(first));
+        assert_eq!(
+            intents.next_copy(later).1,
+            BTreeSet::from([3]),
+            "written after that flush had begun"
+        );
+        intents.flushed(intents.unflushed().expect("the second"));
+        assert_eq!(intents.next_copy(later).1, BTreeSet::new());
+    }
+
+    #[test]
+    fn a_cache_that_may_be_lost_leaves_what_was_in_it_in_doubt() {
+        let start = Instant::now();
+        let mut intents = Intents::new(0, BTreeSet::new());
+        intents.begin([1, 2].into_iter(), start);
+        intents.end([1].into_iter(), Ended::Cached, start);
+        intents.end([2].into_iter(), Ended::Durable, start);
+        intents.doubt();
+        assert!(intents.is_unsynced(1) && !intents.is_unsynced(2));
+        intents.synced(1, start);
+        intents.flushed(intents.unflushed().expect("made equal, and not flushed"));
+        intents.doubt();
+        assert_eq!(intents.first_unsynced(), None);
+    }
+
+    #[test]
+    fn what_was_written_in_part_is_made_equal() {
+        let start = Instant::now();
+        let mut intents = Intents::new(0, BTreeSet::new());
+        intents.begin([4].into_iter(), start);
+        intents.end([4].into_iter(), Ended::InPart, start);
+        assert!(intents.is_unsynced(4));
+        assert_eq!(intents.next_copy(start + IDLE * 2).1, BTreeSet::from([4]));
+        intents.synced(4, start);
+        assert_eq!(
+            intents.next_copy(start + IDLE * 2).1,
+            BTreeSet::from([4]),
+            "alike, but not flushed"
+        );
     }
 }

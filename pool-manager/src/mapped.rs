@@ -9,7 +9,8 @@
 //! | snapshot | the volume stands still; a copy of its table; the label that names it; the volume goes on |
 //!
 //! So at each point in time the table on the disks leads to whole extents only, and what was not answered is there or
-//! not. The [`Map`] says what may be given back when.
+//! not. The [`Map`] says what may be given back when. A write that may stay in the disks' caches does so only where it
+//! needs no new extent: what a table leads to must be the volume's own, also after a loss of power.
 //!
 //! The caller holds the range of a command against others, and whole extents where [`Mapped::settled`] says no. It must
 //! never: begin a write before it has all the extents that it needs; let an extent go that a page on the disks leads to.
@@ -36,6 +37,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn read(&self, at: u64, length: u64) -> impl Future<Output = Result<Bytes, MirrorError>> + Send;
     /// Writes, durably.
     fn write(&self, at: u64, data: Bytes) -> impl Future<Output = Result<(), MirrorError>> + Send;
+    /// Writes; durable with the next flush.
+    fn write_cached(&self, at: u64, data: Bytes) -> impl Future<Output = Result<(), MirrorError>> + Send;
     /// Zeros, durably.
     fn zero(&self, at: u64, length: u64) -> impl Future<Output = Result<(), MirrorError>> + Send;
 }
@@ -47,6 +50,10 @@ impl Store for Mirror {
 
     fn write(&self, at: u64, data: Bytes) -> impl Future<Output = Result<(), MirrorError>> + Send {
         self.write(at, data)
+    }
+
+    fn write_cached(&self, at: u64, data: Bytes) -> impl Future<Output = Result<(), MirrorError>> + Send {
+        self.write_cached(at, data)
     }
 
     fn zero(&self, at: u64, length: u64) -> impl Future<Output = Result<(), MirrorError>> + Send {
@@ -116,6 +123,7 @@ struct Step {
     from: u64,
     data: Bytes,
     to: To,
+    fua: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -234,23 +242,23 @@ impl<S: Store> Mapped<S> {
         out
     }
 
-    /// Writes; durable when it returns.
+    /// Writes; with `fua` durable when it returns, otherwise with the next flush.
     ///
     /// # Errors
     /// [`MappedError::NoRoom`]: nothing was done. Otherwise it may have been done in part, and may be done again.
-    pub async fn write(&self, at: u64, data: Bytes) -> Result<(), MappedError> {
+    pub async fn write(&self, at: u64, data: Bytes, fua: bool) -> Result<(), MappedError> {
         let end = at + data.len() as u64;
         let mut rest = data;
         let parts =
             pieces(at, end).map(|(extent, from, length)| (extent, from, rest.split_to(length as usize)));
-        let steps = self.plan(parts.collect())?;
+        let steps = self.plan(parts.collect(), fua)?;
         self.carry(steps).await?;
         self.settle(extents(at, end)).await?;
         Ok(())
     }
 
     /// Takes every extent that these need, or none.
-    fn plan(&self, parts: Vec<(u64, u64, Bytes)>) -> Result<Vec<Step>, MappedError> {
+    fn plan(&self, parts: Vec<(u64, u64, Bytes)>, fua: bool) -> Result<Vec<Step>, MappedError> {
         let mut map = self.map();
         let promised = !self.is_thin();
         self.space.with(|space| {
@@ -283,6 +291,7 @@ impl<S: Store> Mapped<S> {
                     from,
                     data,
                     to,
+                    fua,
                 });
             }
             Ok(steps)
@@ -302,9 +311,11 @@ impl<S: Store> Mapped<S> {
             from,
             data,
             to,
+            fua,
         } = step;
         let (taken, over) = match to {
-            To::Own(own) => return self.store.write(own * EXTENT_BYTES + from, data).await,
+            To::Own(own) if fua => return self.store.write(own * EXTENT_BYTES + from, data).await,
+            To::Own(own) => return self.store.write_cached(own * EXTENT_BYTES + from, data).await,
             To::New { taken, over } => (taken, over),
         };
         let at = taken * EXTENT_BYTES;
@@ -347,7 +358,7 @@ impl<S: Store> Mapped<S> {
                 }
             }
         }
-        let steps = self.plan(copies)?;
+        let steps = self.plan(copies, true)?;
         let zeroed = join_all(zeros.into_iter().map(|(at, length)| self.store.zero(at, length)));
         let (zeroed, carried) = futures_util::future::join(zeroed, self.carry(steps)).await;
         zeroed.into_iter().collect::<Result<(), _>>()?;
@@ -368,7 +379,7 @@ impl<S: Store> Mapped<S> {
         if self.map().get(extent).is_none() {
             // The smallest write there is: the rest of a new extent is zeroed for it.
             let zeros = Bytes::from(vec![0; PAGE as usize]);
-            self.write(extent * EXTENT_BYTES, zeros).await?;
+            self.write(extent * EXTENT_BYTES, zeros, true).await?;
         }
         Ok(())
     }

@@ -7,6 +7,9 @@
 //! | event | what happens |
 //! |---|---|
 //! | write | intents durable, then every leg that is written to, with force unit access |
+//! | write that may stay in caches | intents durable, then every leg that is written to |
+//! | flush | every leg; then own key is read back on each, which a disk may have lost with its cache |
+//! | a leg's session ends before a flush | it may have lost its cache: made equal to a leg that has not; without one the next flush fails |
 //! | a leg fails | its failure is recorded, durably, on the legs that remain; only then is the write acknowledged |
 //! | no leg in sync remains | suspended: nothing is recorded, commands wait; it goes on when legs come back |
 //! | reservation conflict, preempted, wrong key | stopped, at once and for good; never retried |
@@ -24,7 +27,7 @@
 
 use crate::disks::{Disks, Session};
 use crate::fence::{self, Exclusion, FenceError};
-use crate::intent::{self, INTENT_BYTES, Intents};
+use crate::intent::{self, Ended, INTENT_BYTES, Intents};
 use crate::label::{self, DATA_AT, EXTENT_BYTES, INTENT_AT, Label, MemberState, TooLarge};
 use bytes::Bytes;
 use pollux_api::id::DiskIndex;
@@ -103,6 +106,8 @@ pub struct Mirror {
     relabel: tokio::sync::Mutex<Relabel>,
     intents: Mutex<Intents>,
     intent_writer: tokio::sync::Mutex<()>,
+    /// Held while the caches are flushed: whoever waits may find itself flushed.
+    flusher: tokio::sync::Mutex<()>,
     stripes: Vec<RwLock<()>>,
     condition: watch::Sender<Condition>,
     /// Per disk: the session in which the key was read back.
@@ -110,6 +115,16 @@ pub struct Mirror {
     /// Disks that carry our key. Others are used only where the previous owner was reported off instead.
     guarded: Mutex<BTreeSet<DiskIndex>>,
     progress: Mutex<BTreeMap<DiskIndex, u8>>,
+    caches: Mutex<Caches>,
+}
+
+/// What is known of the disks' caches.
+#[derive(Debug, Default)]
+struct Caches {
+    /// Legs that may have lost what was not flushed, until all is equal again.
+    lost: BTreeSet<DiskIndex>,
+    /// How often no leg was left that certainly has what was not flushed.
+    losses: u64,
 }
 
 /// What is known of labels beyond the one in force.
@@ -174,11 +189,13 @@ impl Mirror {
             relabel: tokio::sync::Mutex::new(relabel),
             intents: Mutex::new(intents),
             intent_writer: tokio::sync::Mutex::new(()),
+            flusher: tokio::sync::Mutex::new(()),
             stripes: (0..STRIPES).map(|_| RwLock::new(())).collect(),
             condition: watch::Sender::new(Condition::Active),
             verified: Mutex::default(),
             guarded: Mutex::new(guarded),
             progress: Mutex::default(),
+            caches: Mutex::default(),
         })
     }
 
@@ -304,7 +321,12 @@ impl Mirror {
         }
         if lock(&self.guarded).contains(&disk) && lock(&self.verified).get(&disk) != Some(&session.number()) {
             match fence::check(&self.disks, disk, self.key).await {
-                Ok(()) => drop(lock(&self.verified).insert(disk, session.number())),
+                Ok(()) => {
+                    let before = lock(&self.verified).insert(disk, session.number());
+                    if before.is_some() {
+                        self.cache_lost(disk);
+                    }
+                }
                 Err(FenceError::Lost { holder, status, .. }) => {
                     return Err(LegResult::Conflict { holder, why: status });
                 }
@@ -544,13 +566,124 @@ impl Mirror {
 
     /// Writes; durable on every leg when it returns. The caller holds the range against overlapping writes.
     pub async fn write(&self, at: u64, data: Bytes) -> Result<(), MirrorError> {
+        self.put(at, data, Ended::Durable).await
+    }
+
+    /// Writes; durable with the next flush. A loss of power of this controller takes nothing, one of the disks may.
+    ///
+    /// On a disk that does not carry own key nobody could tell later that its cache was lost: then it is durable at once.
+    pub async fn write_cached(&self, at: u64, data: Bytes) -> Result<(), MirrorError> {
+        let told = {
+            let guarded = lock(&self.guarded);
+            Self::written(&self.label())
+                .iter()
+                .all(|disk| guarded.contains(disk))
+        };
+        let how = if told { Ended::Cached } else { Ended::Durable };
+        self.put(at, data, how).await
+    }
+
+    async fn put(&self, at: u64, data: Bytes, how: Ended) -> Result<(), MirrorError> {
         let length = data.len() as u64;
-        self.change(at, length, |session| Operation::Write {
+        self.change(at, length, how, |session| Operation::Write {
             lba: (DATA_AT + at) / u64::from(session.info.block_size),
             data: data.clone(),
-            fua: true,
+            fua: how == Ended::Durable,
         })
         .await
+    }
+
+    /// Everything whose write has returned is durable on every leg when it returns; also what an earlier owner left in
+    /// the caches.
+    pub async fn flush(&self) -> Result<(), MirrorError> {
+        let Some(wanted) = lock(&self.intents).unflushed() else {
+            return Ok(());
+        };
+        let _one = self.flusher.lock().await;
+        let upto = {
+            let intents = lock(&self.intents);
+            match intents.unflushed() {
+                Some(upto) if !intents.is_flushed(wanted) => upto,
+                _ => return Ok(()),
+            }
+        };
+        let until = Instant::now() + HOLD;
+        self.on_all(until, |_| Operation::Flush).await?;
+        self.caches_were_kept(until).await?;
+        lock(&self.intents).flushed(upto);
+        Ok(())
+    }
+
+    /// How often what was written and not flushed may have been lost on every leg. Whoever waits for a flush of a write
+    /// from before the last time has to be told that it failed.
+    pub fn losses(&self) -> u64 {
+        lock(&self.caches).losses
+    }
+
+    /// The session at a leg has ended: the disk may have been without power.
+    fn cache_lost(&self, disk: DiskIndex) {
+        let mut intents = lock(&self.intents);
+        if intents.unflushed().is_none() {
+            return;
+        }
+        intents.doubt();
+        let mut caches = lock(&self.caches);
+        caches.lost.insert(disk);
+        let label = self.label();
+        if label
+            .disks_in(MemberState::InSync)
+            .all(|leg| caches.lost.contains(&leg))
+        {
+            warn!(pool = %label.pool, "every disk may have lost what was written to its cache and not flushed");
+            caches.losses += 1;
+            caches.lost.clear();
+        } else {
+            info!(pool = %label.pool, %disk, "it may have lost its cache: made equal to the others");
+        }
+    }
+
+    /// The legs in sync, those first that have everything.
+    fn sources(&self, label: &Label) -> Vec<DiskIndex> {
+        let caches = lock(&self.caches);
+        let (doubtful, sure): (Vec<_>, Vec<_>) = label
+            .disks_in(MemberState::InSync)
+            .partition(|disk| caches.lost.contains(disk));
+        [sure, doubtful].concat()
+    }
+
+    /// A disk that was without power since this controller took it has lost own key with its cache. Asked after a flush,
+    /// since it may have been without power just before that.
+    async fn caches_were_kept(&self, until: Instant) -> Result<(), MirrorError> {
+        loop {
+            self.active(until).await?;
+            let legs: Vec<_> = {
+                let guarded = lock(&self.guarded);
+                let written = Self::written(&self.label()).into_iter();
+                written.filter(|disk| guarded.contains(disk)).collect()
+            };
+            let checked = self
+                .disks
+                .each(&legs, |disk| fence::check(&self.disks, disk, self.key))
+                .await;
+            let mut failed = Vec::new();
+            for (disk, result) in checked {
+                match result {
+                    Ok(()) => {}
+                    Err(FenceError::Lost { holder, status, .. }) => {
+                        self.lost(disk, holder, &status);
+                        return Err(MirrorError::Stopped);
+                    }
+                    // What it has kept nobody knows.
+                    Err(error) => {
+                        warn!(pool = %self.label().pool, %disk, %error, "a leg failed");
+                        failed.push((disk, Failure::Unknown));
+                    }
+                }
+            }
+            if failed.is_empty() || self.fail(&failed, until).await? {
+                return Ok(());
+            }
+        }
     }
 
     /// Zeros a range, durably on every leg.
@@ -558,7 +691,7 @@ impl Mirror {
         let mut from = at;
         while from < at + length {
             let piece = UNMAP_PIECE.min(at + length - from);
-            self.change(from, piece, |session| Operation::Unmap {
+            self.change(from, piece, Ended::Cached, |session| Operation::Unmap {
                 lba: (DATA_AT + from) / u64::from(session.info.block_size),
                 blocks: (piece / u64::from(session.info.block_size)) as u32,
             })
@@ -566,13 +699,14 @@ impl Mirror {
             from += piece;
         }
         // An unmap has no force unit access.
-        self.on_all(Instant::now() + HOLD, |_| Operation::Flush).await
+        self.flush().await
     }
 
     async fn change(
         &self,
         at: u64,
         length: u64,
+        how: Ended,
         operation: impl Fn(&Session) -> Operation,
     ) -> Result<(), MirrorError> {
         let until = Instant::now() + HOLD;
@@ -583,8 +717,10 @@ impl Mirror {
         for stripe in stripes {
             shared.push(self.stripes[stripe].read().await);
         }
-        let _marked = Marked::begin(self, regions, until).await?;
-        self.on_all(until, operation).await
+        let mut marked = Marked::begin(self, regions, until).await?;
+        self.on_all(until, operation).await?;
+        marked.ends = how;
+        Ok(())
     }
 
     /// Makes the bits of a write durable; many writes share one copy.
@@ -633,7 +769,7 @@ impl Mirror {
             self.active(until).await?;
             let label = self.label();
             let mut all_medium = true;
-            for disk in label.disks_in(MemberState::InSync) {
+            for disk in self.sources(&label) {
                 match self.read_leg(disk, at, length).await {
                     LegResult::Done(data) => return Ok(data),
                     LegResult::Failed { failure, why } => {
@@ -686,7 +822,11 @@ impl Mirror {
         }
         let (at, length) = self.region_range(region);
         self.copy(at, length, MemberState::InSync, until).await?;
-        lock(&self.intents).synced(region, Instant::now());
+        let mut intents = lock(&self.intents);
+        intents.synced(region, Instant::now());
+        if intents.unsynced() == 0 {
+            lock(&self.caches).lost.clear();
+        }
         Ok(())
     }
 
@@ -900,10 +1040,12 @@ impl Mirror {
 
     /// Clears the bits of regions that nobody writes to any more.
     pub async fn clear_idle(&self) -> Result<(), MirrorError> {
-        let _one = self.intent_writer.lock().await;
         if *self.condition.borrow() != Condition::Active || !lock(&self.intents).has_idle(Instant::now()) {
             return Ok(());
         }
+        // Before the lock: a write into a fresh region does not wait for it.
+        self.flush().await?;
+        let _one = self.intent_writer.lock().await;
         self.write_intents(Instant::now() + HOLD).await
     }
 
@@ -912,7 +1054,7 @@ impl Mirror {
     /// Everything is equal and durable, and the label says so, with `last` done to it. The caller has ended all commands.
     pub async fn close_clean(&self, last: impl Fn(&mut Label)) -> Result<(), MirrorError> {
         self.sync().await?;
-        self.on_all(Instant::now() + HOLD, |_| Operation::Flush).await?;
+        self.flush().await?;
         self.relabel(|label| {
             last(label);
             Ok(())
@@ -973,6 +1115,7 @@ pub enum ReadmitError {
 struct Marked<'a> {
     mirror: &'a Mirror,
     regions: std::ops::Range<u32>,
+    ends: Ended,
 }
 
 impl<'a> Marked<'a> {
@@ -982,20 +1125,23 @@ impl<'a> Marked<'a> {
         until: Instant,
     ) -> Result<Self, MirrorError> {
         let durable = lock(&mirror.intents).begin(regions.clone(), Instant::now());
-        let marked = Marked {
+        // Until a command is sent, nothing is different.
+        let mut marked = Marked {
             mirror,
             regions: regions.clone(),
+            ends: Ended::Durable,
         };
         if !durable {
             mirror.mark(regions, until).await?;
         }
+        marked.ends = Ended::InPart;
         Ok(marked)
     }
 }
 
 impl Drop for Marked<'_> {
     fn drop(&mut self) {
-        lock(&self.mirror.intents).end(self.regions.clone(), Instant::now());
+        lock(&self.mirror.intents).end(self.regions.clone(), self.ends, Instant::now());
     }
 }
 

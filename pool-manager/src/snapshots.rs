@@ -458,6 +458,8 @@ impl EmbeddedPool {
             let settled = mapped.settle(0..u64::MAX).await;
             settled.map_err(|source| self.failed(source))?;
         }
+        // A snapshot keeps what it has been told, also over a loss of power.
+        self.mirror.flush().await.map_err(|source| self.failed(source))?;
         // A thick volume must find room to write every extent anew.
         let thick = volumes.iter().filter(|(_, (_, mapped, _))| !mapped.is_thin());
         for (id, (_, mapped, _)) in thick {

@@ -45,6 +45,16 @@ pub struct Volume {
     journal: tokio::sync::Mutex<Option<Place>>,
     /// Where its journal gets an extent from.
     space: Arc<Space>,
+    cached: Mutex<Option<Cached>>,
+}
+
+/// What was left in the disks' caches since the last flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cached {
+    /// How often caches had been lost before the first of these writes.
+    losses: u64,
+    /// Writes.
+    writes: u64,
 }
 
 /// Detail of [`Status::NoResources`]: there will be no room later either, unless somebody makes some.
@@ -90,6 +100,7 @@ impl Volume {
             ranges: Ranges::default(),
             journal: tokio::sync::Mutex::default(),
             space,
+            cached: Mutex::default(),
         }
     }
 
@@ -100,6 +111,10 @@ impl Volume {
     /// It has grown, or its extents are found in another way; for the latter the caller holds the whole volume.
     pub fn set(&self, entry: VolumeEntry, layout: Layout) {
         *self.lock() = (entry, layout);
+    }
+
+    fn cached(&self) -> MutexGuard<'_, Option<Cached>> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn entry(&self) -> VolumeEntry {
@@ -172,7 +187,8 @@ impl Volume {
                 physical_block_size: PHYSICAL_BLOCK_SIZE,
                 blocks: entry.size_bytes / block,
                 id: Uuid::from_bytes(*self.id.as_bytes()),
-                volatile_cache: false,
+                // What was written without force unit access stays in the disks' caches until it is flushed.
+                volatile_cache: true,
                 serial: Uuid::from_bytes(*self.id.as_bytes()).simple().to_string(),
             })),
             Operation::Read { lba, blocks } => {
@@ -183,14 +199,34 @@ impl Volume {
                 let _range = self.ranges.take(at, end, true).await;
                 Ok(Reply::data(self.read(at, end).await?))
             }
-            Operation::Write { lba, data, fua: _ } => {
+            Operation::Write { lba, data, fua } => {
                 let (at, end) = range(lba, whole(&data)?)?;
                 let _range = self.range(at, end, false).await;
-                self.write(at, data).await?;
+                if !fua {
+                    // Before it is written: caches that are lost meanwhile are lost for it.
+                    let losses = self.mirror.losses();
+                    self.cached().get_or_insert(Cached { losses, writes: 0 }).writes += 1;
+                }
+                self.write(at, data, fua).await?;
                 Ok(Reply::ok())
             }
-            // Every write is durable when it is answered; what was never answered needs no flush.
-            Operation::Flush => Ok(Reply::ok()),
+            Operation::Flush => {
+                let before = *self.cached();
+                self.mirror.flush().await?;
+                let losses = self.mirror.losses();
+                let mut cached = self.cached();
+                let lost = before.is_some_and(|before| before.losses < losses);
+                // Said once: what was lost stays lost. What was written meanwhile waits for the next flush.
+                match cached.as_mut() {
+                    Some(now) if Some(*now) != before => now.losses = losses,
+                    _ => *cached = None,
+                }
+                if lost {
+                    Err(Status::MediumError.into())
+                } else {
+                    Ok(Reply::ok())
+                }
+            }
             Operation::Unmap { lba, blocks } => {
                 let (at, end) = range(lba, u64::from(blocks) * block)?;
                 let _range = self.range(at, end, true).await;
@@ -218,7 +254,7 @@ impl Volume {
                 if let Some(differs) = found.iter().zip(&compare).position(|(a, b)| a != b) {
                     return Ok(Reply::with_detail(Status::Miscompare, differs as u64));
                 }
-                self.write(at, data).await?;
+                self.write(at, data, true).await?;
                 Ok(Reply::ok())
             }
             Operation::LbaStatus { lba, blocks } => {
@@ -368,17 +404,21 @@ impl Volume {
             .freeze())
     }
 
-    async fn write(&self, at: u64, mut data: Bytes) -> Result<(), Undone> {
+    async fn write(&self, at: u64, mut data: Bytes, fua: bool) -> Result<(), Undone> {
         let (entry, layout) = self.lock().clone();
         match layout {
             Layout::Runs => {}
-            Layout::Mapped(mapped) => return Ok(mapped.write(at, data).await?),
+            Layout::Mapped(mapped) => return Ok(mapped.write(at, data, fua).await?),
             Layout::Lost => return Err(Status::MediumError.into()),
         }
         let segments = segments(&entry, at, at + data.len() as u64);
         let parts = segments
             .into_iter()
-            .map(|(at, length)| self.mirror.write(at, data.split_to(length as usize)))
+            .map(|(at, length)| (at, data.split_to(length as usize)))
+            .map(async |(at, part)| match fua {
+                true => self.mirror.write(at, part).await,
+                false => self.mirror.write_cached(at, part).await,
+            })
             .collect::<Vec<_>>();
         // Every part runs to its end, so that nothing is under way any more when the range is given back.
         let results = futures_util::future::join_all(parts).await;

@@ -284,7 +284,7 @@ async fn hand_over_in_order() {
     let a = array.serving().await;
     let volume = a.volume().await;
     let info = volume.info(None).await.expect("info");
-    assert_eq!((info.blocks * 512, info.volatile_cache), (VOLUME_BYTES, false));
+    assert_eq!((info.blocks * 512, info.volatile_cache), (VOLUME_BYTES, true));
     for index in 0..64 {
         put(&volume, index * 16, index as u8 + 1).await;
     }
@@ -804,6 +804,84 @@ async fn a_power_cycle_of_the_shelf_holds_commands_and_loses_none() {
         [LegState::InSync; 2],
         "no leg was given up for it"
     );
+    array.assert_one_writer();
+}
+
+async fn leave(volume: &Client, index: u64, fill: u8) {
+    volume
+        .write(index * 8, block(fill), false, Some(Instant::now() + LONG))
+        .await
+        .expect("write");
+}
+
+async fn flush(volume: &Client) -> Result<(), Error> {
+    volume.flush(Some(Instant::now() + LONG)).await
+}
+
+/// What was flushed stands, whatever becomes of the power; what was not is lost with it, and then the next flush says so,
+/// once, and both legs say the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_flushed_outlives_the_power_of_the_shelf_and_what_was_not_is_told() {
+    let array = Array::new(2);
+    let mut a = array.serving().await;
+    let volume = a.volume().await;
+    for index in 0..16 {
+        leave(&volume, index, 1).await;
+    }
+    flush(&volume).await.expect("flushed");
+    for index in 0..16 {
+        leave(&volume, index, 2).await;
+        assert_eq!(get(&volume, index).await, 2);
+    }
+    array.shelf.set_power(false).expect("off");
+    let held = tokio::spawn({
+        let volume = volume.clone();
+        async move { volume.write(16 * 8, block(3), true, None).await }
+    });
+    a.event("suspended", |event| matches!(event, PoolEvent::Suspended { .. }))
+        .await;
+    array.shelf.set_power(true).expect("on");
+    let held = timeout(LONG, held).await.expect("goes on").expect("task");
+    held.expect("and is done");
+    let error = flush(&volume).await.expect_err("lost");
+    assert_eq!(error.status(), Some(Status::MediumError), "{error}");
+    flush(&volume).await.expect("said once");
+    let mut left = Vec::new();
+    for index in 0..16 {
+        left.push(get(&volume, index).await);
+    }
+    assert!(left.iter().all(|fill| [1, 2].contains(fill)), "{left:?}");
+    for slot in 0..2 {
+        for index in 0..16 {
+            let raw = array.raw(slot, DATA_AT + index * 4096, 4096).await;
+            assert_eq!(raw, block(left[index as usize]), "leg {slot}, block {index}");
+        }
+    }
+    assert_eq!(get(&volume, 16).await, 3);
+    array.assert_one_writer();
+}
+
+/// A controller that dies takes nothing with it that it had answered, flushed or not; its successor's flush makes it
+/// durable.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_the_disks_caches_outlives_the_owner() {
+    let array = Array::new(2);
+    let a = array.serving().await;
+    let volume = a.volume().await;
+    for index in 0..16 {
+        leave(&volume, index, 4).await;
+    }
+    a.kill();
+    let b = array.start(B);
+    assert!(b.take(key(B, 2, 2)).await.confirmed);
+    b.import(key(B, 2, 2)).await;
+    let volume = b.volume().await;
+    flush(&volume).await.expect("flushed by the successor");
+    array.shelf.set_power(false).expect("off");
+    array.shelf.set_power(true).expect("on");
+    for index in 0..16 {
+        assert_eq!(get(&volume, index).await, 4);
+    }
     array.assert_one_writer();
 }
 

@@ -19,8 +19,10 @@ const SECTOR: usize = 512;
 #[derive(Debug)]
 struct Disk {
     bytes: Mutex<Vec<u8>>,
-    /// Writes until the power goes, and which sectors of the last one get there.
+    /// Writes until the power goes, and which sectors of the last one, and of the cache, get there.
     power: Mutex<(u64, u64)>,
+    /// Sectors whose last write is in the cache, with what is on the medium.
+    cache: Mutex<BTreeMap<usize, Vec<u8>>>,
 }
 
 impl Disk {
@@ -29,6 +31,7 @@ impl Disk {
         Arc::new(Disk {
             bytes: Mutex::new(vec![0xee; (POOL * EXTENT_BYTES) as usize]),
             power: Mutex::new((u64::MAX, 0)),
+            cache: Mutex::default(),
         })
     }
 
@@ -40,7 +43,12 @@ impl Disk {
         self.power.lock().expect("lock").0 > 0
     }
 
-    fn put(&self, at: u64, data: &[u8]) -> Result<(), MirrorError> {
+    fn flush(&self) {
+        self.cache.lock().expect("lock").clear();
+    }
+
+    fn put(&self, at: u64, data: &[u8], cached: bool) -> Result<(), MirrorError> {
+        let mut cache = self.cache.lock().expect("lock");
         let mut power = self.power.lock().expect("lock");
         if power.0 == 0 {
             return Err(MirrorError::Stopped);
@@ -51,7 +59,19 @@ impl Disk {
         for (number, sector) in data.chunks(SECTOR).enumerate() {
             if all || power.1 >> (number % 64) & 1 == 1 {
                 let at = at as usize + number * SECTOR;
-                bytes[at..at + sector.len()].copy_from_slice(sector);
+                let place = &mut bytes[at..at + sector.len()];
+                match cached {
+                    true => drop(cache.entry(at).or_insert_with(|| place.to_vec())),
+                    false => drop(cache.remove(&at)),
+                }
+                place.copy_from_slice(sector);
+            }
+        }
+        if !all {
+            for (number, (at, old)) in std::mem::take(&mut *cache).into_iter().enumerate() {
+                if power.1 >> (number % 61) & 1 == 0 {
+                    bytes[at..at + old.len()].copy_from_slice(&old);
+                }
             }
         }
         if all { Ok(()) } else { Err(MirrorError::Stopped) }
@@ -70,11 +90,15 @@ impl Store for Disk {
     }
 
     async fn write(&self, at: u64, data: Bytes) -> Result<(), MirrorError> {
-        self.put(at, &data)
+        self.put(at, &data, false)
+    }
+
+    async fn write_cached(&self, at: u64, data: Bytes) -> Result<(), MirrorError> {
+        self.put(at, &data, true)
     }
 
     async fn zero(&self, at: u64, length: u64) -> Result<(), MirrorError> {
-        self.put(at, &vec![0; length as usize])
+        self.put(at, &vec![0; length as usize], false)
     }
 }
 
@@ -92,6 +116,8 @@ struct World {
     space: Arc<Space>,
     mapped: Mapped<Disk>,
     volume: Model,
+    /// What each sector may say instead when caches are lost: what it said since the last flush.
+    older: Vec<Vec<u8>>,
     snapshots: BTreeMap<ItemId, Model>,
     thin: bool,
 }
@@ -134,6 +160,7 @@ impl World {
             space,
             mapped,
             volume: vec![0; SIZE as usize / SECTOR],
+            older: vec![Vec::new(); SIZE as usize / SECTOR],
             snapshots: BTreeMap::new(),
             thin,
         }
@@ -170,19 +197,25 @@ impl World {
         self.space.with(|extents| extents.promise(shared));
     }
 
-    /// What the volume and its snapshots say is what they should; `open`: of these sectors either is right.
-    async fn check(&mut self, open: Range<usize>, new: u8) {
+    /// What the volume and its snapshots say is what they should; `open`: of these sectors either is right. `lost`: what
+    /// was in the cache may be gone.
+    async fn check(&mut self, open: Range<usize>, new: u8, lost: bool) {
         let found = self.mapped.read(0, SIZE).await.expect("read");
         for (number, sector) in found.chunks_exact(SECTOR).enumerate() {
             let fill = sector[0];
             assert!(*sector == [fill; SECTOR], "sector {number} is torn");
-            let right = fill == self.volume[number] || open.contains(&number) && fill == new;
+            let right = fill == self.volume[number]
+                || open.contains(&number) && fill == new
+                || lost && self.older[number].contains(&fill);
             assert!(
                 right,
                 "sector {number}: {fill}, and it should be {}",
                 self.volume[number]
             );
             self.volume[number] = fill;
+            if lost {
+                self.older[number].clear();
+            }
         }
         for (id, model) in &self.snapshots {
             let entry = &self.label.snapshots[id];
@@ -199,6 +232,13 @@ impl World {
         }
     }
 
+    fn flush(&mut self) {
+        if self.disk.is_on() {
+            self.disk.flush();
+            self.older.iter_mut().for_each(Vec::clear);
+        }
+    }
+
     async fn take_snapshot(&mut self, id: ItemId) -> Result<(), MappedError> {
         let (_, needed) = self.mapped.shared_and_own();
         let Some(table) = blank_table(&self.disk, &self.space).await else {
@@ -208,6 +248,7 @@ impl World {
             self.space.with(|extents| extents.release(table[0]));
             return Ok(());
         }
+        self.flush();
         self.mapped.copy(owner(id), &table).await?;
         let mapped: Vec<u64> = self.mapped.map().mapped().collect();
         self.space
@@ -247,8 +288,17 @@ impl World {
 /// One thing that is done.
 #[derive(Clone, Copy, Debug)]
 enum Deed {
-    Write { sector: u64, sectors: u64, fill: u8 },
-    Unmap { sector: u64, sectors: u64 },
+    Write {
+        sector: u64,
+        sectors: u64,
+        fill: u8,
+        fua: bool,
+    },
+    Flush,
+    Unmap {
+        sector: u64,
+        sectors: u64,
+    },
     Take(u8),
     End(u8),
 }
@@ -263,7 +313,9 @@ fn deed() -> impl Strategy<Value = Deed> {
     ];
     let range = range.prop_map(move |(sector, count)| (sector, count.min(all - sector)));
     prop_oneof![
-        4 => (range.clone(), 1..250_u8).prop_map(|((sector, sectors), fill)| Deed::Write { sector, sectors, fill }),
+        4 => (range.clone(), 1..250_u8, any::<bool>())
+            .prop_map(|((sector, sectors), fill, fua)| Deed::Write { sector, sectors, fill, fua }),
+        1 => Just(Deed::Flush),
         2 => range.prop_map(|(sector, sectors)| Deed::Unmap { sector, sectors }),
         1 => (0..3_u8).prop_map(Deed::Take),
         1 => (0..3_u8).prop_map(Deed::End),
@@ -279,16 +331,19 @@ async fn play(thin: bool, deeds: Vec<(Deed, Option<(u64, u64)>)>) {
         let item = |id: u8| ItemId(Hex([id + 1; 16]));
         let size = SECTOR as u64;
         let mut open = (0..0, 0);
+        let mut durable = true;
         let done = match deed {
             Deed::Write {
                 sector,
                 sectors: count,
                 fill,
+                fua,
             } => {
+                durable = fua;
                 let (at, end) = (sector * size, (sector + count) * size);
                 open = (sectors(at, end), fill);
                 let data = vec![fill; (count * size) as usize];
-                world.mapped.write(at, data.into()).await
+                world.mapped.write(at, data.into(), fua).await
             }
             Deed::Unmap {
                 sector,
@@ -298,22 +353,35 @@ async fn play(thin: bool, deeds: Vec<(Deed, Option<(u64, u64)>)>) {
                 open = (sectors(at, end), 0);
                 world.mapped.unmap(at, end, SIZE).await
             }
+            Deed::Flush => {
+                world.flush();
+                Ok(())
+            }
             Deed::Take(id) if !world.snapshots.contains_key(&item(id)) => world.take_snapshot(item(id)).await,
             Deed::Take(_) => Ok(()),
             Deed::End(id) => world.end_snapshot(item(id)).await,
         };
         match done {
-            Ok(()) => world.volume[open.0.clone()].fill(open.1),
+            Ok(()) => {
+                for sector in open.0.clone() {
+                    match durable {
+                        true => world.older[sector].clear(),
+                        false => world.older[sector].push(world.volume[sector]),
+                    }
+                }
+                world.volume[open.0.clone()].fill(open.1);
+            }
             Err(MappedError::NoRoom) => {
                 assert!(thin, "a thick volume always has room: {deed:?}");
                 open.0 = 0..0;
             }
             Err(MappedError::Mirror(_)) => assert!(!world.disk.is_on(), "{deed:?}"),
         }
+        let lost = !world.disk.is_on();
         if cut.is_some() {
             world.open().await;
         }
-        world.check(open.0, open.1).await;
+        world.check(open.0, open.1, lost).await;
     }
     let before = world.space.with(|extents| extents.used());
     world.open().await;
@@ -350,20 +418,20 @@ fn a_full_pool_fails_a_write_as_a_whole() {
         world.space.with(|extents| extents.take(left - 1)).expect("room");
         world
             .mapped
-            .write(0, vec![1; SECTOR].into())
+            .write(0, vec![1; SECTOR].into(), true)
             .await
             .expect("the last extent");
         world.volume[0] = 1;
         // Two extents, of which one is its own already.
         let across = EXTENT_BYTES - SECTOR as u64;
-        let refused = world.mapped.write(across, vec![2; 2 * SECTOR].into()).await;
+        let refused = world.mapped.write(across, vec![2; 2 * SECTOR].into(), true).await;
         assert_eq!(refused, Err(MappedError::NoRoom));
-        world.check(0..0, 0).await;
+        world.check(0..0, 0, false).await;
         world.mapped.unmap(0, EXTENT_BYTES, SIZE).await.expect("unmap");
         assert_eq!(world.mapped.status(0, SIZE, 9), [(SIZE, false)]);
         world
             .mapped
-            .write(SIZE - SECTOR as u64, vec![3; SECTOR].into())
+            .write(SIZE - SECTOR as u64, vec![3; SECTOR].into(), true)
             .await
             .expect("room again");
         let half = EXTENT_BYTES / 2;
@@ -383,7 +451,7 @@ fn what_was_not_durable_is_made_so_before_the_next_answer() {
         // Zeros, data; the page does not get there.
         world
             .mapped
-            .write(0, vec![1; SECTOR].into())
+            .write(0, vec![1; SECTOR].into(), true)
             .await
             .expect_err("cut");
         world.disk.lasts(u64::MAX, 0);
@@ -391,12 +459,12 @@ fn what_was_not_durable_is_made_so_before_the_next_answer() {
         // Into the same extent, which no page on the disk leads to yet.
         world
             .mapped
-            .write(512, vec![2; SECTOR].into())
+            .write(512, vec![2; SECTOR].into(), true)
             .await
             .expect("written");
         assert!(world.mapped.settled(0, 512));
         world.volume[1] = 2;
         world.open().await;
-        world.check(0..1, 1).await;
+        world.check(0..1, 1, true).await;
     });
 }

@@ -105,10 +105,11 @@ crate::contract! {
 /// Newest version of the encoding of [`LogEntry`] that is known here; part of what the hash covers. An entry has the oldest
 /// version that can say what it says ([`format_of`]).
 ///
-/// * 3: volumes in [`item::Settings`].
+/// * 4: volumes with a write cache in [`item::Settings`].
+/// * 3: thin volumes in [`item::Settings`].
 /// * 2: [`Item`]s.
 /// * 1: pools, volumes, hosts, mappings, addresses.
-pub const FORMAT: u16 = 3;
+pub const FORMAT: u16 = 4;
 /// The first version.
 pub const FORMAT_FIRST: u16 = 1;
 /// Sizes of volumes are multiples of it (bytes).
@@ -682,6 +683,7 @@ pub enum RowOp {
 #[must_use]
 pub fn format_of(rows: &[RowOp]) -> u16 {
     let format = |row: &RowOp| match row {
+        RowOp::Put(Resource::Item(Item::Settings(settings))) if !settings.write_cache.is_empty() => 4,
         RowOp::Put(Resource::Item(Item::Settings(settings))) if !settings.thin.is_empty() => 3,
         RowOp::Put(Resource::Item(_)) => 2,
         RowOp::Put(_) => FORMAT_FIRST,

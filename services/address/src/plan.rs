@@ -51,9 +51,20 @@ pub struct Adoption {
     pub unfinished: Vec<IfAddr>,
 }
 
+/// The kernel's own: no pool has had it, and nobody outside reaches it.
+fn is_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+    }
+}
+
 /// Compares the record with what is up. `own` is the controller's address, which belongs to no pool.
 pub fn adopt(recorded: &Owners, up: &[IfAddr], own: IpAddr) -> Adoption {
-    let floating: BTreeSet<IfAddr> = up.iter().copied().filter(|addr| addr.address != own).collect();
+    let floating = up.iter().copied().filter(|addr| addr.address != own);
+    let floating: BTreeSet<IfAddr> = floating
+        .filter(|addr| recorded.contains_key(addr) || !is_local(addr.address))
+        .collect();
     let (owners, unfinished): (Owners, Owners) =
         recorded.iter().partition(|(addr, _)| floating.contains(addr));
     Adoption {
@@ -318,5 +329,19 @@ mod tests {
                 unfinished: vec![addr("10.78.0.51/24")],
             }
         );
+    }
+
+    #[test]
+    fn the_kernels_own_addresses_are_nobodys_strangers() {
+        let up = [
+            "127.0.0.1/8",
+            "::1/128",
+            "fe80::1/64",
+            "169.254.7.7/16",
+            "10.78.0.50/24",
+        ]
+        .map(addr);
+        let adoption = adopt(&Owners::new(), &up, own());
+        assert_eq!(adoption.strangers, [addr("10.78.0.50/24")]);
     }
 }

@@ -46,10 +46,15 @@ pub enum Failure {
 /// durable when answered; `Unmap`ped blocks read as zeros; `CompareAndWrite` is atomic; what has no room
 /// ([`Failure::NoRoom`]) was not begun. LBAs are in the volume's
 /// logical blocks. Operations may run side by side; overlapping writes are never given at the same time.
-/// Dropping the future gives up waiting; the operation may still be done.
+/// Dropping the future gives up waiting; the operation may still be done, unless the backend says otherwise.
 pub trait VolumeBackend: Send + Sync + fmt::Debug {
     /// Carries out one operation; the bytes are what was read.
     fn submit(&self, operation: Operation) -> BoxFuture<'_, Result<Bytes, Failure>>;
+
+    /// Dropping the future ends the operation: it takes no effect any more, unless it has.
+    fn ends_when_dropped(&self) -> bool {
+        false
+    }
 
     /// The same on behalf of a host, for a backend behind which somebody else decides on the host's reservations, and who
     /// must not begin with it after `_begin_by`: the host is told then that it was given up.
@@ -83,11 +88,12 @@ pub fn may_be_sent_again(operation: &Operation) -> bool {
 }
 
 pub mod memory {
-    //! A volume in memory: for tests and conformance runs. Same rules as the real thing, no durability.
+    //! A volume in memory: for tests and conformance runs. Same rules as the real thing, no durability; it says what would
+    //! not be durable.
 
     use super::{BoxFuture, Bytes, Failure, Operation, VolumeBackend};
     use pollux_block_frame::{LbaRun, Reply};
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::{Mutex, PoisonError};
 
@@ -100,6 +106,8 @@ pub mod memory {
         /// Blocks that may be written.
         room: AtomicU64,
         record: Mutex<Bytes>,
+        /// Blocks that were written without force unit access since the last flush.
+        unflushed: Mutex<BTreeSet<u64>>,
     }
 
     impl Memory {
@@ -112,12 +120,22 @@ pub mod memory {
                 written: Mutex::default(),
                 room: AtomicU64::new(u64::MAX),
                 record: Mutex::default(),
+                unflushed: Mutex::default(),
             }
         }
 
         /// It has so many blocks from now on.
         pub fn grow(&self, blocks: u64) {
             self.blocks.store(blocks, Ordering::Relaxed);
+        }
+
+        /// Blocks whose last write is not durable.
+        pub fn unflushed(&self) -> usize {
+            self.cache().len()
+        }
+
+        fn cache(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+            self.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
         /// Only so many blocks find room from now on.
@@ -163,8 +181,15 @@ pub mod memory {
                 Operation::Read { lba, blocks } if inside(lba, blocks.into()) => {
                     Ok(read(&written, lba, blocks.into()).into())
                 }
-                Operation::Write { lba, data, .. } if inside(lba, count(&data)) => {
+                Operation::Write { lba, data, fua } if inside(lba, count(&data)) => {
                     write(&mut written, lba, &data);
+                    let mut cache = self.cache();
+                    for lba in lba..lba + count(&data) {
+                        match fua {
+                            true => cache.remove(&lba),
+                            false => cache.insert(lba),
+                        };
+                    }
                     Ok(Bytes::new())
                 }
                 Operation::Unmap { lba, blocks } if inside(lba, blocks.into()) => {
@@ -206,7 +231,10 @@ pub mod memory {
                     add(next, end, false);
                     Ok(Reply::lba_status(&runs).payload)
                 }
-                Operation::Flush => Ok(Bytes::new()),
+                Operation::Flush => {
+                    self.cache().clear();
+                    Ok(Bytes::new())
+                }
                 Operation::RecordLoad => Ok(self.record().clone()),
                 Operation::RecordStore { record } => {
                     *self.record() = record;

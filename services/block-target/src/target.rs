@@ -39,8 +39,11 @@ const LEAVE_WITHIN: u16 = 3;
 /// Unit attentions that a host has not fetched; the oldest is dropped beyond that.
 const ATTENTIONS_MAX: usize = 8;
 
+/// Units by number.
+pub type Units = BTreeMap<u16, Arc<Volume>>;
+
 /// What hosts see: by name of the initiator, the units by number.
-pub type Mappings = HashMap<String, BTreeMap<u16, Arc<Volume>>>;
+pub type Mappings = HashMap<String, Units>;
 
 /// How hosts are let in, by name of the initiator. Who is not in it is not let in.
 pub type Admissions = HashMap<String, Admission>;
@@ -50,6 +53,14 @@ pub type Admissions = HashMap<String, Admission>;
 struct Hosts {
     mappings: Mappings,
     admissions: Admissions,
+    /// What whoever comes sees, where the port is open to all.
+    open: Option<Units>,
+}
+
+impl Hosts {
+    fn units(&self, initiator: &str) -> Option<&Units> {
+        self.mappings.get(initiator).or(self.open.as_ref())
+    }
 }
 
 /// Carries word to the partner's port.
@@ -183,8 +194,9 @@ pub struct Joined {
 impl Doorkeeper for Target {
     fn admit(&self, initiator: &str) -> Admission {
         let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
-        let known = hosts.admissions.get(initiator);
-        known.cloned().unwrap_or(Admission::Unknown)
+        let known = hosts.admissions.get(initiator).cloned();
+        let open = hosts.open.is_some().then_some(Admission::Open);
+        known.or(open).unwrap_or(Admission::Unknown)
     }
 }
 
@@ -371,12 +383,26 @@ impl Target {
     pub fn unit(&self, initiator: &str, lun: [u8; 8]) -> Option<Arc<Volume>> {
         let number = decode_lun(lun)?;
         let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
-        hosts.mappings.get(initiator)?.get(&number).cloned()
+        hosts.units(initiator)?.get(&number).cloned()
     }
 
-    fn units(&self, initiator: &str) -> BTreeMap<u16, Arc<Volume>> {
+    fn units(&self, initiator: &str) -> Units {
         let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
-        hosts.mappings.get(initiator).cloned().unwrap_or_default()
+        hosts.units(initiator).cloned().unwrap_or_default()
+    }
+
+    /// The port is a plug: whoever comes sees these units, and nobody else is let in while sessions of one initiator are
+    /// there. For a port that is one I_T nexus whoever is plugged in.
+    pub fn open_to_one(&self, units: Units) {
+        *self.hosts.write().unwrap_or_else(PoisonError::into_inner) = Hosts {
+            open: Some(units),
+            ..Hosts::default()
+        };
+    }
+
+    fn is_plug(&self) -> bool {
+        let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
+        hosts.open.is_some()
     }
 
     /// The mappings are these from now on, and whoever is in them is let in by its name.
@@ -392,12 +418,13 @@ impl Target {
         let hosts = Hosts {
             mappings: mappings.clone(),
             admissions,
+            open: None,
         };
         let old = std::mem::replace(
             &mut *self.hosts.write().unwrap_or_else(PoisonError::into_inner),
             hosts,
         );
-        let names = |units: Option<&BTreeMap<u16, Arc<Volume>>>| -> Vec<(u16, VolumeId)> {
+        let names = |units: Option<&Units>| -> Vec<(u16, VolumeId)> {
             units
                 .into_iter()
                 .flatten()
@@ -516,6 +543,20 @@ impl Target {
             }
             // Under the lock of the sessions: whoever changes the hosts looks at the sessions afterwards.
             self.is_admitted(&agreed.initiator, agreed.discovery, agreed.proof.is_some())?;
+            let plugged_in = |other: &&Arc<Nexus>| !other.discovery && other.initiator != agreed.initiator;
+            if self.is_plug()
+                && !agreed.discovery
+                && let Some(other) = nexuses.values().find(plugged_in)
+            {
+                tracing::warn!(
+                    initiator = agreed.initiator, %peer, plugged_in = other.initiator,
+                    "refused: this port serves one initiator at a time; log out there, or take the other port"
+                );
+                return Err((
+                    Refusal::Authorization,
+                    "another initiator is logged in at this port, which serves one at a time",
+                ));
+            }
             if nexuses.len() >= SESSIONS_MAX && older.is_empty() {
                 return Err((
                     Refusal::OutOfResources,
@@ -869,6 +910,9 @@ impl Target {
             (Err(sense), Some(_)) => return sense.into(),
         };
         if let Some(volume) = volume {
+            if let Some(sense) = volume.kind().refusal(&command) {
+                return sense.into();
+            }
             let access = volume.paths().route().access_of(self.controller);
             if let Some(sense) = access_state::refusal(access, &command) {
                 return sense.into();
@@ -877,6 +921,10 @@ impl Target {
         let scope = &Scope {
             nexus: Some(nexus.port.clone()),
             in_standby: access_state::passes(&command) == Passes::InStandby,
+            deadline: match volume.and_then(|volume| volume.kind().patience()) {
+                Some(patience) => Instant::now() + patience,
+                None => scope.deadline,
+            },
             ..scope.clone()
         };
         if let (Some(volume), Some(mut cdb)) = (volume, command.question()) {

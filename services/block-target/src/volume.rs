@@ -5,6 +5,7 @@ use crate::paths::{Pass, Paths, Refused, Scope};
 use crate::ranges::{Ranges, Turn};
 use crate::registry::{Admission, Legacy, LegacyStep, Registry, Running};
 use crate::scsi::cdb::Command;
+use crate::scsi::kind::Kind;
 use crate::scsi::provisioning::Provisioning;
 use crate::scsi::reservation::{Access, CommandId, In, Nexus, Out, Refusal, State, access_of};
 use crate::scsi::sense::Sense;
@@ -14,7 +15,7 @@ use pollux_api::id::VolumeId;
 use pollux_api::target::{Backing, ResetReach};
 use pollux_block_frame::{Behalf, Operation};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
@@ -35,8 +36,10 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Volume {
     identity: Identity,
+    kind: Kind,
     blocks: AtomicU64,
     provisioning: Mutex<Provisioning>,
+    write_cache: AtomicBool,
     paths: Arc<Paths>,
     local: Arc<dyn VolumeBackend>,
     partner: Arc<dyn VolumeBackend>,
@@ -185,14 +188,33 @@ impl Volume {
         let blocks = AtomicU64::new(blocks);
         Self {
             identity,
+            kind: Kind::Volume,
             blocks,
             provisioning: Mutex::default(),
+            write_cache: AtomicBool::new(false),
             paths,
             local,
             partner,
             ranges: Arc::default(),
             registry: Registry::default(),
         }
+    }
+
+    /// The same as another kind of unit.
+    #[must_use]
+    pub fn of_kind(self, kind: Kind) -> Self {
+        let write_cache = AtomicBool::new(kind.has_cache());
+        Self {
+            kind,
+            write_cache,
+            ..self
+        }
+    }
+
+    /// What it is to hosts.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The hosts' reservations, as far as this controller is the owner.
@@ -234,6 +256,18 @@ impl Volume {
         (before.mode_page() != provisioning.mode_page()).then_some(Sense::MODE_PARAMETERS_CHANGED)
     }
 
+    /// Whether writes may stay in the disks' caches until they are flushed.
+    #[must_use]
+    pub fn write_cache(&self) -> bool {
+        self.write_cache.load(Ordering::Relaxed)
+    }
+
+    /// Writes may stay in the disks' caches, or not. What hosts have to be told, where that was otherwise before.
+    pub fn cache_writes(&self, cached: bool) -> Option<Sense> {
+        let before = self.write_cache.swap(cached, Ordering::Relaxed);
+        (before != cached).then_some(Sense::MODE_PARAMETERS_CHANGED)
+    }
+
     /// The paths of its pool.
     #[must_use]
     pub fn paths(&self) -> &Arc<Paths> {
@@ -244,7 +278,8 @@ impl Volume {
     /// route changes meanwhile. The owner lets it in or not, under each route anew.
     ///
     /// Once below, an abort does not cut it short: whoever aborts waits for its end, so that nothing takes effect
-    /// after the abort was answered. Nothing goes below after the scope's deadline, and what is still below then is given
+    /// after the abort was answered (unless what is below ends with its future,
+    /// [`VolumeBackend::ends_when_dropped`]). Nothing goes below after the scope's deadline, and what is still below then is given
     /// up: its blocks are nobody else's until it has ended, so that it takes effect before whatever comes after it.
     ///
     /// # Errors
@@ -324,9 +359,14 @@ impl Volume {
                 });
             }
             sent_once = true;
+            let ends = match pass.backing() {
+                Backing::Partner => self.partner.ends_when_dropped(),
+                Backing::Local | Backing::None => self.local.ends_when_dropped(),
+            };
             let done = tokio::select! {
                 done = &mut sent => Some(done),
                 () = pass.superseded() => None,
+                () = scope.cancel.cancelled(), if ends => return Err(Refused::Cancelled.into()),
                 () = tokio::time::sleep_until(scope.deadline) => {
                     if let (Backing::Local, Some(turn)) = (pass.backing(), turn.take()) {
                         leave_below(sent, pass, turn.give_up());
@@ -493,6 +533,9 @@ impl Volume {
             let done = tokio::select! {
                 done = self.partner.submit_for(behalf(scope, question.begins), scope.deadline, sent) => done,
                 () = pass.superseded() => continue,
+                () = scope.cancel.cancelled(), if self.partner.ends_when_dropped() => {
+                    return Err(Refused::Cancelled.into());
+                }
                 () = tokio::time::sleep_until(scope.deadline) => return Err(Refused::Busy.into()),
             };
             if pass.leave() {

@@ -32,6 +32,7 @@ fn thin() -> Tables {
         service: "pool".into(),
         values: BTreeMap::new(),
         thin: vec![VOLUME.to_string()],
+        write_cache: Vec::new(),
         id: ItemId(Hex([6; 16])),
     };
     tables.apply(&RowOp::Put(Resource::Pool(pool)));
@@ -252,5 +253,60 @@ async fn a_volume_that_has_grown_tells_its_hosts_and_both_ports_say_how_large_it
         let answer = timeout(BOUND, host.end()).await.expect("in time");
         assert_eq!(answer, Some(good(vec![])));
         pair.memory.grow(BLOCKS);
+    }
+}
+
+/// The operator switches the write cache on: hosts are told, see it, and say by FUA and SYNCHRONIZE CACHE what has to be
+/// durable; by either port. Off again, everything is.
+#[tokio::test]
+async fn a_write_stays_in_the_cache_where_the_operator_and_the_host_let_it() {
+    let (pair, _imported, hosts) = start(&tables()).await;
+    let mut cached = thin();
+    let settings = cached.items().find_map(|item| match item {
+        Item::Settings(settings) => Some(settings.clone()),
+        _ => None,
+    });
+    let settings = Settings {
+        thin: Vec::new(),
+        write_cache: vec![VOLUME.to_string()],
+        ..settings.expect("the pool manager's")
+    };
+    cached.apply(&RowOp::Put(Resource::Item(Item::Settings(settings.clone()))));
+    let mut off = cached.clone();
+    let none = Settings {
+        write_cache: Vec::new(),
+        ..settings
+    };
+    off.apply(&RowOp::Put(Resource::Item(Item::Settings(none))));
+    // As far as a host sees, the pool is the same.
+    pair.a.world.apply(&off);
+    pair.b.world.apply(&off);
+    let caching = [0x1a, 8, 0x08, 0, 255, 0];
+    let worlds = [&pair.a.world, &pair.b.world];
+    for (mut host, world) in hosts.into_iter().zip(worlds) {
+        while host.run(&[0, 0, 0, 0, 0, 0], 0, None).await.status != 0 {}
+        assert_eq!(host.run(&caching, 255, None).await.data[6] & 4, 0, "WCE");
+        assert_eq!(host.run(&write_cdb(0), 0, Some(&block(1))).await, good(vec![]));
+        assert_eq!(pair.memory.unflushed(), 0);
+        world.apply(&cached);
+        assert_eq!(
+            host.run(&write_cdb(0), 0, Some(&block(2))).await,
+            sense(6, 0x2a01)
+        );
+        assert_eq!(host.run(&caching, 255, None).await.data[6] & 4, 4, "WCE");
+        assert_eq!(host.run(&write_cdb(0), 0, Some(&block(2))).await, good(vec![]));
+        assert_eq!(host.run(&write_cdb(1), 0, Some(&block(2))).await, good(vec![]));
+        assert_eq!(pair.memory.unflushed(), 2);
+        let mut fua = write_cdb(1);
+        fua[1] = 0x08;
+        assert_eq!(host.run(&fua, 0, Some(&block(3))).await, good(vec![]));
+        assert_eq!(pair.memory.unflushed(), 1, "FUA");
+        let flush = [0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(host.run(&flush, 0, None).await, good(vec![]));
+        assert_eq!(pair.memory.unflushed(), 0, "SYNCHRONIZE CACHE");
+        world.apply(&off);
+        assert_eq!(host.read(1).await, sense(6, 0x2a01));
+        assert_eq!(host.run(&write_cdb(0), 0, Some(&block(4))).await, good(vec![]));
+        assert_eq!(pair.memory.unflushed(), 0);
     }
 }

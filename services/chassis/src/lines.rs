@@ -31,7 +31,7 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 /// Answers every connection until the task is aborted. Requests of one connection are done one after the other.
-pub(crate) async fn serve(listener: UnixListener, handler: Arc<impl Handler>) {
+pub async fn serve(listener: UnixListener, handler: Arc<impl Handler>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {

@@ -8,7 +8,7 @@ use crate::error::Error;
 use pollux_api::error::RpcError;
 use pollux_api::id::ControllerId;
 use pollux_api::router;
-use pollux_runtime::{Client, Ctx};
+use pollux_runtime::{Client, ControllerConfig, Ctx};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -44,7 +44,20 @@ pub struct Place {
     pub on: Option<ControllerId>,
 }
 
+/// The directory of the controller that a machine is, if it is one: where `pollux setup` writes.
+pub const OWN: &str = "/etc/pollux";
+
 impl Place {
+    /// The same; where nothing says which controller is meant, it is the one that this machine is, if it is one.
+    #[must_use]
+    pub fn or_this_machine(mut self) -> Self {
+        if self.controller.is_none() && self.dir.is_none() {
+            let own = PathBuf::from(OWN);
+            self.controller = own.join(pollux_runtime::config::FILE).is_file().then_some(own);
+        }
+        self
+    }
+
     /// The directory of the array.
     ///
     /// # Errors
@@ -77,7 +90,8 @@ impl Place {
     fn sockets(&self) -> Result<Vec<(Option<ControllerId>, PathBuf)>, Error> {
         let socket = |dir: &Path| dir.join("run").join("router.sock");
         if let (Some(controller), None) = (&self.controller, &self.dir) {
-            if !controller.join(pollux_runtime::config::FILE).is_file() {
+            let file = controller.join(pollux_runtime::config::FILE);
+            if !file.is_file() {
                 return Err(Error::usage(
                     format!(
                         "{} is no directory of a controller: it has no controller.toml",
@@ -86,7 +100,11 @@ impl Place {
                     "--controller names DIR/a or DIR/b of an array; --dir names DIR",
                 ));
             }
-            return Ok(vec![(None, socket(controller))]);
+            // On a machine of its own the file is in /etc and the socket in /run.
+            let config = ControllerConfig::load(&file).map_err(|error| {
+                Error::usage(error.to_string(), "a controller.toml as `pollux setup` writes it")
+            })?;
+            return Ok(vec![(None, config.paths.router_socket())]);
         }
         let dir = self.array_dir()?;
         if !BOTH.iter().any(|id| dir.join(id.as_str()).is_dir()) {

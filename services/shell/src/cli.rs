@@ -48,6 +48,23 @@ pub struct Common {
     pub action: Option<ActionId>,
 }
 
+/// `pollux setup`.
+#[derive(Clone, Debug, Args)]
+pub struct Setup {
+    /// Show what would be written, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// What is decided beforehand; the first controller writes this file for the second
+    #[arg(long, value_name = "FILE")]
+    pub answers: Option<PathBuf>,
+    /// Write over files that differ
+    #[arg(long)]
+    pub replace: bool,
+}
+
 /// How two controllers become partners.
 #[derive(Debug, Subcommand)]
 pub enum Pair {
@@ -62,6 +79,8 @@ pub enum Pair {
 pub enum Command {
     /// The array on one screen
     Status,
+    /// Make this machine a controller: find disks and interfaces, propose, ask, write its files
+    Setup(Setup),
     /// Make two stopped controllers partners: a code that one shows is typed on the other
     #[command(subcommand)]
     Pair(Pair),
@@ -165,6 +184,20 @@ pub enum Command {
         /// Parameters as JSON
         params: Option<String>,
     },
+    /// Print what makes a shell complete these words
+    Completion {
+        /// For which
+        shell: clap_complete::Shell,
+    },
+    /// Disarm the watchdog of this controller, whose daemons are stopped: what their units do last
+    #[command(hide = true)]
+    Disarm,
+    /// Write the manual pages of every command into a folder
+    #[command(hide = true)]
+    Manual {
+        /// The folder; it is made
+        folder: PathBuf,
+    },
     /// The whole array on this machine, with a fault in mid-write; arguments go to pollux-demo
     #[command(disable_help_flag = true)]
     Demo {
@@ -264,6 +297,8 @@ fn disk(text: &str) -> Result<DiskIndex, String> {
 pub enum Quorum {
     /// Show them, as each controller sees them
     Show,
+    /// Write an empty quorum area on the quorum disks, once in the life of an array; they have to be blank
+    Format,
     /// Put another disk in the place of one of them
     Replace {
         /// The quorum disk that leaves
@@ -361,6 +396,15 @@ pub enum Volume {
         /// How it has its space from now on
         #[arg(long, value_name = "thin|thick")]
         to: Provisioning,
+    },
+    /// Let writes stay in the disks' caches until a host flushes them, or not; while hosts use it. A controller that
+    /// dies takes nothing with it; disks that lose their power take what was not flushed
+    WriteCache {
+        /// Name or identity
+        name: String,
+        /// What it is from now on
+        #[arg(long, value_name = "on|off")]
+        to: Switch,
     },
     /// Delete it
     Delete {
@@ -836,12 +880,14 @@ mod tests {
 
     #[test]
     fn every_command_is_read_with_every_common_option() {
-        let commands = "status|why|timeline|trace|action list --all|action watch 01890a5d-ac96-774b-bcce-b302099a8057\
+        let commands = "status|why|setup --dry-run|setup --answers /x/p.toml --yes --replace\
+            |timeline|trace|action list --all|action watch 01890a5d-ac96-774b-bcce-b302099a8057\
             |action cancel 01890a5d-ac96-774b-bcce-b302099a8057|switchover p --dry-run|giveback|giveback p --yes|takeover --partner\
-            |abort p|quorum|quorum show|quorum replace 1 disk-07 --yes\
+            |abort p|quorum|quorum show|quorum format|quorum replace 1 disk-07 --yes\
             |pool create p --home a --disks 0,disk-01|pool list|pool show p|pool home p b|pool delete p\
             |volume create v --pool p --size 1G --thin|volume list|volume show v|volume resize v --size 2G|volume delete v\
-            |volume convert v --to thin|volume convert v --to thick|snapshot create s --volume v|snapshot list\
+            |volume convert v --to thin|volume convert v --to thick\
+            |volume write-cache v --to on|volume write-cache v --to off|snapshot create s --volume v|snapshot list\
             |snapshot delete s --discard-data|snapshot rollback s --discard-data\
             |host create h --iqn iqn.2025-01.x:h|host list|host show h|host delete h|map create v h --lun 3|map list\
             |map show v|map delete v h|address create 10.78.0.50/24 --pool p|address list|address show 10.78.0.50/24\
@@ -852,7 +898,7 @@ mod tests {
             |chassis power a off|chassis hang a|chassis resume a|chassis reboot b|chassis daemon a heartbeatd kill\
             |chassis leg 1 cut|chassis interconnect only-a-to-b|chassis host-port a out|chassis disk-path b all out\
             |chassis disk-path b 3 in|chassis disk-fault 2 slow --slow-ms 9|chassis shelf-power off|chassis bmc a off\
-            |token add ops --role operator --expires 30|token list|token remove ops|management\
+            |completion bash|manual /x|disarm|token add ops --role operator --expires 30|token list|token remove ops|management\
             |chassis watchdog b on|chassis heal|chassis note x|chassis events|chassis shutdown|call pool.status null";
         for command in commands.split('|') {
             let words = [

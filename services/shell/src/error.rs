@@ -12,7 +12,7 @@ Exit codes:
   3  no controller answers
   4  in doubt: the change may or may not have been made; repeat it with --action ID
 
-Where the array is found: --controller DIR/a, --dir DIR, POLLUX_CONTROLLER, POLLUX_DIR.";
+Where the array is found: --controller DIR/a, --dir DIR, POLLUX_CONTROLLER, POLLUX_DIR; else /etc/pollux/controller.toml.";
 
 /// Why a command did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,8 @@ pub enum Error {
         remedy: String,
     },
     /// Nobody to ask.
-    #[error("no controller answers: {}\n  is it started? `pollux-chassis run --dir DIR`, or power it on", list(.0))]
+    #[error("no controller answers: {}\n  is it started? `systemctl start pollux.target` on it, \
+         or `pollux-chassis run --dir DIR` for an array in software; or power it on", list(.0))]
     Unreachable(Vec<(PathBuf, String)>),
     /// A service refused.
     #[error("{}", refusal(.0))]

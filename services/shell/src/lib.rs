@@ -5,7 +5,9 @@
 //!
 //! * [`cli`]: the words; [`array`]: whom to ask; [`print`]: tables, bars, sizes, times.
 //! * [`status`], [`timeline`], [`trace`], [`resources`], [`configuration`], [`moves`], [`quorum`], [`space`], [`token`],
-//!   [`enclosure`]: one file per group of commands.
+//!   [`enclosure`]: one file per group of commands; [`words`]: completions and manual pages of the words.
+//! * [`setup`]: how a machine becomes a controller; [`owner`]: as whom a command writes among the daemons'
+//!   files; [`disarm`]: the watchdog of a controller that was stopped.
 //!
 //! Rules: what is unknown is printed as unknown, never left out; where the controllers disagree both views are printed;
 //! a refusal is printed with its remedy; a change prints its action_id. It must never guess, and never ask twice for
@@ -18,16 +20,20 @@ pub mod array;
 mod backup;
 pub mod cli;
 pub mod configuration;
+pub mod disarm;
 pub mod enclosure;
 pub mod error;
 mod item;
 pub mod moves;
+pub mod owner;
 pub mod pair;
 pub mod print;
 pub mod quorum;
 pub mod resources;
+pub mod setup;
 pub mod space;
 pub mod status;
 pub mod timeline;
 pub mod token;
 pub mod trace;
+pub mod words;

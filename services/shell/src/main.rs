@@ -3,13 +3,15 @@
 use clap::Parser;
 use pollux_runtime::Ctx;
 use pollux_shell::array::{CHANGE, Place};
-use pollux_shell::cli::{Command, Line, Pair};
+use pollux_shell::cli::{Command, Line, Pair, Quorum};
 use pollux_shell::configuration;
 use pollux_shell::error::Error;
 use pollux_shell::moves::{self, Move};
 use pollux_shell::print::Style;
 use pollux_shell::resources::{self, Shown};
-use pollux_shell::{action, enclosure, pair, quorum, space, status, timeline, token, trace};
+use pollux_shell::{
+    action, disarm, enclosure, pair, quorum, setup, space, status, timeline, token, trace, words,
+};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
@@ -58,7 +60,8 @@ async fn run(line: Line) -> Result<Shown, Error> {
         controller: common.controller,
         dir: common.dir,
         on: common.on,
-    };
+    }
+    .or_this_machine();
     let (style, under) = (Style::of_stdout(), common.action);
     match command {
         Command::Demo { .. } => {
@@ -70,13 +73,24 @@ async fn run(line: Line) -> Result<Shown, Error> {
         Command::Chassis(command) => return enclosure::run(place.array_dir()?, command, style).await,
         Command::Pair(Pair::Show) => return pair::show(&place).await,
         Command::Pair(Pair::Enter) => return pair::enter(&place).await,
+        Command::Setup(what) => return setup::run(&place, &what).await,
+        Command::Quorum {
+            what: Some(Quorum::Format),
+        } => return quorum::format(&place),
+        Command::Disarm => return disarm::run(&place).await,
+        Command::Completion { shell } => return Ok(words::completion(shell)),
+        Command::Manual { folder } => return words::manual(&folder),
         _ => {}
     }
     let array = place.connect().await?;
     match command {
-        Command::Demo { .. } | Command::Chassis(_) | Command::Pair(_) => {
-            unreachable!("handled before the array is asked")
-        }
+        Command::Demo { .. }
+        | Command::Chassis(_)
+        | Command::Pair(_)
+        | Command::Setup(_)
+        | Command::Disarm
+        | Command::Completion { .. }
+        | Command::Manual { .. } => unreachable!("handled before the array is asked"),
         Command::Status => {
             let report = status::gather(&array).await;
             Ok(Shown::new(status::render(&report, style), &report))

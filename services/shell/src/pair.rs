@@ -4,11 +4,14 @@
 //! by [`pollux_pairing::exchange`]. Both controllers are stopped meanwhile: their daemons read the keys when they
 //! start, and would go on with the old ones.
 //!
+//! Keys and lock belong to the daemons' user, so where root calls it, it goes on as that user.
+//!
 //! The code is read from the standard input and from nowhere else, so it stands in no list of processes, no history of
 //! a shell and no environment.
 
 use crate::array::Place;
 use crate::error::Error;
+use crate::owner;
 use crate::resources::Shown;
 use pollux_pairing::code::{Code, Ended, GOOD_FOR, TRIES, Watch};
 use pollux_pairing::exchange::{self, Me, PairError, Paired, WITHIN};
@@ -35,6 +38,7 @@ impl Here {
         let file = place.controller_dir()?.join(pollux_runtime::config::FILE);
         let config = ControllerConfig::load(&file)
             .map_err(|error| Error::usage(error.to_string(), "--controller DIR/a or DIR/b of an array"))?;
+        owner::act_as(&config)?;
         let failed = |error: io::Error| {
             let what = format!("{}: {error}", config.paths.run.display());
             Error::failed(what, "the directory must be this user's")

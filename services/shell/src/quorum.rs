@@ -3,17 +3,18 @@
 //! Each controller sees the disks through its own ports, so each line says what each of them can do with a disk. A
 //! replacement is asked of the controller that may begin it, shown first, and asked about, unless `--yes`.
 
-use crate::array::{Array, BOTH, CHANGE, QUESTION};
+use crate::array::{Array, BOTH, CHANGE, Place, QUESTION};
 use crate::cli::{Care, Quorum};
 use crate::error::Error;
 use crate::moves::{confirm, plan_words};
+use crate::owner;
 use crate::print::{Style, span, span_ms, table};
 use crate::resources::Shown;
 use pollux_api::action::ActionId;
 use pollux_api::error::RpcError;
 use pollux_api::heartbeat::{Accepted, QuorumDisk, REPLACE_QUORUM_DISK, ReplaceQuorumDisk, STATUS, Status};
 use pollux_api::id::{ControllerId, DiskIndex, Generation};
-use pollux_runtime::Ctx;
+use pollux_runtime::{ControllerConfig, Ctx};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -41,12 +42,50 @@ pub async fn run(
     style: Style,
 ) -> Result<Shown, Error> {
     match what {
+        Some(Quorum::Format) => unreachable!("handled before the array is asked"),
         None | Some(Quorum::Show) => {
             let report = gather(array).await;
             Ok(Shown::new(render(&report, style), &report))
         }
         Some(Quorum::Replace { old, new, care }) => replace(array, old, new, care, action, style).await,
     }
+}
+
+/// Writes an empty quorum area on the quorum disks: an array begins. It is `quorum-format` that does it, and refuses
+/// unless every disk is there and blank.
+///
+/// # Errors
+/// It refuses, and says why.
+pub fn format(place: &Place) -> Result<Shown, Error> {
+    let file = place.controller_dir()?.join(pollux_runtime::config::FILE);
+    let config = ControllerConfig::load(&file)
+        .map_err(|error| Error::usage(error.to_string(), "a controller.toml as `pollux setup` writes it"))?;
+    let output = owner::helper("quorum-format", &config)?
+        .arg("--config")
+        .arg(&file)
+        .output();
+    let output =
+        output.map_err(|error| Error::failed(format!("quorum-format: {error}"), "it must be a program"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(Error::failed(
+            format!(
+                "the quorum area was not written ({}):\n{}",
+                output.status,
+                said.trim_end()
+            ),
+            "the daemon that serves the disks must run (enclosured), and heartbeatd must not",
+        ));
+    }
+    let disks: Vec<String> = config.quorum.disks.iter().map(DiskIndex::to_string).collect();
+    Ok(Shown {
+        text: format!(
+            "The quorum area of array {} is on {}.\n",
+            config.array,
+            disks.join(", ")
+        ),
+        json: json!({ "array": config.array, "disks": config.quorum.disks }),
+    })
 }
 
 async fn gather(array: &Array) -> Report {

@@ -1,7 +1,7 @@
 //! `pollux pool|volume|host|map|address`: one thing of the configuration at a time.
 
 use crate::array::{Array, CHANGE, QUESTION};
-use crate::cli::{Address, Class, Host, Map, Pool, Provisioning, Redundancy, Volume};
+use crate::cli::{Address, Class, Host, Map, Pool, Provisioning, Redundancy, Switch, Volume};
 use crate::error::Error;
 use crate::print::{now_unix_ms, size, table};
 use crate::space;
@@ -226,6 +226,7 @@ pub async fn volume(array: &Array, command: Volume, action: Option<ActionId>) ->
             .await
         }
         Volume::Convert { name, to } => space::convert(array, &name, to == Provisioning::Thin, action).await,
+        Volume::WriteCache { name, to } => space::cache_writes(array, &name, to == Switch::On, action).await,
         Volume::Delete { name } => {
             let (ops, as_of) = space::delete_volume(array, &name).await?;
             let (action, changed) = change_from(array, ops, as_of, action).await?;
@@ -360,7 +361,7 @@ pub(crate) fn listing(snapshot: &Snapshot, kind: Kind, rows: &[Resource]) -> Str
     let tables = &snapshot.tables;
     let heading: &[&str] = match kind {
         Kind::Pool => &["NAME", "CLASS", "HOME", "REDUNDANCY", "USED", "CAPACITY", "DISKS"],
-        Kind::Volume => &["NAME", "POOL", "SIZE", "SPACE", "SERIAL"],
+        Kind::Volume => &["NAME", "POOL", "SIZE", "SPACE", "CACHE", "SERIAL"],
         Kind::Host => &["NAME", "INITIATORS"],
         Kind::Mapping => MAPPING,
         Kind::Address => &["ADDRESS", "POOL"],
@@ -391,6 +392,11 @@ pub(crate) fn listing(snapshot: &Snapshot, kind: Kind, rows: &[Resource]) -> Str
                     "thin".to_owned()
                 } else {
                     "thick".to_owned()
+                },
+                if space::is_cached(tables, &volume.name) {
+                    "on".to_owned()
+                } else {
+                    "off".to_owned()
                 },
                 volume.serial.clone(),
             ],

@@ -36,6 +36,7 @@ fn settings(tables: &Tables) -> item::Settings {
         service: SERVICE.to_owned(),
         values: BTreeMap::new(),
         thin: Vec::new(),
+        write_cache: Vec::new(),
         id: ItemId::default(),
     })
 }
@@ -43,6 +44,11 @@ fn settings(tables: &Tables) -> item::Settings {
 /// Whether a volume of that name is thin.
 pub(crate) fn is_thin(tables: &Tables, volume: &str) -> bool {
     settings(tables).thin.iter().any(|name| name == volume)
+}
+
+/// Whether writes to a volume of that name may stay in the disks' caches.
+pub(crate) fn is_cached(tables: &Tables, volume: &str) -> bool {
+    settings(tables).write_cache.iter().any(|name| name == volume)
 }
 
 /// The name of a volume that is named by its name or identity.
@@ -88,11 +94,12 @@ pub(crate) async fn delete_volume(array: &Array, which: &str) -> Result<(Vec<Op>
     };
     let (snapshot, _) = latest(array).await?;
     let name = volume_name(&snapshot.tables, which);
-    if !is_thin(&snapshot.tables, &name) {
+    if !is_thin(&snapshot.tables, &name) && !is_cached(&snapshot.tables, &name) {
         return Ok((vec![delete], None));
     }
     let mut settings = settings(&snapshot.tables);
     settings.thin.retain(|thin| *thin != name);
+    settings.write_cache.retain(|cached| *cached != name);
     Ok((vec![set(settings), delete], Some(snapshot.as_of)))
 }
 
@@ -113,6 +120,30 @@ pub(crate) async fn convert(
     let what = match thin {
         true => format!("volume {name} is thin: what hosts unmap goes back to the pool"),
         false => format!("volume {name} is thick: the pool gives it all its space"),
+    };
+    let (action, changed) = change_from(array, vec![set(settings)], Some(snapshot.as_of), action).await?;
+    Ok(done(action, &changed, &what))
+}
+
+/// Lets writes to a volume stay in the disks' caches until a host flushes them, or not.
+pub(crate) async fn cache_writes(
+    array: &Array,
+    which: &str,
+    cached: bool,
+    action: Option<ActionId>,
+) -> Result<Shown, Error> {
+    let (snapshot, _) = latest(array).await?;
+    let name = volume_name(&snapshot.tables, which);
+    let mut settings = settings(&snapshot.tables);
+    settings.write_cache.retain(|present| *present != name);
+    if cached {
+        settings.write_cache.push(name.clone());
+    }
+    let what = match cached {
+        true => format!(
+            "the write cache of volume {name} is on: what a host has not flushed is lost when the disks lose power"
+        ),
+        false => format!("the write cache of volume {name} is off: a write is durable before it is answered"),
     };
     let (action, changed) = change_from(array, vec![set(settings)], Some(snapshot.as_of), action).await?;
     Ok(done(action, &changed, &what))

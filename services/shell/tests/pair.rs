@@ -7,6 +7,7 @@ use pollux_runtime::ControllerConfig;
 use pollux_runtime::config::FILE;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -150,4 +151,50 @@ fn a_controller_that_runs_is_not_paired_and_nobody_shows_a_code_twice() {
     let said = String::from_utf8_lossy(&alone.stderr).into_owned();
     assert_eq!(alone.status.code(), Some(1), "{said}");
     assert!(said.contains("pollux pair show"), "{said}");
+}
+
+/// On an appliance the daemons are no root, and the operator is: what pairing writes must be theirs.
+#[test]
+fn what_root_pairs_belongs_to_the_daemons() {
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return eprintln!("SKIPPED: only root can act for another user");
+    }
+    // nobody, on every system.
+    let daemons = 65534;
+    let two = Two::new();
+    std::fs::set_permissions(two.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    for name in ["a", "b"] {
+        let own = two.controller(name);
+        for folder in [own.clone(), own.join("var")] {
+            std::fs::create_dir_all(&folder).unwrap();
+            chown(&folder, Some(daemons), Some(daemons)).unwrap();
+        }
+    }
+    let show = Show::start(&two);
+    let entered = enter(&two, &format!("{}\n", show.code));
+    assert_eq!(
+        entered.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&entered.stderr)
+    );
+    let (status, shown) = show.end();
+    assert_eq!(status, Some(0), "{shown}");
+    for name in ["a", "b"] {
+        let mut written = vec![two.controller(name).join("run/router.lock")];
+        written.extend(
+            std::fs::read_dir(two.keys(name))
+                .unwrap()
+                .map(|entry| entry.unwrap().path()),
+        );
+        assert!(written.len() > 3, "{written:?}");
+        for file in written {
+            assert_eq!(
+                std::fs::metadata(&file).unwrap().uid(),
+                daemons,
+                "{}",
+                file.display()
+            );
+        }
+    }
 }

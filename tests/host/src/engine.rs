@@ -64,12 +64,14 @@ pub enum Op {
         /// How many.
         blocks: u32,
     },
-    /// Write logical blocks; past the cache where the device has one that is volatile.
+    /// Write logical blocks.
     Write {
         /// First block.
         lba: u64,
         /// A whole number of blocks.
         data: Arc<[u8]>,
+        /// Past the cache where the device has one that is volatile; otherwise it waits for a flush.
+        durable: bool,
     },
     /// Make everything durable.
     Flush,
@@ -118,7 +120,7 @@ pub struct DeviceInfo {
     pub blocks: u64,
     /// Bytes of one.
     pub block_size: u32,
-    /// The device has a volatile write cache (writes carry FUA).
+    /// The device has a volatile write cache (durable writes carry FUA).
     pub write_cache: bool,
     /// The paths, by port.
     pub paths: Vec<PathInfo>,

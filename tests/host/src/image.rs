@@ -44,7 +44,7 @@ fn device_of(host: &Host, lun: u16) -> Result<(usize, usize, u64), String> {
     ))
 }
 
-/// Writes `file` to the start of the volume. `progress` counts acknowledged bytes as they come.
+/// Writes `file` to the start of the volume, and flushes it. `progress` counts acknowledged bytes as they come.
 pub fn copy_in(host: &Host, lun: u16, file: &Path, progress: &AtomicU64) -> Result<Copied, String> {
     let (device, block_size, capacity) = device_of(host, lun)?;
     let named = |err: std::io::Error| format!("{}: {err}", file.display());
@@ -68,6 +68,7 @@ pub fn copy_in(host: &Host, lun: u16, file: &Path, progress: &AtomicU64) -> Resu
             let op = Op::Write {
                 lba: at / block_size as u64,
                 data: data.into(),
+                durable: false,
             };
             host.submit(device, op, None, take as u64, &reply);
             at += take as u64;

@@ -26,6 +26,7 @@ pub mod load;
 pub mod policy;
 pub mod scsi;
 mod session;
+pub mod single;
 pub mod time;
 pub mod workload;
 

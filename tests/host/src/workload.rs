@@ -488,6 +488,7 @@ fn submit_write(
             Op::Write {
                 lba: first,
                 data: data.into(),
+                durable: true,
             },
             None,
             unit,

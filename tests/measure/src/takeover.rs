@@ -239,6 +239,7 @@ fn take(plan: &Plan, scale: Scale) -> Result<Take> {
             disks: 1,
             volumes: scale.volumes,
             volume_bytes: VOLUME,
+            write_cache: false,
         })
         .collect();
     let whole = Whole::start(&plan.data, &pools, |options| options.profile = plan.profile)?;

@@ -5,6 +5,7 @@
 //! | tgtd | Debian's, one unit on a file, write cache off: each write is followed by `fdatasync` before GOOD |
 //! | tgtd, write cache | the same with the cache on: GOOD once the write is in the page cache |
 //! | pollux | a pool of one disk: `block-targetd`, `pool-managerd`, a port of the disk; each write with force unit access |
+//! | pollux, write cache | the same with the volume's write cache on: GOOD once the disk has it in its cache |
 //! | pollux, mirror | the same with a pool of two disks: two copies before GOOD |
 //! | pollux, forwarded | the pool of one disk through the partner's portal: one controller more, and the interconnect |
 //!
@@ -40,12 +41,14 @@ pub const TGTD: &str = "tgtd";
 pub const CACHED: &str = "tgtd, write cache";
 /// Name of the array with a pool of one disk.
 pub const ONE: &str = "pollux";
+/// Name of the array with a pool of one disk and the write cache on.
+pub const ONE_CACHED: &str = "pollux, write cache";
 /// Name of the array with a mirror.
 pub const MIRROR: &str = "pollux, mirror";
 /// Name of the array, asked at the partner.
 pub const FORWARDED: &str = "pollux, forwarded";
 /// The name of every system, in the order of the report.
-pub const SYSTEMS: [&str; 5] = [TGTD, CACHED, ONE, MIRROR, FORWARDED];
+pub const SYSTEMS: [&str; 6] = [TGTD, CACHED, ONE, ONE_CACHED, MIRROR, FORWARDED];
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,8 +280,14 @@ fn start(stage: &Stage, plan: &Plan, wanted: &[&'static str], outcome: &mut Outc
         disks,
         volumes: 1,
         volume_bytes: plan.volume_bytes,
+        write_cache: false,
     };
-    let whole = Whole::start(&plan.data, &[pool("one", 1), pool("two", 2)], |_| {})?;
+    let cached = Pool {
+        write_cache: true,
+        ..pool("cached", 1)
+    };
+    let pools = [pool("one", 1), pool("two", 2), cached];
+    let whole = Whole::start(&plan.data, &pools, |_| {})?;
     let folder = scratch(&plan.data)?;
     let (mut systems, mut peers) = (Vec::new(), Vec::new());
     let pool = vec![whole.daemon(A, "pool-managerd")?];
@@ -298,7 +307,11 @@ fn start(stage: &Stage, plan: &Plan, wanted: &[&'static str], outcome: &mut Outc
                 name,
                 target: whole.iqn.clone(),
                 portal: whole.portals[usize::from(name == FORWARDED)].clone(),
-                lun: u16::from(name == MIRROR),
+                lun: match name {
+                    MIRROR => 1,
+                    ONE_CACHED => 2,
+                    _ => 0,
+                },
                 watched: Watched {
                     target: if name == FORWARDED { vec![a, b] } else { vec![a] },
                     pool: pool.clone(),

@@ -5,13 +5,16 @@
 
 use crate::error::{Context, Error, Result};
 use crate::process::cpu_time;
+use pollux_api::config::item::{Item, ItemId, Settings};
 use pollux_api::config::{Class, LUN_MAX, Op, Redundancy, Resource, SHOW, Snapshot};
 use pollux_api::id::{ControllerId, DiskIndex, PoolId};
+use pollux_api::pool::SERVICE;
 use pollux_host::client::HostProcess;
 use pollux_pair::array::{Array, Options};
 use pollux_pair::programs::Programs;
 use pollux_pair::rig::{BOOT, INITIATOR, Turn, change, target_of};
 use pollux_pair::wait::{that, wait_for};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -29,6 +32,8 @@ pub(crate) struct Pool {
     pub(crate) disks: u16,
     pub(crate) volumes: usize,
     pub(crate) volume_bytes: u64,
+    /// Writes to its volumes may stay in the disks' caches.
+    pub(crate) write_cache: bool,
 }
 
 /// A running array with a host process in the hosts' network, not yet connected.
@@ -204,6 +209,22 @@ fn make_pools(array: &Array, pools: &[Pool], hosts: usize) -> Result<Vec<PoolId>
     }
     for ops in ops.chunks(2 * TOGETHER) {
         change(array, "make the volumes", ops.to_vec()).context("make the volumes")?;
+    }
+    let cached = pools.iter().filter(|pool| pool.write_cache);
+    let cached: Vec<String> = cached
+        .flat_map(|pool| (0..pool.volumes).map(move |number| format!("{}-{number}", pool.name)))
+        .collect();
+    if !cached.is_empty() {
+        let settings = Settings {
+            name: SERVICE.into(),
+            service: SERVICE.into(),
+            values: BTreeMap::new(),
+            thin: Vec::new(),
+            write_cache: cached,
+            id: ItemId::default(),
+        };
+        let item = Item::Settings(settings);
+        change(array, "switch write caches on", vec![Op::Set { item }]).context("switch write caches on")?;
     }
     Ok(ids)
 }

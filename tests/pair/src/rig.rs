@@ -68,6 +68,8 @@ pub struct Plan {
     pub volume_bytes: u64,
     /// Volumes take space of their pools when they are written.
     pub thin: bool,
+    /// Writes may stay in the disks' caches until the host flushes them.
+    pub write_cache: bool,
     /// Bytes at the start of each volume that streams leave alone (for an image).
     pub reserved_bytes: u64,
     /// Seed of the host's choices.
@@ -85,6 +87,7 @@ impl Plan {
             volumes_per_pool: 1,
             volume_bytes: 32 << 20,
             thin: false,
+            write_cache: false,
             reserved_bytes: 0,
             seed,
             ack_log: None,
@@ -446,12 +449,17 @@ fn provision(array: &Array, plan: &Plan) -> Result<(Vec<Pool>, Vec<Volume>)> {
             names.push((name, index, lun));
         }
     }
-    if plan.thin {
+    if plan.thin || plan.write_cache {
+        let names_if = |wanted: bool| match wanted {
+            true => names.iter().map(|(name, ..)| name.clone()).collect(),
+            false => Vec::new(),
+        };
         let settings = Settings {
             name: SERVICE.into(),
             service: SERVICE.into(),
             values: BTreeMap::new(),
-            thin: names.iter().map(|(name, ..)| name.clone()).collect(),
+            thin: names_if(plan.thin),
+            write_cache: names_if(plan.write_cache),
             id: ItemId::default(),
         };
         ops.push(Op::Set {

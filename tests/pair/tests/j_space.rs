@@ -1,4 +1,5 @@
-//! Space of pools: thin volumes and snapshots, under load and over a takeover.
+//! What a volume can be made to be: thin, kept by snapshots, with a write cache; under load, over a takeover and a loss of
+//! power.
 
 use pollux_api::chassis::PowerAction;
 use pollux_api::id::ControllerId::{A, B};
@@ -105,4 +106,41 @@ fn j1_a_thin_volume_and_its_snapshot_survive_a_takeover() -> Result<()> {
         let pool = pool.ok_or("b has it no longer")?;
         that(pool.snapshots.is_empty(), || format!("{:?}", pool.snapshots))
     })
+}
+
+/// Volumes with their write cache on. A host copies an image without FUA and flushes it; then the shelf loses its power, and
+/// with it every disk its cache. The image is there, and so is all that the streams have written with FUA.
+#[test]
+fn j2_what_a_host_flushed_survives_the_caches_of_the_disks() -> Result<()> {
+    let adjusted = |plan: &mut pollux_pair::rig::Plan| {
+        plan.write_cache = true;
+        plan.reserved_bytes = IMAGE as u64;
+    };
+    let Some(mut stage) = Stage::set(adjusted) else {
+        return Ok(());
+    };
+    let devices = stage.host.devices().expect("devices");
+    assert!(devices.iter().all(|device| device.write_cache), "{devices:?}");
+    let folder = tempfile::tempdir().expect("scratch directory");
+    let bytes: Vec<u8> = (0..IMAGE).map(|at| (at / 4096) as u8 ^ 0x5a).collect();
+    let file = folder.path().join("image");
+    std::fs::write(&file, &bytes).expect("an image");
+    for lun in [0, 1] {
+        let written = stage.host.copy_in(lun, file.clone()).wait();
+        written.expect("the image is written and flushed");
+    }
+    let cut = stage.array.shelf_power(PowerAction::Off)?;
+    stage.array.shelf_power(PowerAction::On)?;
+    stage.wait_progress(20, MOVE + BOOT)?;
+    let out = folder.path().join("out");
+    for lun in [0, 1] {
+        let read = stage.host.copy_out(lun, IMAGE as u64, out.clone());
+        read.expect("the image is read");
+        assert!(
+            std::fs::read(&out).expect("read") == bytes,
+            "LUN {lun}: other bytes"
+        );
+    }
+    stage.judge(cut.began_ns)?.expect_clean();
+    Ok(())
 }

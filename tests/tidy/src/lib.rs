@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod debian;
 pub mod fuzz;
 pub mod licence;
 pub mod report;
@@ -139,7 +140,9 @@ impl fmt::Display for Unreadable {
 impl std::error::Error for Unreadable {}
 
 /// Kinds of files that are read.
-const TEXT: [&str; 8] = ["rs", "toml", "md", "service", "target", "sh", "yml", "conf"];
+const TEXT: [&str; 9] = [
+    "rs", "toml", "md", "service", "target", "slice", "sh", "yml", "conf",
+];
 
 impl Repository {
     /// Reads the repository that this package was built in.

@@ -1,4 +1,5 @@
-//! `cargo verify`, `cargo demo`, `cargo sim`, `cargo model`, `cargo sweep`, `cargo crash`, `cargo measure`,
+//! `cargo verify`, `cargo demo`, `cargo sim`, `cargo model`, `cargo sweep`, `cargo crash`, `cargo measure`, `cargo lab`,
+//! `cargo debs`,
 //! `cargo fuzz-smoke`, `cargo fuzz-long`, `cargo fix-all`: see the library.
 
 #![forbid(unsafe_code)]
@@ -6,10 +7,11 @@
 use clap::{Parser, Subcommand};
 use pollux_tidy::Repository;
 use pollux_tidy::run::Runner;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The commands of this repository. Exit codes: 0 all is well, 1 something failed, 2 wrong argument; `demo`, `sim`,
-/// `model`, `sweep`, `crash` and `measure` exit as the program that they run.
+/// `model`, `sweep`, `crash`, `measure` and `lab` exit as the program that they run.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -58,11 +60,29 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Build the daemons and run the lab of virtual machines with these arguments.
+    Lab {
+        /// Arguments of the lab: see `cargo lab --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run a benchmark, built for speed, with these arguments.
     Measure {
         /// Arguments of the benchmark: see `cargo measure --help`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
+    },
+    /// Make the Debian packages, of programs that are built for it.
+    Debs {
+        /// Folder of programs that are built already; without it they are built with --release.
+        #[arg(long, value_name = "FOLDER")]
+        programs: Option<PathBuf>,
+        /// Folder that gets the packages; target/debian if not said.
+        #[arg(long, value_name = "FOLDER")]
+        out: Option<PathBuf>,
+        /// Another version than that of packaging/changelog.
+        #[arg(long, value_name = "VERSION")]
+        version: Option<String>,
     },
     /// Look for inputs that break a decoder, a second or two on every target.
     FuzzSmoke,
@@ -83,7 +103,7 @@ fn main() -> ExitCode {
         Some((word, rest))
             if matches!(
                 word.as_str(),
-                "demo" | "sim" | "model" | "sweep" | "measure" | "crash"
+                "demo" | "sim" | "model" | "sweep" | "measure" | "crash" | "lab"
             ) =>
         {
             let arguments = rest
@@ -97,6 +117,7 @@ fn main() -> ExitCode {
                 "sweep" => Command::Sweep { arguments },
                 "measure" => Command::Measure { arguments },
                 "crash" => Command::Crash { arguments },
+                "lab" => Command::Lab { arguments },
                 _ => Command::Model { arguments },
             }
         }
@@ -118,7 +139,13 @@ fn main() -> ExitCode {
         Command::Model { arguments } => Runner::new(repository, false).fast("pollux-model", &arguments),
         Command::Sweep { arguments } => Runner::new(repository, false).plain_run("pollux-sweep", &arguments),
         Command::Crash { arguments } => Runner::new(repository, false).plain_run("pollux-crash", &arguments),
+        Command::Lab { arguments } => Runner::new(repository, false).lab(&arguments),
         Command::Measure { arguments } => Runner::new(repository, false).measure(&arguments),
+        Command::Debs {
+            programs,
+            out,
+            version,
+        } => Runner::new(repository, false).debs(programs, out, version),
         Command::FuzzSmoke => Runner::new(repository, false).fuzz_smoke(),
         Command::FuzzLong { target, seconds } => Runner::new(repository, false).fuzz_long(&target, seconds),
     }

@@ -3,6 +3,7 @@
 //! A step that fails does not keep the next from running: one run names everything that is wrong. What could not
 //! run is SKIPPED with the reason and is counted; nothing is left out in silence.
 
+use crate::debian::{self, Debs};
 use crate::fuzz::{Found, Fuzzer};
 use crate::report::Report;
 use crate::{Repository, check};
@@ -35,6 +36,15 @@ const PACKAGES: &[(&str, &str)] = &[
         "qemu-io: an initiator that nobody here wrote, through a failover",
     ),
     ("qemu-block-extra", "its iSCSI driver"),
+    (
+        "dpkg-dev",
+        "dpkg-shlibdeps: what the programs of a package need of the system",
+    ),
+    (
+        "mmdebstrap",
+        "a clean Debian, to install the packages in and remove them",
+    ),
+    ("lintian", "Debian's own judge of packages"),
     (
         "tgt",
         "a foreign target, against which the host of the tests is checked",
@@ -236,6 +246,22 @@ impl Runner {
         self.step("tests of the rules", |runner| {
             runner.tests(&["test", "--locked", "-p", "pollux-tidy", "--test", "rules"])
         });
+        self.step("Debian packages", |runner| {
+            if built {
+                runner.tests(&[
+                    "test",
+                    "--locked",
+                    "-p",
+                    "pollux-tidy",
+                    "--test",
+                    "packages",
+                    "--",
+                    "--show-output",
+                ])
+            } else {
+                Outcome::Skipped("the daemons do not build".into())
+            }
+        });
         self.step("simulation", |runner| {
             outcome(runner.built_for_speed("pollux-sim", &["--seeds".into(), SEEDS.into()]))
         });
@@ -360,6 +386,26 @@ impl Runner {
         pass_on(command.args(arguments))
     }
 
+    /// Builds the lab, and its shelf with it, and runs it.
+    pub fn lab(self, arguments: &[String]) -> ExitCode {
+        let bins = [
+            "build",
+            "--quiet",
+            "--locked",
+            "--bins",
+            "--package",
+            "pollux-lab",
+            "--package",
+            "pollux-lab-shelf",
+        ];
+        if let Outcome::Failed(what) = self.plain(&bins) {
+            eprintln!("the lab does not build: {what}");
+            return ExitCode::FAILURE;
+        }
+        let program = self.repository.target.join("debug").join("pollux-lab");
+        pass_on(Command::new(program).args(arguments))
+    }
+
     /// Builds the daemons that are measured, for speed, and runs a benchmark.
     pub fn measure(self, arguments: &[String]) -> ExitCode {
         // The first word says what is measured, and so what has to be there.
@@ -390,6 +436,43 @@ impl Runner {
             "--",
         ]);
         pass_on(command.args(arguments))
+    }
+
+    /// Makes the Debian packages and names them; programs that are not given are built for it.
+    pub fn debs(self, programs: Option<PathBuf>, out: Option<PathBuf>, version: Option<String>) -> ExitCode {
+        let target = &self.repository.target;
+        if programs.is_none() {
+            let mut arguments = vec!["build", "--release", "--locked", "--bins"];
+            arguments.extend(
+                debian::PROGRAMS
+                    .iter()
+                    .flat_map(|program| ["--package", *program]),
+            );
+            if let Outcome::Failed(what) = self.plain(&arguments) {
+                eprintln!("the programs do not build: {what}");
+                return ExitCode::FAILURE;
+            }
+        }
+        let built = programs.unwrap_or_else(|| target.join("release"));
+        let debs = Debs {
+            root: self.repository.root.clone(),
+            programs: built,
+            out: out.unwrap_or_else(|| target.join("debian")),
+            version,
+            quick: false,
+        };
+        match debs.build() {
+            Ok(files) => {
+                for file in files {
+                    println!("{}", file.display());
+                }
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        }
     }
 
     fn summary(self) -> ExitCode {

@@ -336,6 +336,10 @@ items! {
         /// Service `pool`: volumes that take space of their pool when it is first written, not when they are made.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         thin: Vec<String>,
+        /// Service `pool`: volumes whose writes may stay in the disks' caches until the host flushes them. What is
+        /// written and not flushed may be lost with the power of the disks.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        write_cache: Vec<String>,
     }
 }
 
@@ -549,7 +553,11 @@ impl Item {
         }
         match self {
             Self::Controller(_) | Self::Network(_) | Self::AccessRole(_) | Self::Policy(_) => vec![],
-            Self::Settings(item) => each("thin", Kind::Volume, &mut item.thin),
+            Self::Settings(item) => {
+                let mut links = each("thin", Kind::Volume, &mut item.thin);
+                links.extend(each("write_cache", Kind::Volume, &mut item.write_cache));
+                links
+            }
             Self::Port(item) => some("network", Kind::Network, &mut item.network),
             Self::Disk(item) => some("pool", Kind::Pool, &mut item.pool),
             Self::HostGroup(item) => each("hosts", Kind::Host, &mut item.hosts),

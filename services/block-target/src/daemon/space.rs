@@ -50,6 +50,15 @@ pub(super) fn provisioning(tables: &Tables, row: &Volume) -> Provisioning {
     found
 }
 
+/// Whether the operator lets writes to a volume stay in the disks' caches.
+pub(super) fn write_cache(tables: &Tables, row: &Volume) -> bool {
+    let id = row.id.to_string();
+    tables.items().any(|item| match item {
+        Item::Settings(settings) => settings.service == SERVICE && settings.write_cache.contains(&id),
+        _ => false,
+    })
+}
+
 /// Tells hosts what a pool manager says of space, for ever. `topic`: its events, own or the partner's.
 pub(super) async fn tell(client: Client, world: Arc<World>, topic: String) {
     loop {

@@ -3,7 +3,7 @@
 use super::BLOCK_SIZE;
 use super::link::{Endpoint, Link, Through};
 use super::secrets::{Sealed, Secrets};
-use super::space::provisioning;
+use super::space::{provisioning, write_cache};
 use crate::paths::{Paths, Route, Stale};
 use crate::scsi::inquiry::port_number;
 use crate::scsi::sense::Sense;
@@ -159,6 +159,8 @@ impl World {
                     }
                     let told = entry.volume.provision(provisioning(tables, row));
                     provisioned.extend(told.map(|sense| (row.id, sense)));
+                    let told = entry.volume.cache_writes(write_cache(tables, row));
+                    provisioned.extend(told.map(|sense| (row.id, sense)));
                     continue;
                 }
                 let (paths, forward) = self.pool(&mut state, row.pool);
@@ -181,6 +183,7 @@ impl World {
                 });
                 let volume = Arc::new(Volume::new(identity, blocks, paths, here, there));
                 volume.provision(provisioning(tables, row));
+                volume.cache_writes(write_cache(tables, row));
                 state.volumes.insert(
                     row.id,
                     Entry {

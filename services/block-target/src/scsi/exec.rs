@@ -1,7 +1,7 @@
 //! Carrying commands out.
 //!
-//! The write cache is off (WCE=0): whatever changes the medium is durable before GOOD, whether the host sets FUA
-//! or not.
+//! Unless a volume's write cache is on ([`Volume::write_cache`]), whatever changes the medium is durable before GOOD, whether
+//! the host sets FUA or not. With it on, the host says what has to be durable.
 
 use super::access_state;
 use super::cdb::{Check, Command, Extent};
@@ -46,7 +46,7 @@ pub async fn execute(command: &Command, data: Bytes, unit: Unit<'_>, scope: &Sco
             },
             volume,
         ) => {
-            let data = inquiry::standard(volume.is_some());
+            let data = inquiry::standard(volume.map(Volume::kind));
             Ok(cut(qualified(data, volume, unit.port), *allocation))
         }
         (Command::RequestSense { allocation }, volume) => {
@@ -135,6 +135,7 @@ impl Work<'_> {
         port: PortNames<'_>,
     ) -> Result<Outcome, Ends> {
         let (blocks, block_size) = (self.volume.blocks(), self.volume.identity().block_size);
+        let kind = self.volume.kind();
         if let Some(extent) = command.extent() {
             self.check_extent(extent)?;
         }
@@ -159,7 +160,7 @@ impl Work<'_> {
             Command::Inquiry { page, allocation } => {
                 let page = page.unwrap_or_default();
                 let space = self.volume.provisioning();
-                let page = inquiry::vpd(page, self.volume.identity(), space, port);
+                let page = inquiry::vpd(page, kind, self.volume.identity(), space, port);
                 let page = page.ok_or(Sense::invalid_field(2))?;
                 return Ok(cut(qualified(page, Some(self.volume), port), *allocation));
             }
@@ -180,8 +181,13 @@ impl Work<'_> {
                     page: *page,
                     subpage: *subpage,
                 };
-                let space = self.volume.provisioning();
-                return Ok(cut(mode::sense(query, blocks, block_size, space)?, *allocation));
+                let medium = mode::Medium {
+                    blocks,
+                    block_size,
+                    space: self.volume.provisioning(),
+                    write_cache: self.volume.write_cache(),
+                };
+                return Ok(cut(mode::sense(query, &medium)?, *allocation));
             }
             Command::ReportTargetPortGroups { extended, allocation } => {
                 let access = self.volume.paths().route().access;
@@ -192,14 +198,14 @@ impl Work<'_> {
                 which,
                 allocation,
             } => {
-                return Ok(cut(report::opcodes(*which, *timeouts)?, *allocation));
+                return Ok(cut(report::opcodes(kind, *which, *timeouts)?, *allocation));
             }
             Command::TestUnitReady | Command::StartUnit => {}
             Command::ReadCapacity10 => {
                 return Ok(Outcome::data(report::capacity10(blocks, block_size)));
             }
             Command::ReadCapacity16 { allocation } => {
-                return Ok(cut(report::capacity16(blocks, block_size), *allocation));
+                return Ok(cut(report::capacity16(kind, blocks, block_size), *allocation));
             }
             Command::GetLbaStatus { lba, allocation } => {
                 if *lba >= blocks {
@@ -212,12 +218,9 @@ impl Work<'_> {
                 self.check_transfer(*extent)?;
                 return Ok(Outcome::data(self.read(*extent).await?));
             }
-            Command::Write { extent, fua: _ } => {
-                self.write(
-                    extent.lba,
-                    data.slice(..data.len().min(self.bytes(extent.blocks))),
-                )
-                .await?;
+            Command::Write { extent, fua } => {
+                let data = data.slice(..data.len().min(self.bytes(extent.blocks)));
+                self.write(extent.lba, data, *fua).await?;
             }
             Command::Verify { extent, check, write } => {
                 let mut extent = *extent;
@@ -245,8 +248,8 @@ impl Work<'_> {
             }
             Command::OrWrite { extent } => self.or_write(*extent, data).await?,
             Command::Prefetch { .. } => {}
-            Command::CompareAndWrite { extent, fua: _ } => {
-                self.compare_and_write(*extent, data).await?;
+            Command::CompareAndWrite { extent, fua } => {
+                self.compare_and_write(*extent, data, *fua).await?;
             }
             Command::ReportLuns { .. } | Command::RequestSense { .. } => {
                 unreachable!("answered without a volume")
@@ -320,13 +323,17 @@ impl Work<'_> {
         }
     }
 
-    async fn write(&self, lba: u64, data: Bytes) -> Result<(), Ends> {
+    /// What has no cache is durable before GOOD, asked or not.
+    fn durable(&self, fua: bool) -> bool {
+        fua || !self.volume.write_cache()
+    }
+
+    async fn write(&self, lba: u64, data: Bytes, fua: bool) -> Result<(), Ends> {
         if data.is_empty() {
             return Ok(());
         }
-        self.submit(Operation::Write { lba, data, fua: true })
-            .await
-            .map(drop)
+        let fua = self.durable(fua);
+        self.submit(Operation::Write { lba, data, fua }).await.map(drop)
     }
 
     async fn flush(&self) -> Result<(), Ends> {
@@ -347,7 +354,8 @@ impl Work<'_> {
 
     async fn verify(&self, extent: Extent, check: Check, write: bool, data: Bytes) -> Result<(), Ends> {
         if write {
-            self.write(extent.lba, data.slice(..self.bytes(extent.blocks)))
+            // What is verified is the medium, not the cache.
+            self.write(extent.lba, data.slice(..self.bytes(extent.blocks)), true)
                 .await?;
         }
         for piece in self.pieces(extent) {
@@ -454,7 +462,7 @@ impl Work<'_> {
         let largest = (PIECE as usize / block.len()).min(blocks as usize);
         let full = Bytes::from(block.repeat(largest));
         for piece in self.pieces(extent) {
-            self.write(piece.lba, full.slice(..self.bytes(piece.blocks)))
+            self.write(piece.lba, full.slice(..self.bytes(piece.blocks)), false)
                 .await?;
         }
         Ok(())
@@ -478,7 +486,7 @@ impl Work<'_> {
                 lba: extent.lba,
                 compare: before,
                 data: after.into(),
-                fua: true,
+                fua: self.durable(false),
             };
             match self.volume.submit(swap, self.scope).await {
                 Err(Undone::Failed(Failure::Miscompare(_) | Failure::InDoubt))
@@ -488,7 +496,7 @@ impl Work<'_> {
         }
     }
 
-    async fn compare_and_write(&self, extent: Extent, data: Bytes) -> Result<(), Ends> {
+    async fn compare_and_write(&self, extent: Extent, data: Bytes, fua: bool) -> Result<(), Ends> {
         if extent.blocks > MAX_COMPARE_AND_WRITE.into() {
             return Err(Sense::invalid_field(13).into());
         }
@@ -501,7 +509,7 @@ impl Work<'_> {
             lba: extent.lba,
             compare,
             data,
-            fua: true,
+            fua: self.durable(fua),
         })
         .await
         .map(drop)

@@ -3,14 +3,13 @@
 //! Everything that names the volume is equal on both controllers, so that a host sees one device; only what
 //! names the *port* (relative target port and its group) differs.
 
+use super::kind::Kind;
 use super::provisioning::Provisioning;
 use crate::volume::Identity;
 use pollux_api::id::ControllerId;
 
 /// T10 vendor identification: also what multipath configurations match on.
 pub const VENDOR: &[u8; 8] = b"POLLUX  ";
-/// Product identification.
-pub const PRODUCT: &[u8; 16] = b"VOLUME          ";
 /// Product revision level.
 pub const REVISION: &[u8; 4] = b"0001";
 
@@ -39,20 +38,22 @@ pub const fn port_number(controller: ControllerId) -> u16 {
     controller.index() as u16 + 1
 }
 
-/// Standard INQUIRY data. `present`: the logical unit exists for this host.
+/// Standard INQUIRY data of a logical unit; `None`: this host has no such unit.
 #[must_use]
-pub fn standard(present: bool) -> Vec<u8> {
+pub fn standard(unit: Option<Kind>) -> Vec<u8> {
+    let kind = unit.unwrap_or_default();
     let mut data = vec![0; 74];
     // Peripheral qualifier 011b, device type 1Fh: no such unit can be here.
-    data[0] = if present { 0x00 } else { 0x7f };
+    data[0] = if unit.is_some() { 0x00 } else { 0x7f };
     data[2] = 0x06; // SPC-4
     data[3] = 0x12; // HiSup, response data format 2
     data[4] = (data.len() - 5) as u8;
-    data[5] = 0x10; // TPGS 01b: implicit asymmetric access
+    // TPGS 01b: implicit asymmetric access.
+    data[5] = if kind.is_asymmetric() { 0x10 } else { 0x00 };
     data[6] = 0x10; // MultiP
     data[7] = 0x02; // CmdQue
     data[8..16].copy_from_slice(VENDOR);
-    data[16..32].copy_from_slice(PRODUCT);
+    data[16..32].copy_from_slice(kind.product());
     data[32..36].copy_from_slice(REVISION);
     // Version descriptors: SAM-5, iSCSI, SPC-4, SBC-3, none of them naming a revision.
     for (slot, version) in [0x00a0_u16, 0x0960, 0x0460, 0x04c0].into_iter().enumerate() {
@@ -63,15 +64,22 @@ pub fn standard(present: bool) -> Vec<u8> {
 
 /// A page of vital product data; `None`: there is no such page.
 #[must_use]
-pub fn vpd(page: u8, volume: &Identity, space: Provisioning, port: PortNames<'_>) -> Option<Vec<u8>> {
+pub fn vpd(
+    page: u8,
+    kind: Kind,
+    volume: &Identity,
+    space: Provisioning,
+    port: PortNames<'_>,
+) -> Option<Vec<u8>> {
     let body = match page {
-        0x00 => vec![0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2],
+        0x00 if kind.is_provisioned() => vec![0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2],
+        0x00 => vec![0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1],
         0x80 => volume.serial.as_bytes().to_vec(),
-        0x83 => designators(volume, port),
+        0x83 => designators(kind, volume, port),
         0x86 => extended(),
-        0xb0 => limits(volume.block_size, space),
+        0xb0 => limits(volume.block_size, kind.is_provisioned().then_some(space)),
         0xb1 => characteristics(),
-        0xb2 => space.page(),
+        0xb2 if kind.is_provisioned() => space.page(),
         _ => return None,
     };
     let mut data = vec![0x00, page];
@@ -80,7 +88,7 @@ pub fn vpd(page: u8, volume: &Identity, space: Provisioning, port: PortNames<'_>
     Some(data)
 }
 
-fn designators(volume: &Identity, port: PortNames<'_>) -> Vec<u8> {
+fn designators(kind: Kind, volume: &Identity, port: PortNames<'_>) -> Vec<u8> {
     const BINARY: u8 = 1;
     const ASCII: u8 = 2;
     const UTF8: u8 = 3;
@@ -109,7 +117,9 @@ fn designators(volume: &Identity, port: PortNames<'_>) -> Vec<u8> {
     let number = port_number(port.controller);
     let [high, low] = number.to_be_bytes();
     add(BINARY, PORT | 0x04, &[0, 0, high, low]);
-    add(BINARY, PORT | 0x05, &[0, 0, high, low]);
+    if kind.is_asymmetric() {
+        add(BINARY, PORT | 0x05, &[0, 0, high, low]);
+    }
     add(
         UTF8,
         PORT | 0x08,
@@ -129,11 +139,12 @@ fn name_string(name: &str) -> Vec<u8> {
 fn extended() -> Vec<u8> {
     let mut body = vec![0; 60];
     body[1] = 0x01; // SIMPSUP
-    body[3] = 0x00; // no volatile cache, nothing uncorrectable to write
+    body[2] = 0x01; // V_SUP: a volume's is there where the operator switches it on
+    body[3] = 0x00; // nothing uncorrectable to write
     body
 }
 
-fn limits(block_size: u32, space: Provisioning) -> Vec<u8> {
+fn limits(block_size: u32, space: Option<Provisioning>) -> Vec<u8> {
     let mut body = vec![0; 60];
     let blocks = |bytes: u64| (bytes / u64::from(block_size)) as u32;
     body[0] = 0x00; // WSNZ=0: a WRITE SAME of zero blocks means up to the end
@@ -141,9 +152,11 @@ fn limits(block_size: u32, space: Provisioning) -> Vec<u8> {
     body[2..4].copy_from_slice(&1_u16.to_be_bytes());
     body[4..8].copy_from_slice(&blocks(MAX_TRANSFER.into()).to_be_bytes());
     body[8..12].copy_from_slice(&blocks(256 * 1024).to_be_bytes());
-    body[16..20].copy_from_slice(&blocks(MAX_WRITE_SAME).to_be_bytes());
-    body[20..24].copy_from_slice(&MAX_UNMAP_DESCRIPTORS.to_be_bytes());
-    body[24..32].copy_from_slice(&space.unmap_fields());
+    if let Some(space) = space {
+        body[16..20].copy_from_slice(&blocks(MAX_WRITE_SAME).to_be_bytes());
+        body[20..24].copy_from_slice(&MAX_UNMAP_DESCRIPTORS.to_be_bytes());
+        body[24..32].copy_from_slice(&space.unmap_fields());
+    }
     body[32..40].copy_from_slice(&u64::from(blocks(MAX_WRITE_SAME)).to_be_bytes());
     body
 }
@@ -185,7 +198,7 @@ mod tests {
                 target: "iqn.2026-01.io.pollux:array",
                 controller,
             };
-            let page = vpd(0x83, &identity(), Provisioning::default(), port).expect("page 83h");
+            let page = vpd(0x83, Kind::Volume, &identity(), Provisioning::default(), port).expect("page 83h");
             assert_eq!(
                 usize::from(u16::from_be_bytes([page[2], page[3]])),
                 page.len() - 4
@@ -211,11 +224,36 @@ mod tests {
             controller: ControllerId::A,
         };
         let space = Provisioning::default();
-        let listed = vpd(0, &identity(), space, port).expect("page 0");
-        for page in &listed[4..] {
-            let found = vpd(*page, &identity(), space, port).expect("a listed page");
-            assert_eq!(found[1], *page);
+        for (kind, pages) in [(Kind::Volume, 7), (Kind::Disk, 6)] {
+            let listed = vpd(0, kind, &identity(), space, port).expect("page 0");
+            assert_eq!(listed.len(), 4 + pages);
+            for page in 0..=u8::MAX {
+                let found = vpd(page, kind, &identity(), space, port);
+                assert_eq!(
+                    found.is_some(),
+                    listed[4..].contains(&page),
+                    "{kind:?} {page:#04x}"
+                );
+                assert!(found.is_none_or(|found| found[1] == page));
+            }
         }
-        assert_eq!(vpd(0xb9, &identity(), space, port), None);
+    }
+
+    #[test]
+    fn a_disk_has_a_cache_and_neither_port_groups_nor_space() {
+        let port = PortNames {
+            target: "iqn.x",
+            controller: ControllerId::B,
+        };
+        let (of, disk) = (identity(), Some(Kind::Disk));
+        assert_eq!((standard(disk)[5], &standard(disk)[16..20]), (0, &b"DISK"[..]));
+        let page = |page| vpd(page, Kind::Disk, &of, Provisioning::default(), port).expect("a page");
+        let kinds: Vec<u8> = designator_values(&page(0x83))
+            .into_iter()
+            .map(|(kind, _)| kind)
+            .collect();
+        assert_eq!(kinds, [0x03, 0x01, 0x0a, 0x94, 0x98, 0xa8]);
+        assert_eq!(page(0x86)[6], 0x01, "V_SUP");
+        assert_eq!(page(0xb0)[20..36], [0; 16], "no UNMAP");
     }
 }

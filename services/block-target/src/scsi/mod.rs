@@ -7,6 +7,7 @@ pub mod access_state;
 pub mod cdb;
 pub mod exec;
 pub mod inquiry;
+pub mod kind;
 pub mod mode;
 pub mod opcodes;
 pub mod provisioning;

@@ -3,13 +3,15 @@
 use super::provisioning::Provisioning;
 use super::sense::Sense;
 
-/// Caching page: no write cache (WCE=0), so that GOOD means durable.
-const CACHING: [u8; 20] = {
+/// Caching page. WCE says whether GOOD means durable, or durable after the next SYNCHRONIZE CACHE (SBC-3, 6.5.5); the
+/// operator decides, not a host.
+const fn caching(write_cache: bool) -> [u8; 20] {
     let mut page = [0; 20];
     page[0] = 0x08;
     page[1] = 18;
+    page[2] = if write_cache { 0x04 } else { 0 };
     page
-};
+}
 /// Control page: commands may be reordered (QUEUE ALGORITHM MODIFIER 1), fixed format sense.
 const CONTROL: [u8; 12] = {
     let mut page = [0; 12];
@@ -46,20 +48,37 @@ pub struct Query {
     pub subpage: u8,
 }
 
+/// What the pages speak of.
+#[derive(Clone, Copy, Debug)]
+pub struct Medium {
+    /// Its size.
+    pub blocks: u64,
+    /// Bytes of a logical block.
+    pub block_size: u32,
+    /// How its blocks get their space.
+    pub space: Provisioning,
+    /// Writes may stay in a cache until they are flushed.
+    pub write_cache: bool,
+}
+
 /// The mode parameter list.
 ///
 /// # Errors
 /// No such page, or saved values, of which there are none.
-pub fn sense(query: Query, blocks: u64, block_size: u32, space: Provisioning) -> Result<Vec<u8>, Sense> {
+pub fn sense(query: Query, medium: &Medium) -> Result<Vec<u8>, Sense> {
+    let Medium {
+        blocks, block_size, ..
+    } = *medium;
     if query.control == 3 {
         // SAVING PARAMETERS NOT SUPPORTED has a code of its own.
         return Err(Sense::SAVING_NOT_SUPPORTED);
     }
-    let threshold = space.mode_page();
+    let caching = caching(medium.write_cache);
+    let threshold = medium.space.mode_page();
     let of_space = threshold.as_ref().map(|page| &page[..]);
     let mut pages: Vec<&[u8]> = match (query.page, query.subpage) {
-        (0x3f, 0x00 | 0xff) => vec![&CACHING, &CONTROL, &EXCEPTIONS],
-        (0x08, 0x00 | 0xff) => vec![&CACHING],
+        (0x3f, 0x00 | 0xff) => vec![&caching, &CONTROL, &EXCEPTIONS],
+        (0x08, 0x00 | 0xff) => vec![&caching],
         (0x0a, 0x00 | 0xff) => vec![&CONTROL],
         (0x1c, 0x00 | 0xff) => vec![&EXCEPTIONS],
         (0x1c, 0x02) if of_space.is_some() => vec![],
@@ -116,6 +135,15 @@ mod tests {
         pool_extents: 100,
         low_percent: 10,
     };
+    const fn of(blocks: u64, block_size: u32) -> Medium {
+        Medium {
+            blocks,
+            block_size,
+            space: THICK,
+            write_cache: false,
+        }
+    }
+
     const ALL: Query = Query {
         ten: false,
         no_block_descriptor: false,
@@ -127,20 +155,34 @@ mod tests {
 
     #[test]
     fn lengths_describe_what_follows_and_the_write_cache_is_off() {
-        let list = sense(ALL, 1000, 4096, THICK).expect("all pages");
+        let list = sense(ALL, &of(1000, 4096)).expect("all pages");
         assert_eq!(usize::from(list[0]) + 1, list.len());
         assert_eq!(list[3], 8);
         let caching = &list[12..];
         assert_eq!((caching[0], caching[2] & 0x04), (0x08, 0));
+        let cached = Medium {
+            write_cache: true,
+            ..of(1000, 4096)
+        };
+        let list = sense(ALL, &cached).expect("all pages");
+        assert_eq!(
+            (list[12], list[14]),
+            (0x08, 0x04),
+            "unless the operator has switched it on"
+        );
+        let changeable = sense(Query { control: 1, ..ALL }, &cached).expect("all pages");
+        assert_eq!(
+            (changeable[12], changeable[14]),
+            (0x08, 0),
+            "and no host may switch it"
+        );
         let ten = sense(
             Query {
                 ten: true,
                 long_lba: true,
                 ..ALL
             },
-            1 << 40,
-            4096,
-            THICK,
+            &of(1 << 40, 4096),
         )
         .expect("all pages");
         assert_eq!(usize::from(u16::from_be_bytes([ten[0], ten[1]])) + 2, ten.len());
@@ -157,15 +199,13 @@ mod tests {
                 page: 0x0a,
                 ..ALL
             },
-            1,
-            512,
-            THICK,
+            &of(1, 512),
         )
         .expect("page");
         assert_eq!(list[4..6], [0x0a, 10]);
         assert!(list[6..].iter().all(|byte| *byte == 0));
         assert_eq!(
-            sense(Query { control: 3, ..ALL }, 1, 512, THICK),
+            sense(Query { control: 3, ..ALL }, &of(1, 512)),
             Err(Sense::SAVING_NOT_SUPPORTED)
         );
     }
@@ -173,6 +213,7 @@ mod tests {
     #[test]
     fn the_threshold_is_a_subpage_of_thin_volumes() {
         let thin = Provisioning { thin: true, ..THICK };
+        let in_pool = |space| Medium { space, ..of(1, 512) };
         let of = |page, subpage, control| Query {
             no_block_descriptor: true,
             page,
@@ -180,13 +221,13 @@ mod tests {
             control,
             ..ALL
         };
-        let one = sense(of(0x1c, 0x02, 0), 1, 512, thin).expect("thin");
+        let one = sense(of(0x1c, 0x02, 0), &in_pool(thin)).expect("thin");
         assert_eq!((one.len(), &one[4..8], one[27]), (28, &[0x5c, 2, 0, 20][..], 10));
-        let fixed = sense(of(0x1c, 0x02, 1), 1, 512, thin).expect("thin");
+        let fixed = sense(of(0x1c, 0x02, 1), &in_pool(thin)).expect("thin");
         assert_eq!(fixed[4..8], one[4..8]);
         assert!(fixed[8..].iter().all(|byte| *byte == 0));
-        assert!(sense(of(0x1c, 0x02, 0), 1, 512, THICK).is_err());
-        let length = |subpage, space| sense(of(0x3f, subpage, 0), 1, 512, space).expect("all").len();
+        assert!(sense(of(0x1c, 0x02, 0), &in_pool(THICK)).is_err());
+        let length = |subpage, space| sense(of(0x3f, subpage, 0), &in_pool(space)).expect("all").len();
         assert_eq!(length(0xff, thin), length(0x00, thin) + 24);
         assert_eq!(
             (length(0x00, thin), length(0xff, THICK)),

@@ -3,6 +3,7 @@
 use super::access_state;
 use super::cdb::WhichOpcodes;
 use super::inquiry::port_number;
+use super::kind::Kind;
 use super::opcodes::{self, Opcode};
 use super::sense::Sense;
 use pollux_api::id::ControllerId;
@@ -19,15 +20,15 @@ pub fn capacity10(blocks: u64, block_size: u32) -> Vec<u8> {
     [last.to_be_bytes(), block_size.to_be_bytes()].concat()
 }
 
-/// READ CAPACITY(16): LBPME and LBPRZ, because unmapped blocks read as zeros.
+/// READ CAPACITY(16): LBPME and LBPRZ where blocks can be unmapped, because those read as zeros.
 #[must_use]
-pub fn capacity16(blocks: u64, block_size: u32) -> Vec<u8> {
+pub fn capacity16(kind: Kind, blocks: u64, block_size: u32) -> Vec<u8> {
     let mut data = vec![0; 32];
     data[..8].copy_from_slice(&blocks.saturating_sub(1).to_be_bytes());
     data[8..12].copy_from_slice(&block_size.to_be_bytes());
     // The shelf works in 4 KiB: with smaller logical blocks say how many make a physical one.
     data[13] = (4096 / block_size.clamp(512, 4096)).trailing_zeros() as u8;
-    data[14] = 0xc0;
+    data[14] = if kind.is_provisioned() { 0xc0 } else { 0 };
     data
 }
 
@@ -96,15 +97,16 @@ pub fn port_groups(extended: bool, access: [Access; 2]) -> Vec<u8> {
 ///
 /// # Errors
 /// A question that contradicts the command's kind.
-pub fn opcodes(which: WhichOpcodes, timeouts: bool) -> Result<Vec<u8>, Sense> {
+pub fn opcodes(kind: Kind, which: WhichOpcodes, timeouts: bool) -> Result<Vec<u8>, Sense> {
     let found = |op: Option<&Opcode>| Ok(one_opcode(op, timeouts));
-    let with_actions = |code| opcodes::of_code(code).any(|op| op.action.is_some());
-    let of = |code, action| opcodes::of_code(code).find(|op| op.action == action);
+    let of_code = |code| opcodes::of_code(code).filter(|op| kind.has(op));
+    let with_actions = |code| of_code(code).any(|op| op.action.is_some());
+    let of = |code, action| of_code(code).find(|op| op.action == action);
     match which {
-        WhichOpcodes::All => Ok(all_opcodes(timeouts)),
+        WhichOpcodes::All => Ok(all_opcodes(kind, timeouts)),
         WhichOpcodes::Code(code) if with_actions(code) => Err(Sense::invalid_field(2)),
         WhichOpcodes::Code(code) => found(of(code, None)),
-        WhichOpcodes::Action(code, _) if opcodes::of_code(code).next().is_some() && !with_actions(code) => {
+        WhichOpcodes::Action(code, _) if of_code(code).next().is_some() && !with_actions(code) => {
             Err(Sense::invalid_field(2))
         }
         WhichOpcodes::Action(code, action) => found(of(code, Some(action))),
@@ -117,9 +119,9 @@ pub fn opcodes(which: WhichOpcodes, timeouts: bool) -> Result<Vec<u8>, Sense> {
 /// Command timeouts descriptor: neither nominal nor recommended timeouts are given.
 const TIMEOUTS: [u8; 12] = [0, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-fn all_opcodes(timeouts: bool) -> Vec<u8> {
+fn all_opcodes(kind: Kind, timeouts: bool) -> Vec<u8> {
     let mut data = vec![0; 4];
-    for op in opcodes::TABLE {
+    for op in opcodes::TABLE.iter().filter(|op| kind.has(op)) {
         let [high, low] = op.action.unwrap_or(0).to_be_bytes();
         let flags = u8::from(op.action.is_some()) | if timeouts { 0x02 } else { 0 };
         data.extend_from_slice(&[op.code, 0, high, low, 0, flags, 0, op.usage.len() as u8]);
@@ -180,15 +182,15 @@ mod tests {
 
     #[test]
     fn opcodes_are_reported_as_the_table_has_them() {
-        let all = opcodes(WhichOpcodes::All, true).expect("all");
+        let all = opcodes(Kind::Volume, WhichOpcodes::All, true).expect("all");
         assert_eq!(all.len(), 4 + 20 * opcodes::TABLE.len());
-        let one = opcodes(WhichOpcodes::Action(0xa3, 0x0a), false).expect("RTPG");
+        let one = opcodes(Kind::Volume, WhichOpcodes::Action(0xa3, 0x0a), false).expect("RTPG");
         assert_eq!((one[1] & 7, usize::from(one[3])), (3, 12));
         assert_eq!(
-            opcodes(WhichOpcodes::Code(0x04), false).expect("FORMAT UNIT"),
+            opcodes(Kind::Volume, WhichOpcodes::Code(0x04), false).expect("FORMAT UNIT"),
             [0, 1, 0, 0]
         );
-        assert!(opcodes(WhichOpcodes::Code(0xa3), false).is_err());
-        assert!(opcodes(WhichOpcodes::Action(0x28, 0), false).is_err());
+        assert!(opcodes(Kind::Volume, WhichOpcodes::Code(0xa3), false).is_err());
+        assert!(opcodes(Kind::Volume, WhichOpcodes::Action(0x28, 0), false).is_err());
     }
 }

@@ -23,6 +23,8 @@ macro_rules! senses {
 senses! {
     /// Nothing to report.
     NONE = 0x0, 0x0000;
+    /// It cannot work now, for a reason that is not told.
+    NOT_READY = 0x2, 0x0400;
     /// The asymmetric access state of this port is changing.
     PORT_TRANSITION = 0x2, 0x040a;
     /// This port is in standby.
@@ -57,6 +59,8 @@ senses! {
     INVALID_MESSAGE = 0x5, 0x4900;
     /// The target was reset by a host.
     RESET_OCCURRED = 0x6, 0x2903;
+    /// The medium is write-protected.
+    WRITE_PROTECTED = 0x7, 0x2700;
     /// The pool has no space for a block that is written for the first time. Nothing was written.
     SPACE_ALLOCATION_FAILED = 0x7, 0x2707;
     /// The pool has less free space than its soft threshold says.

@@ -650,6 +650,40 @@ pub(super) struct DiskPort {
     pub(super) port: ControllerId,
 }
 
+/// A port of a disk as somebody in this process has it, without a socket: whatever is plugged in there.
+#[derive(Debug)]
+pub struct Plug {
+    port: DiskPort,
+    session: Arc<Session>,
+}
+
+impl Plug {
+    pub(super) fn new(port: DiskPort) -> Self {
+        let session = Arc::new(Session {
+            port: port.port,
+            ended: AtomicBool::new(false),
+        });
+        Plug { port, session }
+    }
+
+    /// The disk, as built.
+    pub fn spec(&self) -> &DiskSpec {
+        &self.port.disk.spec
+    }
+
+    /// Carries out one command. Dropping the future ends it: it takes no effect any more, unless it has. What has to do
+    /// with reservations is carried through once it has passed the gate.
+    pub async fn submit(&self, operation: Operation) -> Reply {
+        self.port.handle(&self.session, Request::new(operation)).await
+    }
+}
+
+impl Drop for Plug {
+    fn drop(&mut self) {
+        self.port.ended(&self.session);
+    }
+}
+
 /// A session at a port.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -683,7 +717,12 @@ impl Handler for DiskPort {
         let result = match disk.gate(session, aborts).await {
             Err(status) => Err(status),
             Ok(()) => match request.operation {
-                Operation::ReservationOut(out) => disk.reservation_out(session, aborts, out).await,
+                Operation::ReservationOut(out) => {
+                    let (disk, session) = (disk.clone(), session.clone());
+                    // Whoever asked may be gone before the file and what is in force agree.
+                    let done = async move { disk.reservation_out(&session, aborts, out).await };
+                    tokio::spawn(done).await.unwrap_or(Err(Status::NoResources))
+                }
                 operation => disk.medium(session, aborts, &operation),
             },
         };

@@ -8,7 +8,7 @@
 //! | in the picture | here |
 //! |---|---|
 //! | disk | [`disk`](self::disk): image file, cache, reservations, faults |
-//! | port | unix socket `<controller>/port/disk-NN.sock`, spoken to in block frames |
+//! | port | unix socket `<controller>/port/disk-NN.sock`, spoken to in block frames; or a [`Plug`] in this process |
 //! | cable | [`Shelf::set_path`] |
 //! | camera | [`WriteLog`] |
 //!
@@ -29,6 +29,7 @@ mod reservation;
 #[cfg(test)]
 mod tests;
 
+pub use disk::Plug;
 pub use format::{BLOCK_SIZE, DiskSpec, Layout, PHYSICAL_BLOCK_SIZE, ShelfError};
 pub use log::{
     Event, FLAG_FUA, FLAG_LOST, FLAG_MISDIRECTED, FLAG_TORN, LogError, Record, WRITE_LOG, WriteLog,
@@ -144,6 +145,15 @@ impl Shelf {
             guard(&self.serving).spawn(async move { server.serve_unix(listener).await });
         }
         Ok(())
+    }
+
+    /// The port of `controller` of every disk, in the order of the slots, for somebody in this process.
+    pub fn plugs(&self, controller: ControllerId) -> Vec<Plug> {
+        let port = |disk: &Arc<Disk>| DiskPort {
+            disk: disk.clone(),
+            port: controller,
+        };
+        self.disks.iter().map(|disk| Plug::new(port(disk))).collect()
     }
 
     fn disk(&self, index: DiskIndex) -> Result<&Arc<Disk>, ShelfError> {

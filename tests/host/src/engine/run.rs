@@ -421,7 +421,8 @@ impl Engine {
                 Direction::In,
                 vec![0; *blocks as usize * block_size],
             ),
-            Op::Write { lba, data } => {
+            Op::Write { lba, data, durable } => {
+                let fua = fua && *durable;
                 let blocks = (data.len() / block_size) as u32;
                 (scsi::write16(*lba, blocks, fua), Direction::Out, data.to_vec())
             }

@@ -174,6 +174,19 @@ pub struct Change {
 }
 
 impl State {
+    /// What somebody else keeps, who decides on it: to report it, and to see what conflicts. Everything is kept over a
+    /// loss of power.
+    #[must_use]
+    pub fn kept_elsewhere(generation: u32, registrations: BTreeMap<Nexus, u64>, held: Option<Held>) -> Self {
+        Self {
+            generation,
+            aptpl: true,
+            registrations,
+            held,
+            ..Self::default()
+        }
+    }
+
     /// PRGENERATION.
     #[must_use]
     pub fn generation(&self) -> u32 {

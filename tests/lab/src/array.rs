@@ -1,0 +1,445 @@
+//! The array that is installed in the machines: from the packages, by the steps that a person takes, and then asked and
+//! moved through the operator's own command.
+//!
+//! Invariant: nothing is done here to the array that its operator could not do. What is done *to* it, power and cables, is
+//! [`crate::machine`]'s.
+
+use crate::error::{Error, Result};
+use crate::lab::Lab;
+use crate::machine::Machine;
+use crate::payload::INITIATOR;
+use crate::reservations::{self, Disk};
+use crate::shelf::{DATA, QUORUM};
+use crate::topology::Node;
+use crate::wait::wait_for;
+use pollux_api::heartbeat::{STATUS, Status};
+use pollux_api::id::ControllerId;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+/// Unpacking on an emulated processor.
+const INSTALL: Duration = Duration::from_secs(900);
+/// From the start of the daemons to one epoch of two members, and from the power of a machine whose partner serves.
+pub const JOIN: Duration = Duration::from_secs(900);
+/// A takeover or a move, before it is called late; how long it was is told, not judged.
+pub const MOVE: Duration = Duration::from_secs(300);
+/// What the operator's command may take.
+const COMMAND: Duration = Duration::from_secs(240);
+
+/// A pool of the lab's array.
+#[derive(Clone, Copy, Debug)]
+pub struct Pool {
+    /// Its name.
+    pub name: &'static str,
+    /// Where it belongs.
+    pub home: Node,
+    /// Slots of its disks, as the shelf and the array know them.
+    pub disks: &'static str,
+    /// Its volume.
+    pub volume: &'static str,
+    /// The number under which the host sees the volume.
+    pub lun: u16,
+}
+
+/// A pool for each controller.
+pub const POOLS: [Pool; 2] = [
+    Pool {
+        name: "alpha",
+        home: Node::A,
+        disks: "0,1",
+        volume: "alpha-0",
+        lun: 0,
+    },
+    Pool {
+        name: "beta",
+        home: Node::B,
+        disks: "2,3",
+        volume: "beta-0",
+        lun: 1,
+    },
+];
+
+/// The array in the machines of a lab.
+#[derive(Clone, Copy, Debug)]
+pub struct Array<'a> {
+    lab: &'a Lab,
+}
+
+impl<'a> Array<'a> {
+    /// The array of this lab.
+    #[must_use]
+    pub fn of(lab: &'a Lab) -> Self {
+        Self { lab }
+    }
+
+    /// Installs the package on both controllers, configures and pairs them, writes the quorum area and starts both; waits
+    /// until they are joined. Without a package it goes on where one is installed already.
+    ///
+    /// # Errors
+    /// A step that a person would take fails.
+    pub fn install(&self, package: Option<&Path>) -> Result<()> {
+        let a = self.lab.machine(Node::A)?;
+        let b = self.lab.machine(Node::B)?;
+        let (disks, seen) = (reservations::disks(&a)?, reservations::disks(&b)?);
+        let wwns = |disks: &[Disk]| -> Vec<String> { disks.iter().map(|disk| disk.wwn.clone()).collect() };
+        let slots = wwns(&disks);
+        if slots != wwns(&seen) {
+            return Err(Error::step(
+                "find the disks",
+                format!("a sees {disks:?}, b sees {seen:?}"),
+            ));
+        }
+        reservations::hold((a.clone(), &disks[0]), (b.clone(), &seen[0]))?;
+        // Both at once, as two people would.
+        std::thread::scope(|scope| {
+            let Some(package) = package else {
+                return Ok(());
+            };
+            let both = [&a, &b].map(|machine| scope.spawn(move || install(machine, package)));
+            both.map(|one| {
+                one.join()
+                    .unwrap_or_else(|_| Err(Error::step("install the package", "a thread died")))
+            })
+            .into_iter()
+            .collect::<Result<()>>()
+        })?;
+        for machine in [&a, &b] {
+            // Before there is a configuration nothing may run.
+            let active = machine.try_run("systemctl is-active heartbeatd", COMMAND)?;
+            if active.out.trim() == "active" {
+                return Err(Error::broken("nothing runs before it is configured", active.out));
+            }
+        }
+        setup(&a, &answers(&slots))?;
+        // What the second controller has to be told was written by the first; only its place among the hosts is its own.
+        let told = a.run("cat /etc/pollux/partner.toml")?;
+        setup(&b, &for_partner(&told))?;
+        self.pair()?;
+        a.run_within("systemctl start enclosured && pollux quorum format", COMMAND)?;
+        for node in Node::CONTROLLERS {
+            self.lab
+                .machine(node)?
+                .run_within("systemctl start pollux.target", COMMAND)?;
+        }
+        self.wait_joined()
+    }
+
+    /// A code that one controller shows is typed on the other one.
+    fn pair(&self) -> Result<()> {
+        let what = "pair the controllers";
+        let failed = |error: std::io::Error| Error::step(what, error);
+        let mut show = self
+            .lab
+            .machine(Node::A)?
+            .ssh()
+            .prepared("pollux pair show 2>&1")?;
+        let mut show = show.stdout(Stdio::piped()).spawn().map_err(failed)?;
+        let mut said = BufReader::new(show.stdout.take().ok_or_else(|| Error::step(what, "no pipe"))?);
+        let mut text = String::new();
+        let code = loop {
+            let mut line = String::new();
+            if said.read_line(&mut line).map_err(failed)? == 0 {
+                return Err(Error::step(what, format!("no code was shown: {text}")));
+            }
+            if let Some(code) = code_in(&line) {
+                break code;
+            }
+            text += &line;
+        };
+        let mut enter = self
+            .lab
+            .machine(Node::B)?
+            .ssh()
+            .prepared("pollux pair enter 2>&1")?;
+        enter.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut enter = enter.spawn().map_err(failed)?;
+        if let Some(mut input) = enter.stdin.take() {
+            writeln!(input, "{code}").map_err(failed)?;
+        }
+        let entered = enter.wait_with_output().map_err(failed)?;
+        // It ends once it is paired, or has had enough.
+        let mut rest = String::new();
+        said.read_to_string(&mut rest).map_err(failed)?;
+        let shown = show.wait().map_err(failed)?;
+        if shown.success() && entered.status.success() {
+            return Ok(());
+        }
+        let entered = String::from_utf8_lossy(&entered.stdout).into_owned();
+        Err(Error::step(what, format!("a: {rest} b: {entered}")))
+    }
+
+    /// Makes a pool, a volume and a floating address for each controller, and shows both volumes to the host.
+    ///
+    /// # Errors
+    /// A command is refused.
+    pub fn provision(&self) -> Result<()> {
+        let a = self.lab.machine(Node::A)?;
+        let command = |words: &str| a.run_within(&format!("pollux {words}"), COMMAND).map(drop);
+        command(&format!("host create lab --iqn {INITIATOR}"))?;
+        for (number, pool) in POOLS.iter().enumerate() {
+            let Pool {
+                name,
+                home,
+                disks,
+                volume,
+                lun,
+            } = pool;
+            command(&format!(
+                "pool create {name} --home {home} --disks {disks} --wait 200"
+            ))?;
+            command(&format!("volume create {volume} --pool {name} --size 64M"))?;
+            command(&format!("map create {volume} lab --lun {lun}"))?;
+            command(&format!(
+                "address create 10.78.0.{}/24 --pool {name}",
+                50 + number
+            ))?;
+        }
+        for pool in POOLS {
+            self.wait_owner(pool, pool.home, MOVE)?;
+        }
+        Ok(())
+    }
+
+    /// Heartbeat's view at a controller.
+    ///
+    /// # Errors
+    /// It does not answer, in words.
+    pub fn status(&self, node: Node) -> std::result::Result<Status, String> {
+        let machine = self.lab.machine(node).map_err(|error| error.to_string())?;
+        let text = machine
+            .run(&format!("pollux call {STATUS}"))
+            .map_err(|error| error.to_string())?;
+        serde_json::from_str(&text).map_err(|error| format!("{node}: {error} in {text}"))
+    }
+
+    /// Waits until both controllers are members of one open epoch, say so, and take changes.
+    ///
+    /// # Errors
+    /// It does not come to that.
+    pub fn wait_joined(&self) -> Result<()> {
+        wait_for("both controllers are joined", JOIN, || {
+            for node in Node::CONTROLLERS {
+                let status = self.status(node)?;
+                let epoch = status
+                    .epoch
+                    .ok_or_else(|| format!("{node}: no epoch, {}", status.state))?;
+                if epoch.members.len() != 2 || !epoch.open {
+                    return Err(format!("{node}: epoch {epoch:?}, {}", status.state));
+                }
+                if let Some(lock) = status.config_lock {
+                    return Err(format!("{node}: locked, {}", lock.reason));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Waits until a controller says that it serves a pool.
+    ///
+    /// # Errors
+    /// It does not within `bound`.
+    pub fn wait_owner(&self, pool: Pool, node: Node, bound: Duration) -> Result<()> {
+        wait_for(&format!("{node} serves {}", pool.name), bound, || {
+            self.serves(pool, node)
+        })
+    }
+
+    /// Whether a controller says that it serves a pool; otherwise what it says.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn serves(&self, pool: Pool, node: Node) -> std::result::Result<(), String> {
+        let status = self.status(node)?;
+        let found = status
+            .pools
+            .iter()
+            .find(|known| known.name.as_deref() == Some(pool.name));
+        let found = found.ok_or_else(|| format!("{node} does not know {} yet", pool.name))?;
+        if found.owner == Some(id(node)) && found.state == "serving" {
+            Ok(())
+        } else {
+            Err(format!(
+                "{node}: {} (owner {:?}), {}",
+                found.state, found.owner, status.state
+            ))
+        }
+    }
+
+    /// Waits until every pool is served where it belongs; asks for it meanwhile.
+    ///
+    /// # Errors
+    /// It does not come to that.
+    pub fn wait_home(&self) -> Result<()> {
+        wait_for("every pool is at home", JOIN, || {
+            for pool in POOLS {
+                self.serves(pool, pool.home).map_err(|seen| {
+                    let away = pool.home.partner();
+                    // It may be on its way already: asked again it is refused, which does no harm.
+                    let asked = self
+                        .lab
+                        .machine(away)
+                        .and_then(|machine| machine.try_run("pollux giveback --yes --wait 0", COMMAND));
+                    format!("{seen}; asked: {:?}", asked.map(|said| said.err))
+                })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Waits until a controller's configuration is locked, or is no longer.
+    ///
+    /// # Errors
+    /// It does not come to that.
+    pub fn wait_locked(&self, node: Node, locked: bool) -> Result<()> {
+        wait_for(
+            &format!("the configuration is locked on {node}: {locked}"),
+            MOVE,
+            || {
+                let status = self.status(node)?;
+                if status.config_lock.is_some() == locked {
+                    Ok(())
+                } else {
+                    Err(format!("{node}: {}, wire {}", status.state, status.wire.state))
+                }
+            },
+        )
+    }
+
+    /// Moves a pool to the partner of its owner, planned, and waits until it is there.
+    ///
+    /// # Errors
+    /// It is refused, or does not arrive.
+    pub fn switchover(&self, pool: Pool, from: Node) -> Result<()> {
+        let machine = self.lab.machine(from)?;
+        machine.run_within(
+            &format!("pollux switchover {} --yes --wait 200", pool.name),
+            COMMAND,
+        )?;
+        self.wait_owner(pool, from.partner(), MOVE)
+    }
+}
+
+/// The controller's name in messages.
+fn id(node: Node) -> ControllerId {
+    if node == Node::A {
+        ControllerId::A
+    } else {
+        ControllerId::B
+    }
+}
+
+/// Eight digits in a line, however they are set apart.
+fn code_in(line: &str) -> Option<String> {
+    let line = line.trim();
+    let plain = line.chars().all(|c| c.is_ascii_digit() || c == ' ' || c == '-');
+    let digits = line.chars().filter(char::is_ascii_digit).count();
+    (plain && digits == 8).then(|| line.to_owned())
+}
+
+/// Runs `pollux setup` with a file of answers.
+fn setup(machine: &Machine, answers: &str) -> Result<()> {
+    let script = format!(
+        "cat > /var/tmp/answers.toml <<'END'\n{answers}END\npollux setup --yes --answers /var/tmp/answers.toml"
+    );
+    machine.run_within(&script, COMMAND).map(drop)
+}
+
+/// What a person answers on the first controller: which disk is in which slot, as the shelf numbers them, so that the log
+/// of the shelf and the array speak of the same ones.
+fn answers(wwns: &[String]) -> String {
+    let mut text = format!(
+        "controller = \"{}\"\nprofile = \"safe\"\n[interconnect]\npartner = \"{}\"\n{}[quorum]\ndisks = {:?}\n",
+        Node::A,
+        Node::B.interconnect().unwrap_or_default(),
+        front(Node::A),
+        (DATA..DATA + QUORUM).collect::<Vec<_>>()
+    );
+    for (slot, wwn) in wwns.iter().enumerate() {
+        let quorum = slot >= usize::from(DATA);
+        let _ = write!(
+            text,
+            "[[disk]]\nslot = {slot}\nwwn = \"{wwn}\"\nquorum = {quorum}\n"
+        );
+    }
+    text
+}
+
+fn front(node: Node) -> String {
+    format!("[front]\ninterface = \"eth3\"\naddress = \"{}\"\n", node.front())
+}
+
+/// The answers that the first controller wrote for the second, with what only the second knows.
+fn for_partner(told: &str) -> String {
+    let rest: String = told
+        .lines()
+        .filter(|line| line.trim() != "[front]")
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    rest + &front(Node::B)
+}
+
+/// Installs a package in a machine.
+///
+/// # Errors
+/// dpkg refuses.
+pub fn install(machine: &Machine, package: &Path) -> Result<()> {
+    let name = package
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    machine.ssh().copy_in(&[package.to_owned()], "/var/tmp/")?;
+    machine
+        .run_within(&format!("dpkg --install /var/tmp/{name}"), INSTALL)
+        .map(drop)
+}
+
+/// A package that `cargo debs` has made in `target/debian`.
+///
+/// # Errors
+/// It is not there, or more than one version is.
+pub fn package(target: &Path, name: &str) -> Result<PathBuf> {
+    let folder = target.join("debian");
+    let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+    let mut found = entries.map(|entry| entry.path()).filter(|path| {
+        let file = path
+            .file_name()
+            .and_then(|file| file.to_str())
+            .unwrap_or_default();
+        file.starts_with(&format!("{name}_")) && file.ends_with(".deb")
+    });
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(one),
+        _ => Err(Error::step(
+            format!("find the package {name}"),
+            format!("one {name}_*.deb is needed in {}: cargo debs", folder.display()),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_found_however_it_is_set() {
+        assert_eq!(code_in("    1234 5678\n").as_deref(), Some("1234 5678"));
+        assert_eq!(code_in("12345678").as_deref(), Some("12345678"));
+        assert_eq!(code_in("Type this code on controller b, within 5 minutes:"), None);
+        assert_eq!(code_in("1234"), None);
+    }
+
+    #[test]
+    fn the_quorum_disks_are_the_last_ones() {
+        let wwns: Vec<String> = (0..DATA + QUORUM).map(|n| format!("naa.{n}")).collect();
+        let text = answers(&wwns);
+        assert_eq!(text.matches("quorum = true").count(), usize::from(QUORUM));
+        assert!(text.contains("slot = 0\nwwn = \"naa.0\"\nquorum = false"));
+        assert!(text.contains("disks = [4, 5, 6]"));
+        let second = for_partner("controller = \"b\"\n[front]\n[[disk]]\nslot = 0\n");
+        assert_eq!(second.matches("[front]").count(), 1);
+        assert!(second.contains("address = \"10.78.0.2\""), "{second}");
+    }
+}

@@ -1,0 +1,308 @@
+//! The host: a stock Linux initiator, one multipath device for each volume, and a writer that checks what it has written.
+//!
+//! fio is the foreign judge: it writes blocks with checksums to places at random, reads each back some hundred writes later,
+//! and ends with an error at the first failed command or wrong block. It runs through the whole case. The pause is the
+//! longest time in which none of its commands ended, by the machine's own clock.
+
+use crate::array::{POOLS, Pool, install};
+use crate::error::{Error, Result};
+use crate::lab::Lab;
+use crate::machine::Machine;
+use crate::topology::Node;
+use crate::wait::wait_for;
+use serde::Deserialize;
+use std::path::Path;
+use std::time::Duration;
+
+const LOGIN: Duration = Duration::from_secs(300);
+/// fio reads back what it has in hand before it ends.
+const END: Duration = Duration::from_secs(600);
+/// Blocks between a write and its being read back: those in a takeover are read back after it.
+const BACKLOG: u32 = 256;
+/// Writes a second for each volume: an emulated processor must have time for the rest.
+const RATE: u32 = 40;
+
+/// The host of a lab.
+#[derive(Debug)]
+pub struct Host {
+    machine: Machine,
+}
+
+/// The longest time without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The last answer before it, ms since 1970 by the host's clock.
+    pub after_ms: u64,
+    /// How long, ms.
+    pub length_ms: u64,
+}
+
+/// What the writer says at its end.
+#[derive(Debug)]
+pub struct Written {
+    /// Commands that were answered.
+    pub answered: u64,
+    /// The longest time without an answer since the fault, over all volumes.
+    pub pause: Gap,
+}
+
+impl Host {
+    /// The host of this lab.
+    ///
+    /// # Errors
+    /// It is not on.
+    pub fn of(lab: &Lab) -> Result<Self> {
+        Ok(Self {
+            machine: lab.machine(Node::Host)?,
+        })
+    }
+
+    /// Installs the package for hosts, logs in to both controllers by its steps, and waits until every volume is one device with two paths.
+    ///
+    /// # Errors
+    /// A controller refuses, or a device does not come together.
+    pub fn login(&self, package: &Path) -> Result<()> {
+        install(&self.machine, package)?;
+        self.machine.run("multipathd reconfigure")?;
+        for node in Node::CONTROLLERS {
+            let portal = node.front();
+            let script = format!("iscsiadm --mode discovery --type sendtargets --portal {portal} --login");
+            // Logging in again where a session is there already is refused, and is what was wanted.
+            let said = self.machine.try_run(&script, LOGIN)?;
+            if !matches!(said.status.code(), Some(0 | 15)) {
+                return Err(Error::step(format!("log in to {node}"), said.err));
+            }
+        }
+        wait_for("every volume is one device with two paths", LOGIN, || {
+            let said = self
+                .machine
+                .run("multipathd show maps raw format '%n %N'")
+                .map_err(|error| error.to_string())?;
+            let whole = said.lines().filter(|line| line.ends_with(" 2")).count();
+            if whole == POOLS.len() { Ok(()) } else { Err(said) }
+        })
+    }
+
+    /// The device of a volume, by the number under which the host sees it.
+    fn device(&self, pool: Pool) -> Result<String> {
+        let script = format!(
+            "for disk in /dev/disk/by-path/*-lun-{}; do \
+             cat /sys/block/\"$(basename \"$(readlink -f \"$disk\")\")\"/holders/*/dm/name; done | sort --unique",
+            pool.lun
+        );
+        let said = self.machine.run(&script)?;
+        match said.split_whitespace().collect::<Vec<_>>()[..] {
+            [name] => Ok(format!("/dev/mapper/{name}")),
+            _ => Err(Error::step(
+                format!("find the device of {}", pool.volume),
+                format!("one is needed, there are: {said:?}"),
+            )),
+        }
+    }
+
+    /// Starts the writer on every volume and waits until it writes.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn load(&self) -> Result<()> {
+        let mut job = format!(
+            "[global]\nioengine=libaio\ndirect=1\nbs=4k\niodepth=4\nrw=randwrite\nrate_iops={RATE}\nsize=32m\n\
+             verify=crc32c\nverify_backlog={BACKLOG}\nverify_fatal=1\nverify_dump=0\n\
+             time_based\nruntime=24h\nlog_unix_epoch=1\nwrite_lat_log=/var/tmp/fio\n"
+        );
+        for pool in POOLS {
+            job += &format!("[{}]\nfilename={}\n", pool.volume, self.device(pool)?);
+        }
+        let script = format!(
+            "rm -f /var/tmp/fio* && cat > /var/tmp/fio.job <<'END'\n{job}END\n\
+             systemctl reset-failed lab-fio 2>/dev/null; \
+             systemd-run --unit=lab-fio --property=KillSignal=SIGINT --property=TimeoutStopSec=600 \
+             fio --output-format=json --output=/var/tmp/fio.json /var/tmp/fio.job"
+        );
+        self.machine.run(&script)?;
+        self.wait_progress()
+    }
+
+    /// Waits until commands of every volume are answered that were not when it was called.
+    ///
+    /// # Errors
+    /// The writer has ended, or gets no answer.
+    pub fn wait_progress(&self) -> Result<()> {
+        let counts = || -> std::result::Result<Vec<u64>, String> {
+            let devices =
+                "for map in /sys/block/dm-*; do cut -d' ' -f1-40 $map/stat; done | awk '{ print $1 + $5 }'";
+            let said = self
+                .machine
+                .run(&format!("systemctl is-active --quiet lab-fio && {devices}"))
+                .map_err(|error| error.to_string())?;
+            said.split_whitespace()
+                .map(|word| word.parse().map_err(|_| format!("{word:?} is no number")))
+                .collect()
+        };
+        let mut before = None;
+        wait_for("every volume is written", LOGIN, || {
+            let now = counts()?;
+            let first = before.get_or_insert_with(|| now.clone());
+            let moved =
+                first.len() == now.len() && first.iter().zip(&now).all(|(old, new)| new >= &(old + 20));
+            if moved {
+                Ok(())
+            } else {
+                Err(format!("{first:?}, then {now:?}"))
+            }
+        })
+    }
+
+    /// The host's clock, ms since 1970.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn now_ms(&self) -> Result<u64> {
+        let said = self.machine.run("date +%s%3N")?;
+        said.trim()
+            .parse()
+            .map_err(|error| Error::step("read the host's clock", error))
+    }
+
+    /// Ends the writer and judges what it says: no command failed, no block was wrong. `since_ms`: the fault, by the host's
+    /// clock.
+    ///
+    /// # Errors
+    /// [`Error::Broken`]: a command failed or a block was wrong.
+    pub fn judge(&self, since_ms: u64) -> Result<Written> {
+        let promise = "no I/O error and no lost write at the host";
+        let active = self.machine.try_run("systemctl is-active lab-fio", END)?;
+        if active.out.trim() != "active" {
+            let why = self.machine.try_run(
+                "cat /var/tmp/fio.json; journalctl --no-pager --unit=lab-fio --lines=20",
+                END,
+            )?;
+            return Err(Error::broken(
+                promise,
+                format!("the writer has ended by itself: {}", why.out),
+            ));
+        }
+        self.machine.run_within("systemctl stop lab-fio", END)?;
+        let answered = verdict(&self.machine.run("cat /var/tmp/fio.json")?)
+            .map_err(|seen| Error::broken(promise, seen))?;
+        let mut pause: Option<Gap> = None;
+        for job in 1..=POOLS.len() {
+            let log = self
+                .machine
+                .run(&format!("cut -d, -f1 /var/tmp/fio_clat.{job}.log"))?;
+            let gap = longest_gap(&log, since_ms)
+                .ok_or_else(|| Error::broken(promise, format!("job {job} got no answer after the fault")))?;
+            if pause.is_none_or(|longest| longest.length_ms < gap.length_ms) {
+                pause = Some(gap);
+            }
+        }
+        let pause = pause.ok_or_else(|| Error::step("read the writer's log", "it is empty"))?;
+        Ok(Written { answered, pause })
+    }
+}
+
+#[derive(Deserialize)]
+struct Report {
+    jobs: Vec<Job>,
+}
+
+#[derive(Deserialize)]
+struct Job {
+    jobname: String,
+    error: i32,
+    total_err: u64,
+    write: Side,
+    read: Side,
+}
+
+#[derive(Deserialize)]
+struct Side {
+    total_ios: u64,
+}
+
+/// What fio's report says: how many commands were answered, or which job failed and why.
+fn verdict(text: &str) -> std::result::Result<u64, String> {
+    // fio notes in words above its JSON that a signal ended it.
+    let start = text.find('{').ok_or_else(|| format!("no report: {text:?}"))?;
+    let report: Report =
+        serde_json::from_str(&text[start..]).map_err(|error| format!("no report: {error}"))?;
+    let mut answered = 0;
+    for job in &report.jobs {
+        if job.error != 0 || job.total_err != 0 {
+            return Err(format!(
+                "{}: error {} ({} in all)",
+                job.jobname, job.error, job.total_err
+            ));
+        }
+        // A job that wrote and read nothing back has proven nothing.
+        if job.write.total_ios == 0 || job.read.total_ios == 0 {
+            return Err(format!(
+                "{}: {} writes, {} read back",
+                job.jobname, job.write.total_ios, job.read.total_ios
+            ));
+        }
+        answered += job.write.total_ios + job.read.total_ios;
+    }
+    if report.jobs.len() == POOLS.len() {
+        Ok(answered)
+    } else {
+        Err(format!(
+            "{} jobs where {} were started",
+            report.jobs.len(),
+            POOLS.len()
+        ))
+    }
+}
+
+/// The longest time between two answers of which the later came after `since_ms`. One time a line, ms, in any order.
+fn longest_gap(text: &str, since_ms: u64) -> Option<Gap> {
+    let mut times: Vec<u64> = text.lines().filter_map(|line| line.trim().parse().ok()).collect();
+    times.sort_unstable();
+    times
+        .windows(2)
+        .filter(|pair| pair[1] >= since_ms)
+        .map(|pair| Gap {
+            after_ms: pair[0],
+            length_ms: pair[1] - pair[0],
+        })
+        .max_by_key(|gap| gap.length_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_gap_is_one_that_ended_after_the_fault() {
+        let log = "1000\n9000\n9010\n9500\n9400\n12400\n12410\n";
+        let gap = longest_gap(log, 9200);
+        assert_eq!(
+            gap,
+            Some(Gap {
+                after_ms: 9500,
+                length_ms: 2900
+            })
+        );
+        assert_eq!(longest_gap("1000\n1001\n", 5000), None);
+        assert_eq!(longest_gap("", 0), None);
+    }
+
+    #[test]
+    fn a_report_with_an_error_or_without_a_block_read_back_is_no_good() {
+        let job = |name: &str, error: u32, reads: u32| {
+            format!(
+                "{{\"jobname\":\"{name}\",\"error\":{error},\"total_err\":0,\
+                 \"write\":{{\"total_ios\":10}},\"read\":{{\"total_ios\":{reads}}}}}"
+            )
+        };
+        let report =
+            |jobs: &[String]| format!("fio: terminating on signal 2\n{{\"jobs\":[{}]}}", jobs.join(","));
+        let good = report(&[job("x", 0, 5), job("y", 0, 6)]);
+        assert_eq!(verdict(&good), Ok(31));
+        let wrong = verdict(&report(&[job("x", 0, 5), job("y", 84, 6)])).expect_err("a wrong block");
+        assert!(wrong.contains("y: error 84"), "{wrong}");
+        assert!(verdict(&report(&[job("x", 0, 0), job("y", 0, 6)])).is_err());
+        assert!(verdict(&report(&[job("x", 0, 5)])).is_err());
+        assert!(verdict("nothing").is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! Whether the shelf is what an array needs, asked of both controllers' kernels before anything is installed: a disk that
+//! both reach, and whose reservations hold against the one who lost it.
+//!
+//! Every command goes through /dev/sgN: a block device that was opened for writing is scanned again by udev when it is
+//! closed, and its links are gone for a moment.
+
+use crate::error::{Error, Result};
+use crate::machine::{LOOK, Machine};
+use crate::shelf::{DATA, QUORUM};
+
+/// What sg_dd says of a command that was ended by that status; its exit code is one for all that go wrong.
+const CONFLICT: &str = "Reservation Conflict";
+/// Write exclusive, registrants only (SPC-4, 6.13.3.4): the one that pools are fenced by.
+const KIND: &str = "--prout-type=5";
+
+/// Registers, reserves and preempts on one disk from both sides; leaves it without a registration.
+///
+/// # Errors
+/// [`Error::Broken`]: a write passed that must not, or one did not that must.
+pub fn hold(a: (Machine, &Disk), b: (Machine, &Disk)) -> Result<()> {
+    let side = |(machine, disk): (Machine, &Disk)| Side {
+        machine,
+        device: disk.generic.clone(),
+    };
+    let (a, b) = (side(a), side(b));
+    a.persist("--register-ignore --param-sark=0xa1")?;
+    a.persist(&format!("--reserve --param-rk=0xa1 {KIND}"))?;
+    a.writes(true, "a holds the reservation")?;
+    b.writes(false, "a holds the reservation, b is not registered")?;
+    b.persist("--register-ignore --param-sark=0xb1")?;
+    b.persist(&format!(
+        "--preempt-abort --param-rk=0xb1 --param-sark=0xa1 {KIND}"
+    ))?;
+    b.writes(true, "b has preempted a")?;
+    a.writes(false, "b has preempted a")?;
+    b.persist("--clear --param-rk=0xb1")?;
+    a.writes(true, "every registration is cleared")
+}
+
+/// A disk of the shelf as a machine sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Number of the unit, which is the slot of the shelf.
+    pub unit: u16,
+    /// Its name, the same through both ports.
+    pub wwn: String,
+    /// Its character device.
+    pub generic: String,
+}
+
+/// Every disk of the shelf, by slot.
+///
+/// # Errors
+/// One is missing, or is there twice.
+pub fn disks(machine: &Machine) -> Result<Vec<Disk>> {
+    // The name that udev has read from the disk (VPD 83h, NAA).
+    let script = "udevadm settle && for disk in /sys/class/scsi_generic/*; do \
+                  block=$(basename \"$disk\"/device/block/*); \
+                  wwn=$(udevadm info --query=property --property=ID_WWN --value --name=\"/dev/$block\"); \
+                  echo \"$(basename \"$(readlink -f \"$disk/device\")\") naa.${wwn#0x} /dev/$(basename \"$disk\")\"; done";
+    let text = machine.run(script)?;
+    in_slots(&text).map_err(|why| Error::step(format!("find the disks on {}", machine.node), why))
+}
+
+/// Lines `HOST:CHANNEL:TARGET:LUN WWN DEVICE`, in the order of the units.
+fn in_slots(text: &str) -> std::result::Result<Vec<Disk>, String> {
+    let mut found = vec![];
+    for line in text.lines() {
+        let [address, wwn, generic] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+            return Err(format!("{line:?} is no disk"));
+        };
+        let unit = address.rsplit(':').next().and_then(|word| word.parse().ok());
+        found.push(Disk {
+            unit: unit.ok_or_else(|| format!("{address:?} is no address"))?,
+            wwn: wwn.to_owned(),
+            generic: generic.to_owned(),
+        });
+    }
+    found.sort_by_key(|disk| disk.unit);
+    let wanted: Vec<u16> = (0..DATA + QUORUM).collect();
+    let units: Vec<u16> = found.iter().map(|disk| disk.unit).collect();
+    if units == wanted {
+        Ok(found)
+    } else {
+        Err(format!("units {units:?} where {wanted:?} should be"))
+    }
+}
+
+/// A disk as one controller has it.
+struct Side {
+    machine: Machine,
+    device: String,
+}
+
+impl Side {
+    fn persist(&self, words: &str) -> Result<()> {
+        let script = format!("sg_persist --no-inquiry --out {words} {}", self.device);
+        self.machine.run(&script).map(drop)
+    }
+
+    fn writes(&self, may: bool, when: &str) -> Result<()> {
+        let script = format!("sg_dd if=/dev/zero of={} bs=512 count=1", self.device);
+        let said = self.machine.try_run(&script, LOOK)?;
+        let refused = !said.status.success() && said.err.contains(CONFLICT);
+        if may && said.status.success() || !may && refused {
+            return Ok(());
+        }
+        let right = if may { "passes" } else { "is refused" };
+        Err(Error::broken(
+            format!("{when}: a write of {} {right}", self.machine.node),
+            format!("{}: {}", said.status, said.err.trim()),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_stand_in_the_order_of_their_units() {
+        let lines: Vec<String> = (0..DATA + QUORUM)
+            .rev()
+            .map(|unit| format!("0:0:0:{unit} naa.300000000000000{unit} /dev/sg{unit}"))
+            .collect();
+        let found = in_slots(&lines.join("\n")).expect("all are there");
+        assert_eq!(
+            (found[0].unit, found[0].wwn.as_str()),
+            (0, "naa.3000000000000000")
+        );
+        assert_eq!(found.len(), usize::from(DATA + QUORUM));
+        let refused = in_slots(&lines[1..].join("\n")).expect_err("one is missing");
+        assert!(refused.contains("should be"), "{refused}");
+        assert!(in_slots("nonsense").is_err());
+    }
+}
