@@ -4,7 +4,7 @@
 
 use clap::{Parser, Subcommand};
 use pollux_lab::array::{self, Array};
-use pollux_lab::cases::{CASES, Case};
+use pollux_lab::cases::{CASES, Case, Outcome};
 use pollux_lab::error::{Error, Result};
 use pollux_lab::host::Host;
 use pollux_lab::lab::Lab;
@@ -12,7 +12,7 @@ use pollux_lab::topology::Node;
 use pollux_lab::{diagnosis, image, switch};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Virtual machines that prove the appliance. Exit codes: 0 all is well, 1 something failed, 2 wrong argument.
 #[derive(Debug, Parser)]
@@ -53,6 +53,12 @@ enum What {
     },
     /// Switch on, install, every case, switch off; prints a table.
     All {
+        /// Only these, see `list`.
+        #[arg(value_parser = case)]
+        cases: Vec<Case>,
+        /// Only the few that are run where time is short; `list` marks them.
+        #[arg(long, conflicts_with = "cases")]
+        quick: bool,
         /// Leave it on afterwards.
         #[arg(long)]
         keep: bool,
@@ -137,10 +143,17 @@ fn run(what: What) -> Result<ExitCode> {
                 outcome.took.as_secs_f64()
             );
         }
-        What::All { keep } => return all(keep),
+        What::All { cases, quick, keep } => {
+            let cases = match (cases.is_empty(), quick) {
+                (false, _) => cases,
+                (true, quick) => CASES.into_iter().filter(|case| case.quick || !quick).collect(),
+            };
+            return all(&cases, keep);
+        }
         What::List => {
             for case in CASES {
-                println!("{:<4} {}", case.name, case.what);
+                let mark = if case.quick { "quick" } else { "" };
+                println!("{:<4} {mark:<5} {}", case.name, case.what);
             }
         }
         What::Logs => println!("{}", diagnosis::collect(&Lab::find()?, "now")?.display()),
@@ -161,15 +174,17 @@ fn install(lab: &Lab, unpacked: bool) -> Result<()> {
     Host::of(lab)?.login(&package("pollux-host")?)
 }
 
-fn all(keep: bool) -> Result<ExitCode> {
+fn all(cases: &[Case], keep: bool) -> Result<ExitCode> {
     let mut lab = Lab::find()?;
     let start = Instant::now();
     let up = lab.up(&Node::ALL).and_then(|()| install(&lab, false));
     let mut rows = vec![("install", up.map(|()| None), start.elapsed())];
     if rows[0].1.is_ok() {
-        for case in CASES {
+        for case in cases {
             let start = Instant::now();
             let outcome = case.run(&mut lab).map(Some);
+            let word = if outcome.is_ok() { "ok" } else { "FAILED" };
+            println!("{}: {word}, {:.0} s", case.name, start.elapsed().as_secs_f64());
             rows.push((case.name, outcome, start.elapsed()));
         }
     } else {
@@ -181,23 +196,35 @@ fn all(keep: bool) -> Result<ExitCode> {
     if !keep {
         lab.down()?;
     }
-    println!("{:<8} {:<7} {:>9} {:>7}", "case", "result", "pause", "time");
-    let mut good = true;
-    for (name, outcome, took) in &rows {
-        let pause = match outcome {
-            Ok(Some(outcome)) => format!("{} ms", outcome.pause_ms),
-            _ => "-".into(),
-        };
-        let word = if outcome.is_ok() { "ok" } else { "FAILED" };
-        println!("{name:<8} {word:<7} {pause:>9} {:>5.0} s", took.as_secs_f64());
-        if let Err(error) = outcome {
-            good = false;
-            println!("  {error}");
-        }
-    }
-    Ok(if good {
+    Ok(if table(&rows) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Prints how everything went; true: all of it well.
+fn table(rows: &[(&str, Result<Option<Outcome>>, Duration)]) -> bool {
+    println!(
+        "{:<8} {:<7} {:>9} {:>7} {:>9}  phases of the longest import, ms",
+        "case", "result", "pause", "time", "x import"
+    );
+    for (name, outcome, took) in rows {
+        let told = outcome.as_ref().ok().and_then(Option::as_ref);
+        let pause = told.map_or("-".into(), |outcome| format!("{} ms", outcome.pause_ms));
+        let phases = told.and_then(|outcome| outcome.phases.as_ref());
+        let times = phases.map_or("-".into(), |phases| {
+            format!("{:.1}", phases.whole_ms as f64 / phases.import_ms.max(1) as f64)
+        });
+        let text = phases.map_or("", |phases| phases.text.as_str());
+        let word = if outcome.is_ok() { "ok" } else { "FAILED" };
+        println!(
+            "{name:<8} {word:<7} {pause:>9} {:>5.0} s {times:>9}  {text}",
+            took.as_secs_f64()
+        );
+        if let Err(error) = outcome {
+            println!("  {error}");
+        }
+    }
+    rows.iter().all(|(_, outcome, _)| outcome.is_ok())
 }
