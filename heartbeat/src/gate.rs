@@ -322,11 +322,10 @@ impl Tables {
     pub fn remove() -> Result<(), NftError> {
         let nft = Nft::open()?;
         for table in TABLES {
-            let mut batch = Batch::default();
-            batch.delete_table(table);
-            match nft.has(table)? {
-                true => nft.commit(batch)?,
-                false => {}
+            if nft.has(table)? {
+                let mut batch = Batch::default();
+                batch.delete_table(table);
+                nft.commit(batch)?;
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use pollux_platform::{
 };
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -34,6 +34,7 @@ const SILENCE: Duration = Duration::from_millis(700);
 const OWN: &str = "10.78.0.1";
 const FLOATING: &str = "10.78.0.50";
 const FLOATING_6: &str = "fd00::50";
+const INTERCONNECT: &str = "10.77.0.1";
 const PORTAL: u16 = 3260;
 const NFS: u16 = 2049;
 const MANAGEMENT: u16 = 7443;
@@ -186,13 +187,15 @@ fn addr(text: &str) -> IfAddr {
     text.parse().unwrap()
 }
 
-/// Echoes what comes to a port, over TCP and UDP, as long as the process lives.
-fn echo(network: &NetNs, port: u16) {
+/// Echoes what comes to a port of an address, over TCP and UDP, as long as the process lives. A socket for each address:
+/// from one for all, answers to datagrams would leave under whichever address the kernel likes.
+fn echo(network: &NetNs, address: &str, port: u16) {
+    let socket = SocketAddr::new(address.parse().unwrap(), port);
     let (tcp, udp) = network
         .run(|| {
             (
-                TcpListener::bind(("::", port)).unwrap(),
-                UdpSocket::bind(("::", port)).unwrap(),
+                TcpListener::bind(socket).unwrap(),
+                UdpSocket::bind(socket).unwrap(),
             )
         })
         .unwrap();
@@ -215,9 +218,22 @@ fn echo(network: &NetNs, port: u16) {
     });
 }
 
-/// Sends a datagram until it is answered, for so long.
+/// Asks until there is an answer, for so long: by a connection to the portal, which only TCP has, by datagrams elsewhere.
 fn answered(from: Option<&NetNs>, address: &str, port: u16, within: Duration) -> bool {
     let target: IpAddr = address.parse().unwrap();
+    if port == PORTAL {
+        let ask = || -> std::io::Result<()> {
+            let mut stream = TcpStream::connect_timeout(&SocketAddr::new(target, port), within)?;
+            stream.set_read_timeout(Some(within))?;
+            stream.write_all(b"?")?;
+            stream.read_exact(&mut [0])
+        };
+        return match from {
+            Some(network) => network.run(ask).unwrap(),
+            None => ask(),
+        }
+        .is_ok();
+    }
     let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let bind = || UdpSocket::bind(any).unwrap();
     let socket = match from {
@@ -311,8 +327,10 @@ fn knows(host: &NetNs, address: &str) -> bool {
 
 async fn all() {
     let net = Net::build().await;
-    for port in [PORTAL, NFS, MANAGEMENT, FORWARD, ECHO] {
-        echo(&net.controller, port);
+    for address in [OWN, FLOATING, FLOATING_6, INTERCONNECT] {
+        for port in [PORTAL, NFS, MANAGEMENT, FORWARD, ECHO] {
+            echo(&net.controller, address, port);
+        }
     }
     no_gate_holds_nothing(&net);
     closed_from_the_start(&net);
@@ -353,10 +371,10 @@ fn held(net: &Net) {
     answers(OWN, MANAGEMENT);
     answers(OWN, ECHO);
     assert!(
-        answered(Some(&net.partner), "10.77.0.1", NFS, LIMIT),
+        answered(Some(&net.partner), INTERCONNECT, NFS, LIMIT),
         "the interconnect is never held"
     );
-    assert!(answered(Some(&net.partner), "10.77.0.1", FORWARD, LIMIT));
+    assert!(answered(Some(&net.partner), INTERCONNECT, FORWARD, LIMIT));
     assert!(
         answered(Some(&net.controller), OWN, PORTAL, LIMIT),
         "nor is what the controller says to itself"

@@ -444,8 +444,9 @@ impl Netlink {
             .map_err(refused("list addresses of", name))
     }
 
-    /// Adds an address, marked as the array's. Answers false when it is there already, whoever has put it up. An IPv6 address is usable at once: duplicate address
-    /// detection would keep it silent for seconds, and who may have it has been decided by other means.
+    /// Adds an address, marked as the array's. Answers false when it is there already, whoever has put it up. An IPv6
+    /// address is usable at once: duplicate address detection would keep it silent for seconds, and who may have it has
+    /// been decided by other means.
     pub async fn add_address(&self, name: &str, wanted: IfAddr) -> Result<bool, NetlinkError> {
         let index = self.link(name).await?.index;
         let mut request = self.handle.address().add(index, wanted.address, wanted.prefix);
