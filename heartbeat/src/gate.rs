@@ -545,7 +545,7 @@ mod tests {
     /// The latest end of an element that was asked for at `now`.
     fn lasting(now: u64, span: Duration) -> u64 {
         assert!(
-            span.subsec_nanos() % 1_000_000 == 0,
+            span.subsec_nanos().is_multiple_of(1_000_000),
             "whole milliseconds: {span:?}"
         );
         now + (span + TICK).as_nanos() as u64
