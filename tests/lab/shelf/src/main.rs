@@ -59,9 +59,21 @@ enum Action {
         #[arg(long, value_name = "SLOT,...", required = true)]
         pool: Vec<Pool>,
     },
+    /// Print the longest time in which each port wrote nothing to each of some disks
+    Silences {
+        /// The shelf's folder
+        #[arg(long, value_name = "DIR")]
+        folder: PathBuf,
+        /// Slots of the disks
+        #[arg(long, value_name = "SLOT,...")]
+        disks: Pool,
+        /// Only in so many seconds before the last record
+        #[arg(long, value_name = "N")]
+        last_s: u64,
+    },
 }
 
-/// Slots of a pool's disks.
+/// Slots of disks that belong together.
 #[derive(Clone, Debug)]
 struct Pool(Vec<u16>);
 
@@ -129,6 +141,11 @@ fn main() -> ExitCode {
         } => call(&control, &method, params.as_deref()),
         Action::Log { folder } => log(&folder),
         Action::Audit { folder, pool } => judge(&folder, &pool),
+        Action::Silences {
+            folder,
+            disks,
+            last_s,
+        } => silences(&folder, &disks, last_s),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -213,6 +230,14 @@ fn log(folder: &Path) -> Result<(), Failure> {
         writeln!(out, "{line}").map_err(failed)?;
     }
     out.flush().map_err(failed)
+}
+
+fn silences(folder: &Path, Pool(disks): &Pool, last_s: u64) -> Result<(), Failure> {
+    let log = audit::read(folder).map_err(failed)?;
+    let span = Duration::from_secs(last_s).as_nanos() as u64;
+    let found = audit::silences(&log, disks, span);
+    let text = serde_json::to_string(&found).map_err(failed)?;
+    writeln!(std::io::stdout(), "{text}").map_err(failed)
 }
 
 fn judge(folder: &Path, pools: &[Pool]) -> Result<(), Failure> {
