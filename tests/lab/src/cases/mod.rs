@@ -6,6 +6,7 @@
 mod death;
 mod front;
 mod interconnect;
+mod kernel_target;
 pub mod load;
 mod shelf;
 
@@ -59,7 +60,7 @@ pub struct Phases {
 }
 
 /// All of them, in the order in which they are run.
-pub const CASES: [Case; 23] = [
+pub const CASES: [Case; 24] = [
     Case {
         name: "a1",
         what: "the owner's power is cut: the partner takes its pool, and gives it back later",
@@ -220,6 +221,13 @@ pub const CASES: [Case; 23] = [
         quick: false,
         load: Load::LIGHT,
         fault: front::aborted,
+    },
+    Case {
+        name: "lio",
+        what: "a reservation that the kernel's own target has granted dies with its controller",
+        quick: false,
+        load: Load::LIGHT,
+        fault: kernel_target::reservation_is_lost,
     },
 ];
 
