@@ -25,7 +25,6 @@ mod choice;
 pub mod config;
 mod disk;
 mod dog;
-mod lines;
 mod reservations;
 pub mod shelf;
 #[cfg(test)]
@@ -36,6 +35,7 @@ use bmc::Bmc;
 use config::EnclosureConfig;
 use dog::Dog;
 use pollux_platform::file::Lock;
+use pollux_platform::lines::server;
 use pollux_platform::notify::{Notifier, watchdog_interval};
 use pollux_platform::realtime;
 use pollux_platform::scsi::discover;
@@ -169,7 +169,7 @@ async fn serve(
     tokio::select! {
         () = shelf.run(heard, shutdown.requested()) => {}
         () = told => {}
-        () = lines::serve(listener, bmc) => {}
+        () = server::serve(listener, bmc) => {}
     }
     // Not the watchdog's file: that one runs on.
     shelf::remove(&controller.paths.bmc).map_err(io_error(controller.paths.bmc.display().to_string()))
