@@ -198,7 +198,7 @@ fn power(
     Ok((Arc::new(bmc), listener))
 }
 
-/// The SCSI devices of this machine, one a line, for whoever writes `enclosure.toml`.
+/// The disks of this machine, one a line, and under it why it is not served where that is known, for whoever writes `enclosure.toml`.
 ///
 /// # Errors
 /// sysfs cannot be read.
@@ -219,6 +219,9 @@ pub fn list(sysfs: &Path) -> io::Result<String> {
             found.product,
             found.serial.as_deref().unwrap_or("none"),
         );
+        if found.transport == discover::Transport::Nvme {
+            lines += &format!("    {}\n", discover::NVME);
+        }
     }
     Ok(lines)
 }
