@@ -15,6 +15,7 @@ pub mod netlink;
 pub mod netns;
 pub mod notify;
 pub mod power;
+pub mod program;
 pub mod realtime;
 pub mod reset;
 pub mod scsi;

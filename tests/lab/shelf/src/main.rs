@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use pollux_api::id::ControllerId;
 use pollux_api::size::{BadSize, Size};
+use pollux_chassis::shelf::{WRITE_LOG, WriteLog};
 use pollux_lab_shelf::audit::{self, Line};
 use pollux_lab_shelf::{LabShelf, METHODS, Options, target_name};
 use pollux_platform::lines::LineClient;
@@ -223,9 +224,22 @@ fn call(control: &Path, method: &str, params: Option<&str>) -> Result<(), Failur
     writeln!(std::io::stdout(), "{answer:#}").map_err(failed)
 }
 
+/// The log of the shelf in a folder.
+fn read(folder: &Path) -> Result<WriteLog, Failure> {
+    audit::read(folder).map_err(|error| {
+        let what = format!(
+            "{} is no folder of a shelf whose log can be read: {error}; right would be the folder that `lab-shelf run` was \
+             given, in which {} stands",
+            folder.display(),
+            WRITE_LOG
+        );
+        failed(what)
+    })
+}
+
 fn log(folder: &Path) -> Result<(), Failure> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    for record in &audit::read(folder).map_err(failed)?.records {
+    for record in &read(folder)?.records {
         let line = serde_json::to_string(&Line::from(record)).map_err(failed)?;
         writeln!(out, "{line}").map_err(failed)?;
     }
@@ -241,7 +255,7 @@ fn silences(folder: &Path, Pool(disks): &Pool, last_s: u64) -> Result<(), Failur
 }
 
 fn judge(folder: &Path, pools: &[Pool]) -> Result<(), Failure> {
-    let log = audit::read(folder).map_err(failed)?;
+    let log = read(folder)?;
     let mut second = 0;
     for Pool(slots) in pools {
         let verdict = audit::judge(&log, slots);
