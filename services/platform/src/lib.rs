@@ -13,6 +13,7 @@ pub mod lease;
 pub mod lines;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod notify;
 pub mod power;
 pub mod program;

@@ -91,6 +91,10 @@ fn a_machine_as_it_should_be_asks_nothing() {
         (config.front.interface.as_str(), config.front.prefix),
         ("eth0", 24)
     );
+    assert!(
+        config.front.gate,
+        "an appliance holds back what it has no lease for"
+    );
     assert_eq!(config.quorum.disks, [0, 1, 2].map(DiskIndex::new));
     assert!(config.fence.reservations && config.fence.watchdog && !config.fence.power);
     let slots: Vec<(u16, &str)> = proposal
@@ -320,13 +324,13 @@ fn what_does_not_follow_is_asked_and_the_answer_taken() {
     assert!(
         notes
             .iter()
-            .any(|note| note.contains("10.78.0.99/24 on eth0") && note.contains("removes it")),
+            .any(|note| note.contains("10.78.0.99/24 on eth0") && note.contains("has its lease")),
         "{notes:?}"
     );
     for wrong in ["lo", "bond0"] {
         answers.set("front.interface", wrong).unwrap();
         assert!(
-            refused(&facts, &answers)[0].what.contains("would remove"),
+            refused(&facts, &answers)[0].what.contains("would hold back"),
             "{wrong}"
         );
     }
