@@ -16,6 +16,7 @@ pub mod netns;
 pub mod nft;
 pub mod notify;
 pub mod power;
+pub mod program;
 pub mod realtime;
 pub mod reset;
 pub mod scsi;

@@ -148,6 +148,9 @@ pub enum Command {
         #[command(subcommand)]
         what: Option<Quorum>,
     },
+    /// Disks, and the reservation keys on them that are none of this array's
+    #[command(subcommand)]
+    Disk(Disk),
     /// Pools
     #[command(subcommand)]
     Pool(Pool),
@@ -310,6 +313,28 @@ pub enum Quorum {
         /// How to go about it
         #[command(flatten)]
         care: Care,
+    },
+}
+
+/// `pollux disk`
+#[derive(Debug, Subcommand)]
+pub enum Disk {
+    /// Keys on the disks that nobody of this array has registered, and how each is removed
+    Keys,
+    /// Remove such a key from a disk, with its reservation; commands of whoever has it are aborted. Refused while a
+    /// controller of this array has a key there
+    ClearKey {
+        /// The disk
+        #[arg(value_parser = disk)]
+        disk: DiskIndex,
+        /// The key, as `pollux disk keys` shows it
+        key: String,
+        /// Say what would happen, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
 }
 

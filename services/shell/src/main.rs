@@ -10,7 +10,7 @@ use pollux_shell::moves::{self, Move};
 use pollux_shell::print::Style;
 use pollux_shell::resources::{self, Shown};
 use pollux_shell::{
-    action, disarm, enclosure, pair, quorum, setup, space, status, timeline, token, trace, words,
+    action, disarm, disk, enclosure, pair, quorum, setup, space, status, timeline, token, trace, words,
 };
 use serde_json::{Value, json};
 use std::ffi::OsString;
@@ -131,6 +131,7 @@ async fn run(line: Line) -> Result<Shown, Error> {
             };
             moves::run(&array, Move::Abort(pool), care, under, style).await
         }
+        Command::Disk(command) => disk::run(&array, command, under, style).await,
         Command::Quorum { what } => quorum::run(&array, what, under, style).await,
         Command::Pool(command) => resources::pool(&array, command, under).await,
         Command::Volume(command) => resources::volume(&array, command, under).await,

@@ -92,9 +92,7 @@ impl<'a> Array<'a> {
                 format!("a sees {disks:?}, b sees {seen:?}"),
             ));
         }
-        // On a disk of the quorum: it is in no pool, so the shelf's log of a pool holds nothing but the array's own writes.
-        let tried = usize::from(DATA);
-        reservations::hold((a.clone(), &disks[tried]), (b.clone(), &seen[tried]))?;
+        reservations::hold((a.clone(), &disks[0]), (b.clone(), &seen[0]))?;
         // Both at once, as two people would.
         std::thread::scope(|scope| {
             let Some(package) = package else {
@@ -448,13 +446,12 @@ pub fn install(machine: &Machine, package: &Path) -> Result<()> {
         .map(drop)
 }
 
-/// A package that `cargo debs` has made in `target/debian`.
+/// A package in a folder of those that `cargo debs` has made.
 ///
 /// # Errors
 /// It is not there, or more than one version is.
-pub fn package(target: &Path, name: &str) -> Result<PathBuf> {
-    let folder = target.join("debian");
-    let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+pub fn package(folder: &Path, name: &str) -> Result<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found = entries.map(|entry| entry.path()).filter(|path| {
         let file = path
             .file_name()

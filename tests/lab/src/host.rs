@@ -19,8 +19,33 @@ const LOGIN: Duration = Duration::from_secs(300);
 const END: Duration = Duration::from_secs(600);
 /// Blocks between a write and its being read back: those in a takeover are read back after it.
 const BACKLOG: u32 = 256;
-/// Writes a second for each volume: an emulated processor must have time for the rest.
-const RATE: u32 = 40;
+
+/// How the host writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Commands under way for each volume.
+    pub depth: u16,
+    /// Writes a second for each volume at most; without it as many as there can be.
+    pub rate: Option<u32>,
+}
+
+impl Load {
+    /// So little that an emulated processor has time for the rest.
+    pub const LIGHT: Self = Self {
+        depth: 4,
+        rate: Some(40),
+    };
+    /// As many commands under way as one host commonly has.
+    pub const DEEP: Self = Self {
+        depth: 64,
+        rate: Some(40),
+    };
+    /// All that there can be.
+    pub const FULL: Self = Self {
+        depth: 32,
+        rate: None,
+    };
+}
 
 /// Priorities that multipathd's `alua` gives (multipath.conf(5)).
 const OPTIMIZED: i32 = 50;
@@ -146,13 +171,15 @@ impl Host {
         )
     }
 
-    /// Starts the writer on every volume, with so many commands under way for each, and waits until it writes.
+    /// Starts the writer on every volume and waits until it writes.
     ///
     /// # Errors
     /// It does not.
-    pub fn load(&self, depth: u16) -> Result<()> {
+    pub fn load(&self, load: Load) -> Result<()> {
+        let Load { depth, rate } = load;
+        let rate = rate.map_or(String::new(), |rate| format!("rate_iops={rate}\n"));
         let mut job = format!(
-            "[global]\nioengine=libaio\ndirect=1\nbs=4k\niodepth={depth}\nrw=randwrite\nrate_iops={RATE}\nsize=32m\n\
+            "[global]\nioengine=libaio\ndirect=1\nbs=4k\niodepth={depth}\nrw=randwrite\n{rate}size=32m\n\
              verify=crc32c\nverify_backlog={BACKLOG}\nverify_fatal=1\nverify_dump=0\n\
              time_based\nruntime=24h\nlog_unix_epoch=1\nwrite_lat_log=/var/tmp/fio\n"
         );

@@ -2,11 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use pollux_lab::array::{self, Array};
-use pollux_lab::cases::{CASES, Case, Outcome};
+use pollux_lab::cases::{CASES, Case, Outcome, load};
 use pollux_lab::error::{Error, Result};
-use pollux_lab::host::Host;
+use pollux_lab::host::{Host, Load};
 use pollux_lab::lab::Lab;
 use pollux_lab::topology::Node;
 use pollux_lab::{diagnosis, image, switch};
@@ -14,7 +14,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Virtual machines that prove the appliance. Exit codes: 0 all is well, 1 something failed, 2 wrong argument.
+/// Virtual machines that prove the appliance. Exit codes: 0 all is well, 1 something failed, 2 wrong argument, 3 this machine
+/// lacks what the lab needs, which is said.
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab")]
 struct Arguments {
@@ -44,6 +45,8 @@ enum What {
         /// The package is installed on both controllers; go on with their configuration.
         #[arg(long)]
         unpacked: bool,
+        #[command(flatten)]
+        packages: Packages,
     },
     /// One case on an array that is installed.
     Run {
@@ -62,6 +65,14 @@ enum What {
         /// Leave it on afterwards.
         #[arg(long)]
         keep: bool,
+        #[command(flatten)]
+        packages: Packages,
+    },
+    /// Case c9 for longer: random writes as fast as they go, with little memory left.
+    Saturate {
+        /// How long.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=24 * 60))]
+        minutes: u64,
     },
     /// The cases.
     List,
@@ -87,6 +98,13 @@ enum What {
     },
 }
 
+#[derive(Debug, Args)]
+struct Packages {
+    /// Folder of the packages that are installed; target/debian, where `cargo debs` puts them, if not said.
+    #[arg(long, value_name = "FOLDER")]
+    packages: Option<PathBuf>,
+}
+
 fn node(text: &str) -> std::result::Result<Node, String> {
     Node::named(text).ok_or_else(|| format!("`{text}` is no machine of the lab: a, b or host"))
 }
@@ -95,12 +113,15 @@ fn case(text: &str) -> std::result::Result<Case, String> {
     Case::named(text).ok_or_else(|| format!("`{text}` is no case: cargo lab list"))
 }
 
+/// Exit code where the lab cannot be had.
+const SKIPPED: u8 = 3;
+
 fn main() -> ExitCode {
     match run(Arguments::parse().what) {
         Ok(code) => code,
         Err(error @ Error::Missing(_)) => {
             println!("SKIPPED: {error}");
-            ExitCode::SUCCESS
+            ExitCode::from(SKIPPED)
         }
         Err(error) => {
             eprintln!("{error}");
@@ -132,7 +153,7 @@ fn run(what: What) -> Result<ExitCode> {
                 }
             }
         }
-        What::Install { unpacked } => install(&Lab::find()?, unpacked)?,
+        What::Install { unpacked, packages } => install(&Lab::find()?, unpacked, &packages)?,
         What::Run { case } => {
             let outcome = case.run(&mut Lab::find()?)?;
             println!(
@@ -143,12 +164,29 @@ fn run(what: What) -> Result<ExitCode> {
                 outcome.took.as_secs_f64()
             );
         }
-        What::All { cases, quick, keep } => {
+        What::All {
+            cases,
+            quick,
+            keep,
+            packages,
+        } => {
             let cases = match (cases.is_empty(), quick) {
                 (false, _) => cases,
                 (true, quick) => CASES.into_iter().filter(|case| case.quick || !quick).collect(),
             };
-            return all(&cases, keep);
+            return all(&cases, keep, &packages);
+        }
+        What::Saturate { minutes } => {
+            let lab = Lab::find()?;
+            let host = Host::of(&lab)?;
+            host.load(Load::FULL)?;
+            let since = host.now_ms()?;
+            load::saturate(&lab, Duration::from_secs(minutes * 60))?;
+            let written = host.judge(since)?;
+            println!(
+                "{} commands answered, longest pause {} ms",
+                written.answered, written.pause.length_ms
+            );
         }
         What::List => {
             for case in CASES {
@@ -165,20 +203,30 @@ fn run(what: What) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn install(lab: &Lab, unpacked: bool) -> Result<()> {
+fn install(lab: &Lab, unpacked: bool, packages: &Packages) -> Result<()> {
     let array = Array::of(lab);
-    let package = |name| array::package(&lab.places.target, name);
+    let folder = match &packages.packages {
+        Some(folder) => folder.clone(),
+        None => lab.places.target.join("debian"),
+    };
+    let package = |name| array::package(&folder, name);
     let controllers = if unpacked { None } else { Some(package("pollux")?) };
     array.install(controllers.as_deref())?;
     array.provision()?;
     Host::of(lab)?.login(&package("pollux-host")?)
 }
 
-fn all(cases: &[Case], keep: bool) -> Result<ExitCode> {
+fn all(cases: &[Case], keep: bool, packages: &Packages) -> Result<ExitCode> {
     let mut lab = Lab::find()?;
     let start = Instant::now();
-    let up = lab.up(&Node::ALL).and_then(|()| install(&lab, false));
-    let mut rows = vec![("install", up.map(|()| None), start.elapsed())];
+    if let Err(error) = lab.up(&Node::ALL) {
+        if !keep {
+            lab.down()?;
+        }
+        return Err(error);
+    }
+    let installed = install(&lab, false, packages);
+    let mut rows = vec![("install", installed.map(|()| None), start.elapsed())];
     if rows[0].1.is_ok() {
         for case in cases {
             let start = Instant::now();

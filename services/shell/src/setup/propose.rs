@@ -263,14 +263,12 @@ impl Answers {
 /// Why a disk is not taken; nothing: it is.
 #[must_use]
 pub fn refusal(disk: &Disk, all: &[Disk]) -> Option<String> {
+    if let Some(why) = disk.unsuited {
+        return Some(why.to_owned());
+    }
     let Some(wwn) = &disk.wwn else {
         return Some("it has no WWN (SPC-5, 7.7.6): it could not be told from another disk".into());
     };
-    if let Some(what) = disk.single {
-        return Some(format!(
-            "{what}: one port, and no persistent reservations; only SAS disks with two ports can be shared"
-        ));
-    }
     if let Some(user) = &disk.used_by {
         return Some(format!("this machine uses it ({user})"));
     }

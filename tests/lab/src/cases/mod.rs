@@ -6,12 +6,14 @@
 mod death;
 mod front;
 mod interconnect;
+mod kernel_target;
+pub mod load;
 mod shelf;
 
 use crate::array::{Array, POOLS, Pool};
 use crate::diagnosis;
 use crate::error::{Error, Result};
-use crate::host::Host;
+use crate::host::{Host, Load};
 use crate::lab::Lab;
 use crate::topology::Node;
 use pollux_api::heartbeat::{Incident, Phase};
@@ -29,8 +31,7 @@ pub struct Case {
     pub what: &'static str,
     /// One of the few that are run where time is short.
     pub quick: bool,
-    /// Commands that the host has under way for each volume.
-    depth: u16,
+    load: Load,
     fault: fn(&mut Lab) -> Result<()>,
 }
 
@@ -59,160 +60,174 @@ pub struct Phases {
 }
 
 /// All of them, in the order in which they are run.
-pub const CASES: [Case; 22] = [
+pub const CASES: [Case; 24] = [
     Case {
         name: "a1",
         what: "the owner's power is cut: the partner takes its pool, and gives it back later",
         quick: true,
-        depth: 4,
+        load: Load::LIGHT,
         fault: death::power_cut,
     },
     Case {
         name: "a2",
         what: "the owner's kernel panics and starts anew",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: death::panic,
     },
     Case {
         name: "a3",
         what: "the owner hangs without a power fence and is let go later: its writes are refused by the disks",
         quick: true,
-        depth: 4,
+        load: Load::LIGHT,
         fault: death::hang,
     },
     Case {
         name: "a4",
         what: "heartbeat of the owner is stopped, all else goes on",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: death::stopped_heartbeat,
     },
     Case {
         name: "a5",
         what: "each daemon of the owner is killed in turn",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: death::killed_daemons,
     },
     Case {
         name: "a8",
         what: "the owner is rebooted by its administrator",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: death::reboot,
     },
     Case {
         name: "a9",
         what: "the owner is reset: it may be back before its partner has noticed",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: death::reset,
     },
     Case {
         name: "a11",
         what: "both lose their power at once and come back in the same second (and e7)",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: death::both_at_once,
     },
     Case {
         name: "a12",
         what: "the taker dies in each phase of its takeover",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: death::taker_dies,
     },
     Case {
         name: "b1",
         what: "each leg is cut in turn: an alarm, and nothing else",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: interconnect::one_leg,
     },
     Case {
         name: "b2",
         what: "both legs are cut: nobody takes anything, the configuration is locked, then unlocked",
         quick: true,
-        depth: 4,
+        load: Load::LIGHT,
         fault: interconnect::both_legs,
     },
     Case {
         name: "b4",
         what: "a third of the interconnect's packets is lost",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: interconnect::loss,
     },
     Case {
         name: "b7",
         what: "both legs are cut, then the owner hangs: the partner takes its pool",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: interconnect::wire_then_hang,
     },
     Case {
         name: "c1",
         what: "one quorum disk fails",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: shelf::one_quorum_disk,
     },
     Case {
         name: "c2",
         what: "no quorum disk answers for a while",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: shelf::no_quorum_disk,
     },
     Case {
         name: "c3",
         what: "one quorum disk is slow, then two",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: shelf::slow_quorum,
+    },
+    Case {
+        name: "c9",
+        what: "five minutes of random writes as fast as they go, with little memory left: no takeover",
+        quick: false,
+        load: Load::FULL,
+        fault: load::saturated,
     },
     Case {
         name: "d1",
         what: "the shelf loses its power for ten seconds",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: shelf::shelf_power,
     },
     Case {
         name: "d7",
         what: "somebody preempts the owner's key in mid-write",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: shelf::preempted,
     },
     Case {
         name: "f1",
         what: "the host's way to the owner is cut, then every way",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: front::ports,
     },
     Case {
         name: "f5",
         what: "the owner's power is cut under a queue of 64",
         quick: false,
-        depth: 64,
+        load: Load::DEEP,
         fault: death::power_cut,
     },
     Case {
         name: "i1",
         what: "planned switchover and giveback of each pool under load; the host sees which port is optimized (and f6, f7)",
         quick: true,
-        depth: 4,
+        load: Load::LIGHT,
         fault: front::planned,
     },
     Case {
         name: "i2",
         what: "a planned move is called off",
         quick: false,
-        depth: 4,
+        load: Load::LIGHT,
         fault: front::aborted,
+    },
+    Case {
+        name: "lio",
+        what: "a reservation that the kernel's own target has granted dies with its controller",
+        quick: false,
+        load: Load::LIGHT,
+        fault: kernel_target::reservation_is_lost,
     },
 ];
 
@@ -252,7 +267,7 @@ impl Case {
         let host = Host::of(lab)?;
         Array::of(lab).wait_joined()?;
         Array::of(lab).wait_home()?;
-        host.load(self.depth)?;
+        host.load(self.load)?;
         let since = host.now_ms()?;
         (self.fault)(lab)?;
         let array = Array::of(lab);
