@@ -135,7 +135,9 @@ impl Debs {
     /// # Errors
     /// What is missing, or what a tool said.
     pub fn build(&self) -> Result<Vec<PathBuf>, NotPacked> {
-        let scratch = self.out.join("tree");
+        // dpkg-shlibdeps is called in a folder of its own: every path has to hold from there, too.
+        let out = std::path::absolute(&self.out).map_err(at(&self.out))?;
+        let scratch = out.join("tree");
         if scratch.exists() {
             fs::remove_dir_all(&scratch).map_err(at(&scratch))?;
         }
