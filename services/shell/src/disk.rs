@@ -84,7 +84,7 @@ fn render(report: &Report, style: Style) -> String {
     let mut seen: BTreeMap<(DiskIndex, &str), (&ForeignKey, Vec<&str>)> = BTreeMap::new();
     for (at, keys) in &report.foreign {
         for found in keys {
-            let entry = seen.entry((found.disk, &found.key));
+            let entry = seen.entry((found.disk, found.key.as_str()));
             entry.or_insert_with(|| (found, Vec::new())).1.push(at.as_str());
         }
     }
