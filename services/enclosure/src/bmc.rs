@@ -6,13 +6,13 @@
 
 use crate::agent::Agent;
 use crate::dog::Dog;
-use crate::lines::{Handler, params, unknown};
 use pollux_api::chassis::PowerState;
 use pollux_api::chassis::bmc::{
     Arm, PARTNER, PARTNER_OFF, PARTNER_ON, Partner, RESET, WATCHDOG_ARM, WATCHDOG_DISARM, WATCHDOG_PET,
 };
 use pollux_api::error::{Code, RpcError};
 use pollux_platform::watchdog::Device;
+use pollux_runtime::lines::{Handler, params, unknown};
 use serde_json::{Value, json};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -154,7 +154,7 @@ mod tests {
         let bmc = Bmc::new(dog, agent, || io::Error::other("a test resets nothing"));
         let path = dir.join("bmc.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        tokio::spawn(crate::lines::serve(listener, Arc::new(bmc)));
+        tokio::spawn(pollux_runtime::lines::serve(listener, Arc::new(bmc)));
         ChassisBmc::new(&path)
     }
 

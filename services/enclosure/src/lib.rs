@@ -25,7 +25,6 @@ mod choice;
 pub mod config;
 mod disk;
 mod dog;
-mod lines;
 mod reservations;
 pub mod shelf;
 #[cfg(test)]
@@ -42,7 +41,7 @@ use pollux_platform::scsi::discover;
 use pollux_platform::signal::Shutdown;
 use pollux_platform::uevent::Uevents;
 use pollux_platform::watchdog::LinuxWatchdog;
-use pollux_runtime::ControllerConfig;
+use pollux_runtime::{ControllerConfig, lines};
 use shelf::{Kernel, Place, Shelf};
 use std::io;
 use std::path::{Path, PathBuf};

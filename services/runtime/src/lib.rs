@@ -28,6 +28,7 @@ pub mod client;
 pub mod config;
 pub mod ctx;
 pub mod daemon;
+pub mod lines;
 mod memory;
 pub mod service;
 pub mod typed;

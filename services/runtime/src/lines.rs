@@ -1,4 +1,4 @@
-//! The answering side of JSON-RPC 2.0 with one object per line, for `bmc.sock`.
+//! The answering side of JSON-RPC 2.0 with one object per line, for the sockets of hardware.
 
 use pollux_api::error::{Code, RpcError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -8,17 +8,17 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixListener;
 
-/// Longest request, bytes. The largest real one has a hundred.
-const LONGEST: u64 = 16 << 10;
+/// Longest request, bytes. The largest real one names every volume of a pool.
+const LONGEST: u64 = 1 << 20;
 
 /// Does what is asked.
-pub(crate) trait Handler: Send + Sync + 'static {
+pub trait Handler: Send + Sync + 'static {
     /// One request.
     fn call(&self, method: &str, params: Value) -> impl Future<Output = Result<Value, RpcError>> + Send;
 }
 
 /// Answers every connection until it is dropped. Requests of one connection are done one after the other.
-pub(crate) async fn serve(listener: UnixListener, handler: Arc<impl Handler>) {
+pub async fn serve(listener: UnixListener, handler: Arc<impl Handler>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -111,13 +111,13 @@ fn parse(line: &[u8]) -> Result<Request<'_>, RpcError> {
 }
 
 /// Reads the parameters of `method`.
-pub(crate) fn params<T: DeserializeOwned>(method: &str, params: Value) -> Result<T, RpcError> {
+pub fn params<T: DeserializeOwned>(method: &str, params: Value) -> Result<T, RpcError> {
     serde_json::from_value(params)
         .map_err(|error| RpcError::new(Code::InvalidParams, method, error.to_string()))
 }
 
 /// The answer to a method that does not exist.
-pub(crate) fn unknown(method: &str, known: &[&str]) -> RpcError {
+pub fn unknown(method: &str, known: &[&str]) -> RpcError {
     RpcError::new(Code::MethodNotFound, method, "no such method")
         .remedy(format!("there are {}", known.join(", ")))
 }
