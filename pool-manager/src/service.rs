@@ -14,6 +14,9 @@ use crate::backend::{Backend, Imported, PoolError, Wanted};
 use crate::disks::Disks;
 use crate::embedded::{Embedded, is_stopped};
 use crate::fence::{self, Exclusion, FenceError};
+use crate::kinds::Kinds;
+use crate::lvm::Lvm;
+use crate::lvmd::Lvmd;
 use crate::plan::{self, Known};
 use crate::record::{Record, Records};
 use crate::schedule;
@@ -22,6 +25,7 @@ use pollux_api::config::{self, Op, PoolSpace, Watched};
 use pollux_api::error::{Code, RpcError};
 use pollux_api::heartbeat;
 use pollux_api::id::PoolId;
+use pollux_api::lvm;
 use pollux_api::pool::{
     Contract, EVENTS, EXPORT, Export, Exported, IMPORT, Import, Imported as ImportedReply, ImportedPool,
     LegState, PoolEvent, PoolHealth, RESYNC, ROLL_BACK, Resync, RollBack, RolledBack, SERVICE, STATUS, STOP,
@@ -30,6 +34,7 @@ use pollux_api::pool::{
 use pollux_platform::signal::Shutdown;
 use pollux_runtime::{Client, ControllerConfig, Ctx, Profile, Service};
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -143,6 +148,11 @@ impl<B: Backend> Manager<B> {
             }
             PoolError::Deadline { .. } => (Code::DeadlinePassed, "ask again, or stop the pool"),
             PoolError::Label { .. } => (Code::Refused, "delete volumes"),
+            PoolError::Unsupported { .. } => (Code::Refused, "make another pool, and copy"),
+            PoolError::Group { .. } => (
+                Code::Failed,
+                "see the journal of lvmd, and the state of the pool's disks",
+            ),
             PoolError::Mirror { .. } | PoolError::Readmit { .. } | PoolError::Io { .. } => {
                 (Code::Failed, "see the state of the pool's disks")
             }
@@ -772,12 +782,16 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
     let shutdown = Shutdown::on_signals()?;
     let disks = Arc::new(Disks::new(&config.paths.port, config.array, config.controller));
     let records = Arc::new(Records::open(&config.paths.run.join("pools"))?);
-    let backend = Embedded::new(
-        disks.clone(),
-        &config.paths.volumes(),
-        records.clone(),
-        key_check(config.profile),
-    );
+    let (volumes, check) = (config.paths.volumes(), key_check(config.profile));
+    let lvmd = Lvmd::new(&Path::new(lvm::DIRECTORY).join(lvm::SOCKET));
+    let backend = Kinds {
+        embedded: Embedded::new(disks.clone(), &volumes, records.clone(), check),
+        lvm: Lvm::new(disks.clone(), lvmd, &volumes, records.clone(), check),
+    };
+    let held = records.all()?.iter().map(|record| record.pool).collect();
+    if let Err(error) = backend.lvm.clear(&held).await {
+        debug!(error, "no volume groups here");
+    }
     let (events, received) = mpsc::unbounded_channel();
     let manager = Manager::new(backend, disks, records, events);
     manager.adopt_all().await?;
