@@ -16,12 +16,13 @@ const DEBIAN_WITHIN: Duration = Duration::from_secs(900);
 
 /// How exposed each unit may be, in tenths, as `systemd-analyze security` counts (0 to 100; below 20 it says OK, below 10
 /// SAFE). What is worse than its figure has lost a wall.
-const EXPOSURE: [(&str, u32); 9] = [
+const EXPOSURE: [(&str, u32); 10] = [
     ("pollux-disarm", 5),
     ("rpc-routerd", 14),
     ("enclosured", 28),
+    ("lvmd", 20),
     ("config-keeperd", 5),
-    ("pool-managerd", 5),
+    ("pool-managerd", 7),
     ("block-targetd", 14),
     ("aluad", 5),
     ("addressd", 20),
@@ -535,9 +536,10 @@ echo "$deed" >> /asked
     }
 }
 
-const DAEMONS: [&str; 8] = [
+const DAEMONS: [&str; 9] = [
     "rpc-routerd",
     "enclosured",
+    "lvmd",
     "config-keeperd",
     "pool-managerd",
     "block-targetd",
