@@ -34,6 +34,7 @@ use pollux_api::lvm::{
     Activate, Apply, Disk, EXTENT_BYTES, Group, Health, LABEL_AREA_BYTES, RollBack, Snapshot, State,
 };
 use pollux_api::pool::{Leg, LegState, PoolEvent, PoolHealth, PowerOff, ReservationKey, SeenPool};
+use pollux_block_frame::Status;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -406,6 +407,23 @@ impl<G: Groups> Holding<G> {
         Ok(())
     }
 
+    /// Reads the own keys back on some disks. True: one of them is another's, and the pool has been stopped.
+    async fn check(&self, on: &[DiskIndex]) -> bool {
+        let check = |disk| fence::check(&self.disks, disk, self.key);
+        for (disk, result) in self.disks.each(on, check).await {
+            let Err(FenceError::Lost { holder, status, .. }) = result else {
+                continue;
+            };
+            if self.condition.send_replace(Condition::Stopped) != Condition::Stopped {
+                let pool = self.pool;
+                warn!(%pool, %disk, status, "exclusion lost: the pool is stopped");
+                self.report(PoolEvent::ExclusionLost { pool, disk, holder });
+            }
+            return true;
+        }
+        false
+    }
+
     fn stopped(&self) -> PoolError {
         PoolError::Group {
             pool: self.pool,
@@ -448,6 +466,11 @@ impl<G: Groups> Holding<G> {
         let news = lock(&self.label).members.iter().any(is_news);
         // A group of which the kernel has lost every disk is told of nothing: which of them is newest, nobody knows.
         if left && news {
+            // A disk that another has taken fails here, too, and is none that has been left behind.
+            let failed: Vec<_> = failed.iter().copied().collect();
+            if self.check(&failed).await {
+                return;
+            }
             let told = self.relabel(|label| {
                 let lost = label
                     .members
@@ -515,16 +538,7 @@ async fn tend<G: Groups>(holding: Arc<Holding<G>>, period: Duration) {
             return;
         }
         let guarded: Vec<_> = holding.open_disks().iter().map(|disk| disk.slot).collect();
-        let check = |disk| fence::check(&holding.disks, disk, holding.key);
-        for (disk, result) in holding.disks.each(&guarded, check).await {
-            let Err(FenceError::Lost { holder, status, .. }) = result else {
-                continue;
-            };
-            if holding.condition.send_replace(Condition::Stopped) != Condition::Stopped {
-                let pool = holding.pool;
-                warn!(%pool, %disk, status, "exclusion lost: the pool is stopped");
-                holding.report(PoolEvent::ExclusionLost { pool, disk, holder });
-            }
+        if holding.check(&guarded).await {
             return;
         }
     }
@@ -792,7 +806,7 @@ impl<G: Groups> Imported for LvmPool<G> {
         let volume = volume.ok_or(PoolError::NoSnapshot { pool, snapshot })?;
         let device = lock(&self.known).get(&volume).cloned();
         let device = device.ok_or(PoolError::NoVolume { pool, volume })?;
-        let wrong = |status| self.failed(format!("the journal of volume {volume}: {status:?}"));
+        let wrong = |status: Status| self.failed(format!("the journal of volume {volume}: {status:?}"));
         let record = device.take_record().await.map_err(wrong)?;
         drop(device);
         self.close(|id| id == volume, COMMAND_DEADLINE).await?;
