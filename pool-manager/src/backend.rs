@@ -3,6 +3,9 @@
 //! | backend | parts |
 //! |---|---|
 //! | [`embedded`](crate::embedded) | mirror over the shelf's disks, labels, extents |
+//! | [`lvm`](crate::lvm) | volume group of the kernel on disks whose data are the kernel's; the same labels |
+//!
+//! Which one a pool is made of follows from its disks: [`kinds`](crate::kinds).
 //!
 //! [`Backend::create`] and [`Backend::import`] take an [`Exclusion`] by value: there is no way to write to a pool's disks
 //! without having fenced them first, and none to use one proof for two imports.
@@ -120,6 +123,22 @@ pub enum PoolError {
         pool: PoolId,
         /// Why.
         source: ReadmitError,
+    },
+    /// Its volume group, or the daemon that has it.
+    #[error("pool {pool}: {why}")]
+    Group {
+        /// The pool.
+        pool: PoolId,
+        /// Why.
+        why: String,
+    },
+    /// This kind of pool cannot do it.
+    #[error("pool {pool} is of a kind that has no way {what}")]
+    Unsupported {
+        /// The pool.
+        pool: PoolId,
+        /// What.
+        what: String,
     },
     /// It was not done within its deadline.
     #[error("pool {pool}: {what} did not end within {after:?}")]

@@ -7,6 +7,7 @@
 //! A member that its label calls in sync and that cannot be read stops the import: it could be the very leg on which the
 //! old owner went on alone after recording *there* that the others had failed.
 
+use crate::assemble;
 use crate::backend::{Backend, Imported, PoolError, Wanted};
 use crate::disks::Disks;
 use crate::extents::{Extents, Space};
@@ -20,7 +21,7 @@ use futures_util::future::join_all;
 use pollux_api::config::item::ItemId;
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
 use pollux_api::pool::{PoolEvent, PoolHealth, ReservationKey, SeenPool};
-use pollux_block_frame::{Purpose, Server, ServerOptions};
+use pollux_block_frame::{Handler, Purpose, Server, ServerOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -112,68 +113,7 @@ impl Embedded {
     /// The label with which a pool is imported, and the regions in which legs may differ.
     async fn assemble(&self, evidence: &Exclusion) -> Result<(Label, Intents), PoolError> {
         let pool = evidence.pool();
-        if !evidence.sufficient() {
-            let disks = evidence.unfenced().iter().copied().collect();
-            return Err(PoolError::NotExclusive { pool, disks });
-        }
-        let mut candidates: BTreeSet<_> = evidence.fenced().union(evidence.unfenced()).copied().collect();
-        let mut found = BTreeMap::new();
-        let label = loop {
-            let unread: Vec<_> = candidates
-                .iter()
-                .copied()
-                .filter(|disk| !found.contains_key(disk))
-                .collect();
-            found.extend(
-                self.disks
-                    .each(&unread, |disk| label::read(&self.disks, disk))
-                    .await,
-            );
-            let best = label::newest(found.values().flatten().cloned().filter_map(|on| on.newest(pool)));
-            let Some(best) = best else {
-                let why = found.values().next().map(|on| match on {
-                    Ok(on) => on.why(),
-                    Err(error) => error.to_string(),
-                });
-                return Err(PoolError::NoLabel {
-                    pool,
-                    disks: candidates.into_iter().collect(),
-                    why: why.unwrap_or_default(),
-                });
-            };
-            let known = candidates.len();
-            candidates.extend(best.members.iter().map(|member| member.disk));
-            if candidates.len() == known {
-                break best;
-            }
-        };
-        for member in &label.members {
-            if member.state == MemberState::Failed {
-                continue;
-            }
-            let disk = member.disk;
-            let missing = |why: String| PoolError::MemberMissing { pool, disk, why };
-            if !evidence.guards(disk) && evidence.confirmed() {
-                return Err(missing("it is not fenced".to_owned()));
-            }
-            let session = self
-                .disks
-                .session(disk)
-                .await
-                .map_err(|error| missing(error.to_string()))?;
-            if session.info.id != member.id {
-                return Err(missing(format!(
-                    "another disk stands there, serial {}",
-                    session.info.serial
-                )));
-            }
-            match found.get(&disk) {
-                Some(Ok(on)) if on.clone().newest(pool).is_some() => {}
-                Some(Ok(on)) => return Err(missing(on.why())),
-                Some(Err(error)) => return Err(missing(error.to_string())),
-                None => return Err(missing("it was not read".to_owned())),
-            }
-        }
+        let label = assemble::label(&self.disks, evidence).await?;
         let in_sync: Vec<_> = label.disks_in(MemberState::InSync).collect();
         let intents = match read_intents(&self.disks, &label, &in_sync).await {
             Some((sequence, _)) if label.clean => Intents::new(sequence, BTreeSet::new()),
@@ -319,7 +259,7 @@ impl Embedded {
             let found = found.map_err(|error| occupied(error.to_string()))?;
             // A copy that is damaged, of a later version or of elsewhere may describe something; an empty pool does not.
             let present = found.any();
-            if !found.legible() || present.is_some_and(|label| !label.volumes.is_empty()) {
+            if !found.legible() || found.holds_data() {
                 return Err(occupied(found.why()));
             }
             txg = txg.max(present.map_or(0, |label| label.txg));
@@ -354,6 +294,7 @@ impl Embedded {
             config_index: 0,
             volumes: BTreeMap::new(),
             snapshots: BTreeMap::new(),
+            group: None,
         })
     }
 }
@@ -438,15 +379,40 @@ async fn watch_space(
 
 /// A volume that is served.
 #[derive(Debug)]
-pub(crate) struct Served {
-    server: Arc<Server<Volume>>,
+pub(crate) struct Served<H: Handler> {
+    server: Arc<Server<H>>,
     serving: JoinHandle<()>,
     socket: PathBuf,
 }
 
-impl Served {
+impl<H: Handler> Served<H> {
+    /// Opens the socket of a volume.
+    pub(crate) fn open(volume: Arc<H>, sockets: &Path, id: VolumeId, array: Uuid) -> Result<Self, PoolError> {
+        let socket = sockets.join(format!("{id}.sock"));
+        let io = |source| PoolError::Io {
+            path: socket.clone(),
+            source,
+        };
+        std::fs::create_dir_all(sockets).map_err(io)?;
+        match std::fs::remove_file(&socket) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&socket).map_err(io)?;
+        let server = Server::new(volume, ServerOptions::new(array, Purpose::Volume, None));
+        let serving = {
+            let server = server.clone();
+            tokio::spawn(async move { server.serve_unix(listener).await })
+        };
+        Ok(Served {
+            server,
+            serving,
+            socket,
+        })
+    }
+
     /// Ends sessions at once.
-    fn cut(self) {
+    pub(crate) fn cut(self) {
         self.server.disconnect();
         self.serving.abort();
         self.unlink();
@@ -476,7 +442,7 @@ pub struct EmbeddedPool {
     /// Volumes that were ever served, with the ranges that their commands hold: these outlive a server that did not
     /// drain in time, so that its commands and those of the next one stay in order.
     known: Mutex<BTreeMap<VolumeId, Arc<Volume>>>,
-    volumes: Mutex<BTreeMap<VolumeId, Served>>,
+    volumes: Mutex<BTreeMap<VolumeId, Served<Volume>>>,
     /// Held while volumes and snapshots are changed.
     pub(crate) reconcile: tokio::sync::Mutex<()>,
     pub(crate) space: Arc<Space>,
@@ -492,7 +458,7 @@ impl Drop for EmbeddedPool {
 }
 
 impl EmbeddedPool {
-    pub(crate) fn served(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Served>> {
+    pub(crate) fn served(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Served<Volume>>> {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -524,31 +490,9 @@ impl EmbeddedPool {
 
     /// Opens the socket of a volume.
     pub(crate) fn serve(&self, id: VolumeId, entry: &VolumeEntry) -> Result<(), PoolError> {
-        let socket = self.sockets.join(format!("{id}.sock"));
-        let io = |source| PoolError::Io {
-            path: socket.clone(),
-            source,
-        };
-        std::fs::create_dir_all(&self.sockets).map_err(io)?;
-        match std::fs::remove_file(&socket) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&socket).map_err(io)?;
         let volume = self.know(id, entry, Layout::Runs);
-        let server = Server::new(volume, ServerOptions::new(self.array, Purpose::Volume, None));
-        let serving = {
-            let server = server.clone();
-            tokio::spawn(async move { server.serve_unix(listener).await })
-        };
-        self.served().insert(
-            id,
-            Served {
-                server,
-                serving,
-                socket,
-            },
-        );
+        let served = Served::open(volume, &self.sockets, id, self.array)?;
+        self.served().insert(id, served);
         Ok(())
     }
 

@@ -39,8 +39,8 @@ pub const EXTENT_BYTES: u64 = 1024 * 1024;
 const MAGIC: [u8; 8] = *b"PLXPOOL1";
 /// Versions that are read. A label is written under the oldest that has what it says, so that an older build reads it
 /// too, or refuses it instead of losing what it does not know:
-/// 1: members, volumes; 2: journals of volumes; 3: tables of volumes, and snapshots.
-const VERSIONS: std::ops::RangeInclusive<u32> = 1..=3;
+/// 1: members, volumes; 2: journals of volumes; 3: tables of volumes, and snapshots; 4: a volume group of the kernel.
+const VERSIONS: std::ops::RangeInclusive<u32> = 1..=4;
 const HEADER: usize = 64;
 /// Writes are padded to whole physical blocks.
 const PAD: usize = 4096;
@@ -130,6 +130,13 @@ impl SnapshotEntry {
     }
 }
 
+/// A volume group of the kernel, in which a pool's data lie: [`lvm`](crate::lvm).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupEntry {
+    /// It has been made, and may hold volumes. Otherwise another pool may be made of the disks.
+    pub made: bool,
+}
+
 /// The label of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Label {
@@ -156,6 +163,9 @@ pub struct Label {
     /// Snapshots of volumes, by their identity in the configuration.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub snapshots: BTreeMap<ItemId, SnapshotEntry>,
+    /// The group in which its data lie. It says itself which volumes there are: those above are none then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupEntry>,
 }
 
 /// A label as it stands on one disk.
@@ -195,6 +205,9 @@ pub struct TooLarge(usize);
 
 impl Label {
     fn version(&self) -> u32 {
+        if self.group.is_some() {
+            return 4;
+        }
         let tables = self.volumes.values().any(|volume| !volume.table.is_empty());
         if tables || !self.snapshots.is_empty() {
             return 3;
@@ -283,6 +296,11 @@ impl Label {
 
     /// What a checksum does not say: figures that fit together.
     fn check(&self) -> Result<(), String> {
+        if self.group.is_some()
+            && (self.extents > 0 || !self.volumes.is_empty() || !self.snapshots.is_empty())
+        {
+            return Err("extents or volumes beside a group".to_owned());
+        }
         if self.extents >= u64::from(u32::MAX) {
             return Err(format!("{} extents are more than tables can count", self.extents));
         }
@@ -374,6 +392,12 @@ impl OnDisk {
         let no_label =
             |copy: &Result<_, _>| matches!(copy, Ok(_) | Err(Unlabelled::Blank | Unlabelled::Other));
         self.copies.iter().all(no_label)
+    }
+
+    /// It carries a label of a pool that may hold data.
+    pub fn holds_data(&self) -> bool {
+        let holds = |label: &Label| !label.volumes.is_empty() || label.group.is_some_and(|group| group.made);
+        self.any().is_some_and(holds)
     }
 
     /// Why there is no label, in words.
@@ -480,6 +504,7 @@ pub(crate) mod tests {
             config_index: 0,
             volumes: BTreeMap::new(),
             snapshots: BTreeMap::new(),
+            group: None,
         }
     }
 

@@ -17,7 +17,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod assemble;
 pub mod backend;
+pub mod device;
 pub mod disks;
 pub mod embedded;
 pub mod extents;
@@ -25,7 +27,10 @@ pub mod fence;
 pub mod intent;
 pub mod journal;
 pub mod key;
+pub mod kinds;
 pub mod label;
+pub mod lvm;
+pub mod lvmd;
 pub mod map;
 pub mod mapped;
 pub mod mirror;

@@ -15,6 +15,9 @@ use crate::disks::Disks;
 use crate::embedded::{Embedded, is_stopped};
 use crate::fence::{self, EvictError, Exclusion, FenceError};
 use crate::key;
+use crate::kinds::Kinds;
+use crate::lvm::Lvm;
+use crate::lvmd::Lvmd;
 use crate::plan::{self, Known};
 use crate::record::{Record, Records};
 use crate::schedule;
@@ -23,6 +26,7 @@ use pollux_api::config::{self, Op, PoolSpace, Watched};
 use pollux_api::error::{Code, RpcError};
 use pollux_api::heartbeat;
 use pollux_api::id::PoolId;
+use pollux_api::lvm;
 use pollux_api::pool::{
     CLEAR_KEY, ClearKey, ClearedKey, Contract, EVENTS, EXPORT, Export, Exported, IMPORT, Import,
     Imported as ImportedReply, ImportedPool, LegState, PoolEvent, PoolHealth, RESYNC, ROLL_BACK, Resync,
@@ -32,6 +36,7 @@ use pollux_block_frame::Status as DiskStatus;
 use pollux_platform::signal::Shutdown;
 use pollux_runtime::{Client, ControllerConfig, Ctx, Profile, Service};
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -145,6 +150,11 @@ impl<B: Backend> Manager<B> {
             }
             PoolError::Deadline { .. } => (Code::DeadlinePassed, "ask again, or stop the pool"),
             PoolError::Label { .. } => (Code::Refused, "delete volumes"),
+            PoolError::Unsupported { .. } => (Code::Refused, "make another pool, and copy"),
+            PoolError::Group { .. } => (
+                Code::Failed,
+                "see the journal of lvmd, and the state of the pool's disks",
+            ),
             PoolError::Mirror { .. } | PoolError::Readmit { .. } | PoolError::Io { .. } => {
                 (Code::Failed, "see the state of the pool's disks")
             }
@@ -845,12 +855,16 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
     let shutdown = Shutdown::on_signals()?;
     let disks = Arc::new(Disks::new(&config.paths.port, config.array, config.controller));
     let records = Arc::new(Records::open(&config.paths.run.join("pools"))?);
-    let backend = Embedded::new(
-        disks.clone(),
-        &config.paths.volumes(),
-        records.clone(),
-        key_check(config.profile),
-    );
+    let (volumes, check) = (config.paths.volumes(), key_check(config.profile));
+    let lvmd = Lvmd::new(&Path::new(lvm::DIRECTORY).join(lvm::SOCKET));
+    let backend = Kinds {
+        embedded: Embedded::new(disks.clone(), &volumes, records.clone(), check),
+        lvm: Lvm::new(disks.clone(), lvmd, &volumes, records.clone(), check),
+    };
+    let held = records.all()?.iter().map(|record| record.pool).collect();
+    if let Err(error) = backend.lvm.clear(&held).await {
+        debug!(error, "no volume groups here");
+    }
     let (events, received) = mpsc::unbounded_channel();
     let manager = Manager::new(backend, disks, records, events);
     manager.adopt_all().await?;

@@ -161,6 +161,7 @@ pub const SERVICES: &[&Service] = &[
     crate::template::Contract::SERVICE,
     crate::chassis::Contract::SERVICE,
     crate::chassis::bmc::Contract::SERVICE,
+    crate::lvm::Contract::SERVICE,
 ];
 
 /// The service of this name.

@@ -18,6 +18,7 @@ pub mod contract;
 pub mod error;
 pub mod heartbeat;
 pub mod id;
+pub mod lvm;
 pub mod pool;
 pub mod rank;
 pub mod role;

@@ -5,6 +5,7 @@
 //! looked at again whenever the kernel tells of a device.
 
 use crate::config::Disk;
+use pollux_api::lvm::LABEL_AREA_BYTES;
 use pollux_block_frame::EndpointInfo;
 use pollux_platform::scsi::decode::{
     BlockLimits, Capabilities, Capacity, Inquiry, Medium, Wwn, designators, page, serial, supported_pages,
@@ -96,7 +97,8 @@ fn objection(disk: &Disk, found: &Found) -> Option<String> {
             "{at} has no block device; the kernel's sd driver has to take it"
         ));
     };
-    if !block.holders.is_empty() {
+    let permitted = |holder: &String| disk.kernel && holder.starts_with("dm-");
+    if !block.holders.iter().all(permitted) {
         return Some(format!(
             "{at} ({}) is a part of {}; nothing else may use a disk of the shelf",
             block.name,
@@ -224,6 +226,13 @@ pub(crate) fn interview(disk: &Disk, found: &Found, path: &dyn ScsiDisk) -> Resu
         true => Medium::decode(&ask(command::vital(page::CHARACTERISTICS))?).map_err(failed)?,
         false => Medium::Unknown,
     };
+    // What lies behind the label area is not reached here, so that two never write there.
+    let blocks = match disk.kernel {
+        true => capacity
+            .blocks
+            .min(LABEL_AREA_BYTES / u64::from(capacity.block_size)),
+        false => capacity.blocks,
+    };
     let persists = match disk.quorum {
         true => false,
         false => reservations(&at, path)?,
@@ -240,7 +249,7 @@ pub(crate) fn interview(disk: &Disk, found: &Found, path: &dyn ScsiDisk) -> Resu
         info: EndpointInfo {
             block_size: capacity.block_size,
             physical_block_size: capacity.physical_block_size,
-            blocks: capacity.blocks,
+            blocks,
             id: identity(disk.wwn),
             volatile_cache: path.volatile_cache(),
             serial: if serial.is_empty() {
@@ -286,6 +295,7 @@ mod tests {
             wwn: WWN,
             bytes: None,
             quorum: false,
+            kernel: false,
         }
     }
 
@@ -343,6 +353,23 @@ mod tests {
                 "{reason}"
             );
         }
+        let kernel = Disk {
+            kernel: true,
+            ..disk()
+        };
+        let mut mapped = good.clone();
+        let holders = |found: &mut Found, names: &[&str]| {
+            let names = names.iter().map(|&name| name.to_owned());
+            found.block.as_mut().expect("one").holders = names.collect();
+        };
+        holders(&mut mapped, &["dm-0"]);
+        assert_eq!(
+            choose(&kernel, std::slice::from_ref(&mapped)),
+            Verdict::Serve(&mapped),
+            "a gate is what its data are for"
+        );
+        holders(&mut mapped, &["dm-0", "md0"]);
+        assert!(refusal(&kernel, &[mapped]).contains("md0"));
         let sized = Disk {
             bytes: Some(1),
             ..disk()
@@ -406,6 +433,16 @@ mod tests {
         };
         interview(&quorum, &found, &FakeDisk::new(without).port(1))
             .expect("a quorum disk needs no reservations");
+        let kernel = Disk {
+            kernel: true,
+            ..disk()
+        };
+        let facts = interview(&kernel, &found, &port).expect("served");
+        assert_eq!(
+            facts.info.blocks * 512,
+            LABEL_AREA_BYTES,
+            "its data are the kernel's"
+        );
         let mut larger = found.clone();
         larger.block.as_mut().expect("one").bytes += 512;
         let reason = interview(&disk(), &larger, &port).expect_err("sizes differ");

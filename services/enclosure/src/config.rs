@@ -1,7 +1,7 @@
 //! What stands in the enclosure: the file `enclosure.toml`, beside `controller.toml`.
 //!
 //! ```text
-//! [[disk]]    slot, wwn, and if wanted: bytes, quorum     one for each disk; the same on both controllers
+//! [[disk]]    slot, wwn; may have bytes, quorum, kernel     one for each disk; the same on both controllers
 //! [watchdog]  device                                      without it nothing is armed
 //! [bmc]       agent, arguments, password_file, deadline_s without it the partner's power is not known
 //! ```
@@ -45,6 +45,9 @@ pub struct Disk {
     /// It is for the quorum alone: reservations are refused, since one would end the votes of the partner.
     #[serde(default)]
     pub quorum: bool,
+    /// Its data are the kernel's, for a pool of the backend lvm: only its label area and its reservations are reached here.
+    #[serde(default)]
+    pub kernel: bool,
 }
 
 fn wwn<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Wwn, D::Error> {
@@ -153,6 +156,12 @@ impl EnclosureConfig {
                     ));
                 }
             }
+            if disk.quorum && disk.kernel {
+                problems.push(format!(
+                    "disk.kernel = true of {}: a disk of the quorum is in no pool",
+                    disk.slot
+                ));
+            }
             if disk.bytes == Some(0) {
                 problems.push(format!("disk.bytes = 0 of {}: a size, or nothing", disk.slot));
             }
@@ -249,6 +258,7 @@ password_file = "/etc/pollux/bmc-password"
             ("lanplus", "action", "bmc.arguments.action"),
             ("lanplus", "password", "bmc.password_file"),
             ("quorum = true", "qourum = true", "qourum"),
+            ("quorum = true", "quorum = true\nkernel = true", "disk.kernel"),
         ] {
             assert!(GOOD.contains(from));
             let refusal = load(&GOOD.replace(from, to)).expect_err(to).to_string();

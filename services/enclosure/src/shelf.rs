@@ -18,7 +18,7 @@ use crate::reservations::{Refusal, Reservations};
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
 use pollux_block_frame::{Purpose, Server, ServerOptions};
 use pollux_platform::scsi::discover::{self, Block, Found};
-use pollux_platform::scsi::{LinuxDisk, ScsiDisk};
+use pollux_platform::scsi::{LinuxDisk, ScsiDisk, Sharing};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -42,11 +42,11 @@ pub trait World: Send + Sync + 'static {
     /// What the system says.
     fn scan(&self) -> io::Result<Vec<Found>>;
 
-    /// Opens a block device for this process alone.
+    /// Opens a block device.
     ///
     /// # Errors
     /// What the system says; `EBUSY` while somebody else has it.
-    fn open(&self, found: &Found, block: &Block) -> io::Result<Arc<dyn ScsiDisk>>;
+    fn open(&self, found: &Found, block: &Block, sharing: Sharing) -> io::Result<Arc<dyn ScsiDisk>>;
 }
 
 /// The kernel's.
@@ -70,8 +70,8 @@ impl World for Kernel {
         discover::scan(&self.sysfs)
     }
 
-    fn open(&self, _found: &Found, block: &Block) -> io::Result<Arc<dyn ScsiDisk>> {
-        let disk = LinuxDisk::open(&self.dev.join(&block.name), block.write_back)?;
+    fn open(&self, _found: &Found, block: &Block, sharing: Sharing) -> io::Result<Arc<dyn ScsiDisk>> {
+        let disk = LinuxDisk::open(&self.dev.join(&block.name), block.write_back, sharing)?;
         Ok(Arc::new(disk))
     }
 }
@@ -347,7 +347,11 @@ async fn open<W: World>(world: Arc<W>, place: Place, disk: Disk, found: Found) -
     );
     let opened = tokio::task::spawn_blocking(move || {
         let block = block.ok_or_else(|| format!("{} has no block device", found.address))?;
-        let path = world.open(&found, &block).map_err(|error| match error.kind() {
+        let sharing = match disk.kernel {
+            true => Sharing::WithKernel,
+            false => Sharing::Alone,
+        };
+        let path = world.open(&found, &block, sharing).map_err(|error| match error.kind() {
             io::ErrorKind::ResourceBusy => format!(
                 "{} is held by somebody else (a mount, md, dm, or another process): nothing else may use a disk of the shelf",
                 block.name
@@ -392,6 +396,7 @@ fn serve(
         .map_err(|error| format!("{}: {error}", socket.display()))?;
     let words = match (disk.quorum, facts.persists) {
         (true, _) => format!("{}, for the quorum alone", facts.words),
+        (false, true) if disk.kernel => format!("{}, its label area; its data are the kernel's", facts.words),
         (false, true) => facts.words.clone(),
         (false, false) => format!("{}, registrations do not outlive its power", facts.words),
     };

@@ -11,7 +11,7 @@ use pollux_block_frame::{
 use pollux_platform::fake::scsi::{FakeDisk, FakePort, Model};
 use pollux_platform::scsi::decode::Wwn;
 use pollux_platform::scsi::discover::{Block, Found};
-use pollux_platform::scsi::{ScsiDisk, decode};
+use pollux_platform::scsi::{ScsiDisk, Sharing, decode};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -42,7 +42,7 @@ impl World for Cables {
             .collect())
     }
 
-    fn open(&self, found: &Found, block: &Block) -> io::Result<Arc<dyn ScsiDisk>> {
+    fn open(&self, found: &Found, block: &Block, _: Sharing) -> io::Result<Arc<dyn ScsiDisk>> {
         let cables = self.0.lock().unwrap();
         let named = cables
             .iter()
@@ -154,6 +154,7 @@ fn disk(slot: u16, number: u64) -> Disk {
         wwn: wwn(number),
         bytes: None,
         quorum: false,
+        kernel: false,
     }
 }
 
@@ -401,6 +402,7 @@ async fn what_a_disk_cannot_is_refused_and_not_replaced() {
     let fake = FakeDisk::new(model);
     let quorum = Disk {
         quorum: true,
+        kernel: false,
         ..disk(1, 2)
     };
     let voted = FakeDisk::new(Model::new(wwn(2)));

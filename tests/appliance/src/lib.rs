@@ -25,7 +25,7 @@ use pollux_block_frame::{Client, Error, Hello, Operation, Port, Purpose};
 use pollux_enclosure::config::Disk;
 use pollux_enclosure::shelf::{Place, Shelf, World};
 use pollux_platform::fake::scsi::{FakeDisk, FakePort, Model, Nexus};
-use pollux_platform::scsi::ScsiDisk;
+use pollux_platform::scsi::{ScsiDisk, Sharing};
 use pollux_platform::scsi::decode::Wwn;
 use pollux_platform::scsi::discover::{Block, Found};
 use pollux_pool_manager::backend::{Wanted, WantedVolume};
@@ -81,7 +81,7 @@ impl World for Cables {
         Ok(paths.iter().map(|(found, _)| found.clone()).collect())
     }
 
-    fn open(&self, found: &Found, block: &Block) -> io::Result<Arc<dyn ScsiDisk>> {
+    fn open(&self, found: &Found, block: &Block, _: Sharing) -> io::Result<Arc<dyn ScsiDisk>> {
         let paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
         let named = paths
             .iter()
@@ -181,6 +181,7 @@ impl Array {
                 wwn: wwn(at),
                 bytes: None,
                 quorum: false,
+                kernel: false,
             })
             .collect();
         for controller in ControllerId::ALL {

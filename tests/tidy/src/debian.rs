@@ -19,9 +19,10 @@ use std::process::Command;
 pub const PACKAGES: [&str; 2] = ["pollux", "pollux-host"];
 
 /// Cargo's packages whose programs are in them.
-pub const PROGRAMS: [&str; 9] = [
+pub const PROGRAMS: [&str; 10] = [
     "pollux-rpc-router",
     "pollux-enclosure",
+    "pollux-lvm",
     "pollux-heartbeat",
     "pollux-config-keeper",
     "pollux-pool-manager",

@@ -21,8 +21,9 @@ const EXPOSURE: [(&str, u32); 10] = [
     ("pollux-disarm", 5),
     ("rpc-routerd", 14),
     ("enclosured", 28),
+    ("lvmd", 20),
     ("config-keeperd", 5),
-    ("pool-managerd", 5),
+    ("pool-managerd", 7),
     ("block-targetd", 14),
     ("aluad", 5),
     ("addressd", 20),
@@ -538,9 +539,10 @@ echo "$deed" >> /asked
     }
 }
 
-const DAEMONS: [&str; 8] = [
+const DAEMONS: [&str; 9] = [
     "rpc-routerd",
     "enclosured",
+    "lvmd",
     "config-keeperd",
     "pool-managerd",
     "block-targetd",

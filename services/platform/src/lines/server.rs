@@ -1,4 +1,5 @@
-//! The answering side: for the front panel of the enclosure in software, and for the power control of either enclosure.
+//! The answering side: for the front panel of the enclosure in software, the power control of either enclosure, and
+//! the kernel's volume groups.
 
 use pollux_api::error::{Code, RpcError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -9,8 +10,8 @@ use tokio::{
     net::UnixListener,
 };
 
-/// Longest request. The largest real one has a few hundred bytes.
-pub const LONGEST: u64 = 64 << 10;
+/// Longest request, bytes. The largest real one names every volume of a pool.
+pub const LONGEST: u64 = 1 << 20;
 
 /// What becomes of a request.
 #[derive(Debug)]

@@ -54,7 +54,17 @@ const DRIVER_SENSE: u16 = 0x08;
 /// Room for sense data; `mx_sb_len` is a byte.
 const SENSE_BYTES: u8 = 252;
 
-/// A disk of the kernel, held by this process alone.
+/// With whom a node is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// With nobody: neither another process nor a part of the kernel has it.
+    Alone,
+    /// With the kernel's mapped devices. Another process that opens it in this way has to wait until everything of this one
+    /// has left the kernel.
+    WithKernel,
+}
+
+/// A disk of the kernel, held by this process alone, or by it and the kernel.
 #[derive(Debug)]
 pub struct LinuxDisk {
     file: File,
@@ -73,17 +83,33 @@ enum Cache {
 }
 
 impl LinuxDisk {
-    /// Opens a block device node for reading and writing past the page cache, and for this process alone. `write_back` is
-    /// what sysfs says of the disk's cache.
+    /// Opens a block device node for reading and writing past the page cache. `write_back` is what sysfs says of the disk's
+    /// cache.
     ///
     /// # Errors
     /// `EBUSY`: somebody else has it.
-    pub fn open(node: &Path, write_back: bool) -> io::Result<Self> {
+    pub fn open(node: &Path, write_back: bool, sharing: Sharing) -> io::Result<Self> {
+        let exclusive = match sharing {
+            Sharing::Alone => libc::O_EXCL,
+            Sharing::WithKernel => 0,
+        };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .custom_flags(libc::O_DIRECT | libc::O_EXCL)
+            .custom_flags(libc::O_DIRECT | exclusive)
             .open(node)?;
+        if sharing == Sharing::WithKernel {
+            // SAFETY: an open descriptor and two flags. The lock goes with the last close of the file, which comes after its
+            // last call has left the kernel.
+            let locked = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+            if locked != 0 {
+                let error = io::Error::last_os_error();
+                return Err(match error.kind() {
+                    io::ErrorKind::WouldBlock => io::Error::from_raw_os_error(libc::EBUSY),
+                    _ => error,
+                });
+            }
+        }
         let cache = match write_back {
             true => Cache::Kernel,
             false => {
@@ -195,7 +221,25 @@ impl ScsiDisk for LinuxDisk {
             end => Ok(end?),
         }
     }
+
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        let range = [offset, length];
+        // SAFETY: BLKDISCARD reads two numbers from where the pointer leads, and `range` outlives the call.
+        let result = unsafe { libc::ioctl(self.file.as_raw_fd(), BLKDISCARD as _, range.as_ptr()) };
+        if result == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            // It has nothing to give back, or is no block device.
+            Some(libc::EOPNOTSUPP | libc::ENOTTY) => self.zero(offset, length),
+            _ => Err(error),
+        }
+    }
 }
+
+/// `BLKDISCARD` of <linux/fs.h>: `_IO(0x12, 119)`.
+const BLKDISCARD: libc::c_ulong = 0x1277;
 
 /// As the block layer would say it.
 fn to_io(error: ScsiError) -> io::Error {

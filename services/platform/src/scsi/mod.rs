@@ -37,7 +37,7 @@ pub mod sense;
 pub(crate) mod tests;
 
 pub use command::Command;
-pub use linux::LinuxDisk;
+pub use linux::{LinuxDisk, Sharing};
 pub use sense::Sense;
 
 use std::io;
@@ -181,6 +181,15 @@ pub trait ScsiDisk: Send + Sync + 'static {
     /// # Errors
     /// As [`ScsiDisk::write`].
     fn zero(&self, offset: u64, length: u64) -> io::Result<()>;
+
+    /// Gives the room of a range back, where the device can. What is read there afterwards is what the device says of such
+    /// ranges: zeros, of whole chunks of a thin volume.
+    ///
+    /// # Errors
+    /// As [`ScsiDisk::write`].
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.zero(offset, length)
+    }
 }
 
 /// Sends a command, and again for as long as the disk answers with a unit attention: by that it says that the command was

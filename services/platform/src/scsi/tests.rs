@@ -482,7 +482,7 @@ fn the_calls_on_a_node_do_what_they_say() {
     let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
     let path = dir.path().join("node");
     std::fs::write(&path, vec![7; 1 << 20]).unwrap();
-    let disk = match LinuxDisk::open(&path, true) {
+    let disk = match LinuxDisk::open(&path, true, super::Sharing::Alone) {
         Ok(disk) => disk,
         // Not every file system has direct I/O.
         Err(error) => return eprintln!("calls on a node: SKIPPED, {}: {error}", path.display()),

@@ -110,6 +110,9 @@ pub struct Slot {
     /// It is for the quorum alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quorum: bool,
+    /// Its data are the kernel's: it is for pools in volume groups.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kernel: bool,
 }
 
 /// The watchdog of this controller.
@@ -645,6 +648,7 @@ fn slots(
             wwn: wwn.clone(),
             bytes: Some(disk.bytes),
             quorum: false,
+            kernel: false,
         });
         return (slots.collect(), refused);
     }

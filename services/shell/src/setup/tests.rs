@@ -489,6 +489,7 @@ fn rules_of_udev_touch_the_disks_of_the_list_alone() {
         wwn: "naa.5000c50000000004".into(),
         bytes: None,
         quorum: false,
+        kernel: false,
     }]);
     assert!(
         rules.contains("ATTRS{wwid}==\"naa.5000c50000000004\", GOTO=\"pollux_shelf_disk\""),

@@ -108,6 +108,7 @@ pub(super) fn labels() -> Vec<Vec<u8>> {
             (volume(2), entry(4, &[(10, 4)])),
         ]),
         snapshots: BTreeMap::new(),
+        group: None,
     };
     let mut thin = label.clone();
     thin.volumes.insert(

@@ -1,0 +1,855 @@
+//! The backend `lvm`: pools in volume groups of the kernel, for disks whose data are the kernel's (`kernel = true` in
+//! `enclosure.toml`). Their sockets reach the label area alone.
+//!
+//! ```text
+//!            label area of each disk                    everything behind it
+//!  this daemon: label, reservations     lvmd, on request: gate -> mirrors -> thin pool -> volumes
+//!        |                                                                                   |
+//!        +-- the label says which disks may hold acknowledged writes; what is fenced follows  +-- served from here
+//! ```
+//!
+//! Fencing, evidence and label are those of every pool. A group is activated only when each of its disks that the label does not
+//! call failed is *fenced by this process*: that the old owner is off is not enough here. Gates are opened for exactly these
+//! disks. So a disk that was left behind stays out even when it is there again, until the label says otherwise; and before the
+//! label says so, the kernel has nothing of it.
+//!
+//! When the kernel goes on without a disk, the label is told. It may be told too late: then the disk has to be fenced at the next
+//! import, and the kernel's own records on the other disks say that it is behind.
+
+use crate::assemble;
+use crate::backend::{Backend, Imported, PoolError, Wanted, WantedSnapshot, WantedVolume};
+use crate::device::Device;
+use crate::disks::{COMMAND_DEADLINE, Disks};
+use crate::embedded::{LOW_PERCENT, Served};
+use crate::fence::{self, Exclusion, FenceError};
+use crate::label::{self, GroupEntry, Label, Member, MemberState};
+use crate::lvmd::Groups;
+use crate::mirror::Condition;
+use crate::record::Records;
+use futures_util::future::join_all;
+use pollux_api::config::Hex;
+use pollux_api::config::item::ItemId;
+use pollux_api::id::{DiskIndex, PoolId, VolumeId};
+use pollux_api::lvm::{
+    Activate, Apply, Disk, EXTENT_BYTES, Group, Health, LABEL_AREA_BYTES, RollBack, Snapshot, State,
+};
+use pollux_api::pool::{Leg, LegState, PoolEvent, PoolHealth, PowerOff, ReservationKey, SeenPool};
+use pollux_block_frame::Status;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+/// How often the kernel is asked how a group is.
+const LOOK: Duration = Duration::from_secs(2);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Pools in volume groups.
+#[derive(Debug)]
+pub struct Lvm<G> {
+    disks: Arc<Disks>,
+    groups: Arc<G>,
+    sockets: PathBuf,
+    records: Arc<Records>,
+    key_check: Duration,
+}
+
+/// Label, proof and groups of one pool: what outlives its volumes.
+#[derive(Debug)]
+struct Holding<G> {
+    disks: Arc<Disks>,
+    groups: Arc<G>,
+    records: Arc<Records>,
+    pool: PoolId,
+    key: ReservationKey,
+    power_off: Option<PowerOff>,
+    exclusion: tokio::sync::Mutex<Exclusion>,
+    /// Held while the label is written.
+    writing: tokio::sync::Mutex<()>,
+    label: Mutex<Label>,
+    state: watch::Sender<State>,
+    condition: watch::Sender<Condition>,
+    events: mpsc::UnboundedSender<PoolEvent>,
+    /// Free space in percent that is low, and whether it is.
+    low: Mutex<(u8, bool)>,
+}
+
+impl<G: Groups> Lvm<G> {
+    /// Pools on `disks`, in `groups`; volumes' sockets in `sockets`; what a restart has to know in `records`.
+    pub fn new(
+        disks: Arc<Disks>,
+        groups: G,
+        sockets: &Path,
+        records: Arc<Records>,
+        key_check: Duration,
+    ) -> Self {
+        Lvm {
+            disks,
+            groups: Arc::new(groups),
+            sockets: sockets.to_owned(),
+            records,
+            key_check,
+        }
+    }
+
+    /// Whether every one of these disks is for pools of this kind. `None`: some are, and some are not.
+    pub async fn suits(&self, disks: &[DiskIndex]) -> Option<bool> {
+        let sizes = self.disks.each(disks, |disk| async move {
+            let session = self.disks.session(disk).await;
+            session.is_ok_and(|session| session.bytes() == LABEL_AREA_BYTES)
+        });
+        let ours = sizes.await.into_iter().filter(|(_, ours)| *ours).count();
+        match ours {
+            0 => Some(false),
+            all if all == disks.len() => Some(true),
+            _ => None,
+        }
+    }
+
+    /// Whether the newest label of a pool on the disks of a proof is that of a group.
+    pub async fn has(&self, evidence: &Exclusion) -> bool {
+        let on: Vec<_> = evidence.fenced().iter().copied().collect();
+        let read = self.disks.each(&on, |disk| label::read(&self.disks, disk)).await;
+        let labels = read
+            .into_iter()
+            .filter_map(|(_, on)| on.ok()?.newest(evidence.pool()));
+        label::newest(labels).is_some_and(|label| label.group.is_some())
+    }
+
+    /// Takes down what stands in the kernel of pools that nobody holds: after a start, when every record has been looked at.
+    pub async fn clear(&self, held: &BTreeSet<PoolId>) -> Result<(), String> {
+        let left = self.groups.pools().await?;
+        let left = left.into_iter().filter(|pool| !held.contains(pool));
+        for (pool, cut) in join_all(left.map(async |pool| (pool, self.groups.cut(pool).await))).await {
+            match cut {
+                Ok(()) => warn!(%pool, "rests of a pool that is not held here were taken down"),
+                Err(error) => error!(%pool, error, "rests of a pool that is not held here stay"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The label of a pool that is being made. Nothing has been written yet.
+    async fn first_label(
+        &self,
+        evidence: &Exclusion,
+        name: &str,
+        disks: &[DiskIndex],
+    ) -> Result<Label, PoolError> {
+        let pool = evidence.pool();
+        let unguarded: Vec<_> = disks
+            .iter()
+            .copied()
+            .filter(|disk| !evidence.guards(*disk))
+            .collect();
+        if !unguarded.is_empty() || disks.is_empty() {
+            return Err(PoolError::NotExclusive {
+                pool,
+                disks: unguarded,
+            });
+        }
+        let (mut members, mut txg) = (Vec::new(), 0);
+        for (disk, found) in self
+            .disks
+            .each(disks, |disk| label::read(&self.disks, disk))
+            .await
+        {
+            let occupied = |why: String| PoolError::Occupied { pool, disk, why };
+            let found = found.map_err(|error| occupied(error.to_string()))?;
+            // What an earlier attempt has made is gone on with.
+            let own = found
+                .any()
+                .is_some_and(|label| label.pool == pool && label.group.is_some());
+            if !found.legible() || (found.holds_data() && !own) {
+                return Err(occupied(found.why()));
+            }
+            txg = txg.max(found.any().map_or(0, |label| label.txg));
+            let session = self
+                .disks
+                .session(disk)
+                .await
+                .map_err(|error| occupied(error.to_string()))?;
+            if session.bytes() != LABEL_AREA_BYTES {
+                return Err(occupied(
+                    "it is not one of those whose data are the kernel's".to_owned(),
+                ));
+            }
+            members.push(Member {
+                disk,
+                id: session.info.id,
+                state: MemberState::InSync,
+            });
+        }
+        members.sort_unstable_by_key(|member| member.disk);
+        Ok(Label {
+            txg,
+            array: self.disks.array(),
+            pool,
+            name: name.to_owned(),
+            key: evidence.key(),
+            clean: true,
+            members,
+            extents: 0,
+            config_index: 0,
+            volumes: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            group: Some(GroupEntry { made: false }),
+        })
+    }
+
+    /// The label of a pool that is taken: each disk that it does not call failed is fenced.
+    async fn label(&self, evidence: &Exclusion) -> Result<Label, PoolError> {
+        let label = assemble::label(&self.disks, evidence).await?;
+        let open = label
+            .members
+            .iter()
+            .filter(|member| member.state != MemberState::Failed);
+        let open: Vec<_> = open
+            .map(|member| member.disk)
+            .filter(|disk| !evidence.guards(*disk))
+            .collect();
+        match open.is_empty() {
+            true => Ok(label),
+            // The kernel writes there, and nothing would keep another from it.
+            false => Err(PoolError::NotExclusive {
+                pool: evidence.pool(),
+                disks: open,
+            }),
+        }
+    }
+
+    async fn open(
+        &self,
+        evidence: Exclusion,
+        label: Label,
+        create: bool,
+        events: mpsc::UnboundedSender<PoolEvent>,
+    ) -> Result<LvmPool<G>, (Exclusion, PoolError)> {
+        let (pool, began) = (label.pool, Instant::now());
+        let nothing = State {
+            capacity_bytes: 0,
+            used_bytes: 0,
+            map_capacity_bytes: 0,
+            map_used_bytes: 0,
+            writable: false,
+            legs: Vec::new(),
+        };
+        let holding = Arc::new(Holding {
+            disks: self.disks.clone(),
+            groups: self.groups.clone(),
+            records: self.records.clone(),
+            pool,
+            key: evidence.key(),
+            power_off: evidence.power_off(),
+            exclusion: tokio::sync::Mutex::new(evidence),
+            writing: tokio::sync::Mutex::new(()),
+            label: Mutex::new(label),
+            state: watch::Sender::new(nothing),
+            condition: watch::Sender::new(Condition::Active),
+            events,
+            low: Mutex::new((LOW_PERCENT, false)),
+        });
+        let opened = async {
+            // Every disk learns whose the pool is now, before anything behind the label is touched.
+            holding.relabel(|label| label.clean = false).await?;
+            let disks = holding.open_disks();
+            let request = Activate { pool, disks, create };
+            let group = self.groups.activate(request).await;
+            let group = group.map_err(|why| PoolError::Group { pool, why })?;
+            holding.state.send_replace(group.state.clone());
+            if create {
+                holding
+                    .relabel(|label| label.group = Some(GroupEntry { made: true }))
+                    .await?;
+            }
+            Ok::<_, PoolError>(group)
+        };
+        let group = match opened.await {
+            Ok(group) => group,
+            Err(error) => {
+                holding.condition.send_replace(Condition::Stopped);
+                if let Err(why) = self.groups.cut(pool).await {
+                    error!(%pool, why, "what was activated of it stays in the kernel");
+                }
+                let evidence = holding.exclusion.lock().await.take();
+                return Err((evidence, error));
+            }
+        };
+        let imported = LvmPool {
+            sockets: self.sockets.clone(),
+            array: Uuid::from_bytes(*self.disks.array().as_bytes()),
+            holding: holding.clone(),
+            known: Mutex::default(),
+            served: Mutex::default(),
+            snapshots: Mutex::default(),
+            of: Mutex::default(),
+            reconcile: tokio::sync::Mutex::new(()),
+            tasks: Mutex::new(vec![
+                tokio::spawn(tend(holding.clone(), self.key_check)).abort_handle(),
+                tokio::spawn(look(holding.clone())).abort_handle(),
+            ]),
+        };
+        if let Err(error) = imported.show(group).await {
+            imported.end();
+            if let Err(why) = self.groups.cut(pool).await {
+                error!(%pool, why, "what was activated of it stays in the kernel");
+            }
+            let evidence = holding.exclusion.lock().await.take();
+            return Err((evidence, error));
+        }
+        info!(%pool, volumes = imported.volumes().len(), took = ?began.elapsed(), "imported");
+        Ok(imported)
+    }
+}
+
+impl<G: Groups> Backend for Lvm<G> {
+    type Pool = LvmPool<G>;
+
+    /// Labels are those of every pool, and are found by whoever looks for them.
+    async fn discover(&self) -> Vec<SeenPool> {
+        Vec::new()
+    }
+
+    async fn create(
+        &self,
+        evidence: Exclusion,
+        name: &str,
+        disks: &[DiskIndex],
+        events: mpsc::UnboundedSender<PoolEvent>,
+    ) -> Result<LvmPool<G>, (Exclusion, PoolError)> {
+        match self.first_label(&evidence, name, disks).await {
+            Err(error) => Err((evidence, error)),
+            Ok(label) => self.open(evidence, label, true, events).await,
+        }
+    }
+
+    async fn import(
+        &self,
+        evidence: Exclusion,
+        events: mpsc::UnboundedSender<PoolEvent>,
+    ) -> Result<LvmPool<G>, (Exclusion, PoolError)> {
+        match self.label(&evidence).await {
+            Err(error) => Err((evidence, error)),
+            Ok(label) => self.open(evidence, label, false, events).await,
+        }
+    }
+}
+
+impl<G: Groups> Holding<G> {
+    fn is_stopped(&self) -> bool {
+        *self.condition.borrow() == Condition::Stopped
+    }
+
+    fn report(&self, event: PoolEvent) {
+        // Without a listener the daemon is on its way out.
+        let _ = self.events.send(event);
+    }
+
+    /// Disks whose gates are open.
+    fn open_disks(&self) -> Vec<Disk> {
+        let label = lock(&self.label);
+        let open = label
+            .members
+            .iter()
+            .filter(|member| member.state != MemberState::Failed);
+        let disk = |member: &Member| Disk {
+            slot: member.disk,
+            id: Hex(*member.id.as_bytes()),
+        };
+        open.map(disk).collect()
+    }
+
+    /// Writes the label, changed, onto every disk that it does not call failed. One of them is enough: whoever takes the pool
+    /// has to fence each disk that *any* label in force might mean, and reads the newest.
+    async fn relabel(&self, change: impl FnOnce(&mut Label)) -> Result<(), PoolError> {
+        let _one = self.writing.lock().await;
+        let mut next = lock(&self.label).clone();
+        change(&mut next);
+        next.txg += 1;
+        next.key = self.key;
+        if self.is_stopped() {
+            return Err(self.stopped());
+        }
+        let on: Vec<_> = (next.members.iter())
+            .filter(|member| member.state != MemberState::Failed)
+            .map(|member| member.disk)
+            .collect();
+        let written = self
+            .disks
+            .each(&on, |disk| write_label(&self.disks, &next, disk))
+            .await;
+        let mut stands = 0;
+        let mut last = None;
+        for (disk, result) in written {
+            match result {
+                Ok(()) => stands += 1,
+                Err(why) => {
+                    warn!(pool = %self.pool, %disk, why, "a label was not written");
+                    last = Some(why);
+                }
+            }
+        }
+        if let (0, Some(why)) = (stands, last) {
+            return Err(PoolError::Group { pool: self.pool, why });
+        }
+        if let Err(error) = self.records.write(&next, self.power_off) {
+            error!(pool = %self.pool, %error, "a restart will not find this pool");
+        }
+        *lock(&self.label) = next;
+        Ok(())
+    }
+
+    /// Reads the own keys back on some disks. True: one of them is another's, and the pool has been stopped.
+    async fn check(&self, on: &[DiskIndex]) -> bool {
+        let check = |disk| fence::check(&self.disks, disk, self.key);
+        for (disk, result) in self.disks.each(on, check).await {
+            let Err(FenceError::Lost { holder, status, .. }) = result else {
+                continue;
+            };
+            if self.condition.send_replace(Condition::Stopped) != Condition::Stopped {
+                let pool = self.pool;
+                warn!(%pool, %disk, status, "exclusion lost: the pool is stopped");
+                self.report(PoolEvent::ExclusionLost { pool, disk, holder });
+            }
+            return true;
+        }
+        false
+    }
+
+    fn stopped(&self) -> PoolError {
+        PoolError::Group {
+            pool: self.pool,
+            why: "it has been stopped".to_owned(),
+        }
+    }
+
+    fn health(&self) -> PoolHealth {
+        let (label, state) = (lock(&self.label), self.state.borrow());
+        let leg = |member: &Member| {
+            let seen = state.legs.iter().find(|leg| leg.slot == member.disk);
+            let by_kernel = seen.map_or(Health::Failed, |leg| leg.health);
+            Leg {
+                disk: member.disk,
+                state: match (member.state, by_kernel) {
+                    (MemberState::Failed, _) | (_, Health::Failed) => LegState::Failed,
+                    (_, Health::Copying) => LegState::Resyncing,
+                    (_, Health::InSync) => LegState::InSync,
+                },
+                resync_percent: seen.and_then(|leg| leg.copied_percent),
+            }
+        };
+        PoolHealth {
+            legs: label.members.iter().map(leg).collect(),
+            suspended: false,
+        }
+    }
+
+    /// Takes in what the kernel says: tells the label of disks that it goes on without, and everybody of what has changed.
+    async fn take_in(&self, state: State) {
+        let before = self.health();
+        self.state.send_replace(state);
+        let now = self.health();
+        let failed: BTreeSet<_> = (now.legs.iter())
+            .filter(|leg| leg.state == LegState::Failed)
+            .map(|leg| leg.disk)
+            .collect();
+        let left = now.legs.iter().any(|leg| leg.state == LegState::InSync);
+        let is_news = |member: &Member| member.state != MemberState::Failed && failed.contains(&member.disk);
+        let news = lock(&self.label).members.iter().any(is_news);
+        // A group of which the kernel has lost every disk is told of nothing: which of them is newest, nobody knows.
+        if left && news {
+            // A disk that another has taken fails here, too, and is none that has been left behind.
+            let failed: Vec<_> = failed.iter().copied().collect();
+            if self.check(&failed).await {
+                return;
+            }
+            let told = self.relabel(|label| {
+                let lost = label
+                    .members
+                    .iter_mut()
+                    .filter(|member| failed.contains(&member.disk));
+                lost.for_each(|member| member.state = MemberState::Failed);
+            });
+            if let Err(error) = told.await {
+                warn!(%error, "the label does not know of a failed disk yet");
+            }
+        }
+        if before != now {
+            warn!(pool = %self.pool, ?now, "disks of a group");
+            self.report(PoolEvent::Health {
+                pool: self.pool,
+                health: now,
+            });
+        }
+        self.watch_space();
+    }
+
+    fn watch_space(&self) {
+        let state = self.state.borrow().clone();
+        let (free, capacity) = (
+            state.capacity_bytes.saturating_sub(state.used_bytes),
+            state.capacity_bytes,
+        );
+        let map_free = state.map_capacity_bytes.saturating_sub(state.map_used_bytes);
+        let below =
+            |percent: u8, free: u64, of: u64| u128::from(free) * 100 < u128::from(of) * u128::from(percent);
+        let low = {
+            let mut low = lock(&self.low);
+            // A map that is full stops a pool as much as data that are.
+            let is = below(low.0, free, capacity) || below(low.0, map_free, state.map_capacity_bytes);
+            match std::mem::replace(&mut low.1, is) == is {
+                true => return,
+                false => is,
+            }
+        };
+        warn!(pool = %self.pool, low, free, capacity, map_free, "free space of a pool");
+        self.report(PoolEvent::Space {
+            pool: self.pool,
+            low,
+            free_bytes: free,
+            capacity_bytes: capacity,
+        });
+    }
+}
+
+async fn write_label(disks: &Disks, label: &Label, disk: DiskIndex) -> Result<(), String> {
+    let session = disks.session(disk).await.map_err(|error| error.to_string())?;
+    let bytes = label.encode(session.info.id).map_err(|error| error.to_string())?;
+    let at = label::place(label.txg, session.bytes());
+    let written = label::write_bytes(&session, at, bytes).await;
+    written.map_err(|error| error.to_string())
+}
+
+/// Reads the own keys back.
+async fn tend<G: Groups>(holding: Arc<Holding<G>>, period: Duration) {
+    let mut tick = tokio::time::interval(period);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if holding.is_stopped() {
+            return;
+        }
+        let guarded: Vec<_> = holding.open_disks().iter().map(|disk| disk.slot).collect();
+        if holding.check(&guarded).await {
+            return;
+        }
+    }
+}
+
+/// Asks the kernel how the group is.
+async fn look<G: Groups>(holding: Arc<Holding<G>>) {
+    let mut tick = tokio::time::interval(LOOK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if holding.is_stopped() {
+            return;
+        }
+        match holding.groups.state(holding.pool).await {
+            Ok(state) => holding.take_in(state).await,
+            Err(error) => warn!(pool = %holding.pool, error, "the kernel cannot be asked how a group is"),
+        }
+    }
+}
+
+/// A group that is active here.
+#[derive(Debug)]
+pub struct LvmPool<G: Groups> {
+    sockets: PathBuf,
+    array: Uuid,
+    holding: Arc<Holding<G>>,
+    /// Volumes whose devices are open.
+    known: Mutex<BTreeMap<VolumeId, Arc<Device>>>,
+    served: Mutex<BTreeMap<VolumeId, Served<Device>>>,
+    snapshots: Mutex<Vec<ItemId>>,
+    /// Of which volume a snapshot is, as the configuration has it.
+    of: Mutex<BTreeMap<ItemId, VolumeId>>,
+    /// Held while volumes and snapshots are changed.
+    reconcile: tokio::sync::Mutex<()>,
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
+impl<G: Groups> Drop for LvmPool<G> {
+    /// As the end of the process: the group stays active, and whoever starts next adopts it.
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl<G: Groups> LvmPool<G> {
+    fn failed(&self, why: String) -> PoolError {
+        PoolError::Group { pool: self.id(), why }
+    }
+
+    /// Serves what a group has.
+    async fn show(&self, group: Group) -> Result<(), PoolError> {
+        *lock(&self.snapshots) = group.snapshots;
+        for volume in &group.volumes {
+            if let Some(device) = lock(&self.known).get(&volume.id) {
+                device.set_size(volume.size_bytes);
+                continue;
+            }
+            let (groups, path) = (self.holding.groups.clone(), PathBuf::from(&volume.node));
+            let opened = tokio::task::spawn_blocking(move || groups.open(&path)).await;
+            let node = opened.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+            let node = node.map_err(|source| PoolError::Io {
+                path: volume.node.clone().into(),
+                source,
+            })?;
+            let device = Arc::new(Device::new(volume.id, node, volume.size_bytes));
+            lock(&self.known).insert(volume.id, device);
+        }
+        self.holding.take_in(group.state).await;
+        self.serve_all()
+    }
+
+    /// Ends the sessions of some volumes, and closes their devices. Those whose commands do not end in time stay open.
+    async fn close(&self, which: impl Fn(VolumeId) -> bool, within: Duration) -> Result<(), PoolError> {
+        let deadline = Instant::now() + within;
+        let gone: Vec<_> = {
+            let mut served = lock(&self.served);
+            let ids: Vec<_> = served.keys().copied().filter(|id| which(*id)).collect();
+            ids.into_iter().filter_map(|id| served.remove(&id)).collect()
+        };
+        let closed = join_all(gone.into_iter().map(|served| served.close(deadline))).await;
+        if !closed.into_iter().all(|in_time| in_time) {
+            return Err(PoolError::Deadline {
+                pool: self.id(),
+                what: "ending its commands",
+                after: within,
+            });
+        }
+        lock(&self.known).retain(|id, _| !which(*id));
+        Ok(())
+    }
+
+    async fn leave(&self, within: Duration, destroy: bool) -> Result<(), PoolError> {
+        let _no_changes = self.reconcile.lock().await;
+        let began = Instant::now();
+        self.close(|_| true, within).await?;
+        let late = |what| PoolError::Deadline {
+            pool: self.id(),
+            what,
+            after: within,
+        };
+        let left = within.saturating_sub(began.elapsed());
+        let groups = &self.holding.groups;
+        let down = async {
+            match destroy {
+                true => groups.remove(self.id()).await,
+                false => groups.deactivate(self.id()).await,
+            }
+        };
+        let down = timeout(left, down)
+            .await
+            .map_err(|_| late("deactivating its group"))?;
+        if let Err(why) = down {
+            // It is served again, until somebody decides what becomes of it.
+            self.again().await?;
+            return Err(self.failed(why));
+        }
+        let left = within.saturating_sub(began.elapsed());
+        let last = self.holding.relabel(|label| {
+            label.clean = true;
+            if destroy {
+                label.group = Some(GroupEntry { made: false });
+            }
+        });
+        timeout(left, last)
+            .await
+            .map_err(|_| late("leaving its disks clean"))??;
+        self.holding.condition.send_replace(Condition::Stopped);
+        self.end_tasks();
+        fence::release(&self.holding.disks, &*self.holding.exclusion.lock().await).await;
+        self.holding.records.forget(self.id());
+        Ok(())
+    }
+
+    /// Activates what is not active any more, and serves it.
+    async fn again(&self) -> Result<(), PoolError> {
+        let request = Activate {
+            pool: self.id(),
+            disks: self.holding.open_disks(),
+            create: false,
+        };
+        let group = self.holding.groups.activate(request).await;
+        self.show(group.map_err(|why| self.failed(why))?).await
+    }
+
+    /// Ends every session at once, and whatever runs beside.
+    fn end(&self) {
+        self.holding.condition.send_replace(Condition::Stopped);
+        self.end_tasks();
+        std::mem::take(&mut *lock(&self.served))
+            .into_values()
+            .for_each(Served::cut);
+        lock(&self.known).clear();
+    }
+
+    fn end_tasks(&self) {
+        lock(&self.tasks).drain(..).for_each(|task| task.abort());
+    }
+}
+
+impl<G: Groups> Imported for LvmPool<G> {
+    fn id(&self) -> PoolId {
+        self.holding.pool
+    }
+
+    fn name(&self) -> String {
+        lock(&self.holding.label).name.clone()
+    }
+
+    fn key(&self) -> ReservationKey {
+        self.holding.key
+    }
+
+    fn space(&self) -> (u64, u64, u64) {
+        let state = self.holding.state.borrow();
+        (state.capacity_bytes, state.used_bytes, EXTENT_BYTES)
+    }
+
+    fn health(&self) -> PoolHealth {
+        self.holding.health()
+    }
+
+    fn serve_all(&self) -> Result<(), PoolError> {
+        let known = lock(&self.known).clone();
+        for (id, device) in known {
+            if !lock(&self.served).contains_key(&id) {
+                let served = Served::open(device, &self.sockets, id, self.array)?;
+                lock(&self.served).insert(id, served);
+            }
+        }
+        Ok(())
+    }
+
+    fn volumes(&self) -> Vec<VolumeId> {
+        lock(&self.served).keys().copied().collect()
+    }
+
+    fn condition(&self) -> watch::Receiver<Condition> {
+        self.holding.condition.subscribe()
+    }
+
+    fn is_low(&self) -> bool {
+        lock(&self.holding.low).1
+    }
+
+    fn snapshots(&self) -> Vec<ItemId> {
+        lock(&self.snapshots).clone()
+    }
+
+    async fn reconcile(&self, index: u64, wanted: &Wanted) -> Vec<PoolError> {
+        let _one = self.reconcile.lock().await;
+        if index < lock(&self.holding.label).config_index || self.holding.is_stopped() {
+            // An older configuration than the one that shaped this pool knows nothing of what came after.
+            return Vec::new();
+        }
+        lock(&self.holding.low).0 = wanted.low_percent;
+        *lock(&self.of) = (wanted.snapshots.iter())
+            .map(|snapshot| (snapshot.id, snapshot.volume))
+            .collect();
+        let ids: BTreeSet<_> = wanted.volumes.iter().map(|volume| volume.id).collect();
+        let taken: BTreeSet<_> = wanted.snapshots.iter().map(|snapshot| snapshot.id).collect();
+        let removes = lock(&self.known).keys().any(|id| !ids.contains(id))
+            || lock(&self.snapshots).iter().any(|id| !taken.contains(id));
+        let fits = |volume: &&WantedVolume| {
+            let known = lock(&self.known);
+            known
+                .get(&volume.id)
+                .is_some_and(|device| device.size_bytes() >= volume.size_bytes)
+        };
+        let stands = wanted.volumes.iter().all(|volume| fits(&volume))
+            && taken.iter().all(|id| lock(&self.snapshots).contains(id));
+        if stands && !removes {
+            return Vec::new();
+        }
+        // Before something is removed the label knows of the change that wants it: an older one would make it anew.
+        let told = async {
+            if removes {
+                self.holding.relabel(|label| label.config_index = index).await?;
+            }
+            self.close(|id| !ids.contains(&id), COMMAND_DEADLINE).await?;
+            let volume = |volume: &WantedVolume| pollux_api::lvm::Volume {
+                id: volume.id,
+                size_bytes: volume.size_bytes,
+            };
+            let snapshot = |snapshot: &WantedSnapshot| Snapshot {
+                id: snapshot.id,
+                volume: snapshot.volume,
+            };
+            let request = Apply {
+                pool: self.id(),
+                volumes: wanted.volumes.iter().map(volume).collect(),
+                snapshots: wanted.snapshots.iter().map(snapshot).collect(),
+            };
+            let group = self.holding.groups.apply(request).await;
+            self.show(group.map_err(|why| self.failed(why))?).await
+        };
+        told.await.err().into_iter().collect()
+    }
+
+    async fn roll_back(&self, snapshot: ItemId) -> Result<VolumeId, PoolError> {
+        let _one = self.reconcile.lock().await;
+        let pool = self.id();
+        let volume = lock(&self.of).get(&snapshot).copied();
+        let volume = volume.filter(|_| lock(&self.snapshots).contains(&snapshot));
+        let volume = volume.ok_or(PoolError::NoSnapshot { pool, snapshot })?;
+        let device = lock(&self.known).get(&volume).cloned();
+        let device = device.ok_or(PoolError::NoVolume { pool, volume })?;
+        let wrong = |status: Status| self.failed(format!("the journal of volume {volume}: {status:?}"));
+        let record = device.take_record().await.map_err(wrong)?;
+        drop(device);
+        self.close(|id| id == volume, COMMAND_DEADLINE).await?;
+        let to = Snapshot { id: snapshot, volume };
+        let groups = &self.holding.groups;
+        let group = match groups.roll_back(RollBack { pool, to }).await {
+            Ok(group) => group,
+            Err(why) => {
+                // It is served again, as what it is now.
+                self.again().await?;
+                return Err(self.failed(why));
+            }
+        };
+        self.show(group).await?;
+        let device = lock(&self.known).get(&volume).cloned();
+        if let Some(device) = device.filter(|_| !record.is_empty()) {
+            device.put_record(&record).await.map_err(wrong)?;
+        }
+        Ok(volume)
+    }
+
+    async fn resync(&self, disk: DiskIndex) -> Result<(), PoolError> {
+        Err(PoolError::Unsupported {
+            pool: self.id(),
+            what: format!("to take {disk} back into a volume group"),
+        })
+    }
+
+    async fn export(&self, within: Duration) -> Result<(), PoolError> {
+        self.leave(within, false).await
+    }
+
+    async fn destroy(&self, within: Duration) -> Result<(), PoolError> {
+        self.leave(within, true).await
+    }
+
+    fn stop(&self) {
+        self.end();
+        let (groups, pool) = (self.holding.groups.clone(), self.id());
+        tokio::spawn(async move {
+            if let Err(why) = groups.cut(pool).await {
+                error!(%pool, why, "a stopped group stays in the kernel");
+            }
+        });
+    }
+}

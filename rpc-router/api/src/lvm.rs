@@ -1,0 +1,199 @@
+//! Service `lvm`: volume groups of the kernel, as the one privileged daemon that runs the programs of LVM has them.
+//!
+//! Not a service of the router: pool-manager alone asks, on the socket [`SOCKET`], and it asks only for pools whose disks it
+//! holds. Nothing in here decides whose a pool is.
+//!
+//! ```text
+//! disk:  | label area (2 MiB): pool-manager's, through the port of the disk | gate (a linear map): the volume group |
+//! ```
+
+use crate::config::Hex;
+use crate::config::item::ItemId;
+use crate::id::{DiskIndex, PoolId, VolumeId};
+use alloc::{string::String, vec::Vec};
+use serde::{Deserialize, Serialize};
+
+/// File name of the socket in the daemon's own directory.
+pub const SOCKET: &str = "lvmd.sock";
+/// Where the daemon's directory is on an appliance.
+pub const DIRECTORY: &str = "/run/pollux-lvm";
+
+/// Bytes at the beginning of a disk that are no part of its gate. It is all that is reached of such a disk through its port.
+pub const LABEL_AREA_BYTES: u64 = 2 << 20;
+/// Bytes at the beginning of a volume's device that hosts do not see: its journal.
+pub const HEAD_BYTES: u64 = 1 << 20;
+/// Sizes of volumes are multiples of it.
+pub const EXTENT_BYTES: u64 = 1 << 20;
+
+crate::contract! {
+    service "lvm", rank crate::rank::TOP, door crate::contract::Door::Socket(SOCKET);
+    /// Volume groups of the kernel: makes, activates, changes, deactivates and cuts them off.
+    calls [];
+    requests {
+        /// Opens the gates of a pool's disks and activates its volume group; with `create` makes it first where there is
+        /// none. Everything that is done already stays as it is. Idempotent.
+        idempotent nobody ACTIVATE = "lvm.activate": Activate => Group, [NotFound, Conflict, Refused, Failed];
+        /// Makes, grows and removes volumes and snapshots of an active group. Idempotent.
+        idempotent nobody APPLY = "lvm.apply": Apply => Group, [NotFound, Conflict, Refused, Failed];
+        /// Makes a volume what a snapshot is. Nobody may have the volume's device open. Idempotent.
+        idempotent nobody ROLL_BACK = "lvm.roll_back": RollBack => Group, [NotFound, Conflict, Refused, Failed];
+        /// What the kernel says of an active group; asks no disk.
+        idempotent nobody STATE = "lvm.state": Which => State, [NotFound, Failed];
+        /// Deactivates a group and closes its gates. Idempotent.
+        idempotent nobody DEACTIVATE = "lvm.deactivate": Which => bool, [Failed];
+        /// Nothing of a group reaches a disk any more, whatever is under way in it; then it is taken down. Idempotent.
+        idempotent nobody CUT = "lvm.cut": Which => bool, [Failed];
+        /// Removes an active group with all that is in it. Idempotent.
+        idempotent nobody REMOVE = "lvm.remove": Which => bool, [Refused, Failed];
+        /// Pools of which anything stands in the kernel.
+        idempotent nobody POOLS = "lvm.pools": () => Vec<PoolId>, [Failed];
+    }
+    notifications {}
+    topics {}
+}
+
+/// A pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Which {
+    /// Which.
+    pub pool: PoolId,
+}
+
+/// A disk of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// Its slot.
+    pub slot: DiskIndex,
+    /// Its identity, as its port tells it: the WWN in 16 bytes.
+    pub id: Hex<16>,
+}
+
+/// Parameters of [`ACTIVATE`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Activate {
+    /// The pool.
+    pub pool: PoolId,
+    /// Its disks, all of them held by the caller. Nothing else is looked at.
+    pub disks: Vec<Disk>,
+    /// The group may be made where there is none; otherwise a missing one is damage.
+    pub create: bool,
+}
+
+/// A volume that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// Its identity.
+    pub id: VolumeId,
+    /// Bytes that hosts see.
+    pub size_bytes: u64,
+}
+
+/// A snapshot that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// Its identity.
+    pub id: ItemId,
+    /// Of which volume it is.
+    pub volume: VolumeId,
+}
+
+/// Parameters of [`APPLY`]: what is not in here is removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Apply {
+    /// The pool.
+    pub pool: PoolId,
+    /// Volumes.
+    pub volumes: Vec<Volume>,
+    /// Snapshots of them.
+    pub snapshots: Vec<Snapshot>,
+}
+
+/// Parameters of [`ROLL_BACK`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RollBack {
+    /// The pool.
+    pub pool: PoolId,
+    /// The snapshot and its volume.
+    pub to: Snapshot,
+}
+
+/// A volume of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Device {
+    /// The volume.
+    pub id: VolumeId,
+    /// Bytes that hosts see: its device has [`HEAD_BYTES`] more, at the beginning.
+    pub size_bytes: u64,
+    /// The node of its device.
+    pub node: String,
+}
+
+/// A group that is active.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Group {
+    /// Its volumes.
+    pub volumes: Vec<Device>,
+    /// Its snapshots.
+    pub snapshots: Vec<ItemId>,
+    /// What the kernel says of it.
+    pub state: State,
+}
+
+/// What the kernel says of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct State {
+    /// Bytes that volumes and snapshots can use.
+    pub capacity_bytes: u64,
+    /// Bytes that they use.
+    pub used_bytes: u64,
+    /// The same of the map that says where they are.
+    pub map_capacity_bytes: u64,
+    /// Bytes of the map that are used.
+    pub map_used_bytes: u64,
+    /// It takes writes: it is neither full nor broken.
+    pub writable: bool,
+    /// One line per disk that has a gate.
+    pub legs: Vec<Leg>,
+}
+
+/// A disk of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Leg {
+    /// The disk.
+    pub slot: DiskIndex,
+    /// How it is.
+    pub health: Health,
+    /// Share of a copy to it that is done, 0..=100, while it runs.
+    pub copied_percent: Option<u8>,
+}
+
+/// How a disk of a group is, as the kernel sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Holds what the others hold.
+    InSync,
+    /// Is copied to.
+    Copying,
+    /// Neither read nor written.
+    Failed,
+}

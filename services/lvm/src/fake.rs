@@ -1,0 +1,471 @@
+//! Programs that are none: LVM and the device mapper of one machine over disks that two machines share. A fake, not a mock:
+//! it holds what stands on the disks and in each kernel, and obeys the rules that matter here:
+//!
+//! * a device that another one stands on is not removed, and a disk has one gate;
+//! * LVM sees the devices that it is told of, and of those only what does not lead nowhere;
+//! * a group of another system is read and never changed or activated; one of which a disk is missing is activated and
+//!   never changed.
+
+use crate::kernel::Number;
+use crate::names;
+use crate::programs::{Found, Program, ToolError, Tools};
+use crate::report::{Lv, Vg};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Disks that both machines reach.
+#[derive(Debug, Default)]
+pub struct Shelf {
+    /// By identity: number in the kernel, bytes, and the group that stands on it.
+    disks: BTreeMap<[u8; 16], (Number, u64, Option<String>)>,
+    /// Groups, as the disks describe them.
+    groups: BTreeMap<String, Vg>,
+}
+
+/// One machine.
+#[derive(Debug, Default)]
+pub struct FakeTools {
+    shelf: Arc<Mutex<Shelf>>,
+    /// Mapped devices: number, table, and the numbers that it stands on.
+    mapped: Mutex<BTreeMap<String, (Number, String, BTreeSet<Number>)>>,
+    /// Disks to which this machine has no path.
+    lost: Mutex<BTreeSet<[u8; 16]>>,
+    /// Volumes that a program has open.
+    open: Mutex<BTreeSet<String>>,
+    /// Every call.
+    calls: Mutex<Vec<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+type Outcome = Result<String, String>;
+
+impl FakeTools {
+    /// Two machines at one shelf of so many disks.
+    #[must_use]
+    pub fn pair(disks: u8) -> [Self; 2] {
+        let all = (0..disks).map(|disk| ([disk; 16], ((8, u32::from(disk) * 16), 512 << 20, None)));
+        let shelf = Arc::new(Mutex::new(Shelf {
+            disks: all.collect(),
+            groups: BTreeMap::new(),
+        }));
+        [0, 1].map(|_| FakeTools {
+            shelf: shelf.clone(),
+            ..FakeTools::default()
+        })
+    }
+
+    /// This machine loses its path to a disk, or has it again.
+    pub fn lose(&self, disk: [u8; 16], lost: bool) {
+        match lost {
+            true => lock(&self.lost).insert(disk),
+            false => lock(&self.lost).remove(&disk),
+        };
+    }
+
+    /// A program opens a mapped device, or closes it.
+    pub fn hold(&self, name: &str, open: bool) {
+        match open {
+            true => lock(&self.open).insert(name.to_owned()),
+            false => lock(&self.open).remove(name),
+        };
+    }
+
+    /// Everything that was run since this was asked last, without the words that are the same each time.
+    pub fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut *lock(&self.calls))
+    }
+
+    /// The system ID that the disks show of a group.
+    pub fn owner(&self, group: &str) -> Option<String> {
+        lock(&self.shelf).groups.get(group).map(|vg| vg.system_id.clone())
+    }
+
+    /// The table of a mapped device.
+    pub fn table(&self, name: &str) -> Option<String> {
+        lock(&self.mapped).get(name).map(|(_, table, _)| table.clone())
+    }
+
+    fn add(&self, name: &str, table: String, on: BTreeSet<Number>) {
+        let mut mapped = lock(&self.mapped);
+        let minor = mapped
+            .values()
+            .map(|(number, ..)| number.1 + 1)
+            .max()
+            .unwrap_or(0);
+        mapped.insert(name.to_owned(), ((253, minor), table, on));
+    }
+
+    fn dmsetup(&self, args: &[&str]) -> Outcome {
+        let lines = |line: &dyn Fn(&String, &(Number, String, BTreeSet<Number>)) -> String| {
+            let mapped = lock(&self.mapped);
+            Ok(mapped
+                .iter()
+                .map(|(name, device)| line(name, device) + "\n")
+                .collect())
+        };
+        match args {
+            ["info", ..] => lines(&|name, (number, ..)| format!("{name},{},{}", number.0, number.1)),
+            ["table"] => lines(&|name, (_, table, _)| format!("{name}: {table}")),
+            ["status", "--noflush"] => lines(&|name, (_, table, _)| {
+                let status = match table.contains("thin-pool") {
+                    true => {
+                        "0 819200 thin-pool 1 10/4096 100/6400 - rw discard_passdown error_if_no_space - 1024"
+                    }
+                    false => "0 1 linear ",
+                };
+                format!("{name}: {status}")
+            }),
+            ["create", name, "--uuid", _, "--table", table] => {
+                let disk = table
+                    .split_whitespace()
+                    .nth(3)
+                    .and_then(|word| word.split_once(':'));
+                let number = disk.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+                let number = number.ok_or("no such device")?;
+                let taken = lock(&self.mapped)
+                    .iter()
+                    .any(|(other, (.., on))| other == name || on.contains(&number));
+                match taken {
+                    true => Err("Device or resource busy".to_owned()),
+                    false => {
+                        self.add(name, (*table).to_owned(), BTreeSet::from([number]));
+                        Ok(String::new())
+                    }
+                }
+            }
+            ["wipe_table", "--noflush", "--nolockfs", name] => {
+                let mut mapped = lock(&self.mapped);
+                let (_, table, on) = mapped.get_mut(*name).ok_or("no such device")?;
+                *table = "0 1044480 error ".to_owned();
+                on.clear();
+                Ok(String::new())
+            }
+            ["remove", name] => {
+                let mut mapped = lock(&self.mapped);
+                let number = mapped.get(*name).ok_or("no such device")?.0;
+                let used =
+                    mapped.values().any(|(.., on)| on.contains(&number)) || lock(&self.open).contains(*name);
+                match used {
+                    true => Err("Device or resource busy".to_owned()),
+                    false => {
+                        mapped.remove(*name);
+                        Ok(String::new())
+                    }
+                }
+            }
+            other => Err(format!("dmsetup does not know {other:?}")),
+        }
+    }
+
+    /// Identities of the disks behind gates that lead to one.
+    fn seen(&self, gates: &[&str]) -> BTreeSet<[u8; 16]> {
+        let (mapped, shelf, lost) = (lock(&self.mapped), lock(&self.shelf), lock(&self.lost));
+        let behind = |gate: &&str| {
+            let (.., on) = mapped.get(gate.strip_prefix(names::MAPPER)?)?;
+            let (id, _) = shelf.disks.iter().find(|(_, (number, ..))| on.contains(number))?;
+            (!lost.contains(id)).then_some(*id)
+        };
+        gates.iter().filter_map(behind).collect()
+    }
+
+    fn lvm(&self, args: &[&str]) -> Outcome {
+        let [command, "--devices", gates, "--config", config, rest @ ..] = args else {
+            return Err(format!("lvm without its devices and configuration: {args:?}"));
+        };
+        let gates: Vec<&str> = gates.split(',').collect();
+        let seen = self.seen(&gates);
+        let system = config.split('"').nth(1).unwrap_or_default().to_owned();
+        let mut shelf = lock(&self.shelf);
+        let on_disks: BTreeSet<String> = (seen.iter()).filter_map(|id| shelf.disks[id].2.clone()).collect();
+        if *command == "fullreport" {
+            let parts = on_disks
+                .iter()
+                .map(|name| self.part(&shelf, &shelf.groups[name], &seen));
+            let parts: Vec<_> = parts.collect();
+            return Ok(json!({ "report": parts }).to_string());
+        }
+        let last = rest.last().copied().unwrap_or_default();
+        if *command == "vgcreate" {
+            let at = rest
+                .iter()
+                .position(|word| word.starts_with(names::MAPPER))
+                .ok_or("no disks")?;
+            let name = rest[at - 1].to_owned();
+            if !on_disks.is_empty() || seen.len() != rest.len() - at {
+                return Err("a disk is used already, or is not there".to_owned());
+            }
+            for id in &seen {
+                shelf
+                    .disks
+                    .entry(*id)
+                    .and_modify(|disk| disk.2 = Some(name.clone()));
+            }
+            let extents = seen.len() as u64 * 509;
+            shelf.groups.insert(
+                name.clone(),
+                Vg {
+                    name,
+                    system_id: system,
+                    extent_bytes: 1 << 20,
+                    extents,
+                    free_extents: extents,
+                    missing: 0,
+                    present: Vec::new(),
+                    lvs: Vec::new(),
+                },
+            );
+            return Ok(String::new());
+        }
+        if *command == "pvremove" {
+            return match on_disks.first() {
+                Some(name) => Err(format!("PV is used by VG {name}")),
+                None => Ok(String::new()),
+            };
+        }
+        let name = on_disks.first().ok_or("Volume group not found")?.clone();
+        let whole = shelf
+            .disks
+            .iter()
+            .filter(|(_, disk)| disk.2.as_ref() == Some(&name))
+            .all(|(id, _)| seen.contains(id));
+        let vg = shelf.groups.get_mut(&name).ok_or("Volume group not found")?;
+        let partner = rest.contains(&"--systemid");
+        if vg.system_id != system && !partner {
+            return Err(format!("Cannot access VG {name} with system ID {}", vg.system_id));
+        }
+        let activation = rest
+            .iter()
+            .position(|word| *word == "--activate")
+            .map(|at| rest[at + 1]);
+        if !whole && activation.is_none() {
+            return Err(format!("Cannot change VG {name} while PVs are missing."));
+        }
+        match (*command, activation) {
+            ("vgchange", Some("y")) => {
+                let lvs = vg.lvs.clone();
+                drop(shelf);
+                self.raise(&name, &gates, lvs.iter().filter(|lv| !lv.skipped));
+            }
+            ("vgchange", Some(_)) => {
+                drop(shelf);
+                let own = format!("{name}-");
+                if lock(&self.open).iter().any(|open| open.starts_with(&own)) {
+                    return Err("Logical volume contains a filesystem in use".to_owned());
+                }
+                lock(&self.mapped).retain(|device, _| !device.starts_with(&own));
+            }
+            ("vgchange", None) => vg.system_id = system,
+            ("vgremove", _) => {
+                shelf.groups.remove(&name);
+                shelf
+                    .disks
+                    .values_mut()
+                    .filter(|disk| disk.2.as_ref() == Some(&name))
+                    .for_each(|disk| disk.2 = None);
+                drop(shelf);
+                lock(&self.mapped).retain(|device, _| !device.starts_with(&format!("{name}-")));
+            }
+            _ => {
+                let made = self.change(vg, command, rest, last)?;
+                drop(shelf);
+                self.raise(&name, &gates, made.iter());
+            }
+        }
+        Ok(String::new())
+    }
+
+    /// Changes what is in a group; what stands in the kernel after it.
+    fn change(&self, vg: &mut Vg, command: &str, rest: &[&str], last: &str) -> Result<Vec<Lv>, String> {
+        let of = |flag: &str| rest.iter().position(|word| *word == flag).map(|at| rest[at + 1]);
+        let target = last.rsplit('/').next().unwrap_or_default().to_owned();
+        let bytes = |text: Option<&str>| {
+            let digits = text.unwrap_or_default().trim_end_matches('b');
+            digits.parse::<u64>().map_err(|_| format!("{text:?} is no size"))
+        };
+        let new = |name: &str, bytes, layout: &str, skipped| Lv {
+            name: name.to_owned(),
+            bytes,
+            active: false,
+            layout: layout.to_owned(),
+            error_when_full: false,
+            skipped,
+        };
+        let name = of("--name").unwrap_or_default();
+        if command == "lvcreate" && vg.lv(name).is_some() {
+            return Err(format!("{name} exists"));
+        }
+        let known = |vg: &Vg| {
+            vg.lv(&target)
+                .cloned()
+                .ok_or_else(|| format!("no {target} in {}", vg.name))
+        };
+        match command {
+            "lvcreate" if rest.contains(&"--snapshot") => {
+                let origin = known(vg)?;
+                let lv = new(
+                    name,
+                    origin.bytes,
+                    "thin,sparse",
+                    of("--setactivationskip") == Some("y"),
+                );
+                vg.lvs.push(lv.clone());
+                Ok(Vec::from_iter((!lv.skipped).then_some(lv)))
+            }
+            "lvcreate" if of("--type") == Some("thin") => {
+                let lv = new(name, bytes(of("--virtualsize"))?, "thin,sparse", false);
+                vg.lvs.push(lv.clone());
+                Ok(vec![lv])
+            }
+            "lvcreate" => {
+                let extents = bytes(of("--extents"))?;
+                vg.free_extents = vg
+                    .free_extents
+                    .checked_sub(extents)
+                    .ok_or("insufficient free space")?;
+                let layout = format!("raid,{}", of("--type").unwrap_or_default());
+                vg.lvs.push(new(name, extents << 20, &layout, false));
+                Ok(Vec::new())
+            }
+            "lvconvert" => {
+                vg.lvs.retain(|lv| lv.name != names::META);
+                let pool = vg.lvs.iter_mut().find(|lv| lv.name == target).ok_or("no pool")?;
+                pool.layout = "thin,pool".to_owned();
+                Ok(vec![pool.clone()])
+            }
+            "lvchange" => {
+                let pool = vg.lvs.iter_mut().find(|lv| lv.name == target).ok_or("no pool")?;
+                pool.error_when_full = of("--errorwhenfull") == Some("y");
+                Ok(Vec::new())
+            }
+            "lvextend" => {
+                let size = bytes(of("--size"))?;
+                let lv = vg
+                    .lvs
+                    .iter_mut()
+                    .find(|lv| lv.name == target)
+                    .ok_or("no such volume")?;
+                lv.bytes = size;
+                Ok(Vec::new())
+            }
+            "lvremove" => {
+                known(vg)?;
+                let mapped = format!("{}-{target}", vg.name);
+                if lock(&self.open).contains(&mapped) {
+                    return Err(format!("{target} in use"));
+                }
+                vg.lvs.retain(|lv| lv.name != target);
+                lock(&self.mapped).remove(&mapped);
+                Ok(Vec::new())
+            }
+            "lvrename" => {
+                let [.., from, to] = rest else {
+                    return Err("two names".to_owned());
+                };
+                let lv = vg
+                    .lvs
+                    .iter_mut()
+                    .find(|lv| lv.name == *from)
+                    .ok_or("no such volume")?;
+                lv.name = (*to).to_owned();
+                let mut mapped = lock(&self.mapped);
+                if let Some(device) = mapped.remove(&format!("{}-{from}", vg.name)) {
+                    mapped.insert(format!("{}-{to}", vg.name), device);
+                }
+                Ok(Vec::new())
+            }
+            other => Err(format!("lvm does not know {other}")),
+        }
+    }
+
+    /// Makes devices of a group in the kernel, where they are not yet.
+    fn raise<'a>(&self, group: &str, gates: &[&str], lvs: impl Iterator<Item = &'a Lv>) {
+        let number = |name: &str| lock(&self.mapped).get(name).map(|(number, ..)| *number);
+        let tpool = format!("{group}-pool-tpool");
+        for lv in lvs {
+            if number(&tpool).is_none() {
+                let on = gates
+                    .iter()
+                    .filter_map(|gate| number(gate.strip_prefix(names::MAPPER)?));
+                self.add(
+                    &tpool,
+                    "0 819200 thin-pool 253:1 253:2 128 0 1 error_if_no_space ".to_owned(),
+                    on.collect(),
+                );
+            }
+            let name = format!("{group}-{}", lv.name);
+            if number(&name).is_none() {
+                let table = format!("0 {} thin 253:3 1", lv.bytes / 512);
+                self.add(&name, table, number(&tpool).into_iter().collect());
+            }
+        }
+    }
+
+    fn part(&self, shelf: &Shelf, vg: &Vg, seen: &BTreeSet<[u8; 16]>) -> serde_json::Value {
+        let members = shelf
+            .disks
+            .iter()
+            .filter(|(_, disk)| disk.2.as_ref() == Some(&vg.name));
+        let missing = members.filter(|(id, _)| !seen.contains(*id)).count();
+        let lv = |lv: &Lv| {
+            let active = lock(&self.mapped).contains_key(&format!("{}-{}", vg.name, lv.name));
+            json!({
+                "lv_name": lv.name, "lv_size": lv.bytes.to_string(), "lv_layout": lv.layout,
+                "lv_active": if active { "active" } else { "" },
+                "lv_when_full": if lv.error_when_full { "error" } else { "queue" },
+                "lv_skip_activation": if lv.skipped { "skip activation" } else { "" },
+            })
+        };
+        json!({
+            "vg": [{
+                "vg_name": vg.name, "vg_systemid": vg.system_id, "vg_extent_size": vg.extent_bytes.to_string(),
+                "vg_extent_count": vg.extents.to_string(), "vg_free_count": vg.free_extents.to_string(),
+                "vg_missing_pv_count": missing.to_string(),
+            }],
+            "pv": [],
+            "lv": vg.lvs.iter().map(lv).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Tools for FakeTools {
+    async fn run(&self, program: Program, args: &[String]) -> Result<String, ToolError> {
+        let words: Vec<&str> = args.iter().map(String::as_str).collect();
+        let done = match program {
+            Program::Dmsetup => self.dmsetup(&words),
+            Program::Lvm => self.lvm(&words),
+        };
+        let told: Vec<_> = words
+            .iter()
+            .filter(|word| !word.contains('{') && !word.contains(names::MAPPER))
+            .copied()
+            .collect();
+        if !matches!(told[0], "info" | "table" | "status" | "fullreport") {
+            lock(&self.calls).push(told.join(" "));
+        }
+        done.map_err(|said| ToolError::Failed {
+            program: program.path(),
+            words: told.join(" "),
+            status: "exit status: 5".to_owned(),
+            said,
+        })
+    }
+
+    async fn disk(&self, id: [u8; 16]) -> Result<Found, String> {
+        let shelf = lock(&self.shelf);
+        match shelf.disks.get(&id) {
+            Some((number, bytes, _)) if !lock(&self.lost).contains(&id) => Ok(Found {
+                number: *number,
+                bytes: *bytes,
+            }),
+            _ => Err("0 devices call themselves so; one is needed".to_owned()),
+        }
+    }
+
+    fn udev(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,466 @@
+//! What is asked of a group, carried out: the plan's calls run one after the other, the kernel read before and after.
+//!
+//! Per pool one thing happens at a time, except [`Groups::cut`], which waits for nobody; pools do not wait for each other.
+//! Nothing is remembered: a restarted daemon sees in the kernel what its predecessor did.
+
+use crate::kernel::{Gate, Kernel, SECTOR};
+use crate::names;
+use crate::plan::{self, Call, Refusal, Systems};
+use crate::programs::{Found, Program, ToolError, Tools};
+use crate::report::{self, ReportError, Vg};
+use futures_util::future::{join_all, try_join_all};
+use pollux_api::id::{DiskIndex, PoolId};
+use pollux_api::lvm::{
+    Activate, Apply, Device, Disk, EXTENT_BYTES, Group, HEAD_BYTES, LABEL_AREA_BYTES, RollBack, State,
+};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+/// Most steps of one request. The longest, making a group, takes five.
+const STEPS: usize = 10;
+/// How long parts of a group are tried to be taken down: udev may have one open for a moment.
+const TAKE_DOWN: Duration = Duration::from_secs(5);
+/// Pause between two tries.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// The plan refuses.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A program.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// What LVM reported.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// A disk cannot be used.
+    #[error("{slot}: {why}")]
+    Disk {
+        /// Which.
+        slot: DiskIndex,
+        /// Why.
+        why: String,
+    },
+    /// Parts of a group do not go: somebody has them open.
+    #[error("still there: {}", names.join(", "))]
+    Stuck {
+        /// Which.
+        names: Vec<String>,
+    },
+    /// The plan did not come to an end.
+    #[error("group {group}: after {STEPS} steps there is still something to do: {next}")]
+    Endless {
+        /// Which.
+        group: String,
+        /// What would be next.
+        next: String,
+    },
+}
+
+/// Groups of the pools of one array, as one controller has them.
+#[derive(Debug)]
+pub struct Groups<T> {
+    tools: T,
+    systems: Systems,
+    turns: Mutex<HashMap<PoolId, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// What LVM is told each time: nothing of it acts by itself, and it looks at the gates of the pool alone.
+fn configuration(system: &str, udev: bool) -> String {
+    let udev = u8::from(udev);
+    format!(
+        "local {{ system_id=\"{system}\" }} \
+         global {{ system_id_source=\"lvmlocal\" use_lvmlockd=0 use_lvmpolld=0 event_activation=0 notify_dbus=0 }} \
+         devices {{ use_devicesfile=0 scan_lvs=0 obtain_device_list_from_udev=0 external_device_info_source=\"none\" \
+         md_component_detection=0 multipath_component_detection=0 }} \
+         activation {{ monitoring=0 auto_activation_volume_list=[] thin_pool_autoextend_threshold=100 \
+         snapshot_autoextend_threshold=100 udev_sync={udev} udev_rules={udev} }} \
+         backup {{ backup=0 archive=0 }}"
+    )
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+impl<T: Tools> Groups<T> {
+    /// Groups under these system IDs.
+    pub fn new(tools: T, systems: Systems) -> Self {
+        Groups {
+            tools,
+            systems,
+            turns: Mutex::default(),
+        }
+    }
+
+    /// The tools.
+    pub fn tools(&self) -> &T {
+        &self.tools
+    }
+
+    fn turn(&self, pool: PoolId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(pool).or_default().clone()
+    }
+
+    async fn dmsetup(&self, args: Vec<String>) -> Result<String, ToolError> {
+        self.tools.run(Program::Dmsetup, &args).await
+    }
+
+    /// Mapped devices as they are now.
+    async fn kernel(&self) -> Result<Kernel, ToolError> {
+        let columns = words(&[
+            "info",
+            "-c",
+            "--noheadings",
+            "--separator",
+            ",",
+            "-o",
+            "name,major,minor",
+        ]);
+        let (info, table, status) = futures_util::try_join!(
+            self.dmsetup(columns),
+            self.dmsetup(words(&["table"])),
+            self.dmsetup(words(&["status", "--noflush"])),
+        )?;
+        Ok(Kernel::read(&info, &table, &status))
+    }
+
+    /// One call of LVM that sees these gates and no other device.
+    async fn lvm(&self, gates: &[String], system: &str, call: &Call) -> Result<String, ToolError> {
+        let mut args = vec![call.first().cloned().unwrap_or_default()];
+        args.extend(words(&[
+            "--devices",
+            &gates.join(","),
+            "--config",
+            &configuration(system, self.tools.udev()),
+        ]));
+        args.extend(call.iter().skip(1).cloned());
+        self.tools.run(Program::Lvm, &args).await
+    }
+
+    async fn report(&self, gates: &[String]) -> Result<Vec<Vg>, GroupError> {
+        let mut call = words(&["fullreport"]);
+        call.extend(words(&report::COLUMNS));
+        Ok(report::parse(&self.lvm(gates, &self.systems.own, &call).await?)?)
+    }
+
+    /// Asks the plan and does what it says, until it says nothing more.
+    async fn follow(
+        &self,
+        pool: PoolId,
+        gates: &[String],
+        next: impl Fn(&[Vg]) -> Result<Vec<Call>, GroupError>,
+    ) -> Result<Vec<Vg>, GroupError> {
+        let mut last = String::new();
+        for _ in 0..STEPS {
+            let began = Instant::now();
+            let groups = self.report(gates).await?;
+            info!(%pool, took = ?began.elapsed(), "reported");
+            let calls = next(&groups)?;
+            if calls.is_empty() {
+                return Ok(groups);
+            }
+            let system = plan::system(groups.first(), &self.systems).to_owned();
+            for call in calls {
+                let began = Instant::now();
+                self.lvm(gates, &system, &call).await?;
+                last = call.join(" ");
+                info!(%pool, took = ?began.elapsed(), "{last}");
+            }
+        }
+        Err(GroupError::Endless {
+            group: names::group(pool),
+            next: last,
+        })
+    }
+
+    /// Nodes of the gates that are open.
+    fn nodes(pool: PoolId, kernel: &Kernel) -> Vec<String> {
+        let open = (kernel.gates(pool).into_iter()).filter(|(_, gate)| *gate != Gate::Cut);
+        open.map(|(slot, _)| names::node(&names::gate(pool, slot)))
+            .collect()
+    }
+
+    /// `lvm.activate`.
+    ///
+    /// # Errors
+    /// What stands in the way. What was begun stays: [`Groups::cut`] takes it down.
+    pub async fn activate(&self, request: &Activate) -> Result<Group, GroupError> {
+        let turn = self.turn(request.pool);
+        let _turn = turn.lock().await;
+        let began = Instant::now();
+        self.open_gates(request.pool, &request.disks).await?;
+        info!(pool = %request.pool, disks = request.disks.len(), took = ?began.elapsed(), "gates open");
+        let group = names::group(request.pool);
+        let gate = |disk: &Disk| names::node(&names::gate(request.pool, disk.slot));
+        let gates: Vec<_> = request.disks.iter().map(gate).collect();
+        if request.create {
+            let next = |groups: &[Vg]| Ok(plan::create(groups, &group, &gates, &self.systems)?);
+            self.follow(request.pool, &gates, next).await?;
+        }
+        let next = |groups: &[Vg]| {
+            let mut calls = plan::activate(groups, &group, &self.systems)?;
+            if calls.is_empty() {
+                calls = plan::settle(plan::find(groups, &group, &self.systems)?);
+            }
+            Ok(calls)
+        };
+        let groups = self.follow(request.pool, &gates, next).await?;
+        let done = self.group(request.pool, &groups).await?;
+        info!(pool = %request.pool, volumes = done.volumes.len(), took = ?began.elapsed(), "active");
+        Ok(done)
+    }
+
+    /// Opens the gates of these disks; those that are open already stay.
+    async fn open_gates(&self, pool: PoolId, disks: &[Disk]) -> Result<(), GroupError> {
+        let found = try_join_all(disks.iter().map(async |disk| {
+            let wrong = |why| GroupError::Disk { slot: disk.slot, why };
+            let found = self.tools.disk(disk.id.0).await.map_err(wrong)?;
+            match found.bytes > LABEL_AREA_BYTES {
+                true => Ok((disk.slot, found)),
+                false => Err(wrong(format!(
+                    "{} bytes leave no room behind the label area",
+                    found.bytes
+                ))),
+            }
+        }));
+        let found: BTreeMap<DiskIndex, Found> = found.await?.into_iter().collect();
+        let mut gates = self.kernel().await?.gates(pool);
+        let wanted = |found: &Found| Gate::Open {
+            disk: found.number,
+            from: LABEL_AREA_BYTES / SECTOR,
+            sectors: (found.bytes - LABEL_AREA_BYTES) / SECTOR,
+        };
+        // A gate that leads nowhere, or to a device that is not the disk any more, is the rest of something that has ended.
+        let stale = gates.iter().any(|(slot, gate)| match found.get(slot) {
+            Some(found) => *gate != wanted(found),
+            None => *gate == Gate::Cut,
+        });
+        if stale {
+            warn!(%pool, "rests of it stand in the kernel: they are taken down first");
+            self.cut_gates(pool).await?;
+            self.take_down(pool).await?;
+            gates.clear();
+        }
+        let opened = found.iter().filter(|(slot, _)| !gates.contains_key(slot));
+        let opened = join_all(opened.map(async |(slot, found)| {
+            let (major, minor) = found.number;
+            let (from, sectors) = (
+                LABEL_AREA_BYTES / SECTOR,
+                (found.bytes - LABEL_AREA_BYTES) / SECTOR,
+            );
+            let table = format!("0 {sectors} linear {major}:{minor} {from}");
+            let (name, uuid) = (names::gate(pool, *slot), names::gate_uuid(pool, *slot));
+            self.dmsetup(words(&["create", &name, "--uuid", &uuid, "--table", &table]))
+                .await
+        }));
+        opened.await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(())
+    }
+
+    async fn group(&self, pool: PoolId, groups: &[Vg]) -> Result<Group, GroupError> {
+        let vg = plan::find(groups, &names::group(pool), &self.systems)?;
+        let mut group = Group {
+            volumes: Vec::new(),
+            snapshots: Vec::new(),
+            state: self.state_of(pool).await?,
+        };
+        for lv in &vg.lvs {
+            match names::role(&lv.name) {
+                Some(names::Role::Volume(id)) => group.volumes.push(Device {
+                    id,
+                    size_bytes: lv.bytes.saturating_sub(HEAD_BYTES) / EXTENT_BYTES * EXTENT_BYTES,
+                    node: names::node(&names::mapped(pool, &lv.name)),
+                }),
+                Some(names::Role::Snapshot(id)) => group.snapshots.push(id),
+                Some(names::Role::Next(_)) | None => {}
+            }
+        }
+        Ok(group)
+    }
+
+    async fn state_of(&self, pool: PoolId) -> Result<State, GroupError> {
+        let group = names::group(pool);
+        Ok(self
+            .kernel()
+            .await?
+            .state(pool)
+            .ok_or(Refusal::Inactive { group })?)
+    }
+
+    /// `lvm.state`.
+    ///
+    /// # Errors
+    /// It is not active, or the kernel cannot be asked.
+    pub async fn state(&self, pool: PoolId) -> Result<State, GroupError> {
+        self.state_of(pool).await
+    }
+
+    /// The open gates of a group that is active.
+    async fn active(&self, pool: PoolId) -> Result<Vec<String>, GroupError> {
+        let kernel = self.kernel().await?;
+        let group = names::group(pool);
+        match kernel.is_active(pool) {
+            true => Ok(Self::nodes(pool, &kernel)),
+            false => Err(Refusal::Inactive { group }.into()),
+        }
+    }
+
+    /// `lvm.apply`.
+    ///
+    /// # Errors
+    /// The first thing that could not be done; everything else was.
+    pub async fn apply(&self, wanted: &Apply) -> Result<Group, GroupError> {
+        let turn = self.turn(wanted.pool);
+        let _turn = turn.lock().await;
+        let gates = self.active(wanted.pool).await?;
+        let group = names::group(wanted.pool);
+        let refused = Mutex::new(None);
+        let next = |groups: &[Vg]| {
+            let (calls, refusals) = plan::apply(plan::find(groups, &group, &self.systems)?, wanted);
+            *refused.lock().unwrap_or_else(PoisonError::into_inner) = refusals.into_iter().next();
+            Ok(calls)
+        };
+        let groups = self.follow(wanted.pool, &gates, next).await?;
+        match refused.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(refusal) => Err(refusal.into()),
+            None => self.group(wanted.pool, &groups).await,
+        }
+    }
+
+    /// `lvm.roll_back`.
+    ///
+    /// # Errors
+    /// There is no such snapshot, or somebody has the volume open. A repetition goes on where this ended.
+    pub async fn roll_back(&self, request: &RollBack) -> Result<Group, GroupError> {
+        let turn = self.turn(request.pool);
+        let _turn = turn.lock().await;
+        let gates = self.active(request.pool).await?;
+        let group = names::group(request.pool);
+        let groups = self.report(&gates).await?;
+        let vg = plan::find(&groups, &group, &self.systems)?;
+        let system = plan::system(Some(vg), &self.systems);
+        for call in plan::roll_back(vg, request)? {
+            self.lvm(&gates, system, &call).await?;
+        }
+        let groups = self.report(&gates).await?;
+        self.group(request.pool, &groups).await
+    }
+
+    /// `lvm.deactivate`.
+    ///
+    /// # Errors
+    /// Somebody has a volume open, or a disk does not answer.
+    pub async fn deactivate(&self, pool: PoolId) -> Result<bool, GroupError> {
+        let turn = self.turn(pool);
+        let _turn = turn.lock().await;
+        let kernel = self.kernel().await?;
+        let was = kernel.is_active(pool);
+        let gates = Self::nodes(pool, &kernel);
+        if was && !gates.is_empty() {
+            let began = Instant::now();
+            let groups = self.report(&gates).await?;
+            let system = plan::system(groups.first(), &self.systems).to_owned();
+            let call = words(&["vgchange", "--activate", "n", &names::group(pool)]);
+            self.lvm(&gates, &system, &call).await?;
+            info!(%pool, took = ?began.elapsed(), "not active any more");
+        }
+        self.take_down(pool).await?;
+        Ok(was)
+    }
+
+    /// `lvm.remove`.
+    ///
+    /// # Errors
+    /// As [`Groups::deactivate`].
+    pub async fn remove(&self, pool: PoolId) -> Result<bool, GroupError> {
+        let turn = self.turn(pool);
+        let _turn = turn.lock().await;
+        let gates = match self.active(pool).await {
+            Ok(gates) => gates,
+            Err(GroupError::Refused(Refusal::Inactive { .. })) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let group = names::group(pool);
+        self.lvm(
+            &gates,
+            &self.systems.own,
+            &words(&["vgremove", "--yes", "--force", &group]),
+        )
+        .await?;
+        let mut clear = words(&["pvremove", "--yes"]);
+        clear.extend(gates.iter().cloned());
+        self.lvm(&gates, &self.systems.own, &clear).await?;
+        self.take_down(pool).await?;
+        Ok(true)
+    }
+
+    /// `lvm.cut`.
+    ///
+    /// # Errors
+    /// A disk holds a command for so long that its gate does not close in time, or a device is open and stays: whatever is
+    /// written to it ends in an error.
+    pub async fn cut(&self, pool: PoolId) -> Result<bool, GroupError> {
+        let was = self.cut_gates(pool).await?;
+        // Whoever is about to do something with the group finds out by an error.
+        let turn = self.turn(pool);
+        let _turn = turn.lock().await;
+        let late = self.cut_gates(pool).await?;
+        self.take_down(pool).await?;
+        Ok(was || late)
+    }
+
+    /// Lets no gate of a pool lead anywhere.
+    async fn cut_gates(&self, pool: PoolId) -> Result<bool, GroupError> {
+        let gates = self.kernel().await?.gates(pool);
+        let open = gates.iter().filter(|(_, gate)| **gate != Gate::Cut);
+        let cut = join_all(open.map(async |(slot, _)| {
+            let name = names::gate(pool, *slot);
+            // What is under way is waited for; nothing is written out first, since nothing may reach the disk.
+            self.dmsetup(words(&["wipe_table", "--noflush", "--nolockfs", &name]))
+                .await
+        }));
+        cut.await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(!gates.is_empty())
+    }
+
+    /// Removes what stands of a pool in the kernel, what stands on others first, until nothing is left.
+    async fn take_down(&self, pool: PoolId) -> Result<(), GroupError> {
+        let until = Instant::now() + TAKE_DOWN;
+        loop {
+            let left = self.kernel().await?.of(pool);
+            if left.is_empty() {
+                return Ok(());
+            }
+            let mut removed = 0;
+            let mut last = None;
+            for name in &left {
+                match self.dmsetup(words(&["remove", name])).await {
+                    Ok(_) => removed += 1,
+                    Err(error) => last = Some(error),
+                }
+            }
+            match last {
+                None => {}
+                Some(error @ ToolError::Deadline { .. }) => return Err(error.into()),
+                Some(_) if removed > 0 => {}
+                Some(_) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
+                Some(_) => return Err(GroupError::Stuck { names: left }),
+            }
+        }
+    }
+
+    /// `lvm.pools`.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub async fn pools(&self) -> Result<Vec<PoolId>, GroupError> {
+        Ok(self.kernel().await?.pools())
+    }
+}

@@ -1,0 +1,153 @@
+//! Names in the kernel and in LVM, made from identities alone: they are known before anything is looked for.
+//!
+//! | what | name |
+//! |---|---|
+//! | volume group | `pollux_POOL` |
+//! | gate of a disk (device mapper) | `pollux_gate_POOL_SLOT`, UUID `POLLUX-POOL-SLOT` |
+//! | volume, snapshot, volume that is to replace one | `v_VOLUME`, `s_SNAPSHOT`, `n_VOLUME` |
+//! | thin pool; its map while the group is being made | `pool`, `meta` |
+//! | system ID, one for each controller | `pollux-ARRAY-CONTROLLER` |
+//!
+//! Identities are 32 hexadecimal digits without hyphens, since the device mapper doubles each one.
+
+use pollux_api::config::Hex;
+use pollux_api::config::item::ItemId;
+use pollux_api::id::{ArrayId, ControllerId, DiskIndex, PoolId, VolumeId};
+
+/// The thin pool, and while the group is being made the volume that becomes its data.
+pub const POOL: &str = "pool";
+/// The volume that becomes the map of the thin pool.
+pub const META: &str = "meta";
+/// How names of gates begin.
+const GATE: &str = "pollux_gate_";
+/// How names of groups begin.
+const GROUP: &str = "pollux_";
+/// Where the kernel's mapped devices have their nodes.
+pub const MAPPER: &str = "/dev/mapper/";
+
+fn hex(bytes: &[u8; 16]) -> String {
+    Hex(*bytes).to_string()
+}
+
+/// The volume group of a pool.
+#[must_use]
+pub fn group(pool: PoolId) -> String {
+    format!("{GROUP}{}", hex(pool.as_bytes()))
+}
+
+/// The gate of a disk.
+#[must_use]
+pub fn gate(pool: PoolId, slot: DiskIndex) -> String {
+    format!("{GATE}{}_{:02}", hex(pool.as_bytes()), slot.get())
+}
+
+/// Its UUID in the kernel.
+#[must_use]
+pub fn gate_uuid(pool: PoolId, slot: DiskIndex) -> String {
+    format!("POLLUX-{}-{:02}", hex(pool.as_bytes()), slot.get())
+}
+
+/// Whose gate it is.
+#[must_use]
+pub fn of_gate(name: &str) -> Option<(PoolId, DiskIndex)> {
+    let (pool, slot) = name.strip_prefix(GATE)?.split_once('_')?;
+    Some((pool.parse().ok()?, DiskIndex::new(slot.parse().ok()?)))
+}
+
+/// The pool to which a device of the kernel belongs: a gate, or something of a group.
+#[must_use]
+pub fn pool_of(name: &str) -> Option<PoolId> {
+    if let Some((pool, _)) = of_gate(name) {
+        return Some(pool);
+    }
+    name.strip_prefix(GROUP)?.split_once('-')?.0.parse().ok()
+}
+
+/// The name in the kernel of something in a group.
+#[must_use]
+pub fn mapped(pool: PoolId, lv: &str) -> String {
+    format!("{}-{lv}", group(pool))
+}
+
+/// The node of a mapped device.
+#[must_use]
+pub fn node(name: &str) -> String {
+    format!("{MAPPER}{name}")
+}
+
+/// A volume.
+#[must_use]
+pub fn volume(id: VolumeId) -> String {
+    format!("v_{}", hex(id.as_bytes()))
+}
+
+/// What is to replace a volume.
+#[must_use]
+pub fn next(id: VolumeId) -> String {
+    format!("n_{}", hex(id.as_bytes()))
+}
+
+/// A snapshot.
+#[must_use]
+pub fn snapshot(id: ItemId) -> String {
+    format!("s_{}", id.0)
+}
+
+/// What something in a group is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A volume.
+    Volume(VolumeId),
+    /// What is to replace it.
+    Next(VolumeId),
+    /// A snapshot.
+    Snapshot(ItemId),
+}
+
+/// What something in a group is, by its name; `None`: a part of the thin pool, or nothing of ours.
+#[must_use]
+pub fn role(lv: &str) -> Option<Role> {
+    let (kind, digits) = lv.split_once('_')?;
+    let bytes: Hex<16> = digits.parse().ok()?;
+    match kind {
+        "v" => Some(Role::Volume(VolumeId::from_bytes(bytes.0))),
+        "n" => Some(Role::Next(VolumeId::from_bytes(bytes.0))),
+        "s" => Some(Role::Snapshot(ItemId(bytes))),
+        _ => None,
+    }
+}
+
+/// The system ID of a controller.
+#[must_use]
+pub fn system_id(array: ArrayId, controller: ControllerId) -> String {
+    format!("pollux-{}-{controller}", hex(array.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back() {
+        let pool = PoolId::from_bytes([0xab; 16]);
+        let slot = DiskIndex::new(7);
+        assert_eq!(of_gate(&gate(pool, slot)), Some((pool, slot)));
+        assert_eq!(pool_of(&gate(pool, slot)), Some(pool));
+        assert_eq!(pool_of(&mapped(pool, "pool_tdata_rimage_0")), Some(pool));
+        for foreign in ["vg-root", "pollux_x-root", "pollux_gate_x_1", "pollux_"] {
+            assert_eq!(pool_of(foreign), None, "{foreign}");
+        }
+        let (volume_id, item) = (VolumeId::from_bytes([1; 16]), ItemId(Hex([2; 16])));
+        for (name, expected) in [
+            (volume(volume_id), Some(Role::Volume(volume_id))),
+            (next(volume_id), Some(Role::Next(volume_id))),
+            (snapshot(item), Some(Role::Snapshot(item))),
+            ("pool_tdata".to_owned(), None),
+            (META.to_owned(), None),
+        ] {
+            assert_eq!(role(&name), expected, "{name}");
+        }
+        // The kernel takes 127 characters, and LVM adds a suffix as long as this one.
+        assert!(mapped(pool, &volume(volume_id)).len() + "_rimage_00".len() < 127);
+    }
+}

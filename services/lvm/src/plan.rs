@@ -1,0 +1,423 @@
+//! What has to be done next to a group, as a function of what LVM reports of it. No command is run here.
+//!
+//! Each function answers the commands of one step; they are run, the group is reported anew, and it is asked again until
+//! nothing is left to do. So whatever an earlier process left half done is gone on with from where it stands.
+//!
+//! ```text
+//! no group -> group -> pool, meta (mirrored) -> thin pool -> errors when full -> active
+//! ```
+
+use crate::names::{self, META, POOL, Role};
+use crate::report::{Lv, Vg};
+use pollux_api::id::VolumeId;
+use pollux_api::lvm::{Apply, EXTENT_BYTES, HEAD_BYTES, RollBack};
+
+/// Bytes that a thin pool gives at a time: small, so that a snapshot copies little.
+pub const CHUNK_BYTES: u64 = 64 << 10;
+/// Smallest and largest map of a thin pool, bytes; more than the largest the kernel does not use.
+const MAP_BYTES: (u64, u64) = (16 << 20, 15 << 30);
+/// A chunk takes about so many bytes of the map.
+const MAP_BYTES_PER_CHUNK: u64 = 64;
+/// Of a hundred extents, so many stay free: for a larger map, and for the repair of one.
+const SPARE_PERCENT: u64 = 2;
+
+/// One call of `lvm`: the command and its arguments, without what is common to all.
+pub type Call = Vec<String>;
+
+fn call(words: &[&str]) -> Call {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+/// What nothing is done about.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Another than the two controllers has it.
+    #[error(
+        "group {group} belongs to system {owner:?}; this controller's is {own:?}, its partner's {partner:?}"
+    )]
+    Foreign {
+        /// Which.
+        group: String,
+        /// Whose it is.
+        owner: String,
+        /// The own system ID.
+        own: String,
+        /// The partner's.
+        partner: String,
+    },
+    /// There is none, and none may be made.
+    #[error("no group {group} on the pool's disks: that is damage, and no reason to make one")]
+    Missing {
+        /// Which.
+        group: String,
+    },
+    /// The disks belong to another group.
+    #[error("the disks of group {group} belong to group {other}")]
+    Occupied {
+        /// The wanted one.
+        group: String,
+        /// The one that is there.
+        other: String,
+    },
+    /// There is no way to mirror over so many disks.
+    #[error(
+        "{disks} disks: 1 (no mirror), 2 or 3 (each holds all), or an even number from 4 on (pairs) are possible"
+    )]
+    Disks {
+        /// How many.
+        disks: usize,
+    },
+    /// The disks are too small.
+    #[error("{extents} extents of 1 MiB are too few for a pool")]
+    Small {
+        /// How many there are.
+        extents: u64,
+    },
+    /// A volume cannot shrink.
+    #[error("volume {id} has {has} bytes and should have {wanted}: a volume does not shrink")]
+    Shrink {
+        /// Which.
+        id: VolumeId,
+        /// Bytes that it has.
+        has: u64,
+        /// Bytes that are wanted.
+        wanted: u64,
+    },
+    /// There is no such snapshot.
+    #[error("group {group} has no {lv}")]
+    NoSnapshot {
+        /// Where.
+        group: String,
+        /// What was looked for.
+        lv: String,
+    },
+    /// The group is not active.
+    #[error("group {group} is not active")]
+    Inactive {
+        /// Which.
+        group: String,
+    },
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Systems {
+    /// The own system ID.
+    pub own: String,
+    /// The partner's.
+    pub partner: String,
+}
+
+/// How data lie on the disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// On one disk, once.
+    Linear,
+    /// On every disk.
+    Mirror {
+        /// How many.
+        disks: usize,
+    },
+    /// On pairs of disks, in stripes over the pairs.
+    Pairs {
+        /// How many pairs.
+        pairs: usize,
+    },
+}
+
+impl Layout {
+    /// The layout over so many disks. RAID 5 and 6 are none: a fence takes disks one after the other, so the old owner may
+    /// lose one and tear a stripe over the rest, and what is computed from a torn stripe is no longer what was written.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn over(disks: usize) -> Result<Self, Refusal> {
+        match disks {
+            1 => Ok(Layout::Linear),
+            2 | 3 => Ok(Layout::Mirror { disks }),
+            4.. if disks.is_multiple_of(2) => Ok(Layout::Pairs { pairs: disks / 2 }),
+            _ => Err(Refusal::Disks { disks }),
+        }
+    }
+
+    /// How often everything stands on the disks.
+    fn copies(self) -> u64 {
+        match self {
+            Layout::Linear => 1,
+            Layout::Mirror { disks } => disks as u64,
+            Layout::Pairs { .. } => 2,
+        }
+    }
+
+    /// Words of `lvcreate` for the data.
+    fn words(self) -> Vec<String> {
+        match self {
+            Layout::Linear => call(&["--type", "linear"]),
+            Layout::Mirror { disks } => call(&["--type", "raid1", "--mirrors", &(disks - 1).to_string()]),
+            Layout::Pairs { pairs } => call(&[
+                "--type",
+                "raid10",
+                "--mirrors",
+                "1",
+                "--stripes",
+                &pairs.to_string(),
+            ]),
+        }
+    }
+
+    /// Words of `lvcreate` for the map: it is small, and is not striped.
+    fn map_words(self) -> Vec<String> {
+        match self {
+            Layout::Pairs { .. } => Layout::Mirror { disks: 2 }.words(),
+            other => other.words(),
+        }
+    }
+}
+
+/// Extents of data and of the map, out of those that every copy has.
+fn sizes(layout: Layout, disks: usize, extents: u64) -> Result<(u64, u64), Refusal> {
+    let small = Refusal::Small { extents };
+    // Each image of a mirror has an extent of its own metadata, of the data's and of the map's.
+    let own = 2 * disks as u64 / layout.copies().max(1);
+    let usable = extents / layout.copies();
+    let usable = usable - usable * SPARE_PERCENT / 100;
+    let wanted = usable * EXTENT_BYTES / CHUNK_BYTES * MAP_BYTES_PER_CHUNK;
+    let map = wanted.clamp(MAP_BYTES.0, MAP_BYTES.1).div_ceil(EXTENT_BYTES);
+    // Pairs leave the map two disks: the stripes over all of them can only be as long as the shortest.
+    let stripes = match layout {
+        Layout::Pairs { pairs } => pairs as u64,
+        _ => 1,
+    };
+    let data = usable.saturating_sub(map * stripes + own) / stripes * stripes;
+    match data {
+        0 => Err(small),
+        data => Ok((data, map)),
+    }
+}
+
+/// Makes what a group has to have, on these gates.
+///
+/// # Errors
+/// It cannot be made there.
+pub fn create(groups: &[Vg], group: &str, gates: &[String], systems: &Systems) -> Result<Vec<Call>, Refusal> {
+    if let Some(other) = groups.iter().find(|vg| vg.name != group) {
+        return Err(Refusal::Occupied {
+            group: group.to_owned(),
+            other: other.name.clone(),
+        });
+    }
+    let layout = Layout::over(gates.len())?;
+    let Some(vg) = groups.first() else {
+        let mut make = call(&["vgcreate", "--yes", "--setautoactivation", "n"]);
+        make.extend(call(&["--physicalextentsize", "1m", group]));
+        make.extend(gates.iter().cloned());
+        return Ok(vec![make]);
+    };
+    owned(vg, systems)?;
+    let pool = vg.lv(POOL);
+    if let Some(pool) = pool.filter(|pool| pool.layout.contains("thin")) {
+        return Ok(match pool.error_when_full {
+            true => Vec::new(),
+            false => vec![call(&[
+                "lvchange",
+                "--errorwhenfull",
+                "y",
+                &format!("{group}/{POOL}"),
+            ])],
+        });
+    }
+    let (data, map) = sizes(layout, gates.len(), vg.extents)?;
+    let make = |name: &str, extents: u64, words: Vec<String>| {
+        let mut make = call(&["lvcreate", "--yes", "--wipesignatures", "y", "--zero", "y"]);
+        make.extend(words);
+        make.extend(call(&["--name", name, "--extents", &extents.to_string(), group]));
+        make
+    };
+    let mut calls = Vec::new();
+    if pool.is_none() {
+        calls.push(make(POOL, data, layout.words()));
+    }
+    if vg.lv(META).is_none() {
+        calls.push(make(META, map, layout.map_words()));
+    }
+    let mut join = call(&["lvconvert", "--yes", "--type", "thin-pool", "--poolmetadata"]);
+    join.push(format!("{group}/{META}"));
+    join.extend(call(&["--poolmetadataspare", "n", "--zero", "y", "--chunksize"]));
+    join.push(format!("{}k", CHUNK_BYTES >> 10));
+    join.push(format!("{group}/{POOL}"));
+    calls.push(join);
+    Ok(calls)
+}
+
+/// A group of the own system or of the partner's.
+fn owned(vg: &Vg, systems: &Systems) -> Result<(), Refusal> {
+    match vg.system_id == systems.own || vg.system_id == systems.partner {
+        true => Ok(()),
+        false => Err(Refusal::Foreign {
+            group: vg.name.clone(),
+            owner: vg.system_id.clone(),
+            own: systems.own.clone(),
+            partner: systems.partner.clone(),
+        }),
+    }
+}
+
+/// The group among those that were reported.
+///
+/// # Errors
+/// It is not there, or is another's.
+pub fn find<'a>(groups: &'a [Vg], group: &str, systems: &Systems) -> Result<&'a Vg, Refusal> {
+    let vg = groups
+        .iter()
+        .find(|vg| vg.name == group)
+        .ok_or_else(|| Refusal::Missing {
+            group: group.to_owned(),
+        })?;
+    owned(vg, systems)?;
+    Ok(vg)
+}
+
+/// Makes the group the own system's, and activates it.
+///
+/// # Errors
+/// It is not there, or is another's.
+pub fn activate(groups: &[Vg], group: &str, systems: &Systems) -> Result<Vec<Call>, Refusal> {
+    let vg = find(groups, group, systems)?;
+    let mut calls = Vec::new();
+    // LVM does not change a group of which a disk is missing. It stays the partner's by name then, and is used under that
+    // name ([`system`]); what excludes the partner are the reservations.
+    if vg.system_id != systems.own && vg.missing == 0 {
+        calls.push(call(&["vgchange", "--yes", "--systemid", &systems.own, group]));
+    }
+    if vg.lvs.iter().any(|lv| !lv.active && !lv.skipped && in_use(lv)) {
+        calls.push(call(&["vgchange", "--activate", "y", group]));
+    }
+    Ok(calls)
+}
+
+/// The system ID under which a group is used.
+#[must_use]
+pub fn system<'a>(vg: Option<&'a Vg>, systems: &'a Systems) -> &'a str {
+    match vg {
+        Some(vg) if vg.missing > 0 && vg.system_id == systems.partner => &vg.system_id,
+        _ => &systems.own,
+    }
+}
+
+/// It is the thin pool, or a volume.
+fn in_use(lv: &Lv) -> bool {
+    lv.name == POOL || matches!(names::role(&lv.name), Some(Role::Volume(_) | Role::Next(_)))
+}
+
+/// Bytes of the device of a volume.
+fn device_bytes(size_bytes: u64) -> u64 {
+    HEAD_BYTES + size_bytes.next_multiple_of(EXTENT_BYTES)
+}
+
+/// Finishes what a roll-back left: a volume that has been removed gets its successor, one that has not keeps its place.
+#[must_use]
+pub fn settle(vg: &Vg) -> Vec<Call> {
+    let mut calls = Vec::new();
+    for lv in &vg.lvs {
+        let Some(Role::Next(id)) = names::role(&lv.name) else {
+            continue;
+        };
+        let volume = names::volume(id);
+        calls.push(match vg.lv(&volume) {
+            Some(_) => call(&["lvremove", "--yes", &format!("{}/{}", vg.name, lv.name)]),
+            None => call(&["lvrename", &vg.name, &lv.name, &volume]),
+        });
+    }
+    calls
+}
+
+/// Makes, grows and removes volumes and snapshots. What cannot be done to one of them does not keep the others.
+#[must_use]
+pub fn apply(vg: &Vg, wanted: &Apply) -> (Vec<Call>, Vec<Refusal>) {
+    let (mut calls, mut refusals) = (settle(vg), Vec::new());
+    if !calls.is_empty() {
+        return (calls, refusals);
+    }
+    let full = |lv: &str| format!("{}/{lv}", vg.name);
+    for lv in &vg.lvs {
+        let stays = match names::role(&lv.name) {
+            Some(Role::Volume(id)) => wanted.volumes.iter().any(|volume| volume.id == id),
+            Some(Role::Snapshot(id)) => wanted.snapshots.iter().any(|snapshot| snapshot.id == id),
+            _ => true,
+        };
+        if !stays {
+            calls.push(call(&["lvremove", "--yes", &full(&lv.name)]));
+        }
+    }
+    for volume in &wanted.volumes {
+        let (name, bytes) = (names::volume(volume.id), device_bytes(volume.size_bytes));
+        match vg.lv(&name) {
+            None => {
+                let size = format!("{bytes}b");
+                let mut make = call(&["lvcreate", "--yes", "--type", "thin", "--wipesignatures", "n"]);
+                make.extend(call(&["--setautoactivation", "n", "--virtualsize", &size]));
+                make.extend(call(&["--name", &name, "--thinpool", POOL, &vg.name]));
+                calls.push(make);
+            }
+            Some(lv) if lv.bytes < bytes => {
+                calls.push(call(&["lvextend", "--size", &format!("{bytes}b"), &full(&name)]));
+            }
+            Some(lv) if lv.bytes > bytes => refusals.push(Refusal::Shrink {
+                id: volume.id,
+                has: lv.bytes - HEAD_BYTES,
+                wanted: volume.size_bytes,
+            }),
+            Some(_) => {}
+        }
+    }
+    for snapshot in &wanted.snapshots {
+        let (name, of) = (names::snapshot(snapshot.id), names::volume(snapshot.volume));
+        // The volume of one may be made in this very step: then it is taken in the next one.
+        if vg.lv(&name).is_none() && vg.lv(&of).is_some() {
+            calls.push(call(&[
+                "lvcreate",
+                "--yes",
+                "--snapshot",
+                "--setactivationskip",
+                "y",
+                "--name",
+                &name,
+                &full(&of),
+            ]));
+        }
+    }
+    (calls, refusals)
+}
+
+/// Makes a volume what a snapshot is; the snapshot stays.
+///
+/// # Errors
+/// There is no such snapshot.
+pub fn roll_back(vg: &Vg, request: &RollBack) -> Result<Vec<Call>, Refusal> {
+    let (snapshot, next) = (names::snapshot(request.to.id), names::next(request.to.volume));
+    let volume = names::volume(request.to.volume);
+    if vg.lv(&snapshot).is_none() {
+        return Err(Refusal::NoSnapshot {
+            group: vg.name.clone(),
+            lv: snapshot,
+        });
+    }
+    let full = |lv: &str| format!("{}/{lv}", vg.name);
+    let mut calls = settle(vg);
+    calls.push(call(&[
+        "lvcreate",
+        "--yes",
+        "--snapshot",
+        "--setactivationskip",
+        "n",
+        "--name",
+        &next,
+        &full(&snapshot),
+    ]));
+    calls.push(call(&["lvremove", "--yes", &full(&volume)]));
+    calls.push(call(&["lvrename", &vg.name, &next, &volume]));
+    Ok(calls)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! The two programs that are run, each once declared: where it is, how long it may take, what it is told of its surroundings.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+
+/// Most that is read of what a program writes, bytes. A group of a thousand volumes takes a quarter of a megabyte.
+const SAID: u64 = 16 << 20;
+/// Where the kernel's helpers say that a udev is there.
+const UDEV: &str = "/run/udev/control";
+
+/// A program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// Volume groups.
+    Lvm,
+    /// The device mapper.
+    Dmsetup,
+}
+
+impl Program {
+    /// Where it is.
+    #[must_use]
+    pub const fn path(self) -> &'static str {
+        match self {
+            Program::Lvm => "/usr/sbin/lvm",
+            Program::Dmsetup => "/usr/sbin/dmsetup",
+        }
+    }
+
+    /// How long one run may take. A disk that does not answer is given up by the kernel later than that.
+    #[must_use]
+    pub const fn deadline(self) -> Duration {
+        match self {
+            Program::Lvm => Duration::from_secs(25),
+            Program::Dmsetup => Duration::from_secs(15),
+        }
+    }
+}
+
+/// Why a program did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// It cannot be run.
+    #[error("{program} cannot be run: {source}; the packages lvm2 and dmsetup have to be there")]
+    Start {
+        /// Which.
+        program: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It failed.
+    #[error("{program} {words}: {status}, and said: {said}")]
+    Failed {
+        /// Which.
+        program: &'static str,
+        /// What it was told.
+        words: String,
+        /// How it ended.
+        status: String,
+        /// What it wrote.
+        said: String,
+    },
+    /// It did not end in time. What it was told may still happen, if the kernel waits for a disk.
+    #[error("{program} {words}: no end within {after:?}")]
+    Deadline {
+        /// Which.
+        program: &'static str,
+        /// What it was told.
+        words: String,
+        /// How long it was waited.
+        after: Duration,
+    },
+}
+
+/// Runs programs, and finds disks.
+pub trait Tools: Send + Sync + 'static {
+    /// Runs a program; what it wrote.
+    fn run(
+        &self,
+        program: Program,
+        args: &[String],
+    ) -> impl Future<Output = Result<String, ToolError>> + Send;
+
+    /// The disk with an identity.
+    ///
+    /// # Errors
+    /// In words; none is used then.
+    fn disk(&self, id: [u8; 16]) -> impl Future<Output = Result<Found, String>> + Send;
+
+    /// Whether a udev makes nodes and is waited for; otherwise the programs make them.
+    fn udev(&self) -> bool;
+}
+
+/// A disk that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its number in the kernel.
+    pub number: (u32, u32),
+    /// Its size, bytes.
+    pub bytes: u64,
+}
+
+/// The programs of this machine.
+#[derive(Debug)]
+pub struct Machine {
+    /// A directory in which no file of LVM is: what an administrator has written for other disks does not count here.
+    empty: PathBuf,
+    sysfs: PathBuf,
+}
+
+impl Machine {
+    /// With its own, empty, configuration of LVM in `directory`.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn new(directory: &Path) -> io::Result<Self> {
+        let empty = directory.join("lvm");
+        std::fs::create_dir_all(&empty)?;
+        Ok(Machine {
+            empty,
+            sysfs: "/sys".into(),
+        })
+    }
+}
+
+impl Tools for Machine {
+    async fn run(&self, program: Program, args: &[String]) -> Result<String, ToolError> {
+        let path = program.path();
+        let start = |source| ToolError::Start {
+            program: path,
+            source,
+        };
+        let mut command = Command::new(path);
+        command
+            .args(args)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LC_ALL", "C")
+            .env("LVM_SYSTEM_DIR", &self.empty)
+            .env("LVM_SUPPRESS_FD_WARNINGS", "1")
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Given up in the middle, it begins nothing more.
+            .kill_on_drop(true);
+        if !self.udev() {
+            command.env("DM_DISABLE_UDEV", "1");
+        }
+        let mut child = command.spawn().map_err(start)?;
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let conversation = async {
+            let (out, err) = (child.stdout.take(), child.stderr.take());
+            let read = async |pipe: Option<tokio::process::ChildStdout>, into: &mut Vec<u8>| match pipe {
+                Some(pipe) => pipe.take(SAID).read_to_end(into).await.map(drop),
+                None => Ok(()),
+            };
+            let complaints = async {
+                match err {
+                    Some(pipe) => pipe.take(SAID).read_to_end(&mut stderr).await.map(drop),
+                    None => Ok(()),
+                }
+            };
+            let (heard, complained) = tokio::join!(read(out, &mut stdout), complaints);
+            heard.and(complained)?;
+            child.wait().await
+        };
+        // Without what is the same each time.
+        let words = || {
+            let told: Vec<&str> = args
+                .iter()
+                .map(String::as_str)
+                .filter(|word| !word.contains('{'))
+                .collect();
+            told.join(" ")
+        };
+        match tokio::time::timeout(program.deadline(), conversation).await {
+            Ok(Ok(status)) if status.success() => Ok(String::from_utf8_lossy(&stdout).into_owned()),
+            Ok(Ok(status)) => Err(ToolError::Failed {
+                program: path,
+                words: words(),
+                status: status.to_string(),
+                said: said(&stderr),
+            }),
+            Ok(Err(source)) => Err(start(source)),
+            Err(_) => Err(ToolError::Deadline {
+                program: path,
+                words: words(),
+                after: program.deadline(),
+            }),
+        }
+    }
+
+    async fn disk(&self, id: [u8; 16]) -> Result<Found, String> {
+        let sysfs = self.sysfs.clone();
+        let look = move || find(&sysfs, id);
+        tokio::task::spawn_blocking(look)
+            .await
+            .map_err(|error| format!("the disks were not looked at: {error}"))?
+    }
+
+    fn udev(&self) -> bool {
+        Path::new(UDEV).exists()
+    }
+}
+
+/// The one device with an identity. Of two paths to one disk neither is used: a registration belongs to a path, and which of
+/// them has it is not seen here.
+fn find(sysfs: &Path, id: [u8; 16]) -> Result<Found, String> {
+    let name = pollux_api::config::Hex(id);
+    let scanned = pollux_platform::scsi::discover::scan(sysfs).map_err(|error| format!("sysfs: {error}"))?;
+    let mut found = scanned
+        .iter()
+        .filter(|one| one.wwn.is_some_and(|wwn| wwn.to_bytes() == id));
+    let (Some(one), None) = (found.next(), found.next()) else {
+        let paths = scanned
+            .iter()
+            .filter(|one| one.wwn.is_some_and(|wwn| wwn.to_bytes() == id))
+            .count();
+        return Err(format!("{paths} devices call themselves {name}; one is needed"));
+    };
+    let block = one
+        .block
+        .as_ref()
+        .ok_or_else(|| format!("{name} at {} has no block device", one.address))?;
+    let dev = sysfs.join("class/block").join(&block.name).join("dev");
+    let text = std::fs::read_to_string(&dev).map_err(|error| format!("{}: {error}", dev.display()))?;
+    let number = text
+        .trim()
+        .split_once(':')
+        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    Ok(Found {
+        number: number.ok_or_else(|| format!("{}: {text:?} is no number of a device", dev.display()))?,
+        bytes: block.bytes,
+    })
+}
+
+/// The first lines that say something.
+fn said(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("WARNING"));
+    let lines: Vec<_> = lines.take(4).collect();
+    match lines.is_empty() {
+        true => "nothing".to_owned(),
+        false => lines.join("; "),
+    }
+}
