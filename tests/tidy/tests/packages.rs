@@ -16,8 +16,10 @@ const DEBIAN_WITHIN: Duration = Duration::from_secs(900);
 
 /// How exposed each unit may be, in tenths, as `systemd-analyze security` counts (0 to 100; below 20 it says OK, below 10
 /// SAFE). What is worse than its figure has lost a wall.
-const EXPOSURE: [(&str, u32); 9] = [
+const EXPOSURE: [(&str, u32); 11] = [
     ("pollux-disarm", 5),
+    ("pollux-leave", 5),
+    ("pollux-machine", 12),
     ("rpc-routerd", 14),
     ("enclosured", 28),
     ("config-keeperd", 5),
