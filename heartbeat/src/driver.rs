@@ -6,8 +6,10 @@
 
 use crate::{
     disks::{Disks, Done, Outcomes},
+    gate::Gate,
     journal::{Journal, Now},
     keeper::{Ask, Asked},
+    legs::Legs,
     moves::{Job, Order},
     quorum,
     view::{self, Surroundings},
@@ -101,6 +103,8 @@ pub struct Driver {
     pub events: mpsc::UnboundedSender<Event>,
     /// The lease of everybody who answers hosts.
     pub lease: pollux_platform::lease::Writer,
+    /// The lease of the kernel, where it holds replies back.
+    pub gate: Option<Gate>,
     /// To the pools and to the rest of the daemon.
     pub orders: mpsc::UnboundedSender<Handover>,
     /// To the config keeper.
@@ -113,6 +117,8 @@ pub struct Driver {
     pub journal: Journal,
     /// For `status`.
     pub around: Surroundings,
+    /// The legs of the interconnect as they were last seen.
+    pub legs: watch::Receiver<Legs>,
     /// The acknowledged configuration, for names.
     pub tables: watch::Receiver<Arc<Tables>>,
     /// Requests that wait for the core's answer; it comes within the same call.
@@ -218,6 +224,8 @@ impl Driver {
         // Whoever asked may have gone: then nobody reads the answer.
         match input {
             Input::Status(reply) => {
+                self.around.legs = self.legs.borrow().clone();
+                self.around.gate = self.gate.as_ref().and_then(Gate::problem);
                 let status = view::status(&self.core.status(now), now, &self.around, &self.tables.borrow());
                 drop(reply.send(status));
             }
@@ -258,11 +266,6 @@ impl Driver {
         tracing::trace!(?event, "event");
         match &event {
             Event::DiskFormatted { seat, .. } => self.disks.formatted(seat.disk),
-            Event::Legs(up) => {
-                for (leg, up) in self.around.legs.iter_mut().zip(up) {
-                    leg.1 = *up;
-                }
-            }
             Event::PoolDone {
                 step: PoolStep::StopAll,
                 ..
@@ -329,7 +332,7 @@ impl Driver {
                         .prepare(&datagram.dying().encode(array, sender));
                 }
             }
-            Effect::GrantLease { until, epoch } => self.lease.grant(until.as_nanos(), epoch.get()),
+            Effect::GrantLease { until, epoch } => self.grant(until.as_nanos(), epoch.get()),
             Effect::ArmWatchdog { timeout } => drop(self.bmc.send(Bmc::Arm(timeout))),
             Effect::Pet => drop(self.pets.send_replace(clock().as_nanos())),
             Effect::QueryPower => drop(self.bmc.send(Bmc::Power {
@@ -358,7 +361,7 @@ impl Driver {
             }
             Effect::StopAll { reason } => {
                 tracing::error!(?reason, "stopping everything");
-                self.lease.grant(0, 0);
+                self.grant(0, 0);
                 self.stopped = Some(reason);
                 drop(
                     self.orders
@@ -397,6 +400,13 @@ impl Driver {
         }
     }
 
+    fn grant(&self, until_ns: u64, epoch: u64) {
+        self.lease.grant(until_ns, epoch);
+        if let Some(gate) = &self.gate {
+            gate.grant(until_ns);
+        }
+    }
+
     fn order(&mut self, pool: PoolId, job: Job) {
         let (action, cause) = self.journal.action(pool, now());
         drop(self.orders.send(Handover::Pool(Order {
@@ -418,7 +428,24 @@ impl Driver {
     }
 
     fn note(&mut self, note: &Note) {
-        let text = words(note);
+        let mut text = words(note);
+        if let Note::Alarm {
+            id: view::LEG_DOWN,
+            subject,
+            raised,
+        } = note
+        {
+            let legs = self.legs.borrow();
+            if let Some(leg) = legs.called(subject) {
+                let is = if *raised { "raised" } else { "cleared" };
+                text.1 = format!(
+                    "{} ({}) {is}: {}",
+                    view::LEG_DOWN,
+                    leg.name,
+                    legs.text(leg, self.controller)
+                );
+            }
+        }
         tracing::info!(note = text.1, "{}", text.0);
         // A move is known by the claim that it will lead to: one above the one that counts when it begins.
         if let Note::Pool {

@@ -8,8 +8,10 @@
 //! driver    select -> apply -> carry out; a thread of its own, real time where permitted
 //!   wire      authenticated datagrams             quorum   blocks on the quorum disks
 //! moves     fence, import, publish, release: one queue per pool
+//! gate      what the kernel lets out to hosts while there is a lease
 //! keeper    epochs and freezes of the configuration
 //! power     the partner's power, one's own watchdog
+//! legs      the cables behind the bond
 //! journal, timeline    what happened, and how long each part of it took
 //! service   what people ask, through the router
 //! ```
@@ -20,9 +22,11 @@
 pub mod array;
 pub mod disks;
 pub mod driver;
+pub mod gate;
 pub mod incarnation;
 pub mod journal;
 pub mod keeper;
+pub mod legs;
 pub mod moves;
 pub mod power;
 pub mod quorum;

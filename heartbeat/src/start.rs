@@ -4,9 +4,11 @@ use crate::{
     array::{self, Array},
     disks::{self, Disks, Outcomes},
     driver::{self, Driver, Handover, Inlets, Input},
+    gate::{self, Gate, GateError},
     incarnation::{self, IncarnationError},
     journal::Journal,
     keeper::{self, Ask, Asked},
+    legs::{self, Legs},
     moves::Moves,
     power::{self, Rungs},
     quorum,
@@ -28,7 +30,7 @@ use pollux_platform::{
     file::{Lock, LockError},
     keys::{KeyError, KeyStore},
     lease,
-    netlink::{LinkEvent, LinkWatch},
+    nft::NftError,
     power::{ChassisBmc, PowerControl},
     realtime,
     signal::Shutdown,
@@ -80,6 +82,9 @@ pub enum StartError {
     /// The lease.
     #[error("{0}")]
     Lease(#[from] lease::LeaseError),
+    /// The gate before the hosts.
+    #[error("{0}")]
+    Gate(#[from] GateError),
     /// The quorum disks hold no area.
     #[error(
         "quorum disks {0} are blank: this array was never formatted; run `pollux quorum format` once, on one controller"
@@ -117,6 +122,9 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
             expected: config.array.to_string(),
         });
     }
+    // Before anything is granted, and before anything takes time: closed, or what a predecessor was granted.
+    let lease = lease::Writer::open(&config.paths.lease())?;
+    let (gate, gate_failed) = gate(&config, lease.deadline_ns())?.unzip();
     let timeline_path = config.paths.var.join("timeline.jsonl");
     let timeline = Timeline::open(&timeline_path).map_err(|source| StartError::Io {
         what: format!("timeline {}", timeline_path.display()),
@@ -175,7 +183,13 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
         event_sink.clone(),
     ));
     tokio::spawn(pools(tables.clone(), event_sink.clone()));
-    tokio::spawn(legs(config.interconnect.legs.clone(), event_sink.clone()));
+    let (legs_sink, legs) = watch::channel(Legs::unseen(&config.interconnect.legs));
+    tokio::spawn(legs::watch(
+        config.interconnect.interface.clone(),
+        config.interconnect.legs.clone(),
+        event_sink.clone(),
+        legs_sink,
+    ));
     let (registered_sink, registered) = mpsc::unbounded_channel();
     tokio::spawn(array::registrations(client.clone(), registered_sink));
     let stand_in = watch::Sender::new(false);
@@ -213,6 +227,9 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
                     event_sink,
                     ask_sink,
                     bmc_sink,
+                    lease,
+                    gate,
+                    legs,
                     pets,
                     tables,
                     journal,
@@ -233,13 +250,48 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
         },
         () = shutdown.requested() => return Ok(()),
     }
-    service.run(&shutdown).await;
+    tokio::select! {
+        () = service.run(&shutdown) => {}
+        error = failure(gate_failed) => return Err(error),
+    }
     // What has left does not come back: the next daemon is another life of this controller. One that is killed instead, and
     // started again, finds its own good-bye, and keeps to it.
     if left.load(Ordering::Acquire) {
         incarnation::end(&config.paths.run)?;
     }
     Ok(())
+}
+
+/// Why the gate cannot be kept; never, where there is none.
+async fn failure(gate_failed: Option<oneshot::Receiver<NftError>>) -> StartError {
+    let Some(failed) = gate_failed else {
+        return std::future::pending().await;
+    };
+    match failed.await {
+        Ok(error) => GateError::from(error).into(),
+        Err(_) => StartError::Params("the thread of the gate ended; see the log".to_owned()),
+    }
+}
+
+/// The gate before the hosts, where the configuration wants one, and who hears when it cannot be kept any more.
+fn gate(
+    config: &ControllerConfig,
+    until_ns: u64,
+) -> Result<Option<(Gate, oneshot::Receiver<NftError>)>, StartError> {
+    if !config.front.gate {
+        // What an earlier configuration has left would hold everything back for ever.
+        if let Err(error) = gate::Tables::remove() {
+            tracing::debug!(%error, "no gate, and whether one was left cannot be seen");
+        }
+        return Ok(None);
+    }
+    let (failed, hears) = oneshot::channel();
+    let tables = gate::Tables::establish(gate::Rules::of(config), until_ns)?;
+    let gate = Gate::start(tables, failed).map_err(|source| StartError::Io {
+        what: "gate thread".to_owned(),
+        source,
+    })?;
+    Ok(Some((gate, hears)))
 }
 
 /// The way down of this controller.
@@ -283,6 +335,9 @@ struct Outlets {
     event_sink: mpsc::UnboundedSender<Event>,
     ask_sink: mpsc::UnboundedSender<Asked>,
     bmc_sink: mpsc::UnboundedSender<driver::Bmc>,
+    lease: lease::Writer,
+    gate: Option<Gate>,
+    legs: watch::Receiver<Legs>,
     pets: watch::Sender<u64>,
     tables: watch::Receiver<Arc<pollux_api::config::Tables>>,
     journal: Journal,
@@ -378,12 +433,7 @@ async fn assemble(
     let around = Surroundings {
         profile: config.profile.as_str().to_owned(),
         realtime,
-        legs: config
-            .interconnect
-            .legs
-            .iter()
-            .map(|leg| (leg.clone(), false))
-            .collect(),
+        ..Surroundings::default()
     };
     tracing::info!(controller = %config.controller, %incarnation, profile = around.profile, "heartbeat starts");
     let driver = Driver {
@@ -392,7 +442,9 @@ async fn assemble(
         wire,
         disks,
         events: out.event_sink,
-        lease: lease::Writer::open(&config.paths.lease())?,
+        lease: out.lease,
+        gate: out.gate,
+        legs: out.legs,
         orders: out.handover_sink,
         asks: out.ask_sink,
         bmc: out.bmc_sink,
@@ -528,43 +580,6 @@ async fn pools(
         if events.send(Event::Pools(known)).is_err() {
             return;
         }
-    }
-}
-
-/// Tells the core the carrier of each leg, at start and whenever one changes.
-async fn legs(names: Vec<String>, events: mpsc::UnboundedSender<Event>) {
-    let mut up = vec![false; names.len()];
-    loop {
-        let watch = LinkWatch::open();
-        if let Ok(netlink) = pollux_platform::netlink::Netlink::open() {
-            for (name, up) in names.iter().zip(&mut up) {
-                *up = netlink.link(name).await.is_ok_and(|link| link.up && link.carrier);
-            }
-        }
-        if events.send(Event::Legs(up.clone())).is_err() {
-            return;
-        }
-        match watch {
-            Ok(mut watch) => {
-                while let Some(change) = watch.next().await {
-                    let (link, there) = match change {
-                        LinkEvent::Present(link) => (link, true),
-                        LinkEvent::Removed(link) => (link, false),
-                    };
-                    let Some(at) = names.iter().position(|name| *name == link.name) else {
-                        continue;
-                    };
-                    let now = there && link.up && link.carrier;
-                    if std::mem::replace(&mut up[at], now) != now
-                        && events.send(Event::Legs(up.clone())).is_err()
-                    {
-                        return;
-                    }
-                }
-            }
-            Err(error) => tracing::warn!(%error, "legs of the interconnect are not watched"),
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! The core's status as the contract says it: instants become ages, and names of pools come from the configuration.
 
+use crate::{gate, legs::Legs};
 use pollux_api::config::Tables;
 use pollux_api::heartbeat as api;
 use pollux_heartbeat_core::{
@@ -11,6 +12,9 @@ use pollux_heartbeat_core::{
 };
 use std::time::Duration;
 
+/// The core's alarm of a leg.
+pub const LEG_DOWN: &str = "leg_down";
+
 /// What the driver knows and the core does not.
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {
@@ -18,8 +22,10 @@ pub struct Surroundings {
     pub profile: String,
     /// Real time, or why not.
     pub realtime: Option<String>,
-    /// Carrier of each leg.
-    pub legs: Vec<(String, bool)>,
+    /// The legs of the interconnect.
+    pub legs: Legs,
+    /// What is wrong with the gate before the hosts.
+    pub gate: Option<gate::Problem>,
 }
 
 /// The contract's status.
@@ -40,7 +46,12 @@ pub fn status(core: &Status, now: Instant, around: &Surroundings, tables: &Table
             }
             .to_owned(),
             for_ms: Some(ago(core.wire.1)),
-            legs: around.legs.clone(),
+            legs: around
+                .legs
+                .0
+                .iter()
+                .map(|leg| (leg.name.clone(), leg.up()))
+                .collect(),
             round_trip_us: core.round_trip.map(micros),
         },
         partner_disk: match core.disk.0 {
@@ -99,12 +110,31 @@ pub fn status(core: &Status, now: Instant, around: &Surroundings, tables: &Table
         alarms: core
             .alarms
             .iter()
-            .map(|alarm| api::Alarm {
-                id: alarm.id.to_owned(),
-                subject: alarm.subject.clone(),
-                text: alarm.text.clone(),
-                for_ms: ago(alarm.since),
+            .map(|alarm| {
+                // The core counts the legs; people know them by their interfaces.
+                let leg = around
+                    .legs
+                    .called(&alarm.subject)
+                    .filter(|_| alarm.id == LEG_DOWN);
+                api::Alarm {
+                    id: alarm.id.to_owned(),
+                    subject: leg.map_or_else(|| alarm.subject.clone(), |leg| leg.name.clone()),
+                    text: leg.map_or_else(
+                        || alarm.text.clone(),
+                        |leg| around.legs.text(leg, core.controller),
+                    ),
+                    for_ms: ago(alarm.since),
+                }
             })
+            .chain(around.gate.as_ref().map(|problem| api::Alarm {
+                id: "gate".to_owned(),
+                subject: core.controller.to_string(),
+                text: format!(
+                    "the kernel does not follow the lease, and lets no reply out where it holds: {}",
+                    problem.why
+                ),
+                for_ms: ago(Instant::from_nanos(problem.since_ns)),
+            }))
             .collect(),
     }
 }

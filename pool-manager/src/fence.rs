@@ -9,7 +9,12 @@
 //!  read back ------------------> REGISTER --> RESERVE --> PREEMPT AND ABORT --> read back, until nothing is left to do
 //!       |
 //!       +-- a key that is not older than ours: stop, unregister (the fence was decided upon too long ago)
+//!       +-- a stranger's key, and the disk is not known to be this pool's: stop; people decide about it
 //! ```
+//!
+//! A key that is none of this array's is preempted only on a disk that the pool's own label calls a member: whose disk it
+//! is otherwise, nobody here knows, and it may be somebody's who lives. Such a key is shown ([`strangers`]) and removed
+//! when an operator says so ([`evict`]).
 //!
 //! [`Exclusion`] is the proof, and nothing outside this file can make one: `import` takes it by value, so a pool cannot
 //! be imported by a process that has not fenced it. Proof is complete when every member disk is fenced but those which
@@ -17,10 +22,10 @@
 //! there and acknowledge.
 
 use crate::disks::{Disks, deadline};
-use crate::key::{decode, encode, port_of};
+use crate::key::{decode, encode, port_of, remover, whose};
 use crate::label::{self, Label, MemberState};
 use pollux_api::id::{ArrayId, DiskIndex, PoolId};
-use pollux_api::pool::{PowerOff, ReservationKey, Take};
+use pollux_api::pool::{ForeignKey, PowerOff, ReservationKey, Take};
 use pollux_block_frame::{
     Error, FullStatus, Key, Port, Registrant, Reservation, ReservationOut, ReservationType, Status,
 };
@@ -43,6 +48,14 @@ pub enum FenceError {
         disk: DiskIndex,
         /// Whose key.
         by: ReservationKey,
+    },
+    /// Somebody who is none of this array is registered, on a disk that is not known to be this pool's.
+    #[error("{disk}: key {key} is registered there ({}); `pollux disk clear-key {disk} {key}` removes it", whose(*key))]
+    Foreign {
+        /// Where it was seen.
+        disk: DiskIndex,
+        /// The key.
+        key: Key,
     },
     /// The disk did not come to rest: somebody registers as fast as we preempt.
     #[error("{disk}: other keys keep coming back ({status})")]
@@ -87,6 +100,8 @@ enum Step {
     Do(ReservationOut),
     /// Stop.
     Superseded(ReservationKey),
+    /// Stop: it is not ours to decide about this one.
+    Foreign(Key),
 }
 
 /// A key that is to stand alone, in both forms.
@@ -123,8 +138,8 @@ impl Mine {
                 })
     }
 
-    /// The decision, from what was read.
-    fn next(&self, status: &FullStatus) -> Step {
+    /// The decision, from what was read. `known`: the disk is a member of the pool by the pool's own label.
+    fn next(&self, status: &FullStatus, known: bool) -> Step {
         let others = status.registrants.iter().filter(|entry| entry.key != self.raw);
         let age = |key: &ReservationKey| (key.epoch, key.generation);
         let newest = others
@@ -138,6 +153,12 @@ impl Mine {
                 || (age(&other) == age(&self.key) && other.controller != self.key.controller))
         {
             return Step::Superseded(other);
+        }
+        let stranger = others
+            .clone()
+            .find(|entry| decode(self.array, entry.key).is_none());
+        if let Some(stranger) = stranger.filter(|_| !known) {
+            return Step::Foreign(stranger.key);
         }
         let registered = status
             .registrants
@@ -158,7 +179,7 @@ impl Mine {
                 kind: KIND,
             }),
             Some(held) if held.key != self.raw || held.kind != KIND => preempt(held.key),
-            Some(_) => match { others }.next() {
+            Some(_) => match others.clone().next() {
                 Some(other) => preempt(other.key),
                 None => Step::Done,
             },
@@ -179,8 +200,13 @@ fn describe(array: ArrayId, status: &FullStatus) -> String {
     format!("holder {holder}, keys [{}]", keys.join(", "))
 }
 
-/// Takes exclusion on one disk and reads it back.
-async fn take_disk(disks: &Disks, disk: DiskIndex, mine: &Mine) -> Result<(), FenceError> {
+/// Takes exclusion on one disk and reads it back. `label` is the pool's, if it has one.
+async fn take_disk(
+    disks: &Disks,
+    disk: DiskIndex,
+    mine: &Mine,
+    label: Option<&Label>,
+) -> Result<(), FenceError> {
     let failed = |source| FenceError::Disk { disk, source };
     let mut session = disks.session(disk).await.map_err(failed)?;
     if session.client.outstanding() > 0 {
@@ -188,13 +214,16 @@ async fn take_disk(disks: &Disks, disk: DiskIndex, mine: &Mine) -> Result<(), Fe
         disks.give_up(disk, &session).await;
         session = disks.session(disk).await.map_err(failed)?;
     }
+    let member = label.and_then(|label| label.member(disk));
+    let known = member.is_some_and(|member| member.id == session.info.id);
     let client = session.client;
     let read = async || client.reservation_status(deadline()).await.map_err(failed);
     let mut status = read().await?;
     let result = 'taken: {
         for _ in 0..ROUNDS {
-            match mine.next(&status) {
+            match mine.next(&status, known) {
                 Step::Done => break 'taken Ok(()),
+                Step::Foreign(key) => break 'taken Err(FenceError::Foreign { disk, key }),
                 Step::Superseded(by) => break 'taken Err(FenceError::Superseded { disk, by }),
                 Step::Do(out) => match client.reservation_out(out, deadline()).await {
                     Ok(()) => {}
@@ -236,8 +265,9 @@ async fn give_back(disks: &Disks, disk: DiskIndex, mine: &Mine) {
     }
 }
 
-/// Reads keys and reservation of a disk: is exclusion (still) ours?
-pub async fn check(disks: &Disks, disk: DiskIndex, key: ReservationKey) -> Result<(), FenceError> {
+/// Reads keys and reservation of a disk: is exclusion (still) ours? Answers the disk's count of changes (PRGENERATION),
+/// which a disk that has been without power begins anew, also where its registrations outlive that.
+pub async fn check(disks: &Disks, disk: DiskIndex, key: ReservationKey) -> Result<u32, FenceError> {
     let mine = Mine::new(disks.array(), key)?;
     let failed = |source| FenceError::Disk { disk, source };
     let session = disks.session(disk).await.map_err(failed)?;
@@ -247,7 +277,7 @@ pub async fn check(disks: &Disks, disk: DiskIndex, key: ReservationKey) -> Resul
         .await
         .map_err(failed)?;
     if mine.alone(&status) {
-        return Ok(());
+        return Ok(status.generation);
     }
     let foreign = status
         .registrants
@@ -264,11 +294,201 @@ pub async fn check(disks: &Disks, disk: DiskIndex, key: ReservationKey) -> Resul
     })
 }
 
+/// Makes a disk count at least one change of its reservations, without changing any: own key is replaced by itself, which
+/// only a disk that still has it does. A disk that counts nothing could be without power again unnoticed. Answers as
+/// [`check`].
+pub async fn wind(disks: &Disks, disk: DiskIndex, key: ReservationKey) -> Result<u32, FenceError> {
+    let mine = Mine::new(disks.array(), key)?;
+    let failed = |source| FenceError::Disk { disk, source };
+    let session = disks.session(disk).await.map_err(failed)?;
+    let itself = ReservationOut::Register {
+        current: mine.raw,
+        new: mine.raw,
+    };
+    match session.client.reservation_out(itself, deadline()).await {
+        // It has the key no more: what stands there instead is told below.
+        Err(error) if error.status() != Some(Status::ReservationConflict) => Err(failed(error)),
+        _ => check(disks, disk, key).await,
+    }
+}
+
 /// Who holds a disk, if it is a key of this array.
 pub async fn holder(disks: &Disks, disk: DiskIndex) -> Option<ReservationKey> {
     let session = disks.session(disk).await.ok()?;
     let status = session.client.reservation_status(deadline()).await.ok()?;
     decode(disks.array(), status.reservation?.key)
+}
+
+/// Keys that are none of this array's, on every disk that is there and can be asked.
+pub async fn strangers(disks: &Disks) -> Vec<ForeignKey> {
+    let present = disks.present().unwrap_or_default();
+    let read = disks.each(&present, |disk| async move {
+        let session = disks.session(disk).await.ok()?;
+        session.client.reservation_status(deadline()).await.ok()
+    });
+    let found = read
+        .await
+        .into_iter()
+        .filter_map(|(disk, status)| Some((disk, status?)));
+    found
+        .flat_map(|(disk, status)| strangers_of(disks.array(), disk, &status))
+        .collect()
+}
+
+/// Those that stand on one disk, each once.
+fn strangers_of(array: ArrayId, disk: DiskIndex, status: &FullStatus) -> Vec<ForeignKey> {
+    let keys: BTreeSet<Key> = status.registrants.iter().map(|entry| entry.key).collect();
+    let strangers = keys.into_iter().filter(|key| decode(array, *key).is_none());
+    strangers
+        .map(|key| ForeignKey {
+            disk,
+            key: key.to_string(),
+            whose: whose(key),
+            // Zero: every registrant holds it.
+            holds: status
+                .reservation
+                .is_some_and(|held| held.key == key || held.key == Key(0)),
+        })
+        .collect()
+}
+
+/// What came of a removal.
+#[derive(Debug)]
+pub struct Evicted {
+    /// The key was there.
+    pub removed: bool,
+    /// Keys of strangers that stand there still.
+    pub left: Vec<ForeignKey>,
+}
+
+/// Why a key is not removed.
+#[derive(Debug, Error)]
+pub enum EvictError {
+    /// A controller of this array has registered there.
+    #[error("{disk}: controller {} of this array is registered there, in epoch {} under claim {}", by.controller, by.epoch, by.generation)]
+    Owned {
+        /// The disk.
+        disk: DiskIndex,
+        /// Its key.
+        by: ReservationKey,
+    },
+    /// The disk.
+    #[error("{disk}: {source}")]
+    Disk {
+        /// Which.
+        disk: DiskIndex,
+        /// Why.
+        source: Error,
+    },
+    /// It was done, and it is there again.
+    #[error("{disk}: key {key} is there again: somebody registers it")]
+    Again {
+        /// The disk.
+        disk: DiskIndex,
+        /// The key.
+        key: Key,
+    },
+}
+
+/// What [`evict`] would do, without doing it.
+pub async fn standing(disks: &Disks, disk: DiskIndex, victim: Key) -> Result<Evicted, EvictError> {
+    let failed = |source| EvictError::Disk { disk, source };
+    let session = disks.session(disk).await.map_err(failed)?;
+    let status = session
+        .client
+        .reservation_status(deadline())
+        .await
+        .map_err(failed)?;
+    may_evict(disks.array(), disk, victim, &status)?;
+    let mut left = strangers_of(disks.array(), disk, &status);
+    left.retain(|found| found.key != victim.to_string());
+    Ok(Evicted {
+        removed: status.registrants.iter().any(|entry| entry.key == victim),
+        left,
+    })
+}
+
+/// Nobody of this array but the victim is registered.
+fn may_evict(array: ArrayId, disk: DiskIndex, victim: Key, status: &FullStatus) -> Result<(), EvictError> {
+    let others = status
+        .registrants
+        .iter()
+        .map(|entry| entry.key)
+        .filter(|key| *key != victim);
+    match { others }.find_map(|key| decode(array, key)) {
+        Some(by) => Err(EvictError::Owned { disk, by }),
+        None => Ok(()),
+    }
+}
+
+/// Removes a key from a disk that no controller of this array has a key on, the key itself apart; with its commands
+/// aborted and its reservation released, and nothing of ours left behind. Reads back.
+pub async fn evict(disks: &Disks, disk: DiskIndex, victim: Key) -> Result<Evicted, EvictError> {
+    let array = disks.array();
+    let failed = |source| EvictError::Disk { disk, source };
+    let session = disks.session(disk).await.map_err(failed)?;
+    let client = session.client;
+    let read = async || client.reservation_status(deadline()).await.map_err(failed);
+    // False: the disk says that this path has not the key that it would need for that.
+    let out = async |out| match client.reservation_out(out, deadline()).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.status() == Some(Status::ReservationConflict) => Ok(false),
+        Err(error) => Err(failed(error)),
+    };
+    let mut removed = false;
+    for _ in 0..ROUNDS {
+        let status = read().await?;
+        let keys: BTreeSet<Key> = status.registrants.iter().map(|entry| entry.key).collect();
+        may_evict(array, disk, victim, &status)?;
+        if !keys.contains(&victim) {
+            let left = strangers_of(array, disk, &status);
+            return Ok(Evicted { removed, left });
+        }
+        removed = true;
+        // Only the disk knows whether one of them was registered through this very path, as by an earlier life of this
+        // controller: it lets a key be replaced by itself only there.
+        let mut own = None;
+        for &key in &keys {
+            if out(ReservationOut::Register {
+                current: key,
+                new: key,
+            })
+            .await?
+            {
+                own = Some(key);
+                break;
+            }
+        }
+        let unregister = |key| ReservationOut::Register {
+            current: key,
+            new: Key(0),
+        };
+        if own == Some(victim) {
+            out(unregister(victim)).await?;
+            continue;
+        }
+        let passing = remover(array, disks.controller());
+        let key = own.unwrap_or(passing);
+        if own.is_none() {
+            out(ReservationOut::Register {
+                current: Key(0),
+                new: passing,
+            })
+            .await?;
+        }
+        let preempted = out(ReservationOut::Preempt {
+            key,
+            victim,
+            kind: KIND,
+            abort: true,
+        })
+        .await;
+        if own.is_none() {
+            out(unregister(passing)).await?;
+        }
+        preempted?;
+    }
+    Err(EvictError::Again { disk, key: victim })
 }
 
 /// Proof that a pool's disks were taken, read back, by this process, under this key.
@@ -373,11 +593,14 @@ pub async fn take(disks: &Disks, request: &Take) -> Result<(Exclusion, Vec<Fence
     // Disks that the label names and the configuration does not are members, too.
     let mut members: BTreeSet<DiskIndex> = request.disks.iter().copied().collect();
     let listed: Vec<_> = members.iter().copied().collect();
-    if let Some(label) = best_label(disks, request.pool, &listed).await {
+    let seen = best_label(disks, request.pool, &listed).await;
+    if let Some(label) = &seen {
         members.extend(label.members.iter().map(|member| member.disk));
     }
     let members: Vec<_> = members.into_iter().collect();
-    let results = disks.each(&members, |disk| take_disk(disks, disk, &mine)).await;
+    let results = disks
+        .each(&members, |disk| take_disk(disks, disk, &mine, seen.as_ref()))
+        .await;
     let mut exclusion = Exclusion {
         pool: request.pool,
         key: request.key,
@@ -396,17 +619,15 @@ pub async fn take(disks: &Disks, request: &Take) -> Result<(Exclusion, Vec<Fence
             }
         }
     }
-    if errors
-        .iter()
-        .any(|error| matches!(error, FenceError::Superseded { .. }))
-    {
-        // Late on one disk is late on all: whoever came after us takes them, we leave no key in the way.
+    // Late on one disk is late on all: whoever came after us takes them, we leave no key in the way. And a pool that is
+    // being made is not made on a stranger's disk, whatever becomes of the partner.
+    let late = |error: &FenceError| matches!(error, FenceError::Superseded { .. });
+    let strange = |error: &FenceError| matches!(error, FenceError::Foreign { .. }) && seen.is_none();
+    let fatal = errors.iter().position(late);
+    if let Some(at) = fatal.or_else(|| errors.iter().position(strange)) {
         let fenced: Vec<_> = exclusion.fenced.iter().copied().collect();
         disks.each(&fenced, |disk| give_back(disks, disk, &mine)).await;
-        let superseded = errors
-            .into_iter()
-            .find(|error| matches!(error, FenceError::Superseded { .. }));
-        return Err(superseded.expect("just found"));
+        return Err(errors.swap_remove(at));
     }
     // Only now, on fenced disks, does the label stand still.
     let fenced: Vec<_> = exclusion.fenced.iter().copied().collect();
@@ -452,7 +673,7 @@ pub async fn adopt(
     let mut unreadable = None;
     for (_, result) in checked {
         match result {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(error @ FenceError::Disk { .. }) => unreadable = Some(error),
             Err(error) => return Err(error),
         }
@@ -470,10 +691,15 @@ pub async fn adopt(
     }
 }
 
-/// Takes one more disk for a pool that is held: a leg that returns or is replaced.
-pub async fn extend(disks: &Disks, exclusion: &mut Exclusion, disk: DiskIndex) -> Result<(), FenceError> {
+/// Takes one more disk for a pool that is held: a leg that returns or is replaced. `label` is the pool's.
+pub async fn extend(
+    disks: &Disks,
+    exclusion: &mut Exclusion,
+    disk: DiskIndex,
+    label: &Label,
+) -> Result<(), FenceError> {
     let mine = Mine::new(disks.array(), exclusion.key)?;
-    take_disk(disks, disk, &mine).await?;
+    take_disk(disks, disk, &mine, Some(label)).await?;
     exclusion.add(disk);
     Ok(())
 }
@@ -602,8 +828,31 @@ mod tests {
                 Step::Superseded(key(ControllerId::A, 5, 3)),
             ),
         ] {
-            assert_eq!(mine().next(&status), step, "{what}");
+            assert_eq!(mine().next(&status, true), step, "{what}");
             assert_eq!(mine().alone(&status), step == Step::Done, "{what}");
+            // Where nothing says that the disk is ours, only what strangers have there makes a difference.
+            let strange = status.registrants.iter().any(|entry| entry.key == foreign);
+            let unknown = if strange { Step::Foreign(foreign) } else { step };
+            assert_eq!(mine().next(&status, false), unknown, "{what}, on an unknown disk");
+        }
+    }
+
+    #[test]
+    fn keys_of_strangers_are_told_once_and_those_of_the_array_never() {
+        let (disk, theirs) = (DiskIndex::new(4), Key(0x77));
+        let mine = mine().raw;
+        let stranger = Port(0x1ff);
+        let seen = |status: &FullStatus| strangers_of(ARRAY, disk, status);
+        assert_eq!(seen(&status(&[(Port::B, mine)], Some((Port::B, mine, KIND)))), []);
+        let both = [(Port::B, mine), (stranger, theirs), (Port(0x2ff), theirs)];
+        let found = seen(&status(&both, Some((Port::B, mine, KIND))));
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            (found[0].key.as_str(), found[0].holds),
+            ("0x0000000000000077", false)
+        );
+        for holder in [theirs, Key(0)] {
+            assert!(seen(&status(&both, Some((stranger, holder, KIND))))[0].holds);
         }
     }
 

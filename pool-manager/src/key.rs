@@ -12,6 +12,8 @@ use pollux_api::pool::ReservationKey;
 use pollux_block_frame::{Key, Port};
 
 const MARK: u64 = 0xa;
+/// The mark of a key that is there for a moment, to remove others.
+const REMOVER: u64 = 0xb;
 const FIELD: u64 = (1 << 24) - 1;
 
 /// One byte of the array's identity: a disk that came from another array is not taken for one of ours.
@@ -43,6 +45,46 @@ pub fn encode(array: ArrayId, key: ReservationKey) -> Option<Key> {
         | array_tag(array) << 48
         | epoch << 24
         | generation))
+}
+
+/// Whose a key is that is none of this array, in words.
+pub fn whose(key: Key) -> String {
+    let controller = match key.0 >> 56 & 0xf {
+        1 => "a",
+        2 => "b",
+        _ => "?",
+    };
+    let (epoch, generation) = (key.0 >> 24 & FIELD, key.0 & FIELD);
+    match (key.0 >> 60, controller) {
+        (MARK, "a" | "b") => {
+            format!("controller {controller} of another array, epoch {epoch}, claim {generation}")
+        }
+        (REMOVER, "a" | "b") => {
+            format!("left by a removal of keys by controller {controller} that was cut short")
+        }
+        _ => "of a machine that is no controller of an array".to_owned(),
+    }
+}
+
+/// The key under which a controller removes keys that are none of its array's. It never guards anything: whoever takes
+/// the disk preempts it as any key of a stranger.
+pub fn remover(array: ArrayId, controller: ControllerId) -> Key {
+    let controller = controller.index() as u64 + 1;
+    Key(REMOVER << 60 | controller << 56 | array_tag(array) << 48 | 1)
+}
+
+/// As people write it: 16 hexadecimal digits, with or without `0x`.
+///
+/// # Errors
+/// What would be right.
+pub fn parse(text: &str) -> Result<Key, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let plain = digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let key = u64::from_str_radix(digits, 16)
+        .ok()
+        .filter(|key| plain && *key != 0);
+    key.map(Key)
+        .ok_or_else(|| format!("{text:?} is no key: 0x and 16 hexadecimal digits, and not zero"))
 }
 
 /// What a disk keeps, if it is a key of this array.
@@ -83,6 +125,34 @@ mod tests {
             if let Some(key) = decode(ARRAY, Key(raw)) {
                 prop_assert_eq!(encode(ARRAY, key), Some(Key(raw)));
             }
+        }
+    }
+
+    #[test]
+    fn strangers_are_told_apart() {
+        let other = ArrayId::from_bytes(*b"another array :)");
+        let key = ReservationKey {
+            controller: ControllerId::B,
+            epoch: Epoch::new(7),
+            generation: Generation::new(3),
+        };
+        let theirs = encode(other, key).expect("fits");
+        assert_eq!(whose(theirs), "controller b of another array, epoch 7, claim 3");
+        let left = remover(ARRAY, ControllerId::A);
+        assert_eq!(decode(ARRAY, left), None, "no owner is fenced by it");
+        assert!(whose(left).contains("by controller a"), "{}", whose(left));
+        assert!(whose(Key(0x1234)).contains("no controller"));
+        assert_eq!(parse(&left.to_string()), Ok(left));
+        assert_eq!(parse("00000000000012aF"), Ok(Key(0x12af)));
+        for wrong in [
+            "",
+            "0x",
+            "12",
+            "0x00000000000000000",
+            "+000000000000012",
+            "0x0000000000000000",
+        ] {
+            assert!(parse(wrong).expect_err(wrong).contains("16 hexadecimal digits"));
         }
     }
 

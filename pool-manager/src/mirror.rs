@@ -10,6 +10,7 @@
 //! | write that may stay in caches | intents durable, then every leg that is written to |
 //! | flush | every leg; then own key is read back on each, which a disk may have lost with its cache |
 //! | a leg's session ends before a flush | it may have lost its cache: made equal to a leg that has not; without one the next flush fails |
+//! | a disk counts changes of its reservations anew | it was without power: the same |
 //! | a leg fails | its failure is recorded, durably, on the legs that remain; only then is the write acknowledged |
 //! | no leg in sync remains | suspended: nothing is recorded, commands wait; it goes on when legs come back |
 //! | reservation conflict, preempted, wrong key | stopped, at once and for good; never retried |
@@ -110,8 +111,8 @@ pub struct Mirror {
     flusher: tokio::sync::Mutex<()>,
     stripes: Vec<RwLock<()>>,
     condition: watch::Sender<Condition>,
-    /// Per disk: the session in which the key was read back.
-    verified: Mutex<BTreeMap<DiskIndex, u64>>,
+    /// Per disk: the session in which the key was read back, and the disk's count of changes then.
+    verified: Mutex<BTreeMap<DiskIndex, (u64, u32)>>,
     /// Disks that carry our key. Others are used only where the previous owner was reported off instead.
     guarded: Mutex<BTreeSet<DiskIndex>>,
     progress: Mutex<BTreeMap<DiskIndex, u8>>,
@@ -319,10 +320,15 @@ impl Mirror {
             );
             return Err(not_done(why));
         }
-        if lock(&self.guarded).contains(&disk) && lock(&self.verified).get(&disk) != Some(&session.number()) {
-            match fence::check(&self.disks, disk, self.key).await {
-                Ok(()) => {
-                    let before = lock(&self.verified).insert(disk, session.number());
+        let verified = lock(&self.verified).get(&disk).map(|(number, _)| *number);
+        if lock(&self.guarded).contains(&disk) && verified != Some(session.number()) {
+            let checked = match fence::check(&self.disks, disk, self.key).await {
+                Ok(0) => fence::wind(&self.disks, disk, self.key).await,
+                checked => checked,
+            };
+            match checked {
+                Ok(generation) => {
+                    let before = lock(&self.verified).insert(disk, (session.number(), generation));
                     if before.is_some() {
                         self.cache_lost(disk);
                     }
@@ -651,8 +657,37 @@ impl Mirror {
         [sure, doubtful].concat()
     }
 
-    /// A disk that was without power since this controller took it has lost own key with its cache. Asked after a flush,
-    /// since it may have been without power just before that.
+    /// Own key stands, and the disk has counted so many changes of its reservations. A disk that was without power begins
+    /// to count anew: where keys outlive that, it is all that tells of a cache that was lost.
+    async fn counted(&self, disk: DiskIndex, generation: u32) {
+        let known = lock(&self.verified).get(&disk).map(|(_, known)| *known);
+        let Some(known) = known.filter(|known| *known != generation) else {
+            return;
+        };
+        // Before the loss is noted: what is written from now on is told of by the next one.
+        let now = match generation {
+            0 => fence::wind(&self.disks, disk, self.key).await,
+            _ => Ok(generation),
+        };
+        match now {
+            // Unless somebody else was quicker with the same news.
+            Ok(now) => {
+                let mut verified = lock(&self.verified);
+                match verified.get_mut(&disk) {
+                    Some((_, standing)) if *standing == known => *standing = now,
+                    _ => return,
+                }
+            }
+            // As long as it cannot be, it is told again and again.
+            Err(error) => warn!(pool = %self.label().pool, %disk, %error, "it cannot be made to count"),
+        }
+        if generation < known {
+            self.cache_lost(disk);
+        }
+    }
+
+    /// A disk that was without power since this controller took it has lost own key with its cache, or counts anew. Asked
+    /// after a flush, since it may have been without power just before that.
     async fn caches_were_kept(&self, until: Instant) -> Result<(), MirrorError> {
         loop {
             self.active(until).await?;
@@ -668,7 +703,7 @@ impl Mirror {
             let mut failed = Vec::new();
             for (disk, result) in checked {
                 match result {
-                    Ok(()) => {}
+                    Ok(generation) => self.counted(disk, generation).await,
                     Err(FenceError::Lost { holder, status, .. }) => {
                         self.lost(disk, holder, &status);
                         return Err(MirrorError::Stopped);
@@ -940,7 +975,8 @@ impl Mirror {
                 needed: self.label().extents,
             });
         }
-        fence::extend(&self.disks, &mut *self.exclusion.lock().await, disk).await?;
+        let label = self.label();
+        fence::extend(&self.disks, &mut *self.exclusion.lock().await, disk, &label).await?;
         lock(&self.guarded).insert(disk);
         lock(&self.verified).remove(&disk);
         // Legs are recognized by the label in force, and this one may be a new disk in an old place. It stays failed
@@ -987,8 +1023,10 @@ impl Mirror {
             .each(&legs, |disk| fence::check(&self.disks, disk, self.key))
             .await
         {
-            if let Err(FenceError::Lost { holder, status, .. }) = result {
-                self.lost(disk, holder, &status);
+            match result {
+                Ok(generation) => self.counted(disk, generation).await,
+                Err(FenceError::Lost { holder, status, .. }) => self.lost(disk, holder, &status),
+                Err(_) => {}
             }
         }
     }

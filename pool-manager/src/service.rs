@@ -13,7 +13,8 @@
 use crate::backend::{Backend, Imported, PoolError, Wanted};
 use crate::disks::Disks;
 use crate::embedded::{Embedded, is_stopped};
-use crate::fence::{self, Exclusion, FenceError};
+use crate::fence::{self, EvictError, Exclusion, FenceError};
+use crate::key;
 use crate::plan::{self, Known};
 use crate::record::{Record, Records};
 use crate::schedule;
@@ -23,10 +24,11 @@ use pollux_api::error::{Code, RpcError};
 use pollux_api::heartbeat;
 use pollux_api::id::PoolId;
 use pollux_api::pool::{
-    Contract, EVENTS, EXPORT, Export, Exported, IMPORT, Import, Imported as ImportedReply, ImportedPool,
-    LegState, PoolEvent, PoolHealth, RESYNC, ROLL_BACK, Resync, RollBack, RolledBack, SERVICE, STATUS, STOP,
-    Status, TAKE, Take, Taken,
+    CLEAR_KEY, ClearKey, ClearedKey, Contract, EVENTS, EXPORT, Export, Exported, IMPORT, Import,
+    Imported as ImportedReply, ImportedPool, LegState, PoolEvent, PoolHealth, RESYNC, ROLL_BACK, Resync,
+    RollBack, RolledBack, SERVICE, STATUS, STOP, Status, TAKE, Take, Taken,
 };
+use pollux_block_frame::Status as DiskStatus;
 use pollux_platform::signal::Shutdown;
 use pollux_runtime::{Client, ControllerConfig, Ctx, Profile, Service};
 use std::collections::{BTreeSet, HashMap};
@@ -47,14 +49,14 @@ const DEEDS: usize = 500;
 /// How long a start waits for the pools of its predecessor before it reports ready without them.
 const ADOPTION: Duration = Duration::from_secs(3);
 
-/// How often own keys are read back: a quarter of the lease of the timing profile.
+/// How often own keys are read back: a quarter of the lease of the timing profile, and at least each second.
 fn key_check(profile: Profile) -> Duration {
     let lease = match profile {
         Profile::Fast => Duration::from_secs(1),
         Profile::Safe => Duration::from_secs(5),
         Profile::Ci => Duration::from_secs(3),
     };
-    lease / 4
+    (lease / 4).min(Duration::from_secs(1))
 }
 
 /// One pool, known because somebody asked about it.
@@ -155,6 +157,9 @@ impl<B: Backend> Manager<B> {
             FenceError::Superseded { .. } => self
                 .error(Code::Superseded, error)
                 .remedy("a later owner holds the pool: ask under the highest epoch"),
+            FenceError::Foreign { disk, key } => self.error(Code::Refused, error).remedy(format!(
+                "make sure that nobody else uses {disk}, then `pollux disk clear-key {disk} {key}`; or choose another disk"
+            )),
             _ => self
                 .error(Code::Failed, error)
                 .remedy("see the state of the pool's disks"),
@@ -415,6 +420,72 @@ impl<B: Backend> Manager<B> {
         Ok(RolledBack { volume })
     }
 
+    /// `pool.clear_key`.
+    pub async fn clear_key(&self, request: ClearKey) -> Result<ClearedKey, RpcError> {
+        let ClearKey {
+            disk,
+            key: given,
+            dry_run,
+        } = request;
+        let key = key::parse(&given).map_err(|why| {
+            self.error(Code::InvalidParams, "that is no key").problem(
+                "key",
+                why,
+                "a key as `pool.status` shows it among the foreign ones",
+            )
+        })?;
+        if let Some(own) = key::decode(self.disks.array(), key) {
+            let known = self.config.borrow().clone();
+            let pool = match &known {
+                None => {
+                    return Err(self.error(
+                        Code::Refused,
+                        "the configuration is not known yet, and the key is of this array",
+                    ));
+                }
+                Some(known) => known
+                    .1
+                    .pools
+                    .values()
+                    .find(|pool| pool.disks.contains(&disk))
+                    .map(|pool| pool.name.clone()),
+            };
+            if let Some(pool) = pool {
+                let what = format!(
+                    "{key} is the key of controller {} of this array, and {disk} is a disk of pool {pool}",
+                    own.controller
+                );
+                return Err(self
+                    .error(Code::Refused, what)
+                    .remedy("nothing: whoever takes the pool next removes it where it is not the owner's"));
+            }
+        }
+        let evicted = match dry_run {
+            true => fence::standing(&self.disks, disk, key).await,
+            false => fence::evict(&self.disks, disk, key).await,
+        };
+        let evicted = evicted.map_err(|error| match &error {
+            EvictError::Owned { .. } => self.error(Code::Refused, &error).remedy(
+                "nothing: an owner that finds another key beside its own stops, and removes it when it takes the pool again",
+            ),
+            EvictError::Disk { source, .. } if source.status() == Some(DiskStatus::Unsupported) => {
+                self.error(Code::Failed, &error).remedy(
+                    "a disk for the quorum alone takes no reservation from here: sg_persist --out --clear removes what stands there",
+                )
+            }
+            EvictError::Disk { .. } => self.error(Code::Failed, &error).remedy("see the state of the disk"),
+            EvictError::Again { .. } => self.error(Code::Failed, &error).remedy("stop whoever registers it"),
+        })?;
+        if evicted.removed && !dry_run {
+            warn!(%disk, %key, whose = key::whose(key), "a key was removed on an operator's word");
+        }
+        Ok(ClearedKey {
+            disk,
+            was_there: evicted.removed,
+            left: evicted.left,
+        })
+    }
+
     /// `pool.status`.
     pub async fn status(&self) -> Status {
         let entries: Vec<_> = lock(&self.pools).values().cloned().collect();
@@ -437,9 +508,11 @@ impl<B: Backend> Manager<B> {
             });
         let mut imported: Vec<_> = imported.collect();
         imported.sort_unstable_by_key(|pool| pool.pool);
+        let (seen, foreign) = tokio::join!(self.backend.discover(), fence::strangers(&self.disks));
         Status {
             imported,
-            seen: self.backend.discover().await,
+            seen,
+            foreign,
         }
     }
 
@@ -782,7 +855,8 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
     let manager = Manager::new(backend, disks, records, events);
     manager.adopt_all().await?;
 
-    let (take, import, export, stop, resync, roll_back, status) = (
+    let (take, import, export, stop, resync, roll_back, clear_key, status) = (
+        manager.clone(),
         manager.clone(),
         manager.clone(),
         manager.clone(),
@@ -816,6 +890,10 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
             let manager = roll_back.clone();
             async move { manager.roll_back(request).await }
         })
+        .serve::<CLEAR_KEY>(move |_, request: ClearKey| {
+            let manager = clear_key.clone();
+            async move { manager.clear_key(request).await }
+        })
         .serve::<STATUS>(move |_, (): ()| {
             let manager = status.clone();
             async move { Ok::<_, RpcError>(manager.status().await) }
@@ -841,4 +919,20 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_keys_are_read_back_each_second_at_least() {
+        for profile in [Profile::Fast, Profile::Safe, Profile::Ci] {
+            let period = key_check(profile);
+            assert!(
+                period <= Duration::from_secs(1) && !period.is_zero(),
+                "{profile:?}: {period:?}"
+            );
+        }
+    }
 }

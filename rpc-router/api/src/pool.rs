@@ -31,6 +31,8 @@ crate::contract! {
         idempotent operator RESYNC = "pool.resync": Resync => PoolHealth, [NotFound, Conflict, Refused, Failed];
         /// Makes a volume what it was when a snapshot was taken; refused while a host sees the volume. Idempotent.
         idempotent operator ROLL_BACK = "pool.roll_back": RollBack => RolledBack, [NotFound, Conflict, Refused, Failed];
+        /// Removes a key of a stranger from a disk; refused where a controller of this array could own the disk. Idempotent.
+        idempotent operator CLEAR_KEY = "pool.clear_key": ClearKey => ClearedKey, [Refused, Failed];
         /// What is imported here, and what is seen on the disks.
         idempotent viewer STATUS = "pool.status": () => Status, [];
     }
@@ -198,6 +200,48 @@ pub struct Status {
     pub imported: Vec<ImportedPool>,
     /// Pools whose labels were found, imported here or not.
     pub seen: Vec<SeenPool>,
+    /// Reservation keys on the disks that nobody of this array has registered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub foreign: Vec<ForeignKey>,
+}
+
+/// A reservation key on a disk that nobody of this array has registered. Whoever has it may write there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ForeignKey {
+    /// The disk.
+    pub disk: DiskIndex,
+    /// The key: 0x and 16 hexadecimal digits.
+    pub key: String,
+    /// Whose it is, in words, as far as the key says so.
+    pub whose: String,
+    /// The reservation is held under it.
+    pub holds: bool,
+}
+
+/// Remove a key from a disk, with its reservation; its commands are aborted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ClearKey {
+    /// The disk.
+    pub disk: DiskIndex,
+    /// The key: 16 hexadecimal digits, with or without 0x.
+    pub key: String,
+    /// Say whether it would be done, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// A key is not on a disk, as read back (with `dry_run`: would not be).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ClearedKey {
+    /// The disk.
+    pub disk: DiskIndex,
+    /// The key was there.
+    pub was_there: bool,
+    /// Keys of strangers that stand there still.
+    pub left: Vec<ForeignKey>,
 }
 
 /// A pool that is imported here.

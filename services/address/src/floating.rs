@@ -9,6 +9,7 @@ use pollux_api::{
 use pollux_platform::{
     announce::Announcer,
     file::replace_volatile,
+    lease,
     netlink::{IfAddr, LinkEvent, LinkWatch, Netlink, NetlinkError},
     tickle::Tickler,
 };
@@ -55,12 +56,45 @@ pub struct Access {
     pub tickler: Tickler,
     /// News of its interfaces.
     pub watch: LinkWatch,
+    /// The controller's lease: without it no host is told where a floating address is.
+    pub lease: Lease,
+}
+
+/// The lease word, opened when heartbeat has made it.
+#[derive(Debug)]
+pub struct Lease {
+    path: PathBuf,
+    reader: Mutex<Option<lease::Reader>>,
+}
+
+impl Lease {
+    /// The one in this file, which need not be there yet.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            reader: Mutex::default(),
+        }
+    }
+
+    fn is_fresh(&self) -> bool {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if reader.is_none() {
+            match lease::Reader::open(&self.path) {
+                Ok(opened) => *reader = Some(opened),
+                Err(error) if error.is_absent() => {}
+                Err(error) => tracing::warn!(%error, "no lease can be seen"),
+            }
+        }
+        reader.as_ref().is_some_and(lease::Reader::is_fresh)
+    }
 }
 
 impl Access {
-    /// Access to the caller's network.
-    pub fn open() -> Result<Self, NetlinkError> {
+    /// Access to the caller's network, and the lease in this file.
+    pub fn open(lease: &Path) -> Result<Self, NetlinkError> {
         Ok(Self {
+            lease: Lease::new(lease),
             netlink: Netlink::open()?,
             announcer: Announcer::open()?,
             tickler: Tickler::open()?,
@@ -97,6 +131,7 @@ struct Inner {
     netlink: Netlink,
     announcer: Announcer,
     tickler: Tickler,
+    lease: Lease,
     /// One change at a time.
     owners: AsyncMutex<Owners>,
     announced: Mutex<BTreeMap<IfAddr, Announced>>,
@@ -119,8 +154,8 @@ struct Recorded {
 }
 
 impl Floating {
-    /// Takes over what is on `interface`: addresses in the record stay and are announced again, those of nobody are
-    /// removed. `own` is the controller's address there. Must be called in a tokio runtime.
+    /// Takes over what is on `interface`: addresses in the record stay and are announced again, those that
+    /// the array has put up and that are not in the record are removed. `own` is the controller's address there. Must be called in a tokio runtime.
     pub async fn open(
         access: Access,
         interface: &str,
@@ -132,16 +167,25 @@ impl Floating {
             announcer,
             tickler,
             watch,
+            lease,
         } = access;
         let recorded = read_record(record).map_err(|source| OpenError::Record {
             path: record.to_owned(),
             source,
         })?;
         let up = netlink.addresses(interface).await?;
-        let adoption = plan::adopt(&recorded, &up, own);
+        let marked = netlink.own_addresses(interface).await?;
+        let adoption = plan::adopt(&recorded, &up, &marked, own);
+        for left in &adoption.left {
+            tracing::warn!(address = %left, interface, "removing an address that the array put up and no pool has here");
+            netlink.remove_address(interface, *left).await?;
+        }
         for stranger in &adoption.strangers {
-            tracing::warn!(address = %stranger, interface, "removing an address that belongs to no pool here");
-            netlink.remove_address(interface, *stranger).await?;
+            tracing::warn!(
+                address = %stranger,
+                interface,
+                "an address that is not the array's; it is left alone, and answers only while this controller has its lease"
+            );
         }
         for address in &adoption.unfinished {
             tracing::info!(%address, "was recorded and never put up");
@@ -153,6 +197,7 @@ impl Floating {
             netlink,
             announcer,
             tickler,
+            lease,
             owners: AsyncMutex::new(adoption.owners.clone()),
             announced: Mutex::default(),
         }));
@@ -354,6 +399,11 @@ impl Floating {
     }
 
     async fn announce_once(&self, address: IfAddr, asked: Instant) {
+        // These frames pass no filter of the kernel's. An old owner must not call hosts back to it, whatever makes it speak
+        // up: a cable that is plugged in again, a daemon that starts.
+        if address.address != self.0.own && !self.0.lease.is_fresh() {
+            return tracing::debug!(%address, "not announced: no lease");
+        }
         // Looked up each time: a card that was replaced has another hardware address.
         let sent = match self.0.netlink.link(&self.0.interface).await {
             Ok(link) => self

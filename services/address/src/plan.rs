@@ -45,7 +45,9 @@ pub struct Steps {
 pub struct Adoption {
     /// Recorded and up: stays.
     pub owners: Owners,
-    /// Up and nobody's: to be removed.
+    /// Put up by the array and nobody's: to be removed.
+    pub left: Vec<IfAddr>,
+    /// Put up by somebody else: left alone.
     pub strangers: Vec<IfAddr>,
     /// Recorded, not up: the daemon died between the two. Whoever asked has had no answer and asks again.
     pub unfinished: Vec<IfAddr>,
@@ -59,19 +61,22 @@ fn is_local(address: IpAddr) -> bool {
     }
 }
 
-/// Compares the record with what is up. `own` is the controller's address, which belongs to no pool.
-pub fn adopt(recorded: &Owners, up: &[IfAddr], own: IpAddr) -> Adoption {
+/// Compares the record with what is up, and with what of it the array has `marked` as put up by it. `own` is the
+/// controller's address, which belongs to no pool.
+pub fn adopt(recorded: &Owners, up: &[IfAddr], marked: &[IfAddr], own: IpAddr) -> Adoption {
     let floating = up.iter().copied().filter(|addr| addr.address != own);
     let floating: BTreeSet<IfAddr> = floating
         .filter(|addr| recorded.contains_key(addr) || !is_local(addr.address))
         .collect();
     let (owners, unfinished): (Owners, Owners) =
         recorded.iter().partition(|(addr, _)| floating.contains(addr));
+    let (left, strangers) = floating
+        .into_iter()
+        .filter(|addr| !owners.contains_key(addr))
+        .partition(|addr| marked.contains(addr));
     Adoption {
-        strangers: floating
-            .into_iter()
-            .filter(|addr| !owners.contains_key(addr))
-            .collect(),
+        left,
+        strangers,
         owners,
         unfinished: unfinished.into_keys().collect(),
     }
@@ -320,12 +325,19 @@ mod tests {
     #[test]
     fn adoption_tells_recorded_own_and_nobodys_apart() {
         let recorded = owners(&[("10.78.0.50/24", P), ("10.78.0.51/24", Q)]);
-        let up = [addr("10.78.0.1/24"), addr("10.78.0.50/24"), addr("10.78.0.99/24")];
+        let [mine, kept, stale, theirs] =
+            ["10.78.0.1/24", "10.78.0.50/24", "10.78.0.98/24", "10.78.0.99/24"].map(addr);
         assert_eq!(
-            adopt(&recorded, &up, own()),
+            adopt(
+                &recorded,
+                &[mine, kept, stale, theirs],
+                &[mine, kept, stale],
+                own()
+            ),
             Adoption {
                 owners: owners(&[("10.78.0.50/24", P)]),
-                strangers: vec![addr("10.78.0.99/24")],
+                left: vec![stale],
+                strangers: vec![theirs],
                 unfinished: vec![addr("10.78.0.51/24")],
             }
         );
@@ -341,7 +353,10 @@ mod tests {
             "10.78.0.50/24",
         ]
         .map(addr);
-        let adoption = adopt(&Owners::new(), &up, own());
-        assert_eq!(adoption.strangers, [addr("10.78.0.50/24")]);
+        let adoption = adopt(&Owners::new(), &up, &up, own());
+        assert_eq!(
+            (adoption.left, adoption.strangers),
+            (vec![addr("10.78.0.50/24")], vec![])
+        );
     }
 }

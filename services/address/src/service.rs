@@ -28,7 +28,7 @@ pub enum RunError {
 
 /// Runs until SIGTERM or SIGINT. Addresses stay as they are at its end.
 pub async fn run(config: ControllerConfig) -> Result<(), RunError> {
-    let access = Access::open().map_err(OpenError::from)?;
+    let access = Access::open(&config.paths.lease()).map_err(OpenError::from)?;
     let record = config.paths.run.join(RECORD);
     let floating = Floating::open(access, &config.front.interface, config.front.address, &record).await?;
     let shutdown = Shutdown::on_signals()?;

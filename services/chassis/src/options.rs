@@ -73,6 +73,9 @@ pub struct Options {
     /// Time that the bond takes to change legs, ms
     #[arg(long, value_name = "MS", default_value_t = 50)]
     pub bond_failover_ms: u64,
+    /// The controllers' kernels hold back what no lease permits, as on an appliance
+    #[arg(long)]
+    pub gate: bool,
     /// End when standard input ends, so that nothing outlives the program that started this one
     #[arg(long)]
     pub end_with_stdin: bool,
@@ -95,6 +98,7 @@ impl Options {
             no_watchdog: false,
             history: None,
             bond_failover_ms: 50,
+            gate: false,
             end_with_stdin: false,
         }
     }
@@ -121,6 +125,7 @@ impl Options {
             ("--powered-off", self.powered_off),
             ("--no-power-fencing", self.no_power_fencing),
             ("--no-watchdog", self.no_watchdog),
+            ("--gate", self.gate),
             ("--end-with-stdin", self.end_with_stdin),
         ] {
             arguments.extend(set.then(|| flag.to_owned()));
@@ -159,6 +164,7 @@ impl Options {
                 address: network::front_address(controller),
                 prefix: network::PREFIX,
                 portal_port: 3260,
+                gate: self.gate,
             },
             quorum: Quorum { disks: quorum },
             fence: Fence {

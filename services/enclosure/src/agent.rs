@@ -10,16 +10,13 @@
 
 use crate::config::Bmc;
 use pollux_api::chassis::PowerState;
+use pollux_platform::program::Program;
 use std::os::unix::fs::MetadataExt;
-use std::process::{Output, Stdio};
+use std::process::Output;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-/// Most that is read of what an agent writes, bytes.
-const SAID: u64 = 64 << 10;
 /// Pause between two questions whether the power has gone where it was sent.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -130,7 +127,6 @@ impl Agent {
     }
 
     async fn run(&self, action: &str) -> Result<Output, String> {
-        let agent = self.config.agent.display();
         let mut lines = format!("action={action}\n");
         for (name, value) in &self.config.arguments {
             lines += &format!("{name}={value}\n");
@@ -138,50 +134,9 @@ impl Agent {
         if let Some(password) = self.password()? {
             lines += &format!("password={password}\n");
         }
-        let mut child = Command::new(&self.config.agent)
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("LC_ALL", "C")
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // Given up in the middle, it does not act later.
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| format!("{agent} cannot be run: {error}"))?;
-        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (Some(mut input), Some(output), Some(errors)) = pipes else {
-            return Err(format!("{agent} has no pipes"));
-        };
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let conversation = async {
-            let tell = async {
-                // One that does not listen says why by its end.
-                let _ = input.write_all(lines.as_bytes()).await;
-                drop(input);
-            };
-            let (mut output, mut errors) = (output.take(SAID), errors.take(SAID));
-            let ((), heard, complaints) = tokio::join!(
-                tell,
-                output.read_to_end(&mut stdout),
-                errors.read_to_end(&mut stderr)
-            );
-            heard.and(complaints)?;
-            child.wait().await
-        };
-        match timeout(self.deadline(), conversation).await {
-            Ok(Ok(status)) => Ok(Output {
-                status,
-                stdout,
-                stderr,
-            }),
-            Ok(Err(error)) => Err(format!("{agent} {action}: {error}")),
-            Err(_) => Err(format!(
-                "{agent} {action}: no end within {} s",
-                self.config.deadline_s
-            )),
-        }
+        let program = Program::fence_agent(&self.config.agent, self.deadline());
+        let output = program.run(&[], lines.as_bytes()).await;
+        output.map_err(|error| format!("{action}: {error}"))
     }
 }
 

@@ -6,12 +6,12 @@
 
 use crate::agent::Agent;
 use crate::dog::Dog;
-use crate::lines::{Handler, params, unknown};
 use pollux_api::chassis::PowerState;
 use pollux_api::chassis::bmc::{
     Arm, PARTNER, PARTNER_OFF, PARTNER_ON, Partner, RESET, WATCHDOG_ARM, WATCHDOG_DISARM, WATCHDOG_PET,
 };
 use pollux_api::error::{Code, RpcError};
+use pollux_platform::lines::server::{Handler, Reply, params, unknown};
 use pollux_platform::watchdog::Device;
 use serde_json::{Value, json};
 use std::io;
@@ -96,7 +96,13 @@ fn partner(power: PowerState) -> Result<Value, RpcError> {
 }
 
 impl<D: Device> Handler for Bmc<D> {
-    async fn call(&self, method: &str, given: Value) -> Result<Value, RpcError> {
+    async fn call(&self, method: &str, given: Value) -> Reply {
+        Reply::Answer(self.done(method, given).await)
+    }
+}
+
+impl<D: Device> Bmc<D> {
+    async fn done(&self, method: &str, given: Value) -> Result<Value, RpcError> {
         match method {
             PARTNER => {
                 let status = self.agent(method)?.status().await;
@@ -154,7 +160,7 @@ mod tests {
         let bmc = Bmc::new(dog, agent, || io::Error::other("a test resets nothing"));
         let path = dir.join("bmc.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        tokio::spawn(crate::lines::serve(listener, Arc::new(bmc)));
+        tokio::spawn(pollux_platform::lines::server::serve(listener, Arc::new(bmc)));
         ChassisBmc::new(&path)
     }
 

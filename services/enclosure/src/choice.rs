@@ -9,7 +9,7 @@ use pollux_block_frame::EndpointInfo;
 use pollux_platform::scsi::decode::{
     BlockLimits, Capabilities, Capacity, Inquiry, Medium, Wwn, designators, page, serial, supported_pages,
 };
-use pollux_platform::scsi::discover::{Found, Transport};
+use pollux_platform::scsi::discover::{self, Found, Transport};
 use pollux_platform::scsi::{ScsiDisk, ScsiError, command, run};
 use uuid::Uuid;
 
@@ -30,7 +30,7 @@ pub(crate) enum Verdict<'a> {
 }
 
 /// Chooses the device of a slot: among several paths to one disk, that of the lowest address against which nothing stands.
-/// (One that is served already is not chosen again, since registrations belong to a path.)
+/// (One that is served already is not chosen again while it is up.)
 pub(crate) fn choose<'a>(disk: &Disk, found: &'a [Found]) -> Verdict<'a> {
     let same: Vec<&Found> = found.iter().filter(|one| one.wwn == Some(disk.wwn)).collect();
     let Some(&first) = same.first() else {
@@ -58,6 +58,11 @@ pub(crate) fn choose<'a>(disk: &Disk, found: &'a [Found]) -> Verdict<'a> {
     }
 }
 
+/// The kernel sends commands to it, or will as soon as it can.
+pub(crate) fn is_up(found: &Found) -> bool {
+    matches!(found.state.as_str(), "running" | "blocked")
+}
+
 /// What stands against a device, by what sysfs shows of it.
 fn objection(disk: &Disk, found: &Found) -> Option<String> {
     let at = format!("{} at {}", disk.wwn, found.address);
@@ -72,12 +77,15 @@ fn objection(disk: &Disk, found: &Found) -> Option<String> {
             "{at} is a SATA disk: it has one port and no persistent reservations; SAS disks with two ports are needed"
         ));
     }
+    if found.transport == Transport::Nvme {
+        return Some(format!("{at} is an NVMe disk. {}", discover::NVME));
+    }
     if found.transport == Transport::Usb {
         return Some(format!(
             "{at} is a USB disk: it has one port; SAS disks with two ports are needed"
         ));
     }
-    if !matches!(found.state.as_str(), "running" | "blocked") {
+    if !is_up(found) {
         return Some(format!(
             "{at}: the kernel has set it to \"{}\"; it must be \"running\"",
             found.state
@@ -309,7 +317,10 @@ mod tests {
         let fake = FakeDisk::new(Model::new(WWN));
         let good = fake.found("1:0:1:0", "sdc");
         type Change = fn(&mut Found);
-        let cases: [(&str, Change); 8] = [
+        let cases: [(&str, Change); 9] = [
+            ("NVMe shelves are not supported", |found| {
+                found.transport = Transport::Nvme
+            }),
             ("type 13", |found| found.kind = 13),
             ("SATA", |found| found.vendor = "ATA".to_owned()),
             ("SATA", |found| found.transport = Transport::Sata),

@@ -238,6 +238,11 @@ password_file = "/etc/pollux/bmc-password"
                 "disk.wwn",
             ),
             ("naa.5000c500a1b2c3d7", "/dev/sda", "16 or 32"),
+            (
+                "naa.5000c500a1b2c3d7",
+                "eui.00000000000000010025385971b02b1e",
+                "NVMe shelves are not supported",
+            ),
             ("bytes = 4000787030016", "bytes = 0", "disk.bytes"),
             ("\"/dev/watchdog\"", "\"watchdog\"", "watchdog.device"),
             ("\"/usr/sbin/fence_ipmilan\"", "\"fence_ipmilan\"", "bmc.agent"),

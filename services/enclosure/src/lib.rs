@@ -25,7 +25,6 @@ mod choice;
 pub mod config;
 mod disk;
 mod dog;
-mod lines;
 mod reservations;
 pub mod shelf;
 #[cfg(test)]
@@ -36,6 +35,7 @@ use bmc::Bmc;
 use config::EnclosureConfig;
 use dog::Dog;
 use pollux_platform::file::Lock;
+use pollux_platform::lines::server;
 use pollux_platform::notify::{Notifier, watchdog_interval};
 use pollux_platform::realtime;
 use pollux_platform::scsi::discover;
@@ -169,7 +169,7 @@ async fn serve(
     tokio::select! {
         () = shelf.run(heard, shutdown.requested()) => {}
         () = told => {}
-        () = lines::serve(listener, bmc) => {}
+        () = server::serve(listener, bmc) => {}
     }
     // Not the watchdog's file: that one runs on.
     shelf::remove(&controller.paths.bmc).map_err(io_error(controller.paths.bmc.display().to_string()))
@@ -198,7 +198,7 @@ fn power(
     Ok((Arc::new(bmc), listener))
 }
 
-/// The SCSI devices of this machine, one a line, for whoever writes `enclosure.toml`.
+/// The disks of this machine, one a line, and under it why it is not served where that is known, for whoever writes `enclosure.toml`.
 ///
 /// # Errors
 /// sysfs cannot be read.
@@ -219,6 +219,9 @@ pub fn list(sysfs: &Path) -> io::Result<String> {
             found.product,
             found.serial.as_deref().unwrap_or("none"),
         );
+        if found.transport == discover::Transport::Nvme {
+            lines += &format!("    {}\n", discover::NVME);
+        }
     }
     Ok(lines)
 }

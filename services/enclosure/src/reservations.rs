@@ -8,7 +8,19 @@
 //! ```
 //!
 //! A key of somebody else gets a number above 255 that stands for its nexus, so that it is equal to no port of ours and the
-//! same at every look.
+//! same at every look. A controller has a nexus for each of its paths to a disk, and is told as one registrant all the same.
+//!
+//! # Several paths
+//!
+//! A registration belongs to the path over which it was made. When another path of the controller takes over, it
+//! [inherits](Reservations::inherit): if the disk still says that the controller's key holds it alone, the path registers
+//! the same key and *looks again* before anybody writes over it. That renews nothing that was lost:
+//!
+//! ```text
+//! partner preempts ...   before the first look     the key is not there: nothing is registered
+//!                        between the two looks     the second look shows it: unregistered, nothing was written
+//!                        after the second look     PREEMPT removes the key from every path that has it
+//! ```
 //!
 //! Reading is one command (READ FULL STATUS), or, on disks that do not have it, READ KEYS twice around READ RESERVATION: a
 //! reservation that was read between two equal lists of keys of one generation was there with them.
@@ -27,6 +39,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const ROOM: u16 = 8192;
 /// Attempts to read keys and reservation of one moment.
 const ATTEMPTS: usize = 5;
+
+/// TYPE of the reservation that guards a pool.
+const GUARD: ReservationType = ReservationType::WriteExclusiveRegistrantsOnly;
 
 /// The mark of a key of an array, in its upper four bits.
 const MARK: u64 = 0xa;
@@ -129,11 +144,7 @@ impl Reservations {
         let mut reservation = None;
         for one in &full.registrations {
             if let Some(kind) = one.holds {
-                reservation = Some(Reservation {
-                    key: Key(one.key),
-                    port: port(one),
-                    kind: known(kind)?,
-                });
+                reservation = Some(held(kind, one.key, port(one))?);
             }
         }
         let registrants = full.registrations.iter().map(|one| Registrant {
@@ -142,7 +153,7 @@ impl Reservations {
         });
         Ok(FullStatus {
             generation: full.generation,
-            registrants: registrants.collect(),
+            registrants: each_once(registrants),
             reservation,
         })
     }
@@ -157,11 +168,7 @@ impl Reservations {
                 let port = |key: u64| self.port_of(key, &[&key.to_be_bytes()]);
                 let reservation = match reserved.held {
                     None => None,
-                    Some(held) => Some(Reservation {
-                        key: Key(held.key),
-                        port: port(held.key),
-                        kind: known(held.kind)?,
-                    }),
+                    Some(one) => Some(held(one.kind, one.key, port(one.key))?),
                 };
                 let registrants = after.keys.iter().map(|&key| Registrant {
                     port: port(key),
@@ -169,7 +176,7 @@ impl Reservations {
                 });
                 return Ok(FullStatus {
                     generation: after.generation,
-                    registrants: registrants.collect(),
+                    registrants: each_once(registrants),
                     reservation,
                 });
             }
@@ -179,6 +186,54 @@ impl Reservations {
             status: Status::NoResources,
             why: format!("registrations changed while they were read, {ATTEMPTS} times in a row"),
         })
+    }
+
+    /// The key with which a controller holds a disk alone, if it does.
+    fn sole(status: &FullStatus, port: Port) -> Option<Key> {
+        let held = status
+            .reservation
+            .filter(|held| held.port == port && held.kind == GUARD)?;
+        let alone = status.registrants.iter().all(|one| one.key == held.key);
+        alone.then_some(held.key)
+    }
+
+    /// What another path of this controller was registered with goes for this one, too, if exclusion still stands: answers
+    /// the key. Nothing else may be sent over the path before this has ended.
+    ///
+    /// # Errors
+    /// What the disk says. Writes over this path may meet a conflict then, until the owner registers anew.
+    pub(crate) fn inherit(&self, disk: &dyn ScsiDisk, port: Port) -> Result<Option<Key>, Refusal> {
+        let Some(key) = Self::sole(&self.read(disk)?, port) else {
+            return Ok(None);
+        };
+        let register = |current: u64, new: u64| {
+            let command = command::reserve_out(ReserveOut::Register, 0, current, new, self.persists);
+            match run(disk, &command) {
+                Ok(_) => Ok(true),
+                Err(ScsiError::ReservationConflict { .. }) => Ok(false),
+                Err(error) => Err(Refusal::from(error)),
+            }
+        };
+        // Refused where this path is registered already: then it has the same key, since no other one is there.
+        let new = register(0, key.0)?;
+        let still = self
+            .read(disk)
+            .map(|status| Self::sole(&status, port) == Some(key));
+        if new && !matches!(still, Ok(true)) {
+            register(key.0, 0)?;
+        }
+        Ok(still?.then_some(key))
+    }
+
+    /// A key that is given back may stand on other paths of this controller, which may be dead: PREEMPT by the same key
+    /// takes it from all but this one.
+    fn from_other_paths(&self, disk: &dyn ScsiDisk, key: u64) -> Result<(), ScsiError> {
+        let keys = Keys::decode(&list(disk, ReserveIn::ReadKeys)?)?.keys;
+        if key == 0 || keys.iter().filter(|other| **other == key).count() < 2 {
+            return Ok(());
+        }
+        let command = command::reserve_out(ReserveOut::Preempt, GUARD as u8, key, key, false);
+        run(disk, &command).map(drop)
     }
 
     /// PERSISTENT RESERVE OUT.
@@ -192,13 +247,7 @@ impl Reservations {
             ReservationOut::Reserve { key, kind } => (ReserveOut::Reserve, kind as u8, key.0, 0),
             ReservationOut::Release { key, kind } => (ReserveOut::Release, kind as u8, key.0, 0),
             ReservationOut::Clear { key } => (ReserveOut::Clear, 0, key.0, 0),
-            ReservationOut::Preempt { victim: Key(0), .. } => {
-                // It would mean every registrant, on a disk whose reservation they all hold.
-                return Err(Refusal {
-                    status: Status::BadRequest,
-                    why: "a preempt names the key of its victim, and zero is none".to_owned(),
-                });
-            }
+            // Victim zero means every registrant, where they all hold the reservation; else the disk refuses it.
             ReservationOut::Preempt {
                 key,
                 victim,
@@ -212,6 +261,11 @@ impl Reservations {
                 (action, kind as u8, key.0, victim.0)
             }
         };
+        if action == ReserveOut::Register && argument == 0 {
+            if let Err(error) = self.from_other_paths(disk, key) {
+                tracing::warn!(%error, "the key may stay on another path of this controller: the next owner preempts it");
+            }
+        }
         let registers = matches!(action, ReserveOut::Register | ReserveOut::RegisterAndIgnore);
         let persist = registers && self.persists;
         run(disk, &command::reserve_out(action, kind, key, argument, persist))?;
@@ -235,11 +289,34 @@ impl From<ScsiError> for Refusal {
     }
 }
 
-fn known(kind: u8) -> Result<ReservationType, Refusal> {
-    ReservationType::from_u8(kind).ok_or_else(|| Refusal {
+/// A reservation as the array speaks of it. One that every registrant holds (types 7 and 8) is told as the type that lets
+/// the same initiators in and out (5 and 6), held under no key, as READ RESERVATION has it.
+fn held(kind: u8, key: u64, port: Port) -> Result<Reservation, Refusal> {
+    let (kind, key) = match kind {
+        7 => (5, 0),
+        8 => (6, 0),
+        kind => (kind, key),
+    };
+    let known = ReservationType::from_u8(kind).ok_or_else(|| Refusal {
         status: Status::Unsupported,
-        why: format!("somebody holds a reservation of type {kind}; the array knows 1, 3, 5 and 6: clear it (sg_persist)"),
+        why: format!("somebody holds a reservation of type {kind}, which SPC-4 does not have"),
+    })?;
+    Ok(Reservation {
+        key: Key(key),
+        port,
+        kind: known,
     })
+}
+
+/// Registrants without repetition, in their order: a controller with two paths is one.
+fn each_once(registrants: impl Iterator<Item = Registrant>) -> Vec<Registrant> {
+    let mut once: Vec<Registrant> = Vec::new();
+    for registrant in registrants {
+        if !once.contains(&registrant) {
+            once.push(registrant);
+        }
+    }
+    once
 }
 
 /// Reads a list, again with as much room as it says that it needs.
@@ -349,16 +426,188 @@ mod tests {
         );
         let status = reservations.read(&a).expect("read");
         assert!(status.registrants[0].port.0 > 255, "{status:?}");
-        run(
-            &a,
-            &command::reserve_out(ReserveOut::Reserve, 7, 0x1234, 0, false),
-        )
-        .expect("all registrants");
-        let refusal = reservations
-            .read(&a)
-            .expect_err("a type that the array does not know");
-        assert_eq!(refusal.status, Status::Unsupported);
-        assert!(refusal.why.contains("type 7"), "{}", refusal.why);
+    }
+
+    #[test]
+    fn what_every_registrant_holds_is_held_under_no_key_and_can_be_preempted() {
+        for rejects in [vec![], vec![3]] {
+            let (_, [a, b]) = shelf(|model| model.rejects_in = rejects.into_iter().collect());
+            let reservations = Reservations::new(ARRAY, false);
+            let (stranger, ours) = (Key(0x1234), Key(ours(1, 5)));
+            do_all(
+                &reservations,
+                &[
+                    (&b, ReservationOut::RegisterAndIgnore { new: stranger }),
+                    (&a, ReservationOut::RegisterAndIgnore { new: ours }),
+                ],
+            );
+            run(
+                &b,
+                &command::reserve_out(ReserveOut::Reserve, 7, stranger.0, 0, false),
+            )
+            .expect("all registrants");
+            let held = reservations.read(&a).expect("read").reservation.expect("held");
+            assert_eq!((held.key, held.kind), (Key(0), WERO));
+            let preempt = |victim| ReservationOut::Preempt {
+                key: ours,
+                victim,
+                kind: WERO,
+                abort: true,
+            };
+            do_all(&reservations, &[(&a, preempt(Key(0)))]);
+            let status = reservations.read(&a).expect("read");
+            assert_eq!(Reservations::sole(&status, Port::A), Some(ours), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_path_inherits_what_still_stands_and_nothing_else() {
+        let (disk, [first, partner]) = shelf(|_| ());
+        let second = disk.port(8);
+        let reservations = Reservations::new(ARRAY, true);
+        let inherit = || reservations.inherit(&second, Port::A).expect("asked");
+        assert_eq!(inherit(), None, "a blank disk");
+        let (old, new) = (Key(ours(1, 5)), Key(ours(2, 6)));
+        let out = |port: &FakePort, out| do_all(&reservations, &[(port, out)]);
+        out(&first, ReservationOut::RegisterAndIgnore { new: old });
+        assert_eq!(inherit(), None, "registered, and nothing held");
+        out(&first, ReservationOut::Reserve { key: old, kind: WERO });
+        assert!(second.write(0, &[1; 512], true).is_err(), "a path of its own");
+        assert_eq!(
+            reservations.inherit(&second, Port::B).expect("asked"),
+            None,
+            "what the partner holds"
+        );
+        for _ in 0..2 {
+            assert_eq!(inherit(), Some(old));
+            second.write(0, &[2; 512], true).expect("registered");
+        }
+        let status = reservations.read(&partner).expect("read");
+        assert_eq!(
+            status.registrants.len(),
+            1,
+            "one registrant, by two paths: {status:?}"
+        );
+        // PREEMPT means the key, on whatever path.
+        out(&partner, ReservationOut::RegisterAndIgnore { new });
+        let preempt = ReservationOut::Preempt {
+            key: new,
+            victim: old,
+            kind: WERO,
+            abort: true,
+        };
+        out(&partner, preempt);
+        for path in [&first, &second] {
+            assert!(path.write(0, &[3; 512], true).is_err());
+        }
+        assert_eq!(inherit(), None, "exclusion is gone");
+        let status = reservations.read(&second).expect("read");
+        assert_eq!(
+            Reservations::sole(&status, Port::B),
+            Some(new),
+            "and nothing was registered"
+        );
+        assert_eq!(disk.peek(0, 512), [2; 512]);
+    }
+
+    /// A path at which the partner fences just before our first PERSISTENT RESERVE OUT arrives.
+    struct Fenced {
+        path: FakePort,
+        partner: FakePort,
+        keys: std::sync::Mutex<Option<(Key, Key)>>,
+    }
+
+    impl ScsiDisk for Fenced {
+        fn volatile_cache(&self) -> bool {
+            self.path.volatile_cache()
+        }
+
+        fn execute(&self, command: &command::Command) -> Result<Vec<u8>, ScsiError> {
+            let keys = match command.cdb()[0] {
+                0x5f => self.keys.lock().expect("one thread").take(),
+                _ => None,
+            };
+            if let Some((new, victim)) = keys {
+                let out = |action, kind, key, argument| {
+                    run(
+                        &self.partner,
+                        &command::reserve_out(action, kind, key, argument, true),
+                    )
+                    .expect("done")
+                };
+                out(ReserveOut::RegisterAndIgnore, 0, 0, new.0);
+                out(ReserveOut::PreemptAndAbort, 5, new.0, victim.0);
+            }
+            self.path.execute(command)
+        }
+
+        fn read(&self, offset: u64, length: usize) -> std::io::Result<pollux_platform::scsi::Buffer> {
+            self.path.read(offset, length)
+        }
+
+        fn write(&self, offset: u64, data: &[u8], durable: bool) -> std::io::Result<()> {
+            self.path.write(offset, data, durable)
+        }
+
+        fn flush(&self) -> std::io::Result<()> {
+            self.path.flush()
+        }
+
+        fn zero(&self, offset: u64, length: u64) -> std::io::Result<()> {
+            self.path.zero(offset, length)
+        }
+    }
+
+    #[test]
+    fn a_fence_between_the_two_looks_leaves_the_partner_alone() {
+        let (disk, [first, partner]) = shelf(|_| ());
+        let reservations = Reservations::new(ARRAY, true);
+        let (old, new) = (Key(ours(1, 5)), Key(ours(2, 6)));
+        do_all(
+            &reservations,
+            &[
+                (&first, ReservationOut::RegisterAndIgnore { new: old }),
+                (&first, ReservationOut::Reserve { key: old, kind: WERO }),
+            ],
+        );
+        let path = Fenced {
+            path: disk.port(8),
+            partner: partner.clone(),
+            keys: std::sync::Mutex::new(Some((new, old))),
+        };
+        assert_eq!(reservations.inherit(&path, Port::A).expect("asked"), None);
+        assert_eq!(
+            disk.received(0x5f, 0),
+            2,
+            "registered after the fence, and unregistered"
+        );
+        let status = reservations.read(&partner).expect("read");
+        assert_eq!(Reservations::sole(&status, Port::B), Some(new), "{status:?}");
+        assert!(path.write(0, &[1; 512], true).is_err());
+    }
+
+    #[test]
+    fn a_key_that_is_given_back_stands_on_no_path() {
+        let (disk, [first, _]) = shelf(|_| ());
+        let second = disk.port(8);
+        let reservations = Reservations::new(ARRAY, true);
+        let key = Key(ours(1, 5));
+        do_all(
+            &reservations,
+            &[
+                (&first, ReservationOut::RegisterAndIgnore { new: key }),
+                (&first, ReservationOut::Reserve { key, kind: WERO }),
+            ],
+        );
+        assert_eq!(reservations.inherit(&second, Port::A).expect("asked"), Some(key));
+        disk.cut(7, true);
+        let give_back = ReservationOut::Register {
+            current: key,
+            new: Key(0),
+        };
+        do_all(&reservations, &[(&second, give_back)]);
+        let status = reservations.read(&second).expect("read");
+        assert_eq!((status.registrants, status.reservation), (Vec::new(), None));
     }
 
     #[test]

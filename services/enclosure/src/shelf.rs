@@ -8,12 +8,13 @@
 //! ```
 //!
 //! Whoever holds the bell (the kernel's events) only says "look"; what is done follows from what stands in sysfs then. A
-//! slot is opened again only when everything of its disk that was under way has ended.
+//! slot is opened again only when everything of its disk that was under way has ended: also where the path has failed and
+//! there is another one, which then inherits what the first was registered with.
 
-use crate::choice::{Facts, Verdict, choose, interview};
+use crate::choice::{Facts, Verdict, choose, interview, is_up};
 use crate::config::Disk;
-use crate::disk::Served;
-use crate::reservations::Reservations;
+use crate::disk::{Served, port_of};
+use crate::reservations::{Refusal, Reservations};
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
 use pollux_block_frame::{Purpose, Server, ServerOptions};
 use pollux_platform::scsi::discover::{self, Block, Found};
@@ -124,13 +125,13 @@ enum Event {
     Opened(
         DiskIndex,
         (String, String),
-        Result<(Arc<dyn ScsiDisk>, Facts), String>,
+        Result<(Arc<dyn ScsiDisk>, Facts, Reservations), String>,
     ),
     Drained(DiskIndex),
 }
 
 /// The shelf.
-pub(crate) struct Shelf<W> {
+pub struct Shelf<W> {
     world: Arc<W>,
     place: Place,
     slots: BTreeMap<DiskIndex, Slot>,
@@ -138,12 +139,20 @@ pub(crate) struct Shelf<W> {
     settled: watch::Sender<bool>,
 }
 
+impl<W> std::fmt::Debug for Shelf<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shelf")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<W: World> Shelf<W> {
     /// A shelf none of whose disks has been looked for. Sockets of an earlier process are removed.
     ///
     /// # Errors
     /// The directory cannot be used.
-    pub(crate) fn new(world: W, place: Place, disks: &[Disk]) -> io::Result<Self> {
+    pub fn new(world: W, place: Place, disks: &[Disk]) -> io::Result<Self> {
         fs::create_dir_all(&place.directory)?;
         for entry in fs::read_dir(&place.directory)? {
             let path = entry?.path();
@@ -170,12 +179,12 @@ impl<W: World> Shelf<W> {
     }
 
     /// Becomes true when every disk that was there at first is served, or was refused.
-    pub(crate) fn settled(&self) -> watch::Receiver<bool> {
+    pub fn settled(&self) -> watch::Receiver<bool> {
         self.settled.subscribe()
     }
 
     /// Serves until `stop` is done; looks again whenever `bell` is done, and after a while where something is not served.
-    pub(crate) async fn run<B: Future<Output = ()>>(
+    pub async fn run<B: Future<Output = ()>>(
         &mut self,
         bell: impl Fn() -> B,
         stop: impl Future<Output = ()>,
@@ -224,6 +233,7 @@ impl<W: World> Shelf<W> {
                         one.address == at.0
                             && name(one).as_deref() == Some(&at.1)
                             && one.wwn == Some(slot.disk.wwn)
+                            && is_up(one)
                     });
                     if !still {
                         tracing::warn!(disk = %index, address = at.0, device = at.1, "gone");
@@ -244,7 +254,7 @@ impl<W: World> Shelf<W> {
                     Verdict::Serve(found) => {
                         slot.state = State::Opening;
                         let (world, disk, found) = (self.world.clone(), slot.disk.clone(), found.clone());
-                        self.tasks.spawn(open(world, disk, found));
+                        self.tasks.spawn(open(world, self.place.clone(), disk, found));
                     }
                 },
             }
@@ -259,7 +269,9 @@ impl<W: World> Shelf<W> {
                 let Some(slot) = self.slots.get_mut(&index) else {
                     return false;
                 };
-                let served = result.and_then(|(path, facts)| serve(&place, &slot.disk, path, facts));
+                let served = result.and_then(|(path, facts, reservations)| {
+                    serve(&place, &slot.disk, path, facts, reservations)
+                });
                 match served {
                     Ok((server, task, words)) => {
                         let (address, device) = (&at.0, &at.1);
@@ -326,7 +338,7 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-async fn open<W: World>(world: Arc<W>, disk: Disk, found: Found) -> Event {
+async fn open<W: World>(world: Arc<W>, place: Place, disk: Disk, found: Found) -> Event {
     let index = disk.slot;
     let block = found.block.clone();
     let at = (
@@ -343,7 +355,21 @@ async fn open<W: World>(world: Arc<W>, disk: Disk, found: Found) -> Event {
             _ => format!("{} cannot be opened: {error}", block.name),
         })?;
         let facts = interview(&disk, &found, &*path)?;
-        Ok((path, facts))
+        let reservations = Reservations::new(place.array, facts.persists);
+        if !disk.quorum {
+            let address = &found.address;
+            match reservations.inherit(&*path, port_of(place.controller)) {
+                Ok(None) => {}
+                Ok(Some(key)) => {
+                    tracing::info!(disk = %disk.slot, address, %key, "registered as this controller is")
+                }
+                Err(Refusal { status, why }) => tracing::warn!(
+                    disk = %disk.slot, address, ?status, why,
+                    "what this controller is registered with is not known here: its writes may meet a conflict"
+                ),
+            }
+        }
+        Ok((path, facts, reservations))
     });
     let result = opened
         .await
@@ -353,7 +379,13 @@ async fn open<W: World>(world: Arc<W>, disk: Disk, found: Found) -> Event {
 
 type Running = (Arc<Server<Served>>, JoinHandle<()>, String);
 
-fn serve(place: &Place, disk: &Disk, path: Arc<dyn ScsiDisk>, facts: Facts) -> Result<Running, String> {
+fn serve(
+    place: &Place,
+    disk: &Disk,
+    path: Arc<dyn ScsiDisk>,
+    facts: Facts,
+    reservations: Reservations,
+) -> Result<Running, String> {
     let socket = socket(&place.directory, disk.slot);
     let listener = remove(&socket)
         .and_then(|()| UnixListener::bind(&socket))
@@ -363,7 +395,6 @@ fn serve(place: &Place, disk: &Disk, path: Arc<dyn ScsiDisk>, facts: Facts) -> R
         (false, true) => facts.words.clone(),
         (false, false) => format!("{}, registrations do not outlive its power", facts.words),
     };
-    let reservations = Reservations::new(place.array, facts.persists);
     let served = Served::new(
         path,
         disk.slot,

@@ -564,6 +564,89 @@ async fn a_disk_that_goes_takes_its_socket_along_and_comes_back_under_another_na
     );
 }
 
+/// D5: two paths from one controller, one of them fails.
+#[tokio::test]
+async fn the_other_path_goes_on_with_the_registration_of_the_first() {
+    let fake = FakeDisk::new(Model::new(wwn(1)));
+    let a = Daemon::start(ControllerId::A, &[disk(0, 1)], &[&fake]).await;
+    let b = Daemon::start(ControllerId::B, &[disk(0, 1)], &[&fake]).await;
+    let second = (fake.found("2:0:0:0", "sdq"), fake.port(11));
+    a.cables.0.lock().unwrap().push(second);
+    let (old, new) = (key(ControllerId::A, 1), key(ControllerId::B, 2));
+    let first = a.client(0).await;
+    for out in [
+        ReservationOut::RegisterAndIgnore { new: old },
+        ReservationOut::Reserve { key: old, kind: WERO },
+    ] {
+        first.reservation_out(out, deadline()).await.unwrap();
+    }
+    first.write(0, filled(1, 1), true, deadline()).await.unwrap();
+    // The kernel leaves the device where it is and says that it is offline.
+    fake.cut(1, true);
+    a.cables.0.lock().unwrap()[0].0.state = "transport-offline".to_owned();
+    a.bell.notify_one();
+    timeout(LIMIT, first.closed()).await.unwrap();
+    a.until_served(0, true).await;
+    let over_second = a.client(0).await;
+    over_second
+        .write(1, filled(2, 1), true, deadline())
+        .await
+        .unwrap();
+    let status_now = over_second.reservation_status(deadline()).await.unwrap();
+    assert_eq!(status_now.registrants.len(), 1, "{status_now:?}");
+    let partner = b.client(0).await;
+    let conflict = Some(Status::ReservationConflict);
+    assert_eq!(
+        status(partner.write(2, filled(9, 1), true, deadline()).await),
+        conflict
+    );
+
+    // Whoever fences the controller fences both of its paths.
+    for out in [
+        ReservationOut::RegisterAndIgnore { new },
+        ReservationOut::Preempt {
+            key: new,
+            victim: old,
+            kind: WERO,
+            abort: true,
+        },
+    ] {
+        partner.reservation_out(out, deadline()).await.unwrap();
+    }
+    fake.cut(1, false);
+    assert_eq!(
+        status(over_second.write(1, filled(3, 1), true, deadline()).await),
+        conflict
+    );
+    let raw = fake.port(1);
+    assert!(
+        raw.write(0, &filled(3, 1), true).is_err(),
+        "nor by the first path"
+    );
+    // And a path that comes back then inherits nothing.
+    a.cables.0.lock().unwrap()[0].0.state = "running".to_owned();
+    a.cables.0.lock().unwrap().remove(1);
+    a.bell.notify_one();
+    timeout(LIMIT, over_second.closed()).await.unwrap();
+    a.until_served(0, true).await;
+    let back = a.client(0).await;
+    assert_eq!(
+        status(back.write(0, filled(3, 1), true, deadline()).await),
+        conflict
+    );
+    assert_eq!(
+        back.reservation_status(deadline())
+            .await
+            .unwrap()
+            .registrants
+            .len(),
+        1
+    );
+    assert_eq!(fake.peek(0, 1024), [[1; 512], [2; 512]].concat());
+    a.stop().await;
+    b.stop().await;
+}
+
 #[tokio::test]
 async fn a_disk_that_is_not_what_its_node_says_is_not_served_until_it_is() {
     let (right, wrong) = (

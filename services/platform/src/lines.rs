@@ -1,5 +1,7 @@
-//! A caller of JSON-RPC 2.0 with one object per line on a Unix socket: the enclosure's front panel and its power
-//! control. (The daemons' own messages go through the router, which wants more.)
+//! JSON-RPC 2.0 with one object per line on a Unix socket: the enclosure's front panel and its power control. (The
+//! daemons' own messages go through the router, which wants more.) Here is who calls; who answers is in [`server`].
+
+pub mod server;
 
 use pollux_api::error::RpcError;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

@@ -10,8 +10,11 @@ use rtnetlink::{
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        address::{AddressAttribute, AddressFlags, AddressMessage},
-        link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
+        address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol},
+        link::{
+            BondPortState, InfoBondPort, InfoData, InfoKind, InfoPortData, InfoVeth, LacpState,
+            LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MiiStatus,
+        },
     },
 };
 use std::{
@@ -74,11 +77,49 @@ pub struct Link {
     pub carrier: bool,
     /// Hardware address, when it has one of six bytes.
     pub mac: Option<[u8; 6]>,
+    /// It is a bond.
+    pub is_bond: bool,
+    /// Index of the bridge or bond of which it is a port.
+    pub upper: Option<u32>,
+    /// What the bond makes of it, if it is a port of one.
+    pub bond_port: Option<BondPort>,
+}
+
+/// A port of a bond, as the bond sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BondPort {
+    /// Frames go out through it now; of an active-backup bond one port at most.
+    pub active: bool,
+    /// The bond takes its link for whole: after its monitoring and its delays, not only the carrier.
+    pub whole: bool,
+    /// With LACP: the far end sends and receives through this link as part of the same bond.
+    pub far_end_joined: Option<bool>,
+}
+
+impl BondPort {
+    fn from_attributes(attributes: &[InfoBondPort]) -> Self {
+        let mut port = Self::default();
+        for attribute in attributes {
+            match attribute {
+                InfoBondPort::BondPortState(state) => port.active = *state == BondPortState::Active,
+                InfoBondPort::MiiStatus(status) => port.whole = *status == MiiStatus::Up,
+                InfoBondPort::AdPartnerOperPortState(state) => {
+                    let both = LacpState::COLLECTING | LacpState::DISTRIBUTING;
+                    port.far_end_joined = Some(state.contains(both));
+                }
+                _ => {}
+            }
+        }
+        port
+    }
 }
 
 impl Link {
     fn from_message(message: &LinkMessage) -> Self {
         let mut link = Self {
+            is_bond: false,
+            upper: None,
+            bond_port: None,
             index: message.header.index,
             name: String::new(),
             up: message.header.flags.contains(LinkFlags::Up),
@@ -89,6 +130,18 @@ impl Link {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name.clone(),
                 LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
+                LinkAttribute::Controller(index) => link.upper = Some(*index).filter(|index| *index != 0),
+                LinkAttribute::LinkInfo(info) => {
+                    for info in info {
+                        match info {
+                            LinkInfo::Kind(kind) => link.is_bond = *kind == InfoKind::Bond,
+                            LinkInfo::PortData(InfoPortData::BondPort(port)) => {
+                                link.bond_port = Some(BondPort::from_attributes(port));
+                            }
+                            _ => {}
+                        }
+                    }
+                }
                 _ => {}
             }
         }
@@ -144,6 +197,10 @@ fn to_io(error: rtnetlink::Error) -> io::Error {
 fn has_code(error: &rtnetlink::Error, errno: i32) -> bool {
     to_io(error.clone()).raw_os_error() == Some(errno)
 }
+
+/// Who has put an address up, as the kernel keeps it beside the address since 5.18 (IFA_PROTO): the array. `ip address`
+/// shows it as `proto 0x50`. Numbers below 4 are the kernel's own.
+const OURS: u8 = 0x50;
 
 /// How a bridge forwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -362,6 +419,22 @@ impl Netlink {
             .collect())
     }
 
+    /// Those of them that [`Netlink::add_address`] has put up. Before Linux 5.18 nobody can tell: none.
+    pub async fn own_addresses(&self, name: &str) -> Result<Vec<IfAddr>, NetlinkError> {
+        let index = self.link(name).await?.index;
+        let ours = |message: &&AddressMessage| {
+            let mark = AddressAttribute::Protocol(AddressProtocol::from(OURS));
+            message.attributes.contains(&mark)
+        };
+        Ok(self
+            .address_messages(name, index)
+            .await?
+            .iter()
+            .filter(ours)
+            .filter_map(if_addr)
+            .collect())
+    }
+
     async fn address_messages(&self, name: &str, index: u32) -> Result<Vec<AddressMessage>, NetlinkError> {
         let request = self.handle.address().get().set_link_index_filter(index);
         request
@@ -371,11 +444,16 @@ impl Netlink {
             .map_err(refused("list addresses of", name))
     }
 
-    /// Adds an address. Answers false when it is there already. An IPv6 address is usable at once: duplicate address
-    /// detection would keep it silent for seconds, and who may have it has been decided by other means.
+    /// Adds an address, marked as the array's. Answers false when it is there already, whoever has put it up. An IPv6
+    /// address is usable at once: duplicate address detection would keep it silent for seconds, and who may have it has
+    /// been decided by other means.
     pub async fn add_address(&self, name: &str, wanted: IfAddr) -> Result<bool, NetlinkError> {
         let index = self.link(name).await?.index;
         let mut request = self.handle.address().add(index, wanted.address, wanted.prefix);
+        request
+            .message_mut()
+            .attributes
+            .push(AddressAttribute::Protocol(AddressProtocol::from(OURS)));
         if wanted.address.is_ipv6() {
             request
                 .message_mut()

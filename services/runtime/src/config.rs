@@ -10,7 +10,7 @@
 //! profile = "fast"
 //! [paths]         run, var, log, port, bmc, keys
 //! [interconnect]  interface, legs, local, partner, heartbeat_port, router_port, forward_port
-//! [front]         interface, address, prefix, portal_port
+//! [front]         interface, address, prefix, portal_port, gate
 //! [quorum]        disks
 //! [fence]         reservations, power, watchdog
 //! [management]    address, port, certificate, key      may be left out, and so may the last two
@@ -212,6 +212,10 @@ pub struct Front {
     pub prefix: u8,
     /// TCP port of the iSCSI portal.
     pub portal_port: u16,
+    /// The kernel holds back what it and its targets would answer hosts while heartbeat has no lease: on an appliance. It
+    /// takes nf_tables and CAP_NET_ADMIN; where it cannot be done, this controller serves nothing.
+    #[serde(default)]
+    pub gate: bool,
 }
 
 impl Front {
@@ -323,6 +327,7 @@ impl ControllerConfig {
                 address: local,
                 prefix: 32,
                 portal_port: 3260,
+                gate: false,
             },
             quorum: Quorum {
                 disks: vec![DiskIndex::new(0)],
@@ -407,6 +412,25 @@ impl ControllerConfig {
             self.front.prefix <= longest,
             format!("front.prefix = {} must be at most {longest}", self.front.prefix),
         );
+        if self.front.gate {
+            let front = &self.front.interface;
+            check(
+                *front != self.interconnect.interface && front != "lo",
+                format!(
+                    "front.interface = {front:?} must be neither the interconnect nor lo with front.gate = true: what leaves \
+                     by those is never held back"
+                ),
+            );
+            for (key, name) in [
+                ("front.interface", front),
+                ("interconnect.interface", &self.interconnect.interface),
+            ] {
+                check(
+                    (1..16).contains(&name.len()),
+                    format!("{key} = {name:?} must be the name of an interface, 1 to 15 bytes"),
+                );
+            }
+        }
         if let Some(management) = &self.management {
             let (certificate, key) = (&management.certificate, &management.key);
             check(
@@ -495,6 +519,7 @@ pub(crate) mod tests {
                 address: "10.78.0.1".parse().unwrap(),
                 prefix: 24,
                 portal_port: 3260,
+                gate: true,
             },
             quorum: Quorum {
                 disks: (0..3).map(DiskIndex::new).collect(),
@@ -554,6 +579,11 @@ pub(crate) mod tests {
             ("disks = [0, 1, 2]", "disks = [0, 1]", "quorum.disks"),
             ("disks = [0, 1, 2]", "disks = [0, 1, 1]", "disk-01 twice"),
             ("prefix = 24", "prefix = 33", "front.prefix"),
+            (
+                "interface = \"host0\"",
+                "interface = \"ic0\"",
+                "front.gate = true",
+            ),
         ] {
             assert!(good.contains(from), "{from} is not in:\n{good}");
             let text = refusal(&good.replace(from, to));

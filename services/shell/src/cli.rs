@@ -166,6 +166,9 @@ pub enum Command {
         #[command(subcommand)]
         what: Option<Quorum>,
     },
+    /// Disks, and the reservation keys on them that are none of this array's
+    #[command(subcommand)]
+    Disk(Disk),
     /// Pools
     #[command(subcommand)]
     Pool(Pool),
@@ -334,6 +337,28 @@ pub enum Quorum {
         /// How to go about it
         #[command(flatten)]
         care: Care,
+    },
+}
+
+/// `pollux disk`
+#[derive(Debug, Subcommand)]
+pub enum Disk {
+    /// Keys on the disks that nobody of this array has registered, and how each is removed
+    Keys,
+    /// Remove such a key from a disk, with its reservation; commands of whoever has it are aborted. Refused while a
+    /// controller of this array has a key there
+    ClearKey {
+        /// The disk
+        #[arg(value_parser = disk)]
+        disk: DiskIndex,
+        /// The key, as `pollux disk keys` shows it
+        key: String,
+        /// Say what would happen, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -919,7 +944,8 @@ mod tests {
             |config rollback 3 --dry-run\
             |config export|config export /x/y.toml|config import /x/y.toml --yes --discard-data|config import - --dry-run\
             |config status|config verify|chassis status\
-            |chassis power a off|chassis hang a|chassis resume a|chassis reboot b|chassis daemon a heartbeatd kill|shutdown --yes --reason ups|reboot --dry-run|leave|machine\
+            |chassis power a off|chassis hang a|chassis resume a|chassis reboot b|chassis daemon a heartbeatd kill\
+            |shutdown --yes --reason ups|reboot --dry-run|leave|machine\
             |chassis leg 1 cut|chassis interconnect only-a-to-b|chassis host-port a out|chassis disk-path b all out\
             |chassis disk-path b 3 in|chassis disk-fault 2 slow --slow-ms 9|chassis shelf-power off|chassis bmc a off\
             |completion bash|manual /x|disarm|token add ops --role operator --expires 30|token list|token remove ops|management\

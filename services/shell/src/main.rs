@@ -12,8 +12,8 @@ use pollux_shell::print::Style;
 use pollux_shell::resources::{self, Shown};
 use pollux_shell::shutdown::Wanted;
 use pollux_shell::{
-    action, disarm, enclosure, machine, pair, quorum, setup, shutdown, space, status, timeline, token, trace,
-    words,
+    action, disarm, disk, enclosure, machine, pair, quorum, setup, shutdown, space, status, timeline, token,
+    trace, words,
 };
 use serde_json::{Value, json};
 use std::ffi::OsString;
@@ -161,6 +161,7 @@ async fn run(line: Line) -> Result<Shown, Error> {
             };
             moves::run(&array, Move::Abort(pool), care, under, style).await
         }
+        Command::Disk(command) => disk::run(&array, command, under, style).await,
         Command::Quorum { what } => quorum::run(&array, what, under, style).await,
         Command::Pool(command) => resources::pool(&array, command, under).await,
         Command::Volume(command) => resources::volume(&array, command, under).await,

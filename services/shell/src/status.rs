@@ -1,6 +1,7 @@
 //! `pollux status` and `pollux why`: the array as each controller sees it.
 
 use crate::array::{Array, BOTH, QUESTION};
+use crate::disk;
 use crate::print::{Style, known, now_unix_ms, size, span, span_ms, table, utc, wrap};
 use pollux_api::config::follow::Follower;
 use pollux_api::config::{self, Snapshot, Watched};
@@ -633,7 +634,18 @@ fn alarms(text: &mut String, report: &Report, style: Style) {
             4,
         ));
     }
-    let rest = match (alarms.is_empty() && low.is_empty(), silent) {
+    let foreign = foreign(report.controllers.values().filter_map(|view| view.pool.get()));
+    for found in &foreign {
+        let head = format!("foreign_key {}", disk::line(found));
+        let _ = writeln!(text, "  {}", style.bad(&head));
+        let remedy = format!(
+            "whoever has it may write there; `{}` removes it",
+            disk::removal(found.disk, &found.key)
+        );
+        text.push_str(&wrap(&remedy, 4));
+    }
+    let nothing = alarms.is_empty() && low.is_empty() && foreign.is_empty();
+    let rest = match (nothing, silent) {
         (_, 2) => "unknown: no heartbeat answers",
         (true, 1) => "none at the controller that answers; unknown at the other",
         (false, 1) => "unknown at the controller that does not answer",
@@ -643,6 +655,14 @@ fn alarms(text: &mut String, report: &Report, style: Style) {
     let _ = writeln!(text, "  {rest}");
 }
 
+/// Keys of strangers on the disks, each once, whoever sees it.
+fn foreign<'a>(views: impl Iterator<Item = &'a pool::Status>) -> Vec<pool::ForeignKey> {
+    let mut found: Vec<pool::ForeignKey> = views.flat_map(|view| view.foreign.clone()).collect();
+    found.sort_by(|a, b| (a.disk, &a.key).cmp(&(b.disk, &b.key)));
+    found.dedup_by(|a, b| (a.disk, &a.key) == (b.disk, &b.key));
+    found
+}
+
 /// What blocks, according to one controller.
 #[derive(Clone, Debug, Serialize)]
 pub struct Blocked {
@@ -650,6 +670,8 @@ pub struct Blocked {
     pub heartbeat: Known<Vec<Blocker>>,
     /// Why its config keeper takes no change now; `null`: it takes them.
     pub configuration: Known<Option<config::Locked>>,
+    /// Keys of strangers on the disks: where one stands no pool is made.
+    pub foreign: Known<Vec<pool::ForeignKey>>,
 }
 
 /// What blocks, according to each controller.
@@ -662,15 +684,17 @@ pub struct Why {
 /// Asks both controllers what blocks.
 pub async fn why(array: &Array) -> Why {
     let one = async |id| {
-        let (blockers, config) = tokio::join!(
+        let (blockers, config, pools) = tokio::join!(
             array.look::<Vec<Blocker>>(id, heartbeat::WHY),
-            array.look::<config::Status>(id, config::STATUS)
+            array.look::<config::Status>(id, config::STATUS),
+            array.look::<pool::Status>(id, pool::STATUS)
         );
         (
             id,
             Blocked {
                 heartbeat: blockers.into(),
                 configuration: config.map(|status| status.locked).into(),
+                foreign: pools.map(|status| status.foreign).into(),
             },
         )
     };
@@ -688,6 +712,7 @@ pub fn render_why(why: &Why, style: Style) -> String {
         Blocked {
             heartbeat,
             configuration,
+            foreign,
         },
     ) in &why.controllers
     {
@@ -718,9 +743,19 @@ pub fn render_why(why: &Why, style: Style) -> String {
             let _ = write!(text, "{}\n{}", style.bold(&head), wrap(&reason, 2));
             text.push_str(&wrap(&format!("clear it: {remedy}"), 2));
         }
+        for found in foreign.get().into_iter().flatten() {
+            let head = format!("a pool on {} is blocked, says {id}", found.disk);
+            let _ = write!(text, "{}\n{}", style.bold(&head), wrap(&disk::line(found), 2));
+            let remedy = format!(
+                "clear it: make sure that nobody uses the disk, then `{}`",
+                disk::removal(found.disk, &found.key)
+            );
+            text.push_str(&wrap(&remedy, 2));
+        }
         for (part, why_not) in [
             ("heartbeat", heartbeat.why_not()),
             ("config keeper", configuration.why_not()),
+            ("pool manager", foreign.why_not()),
         ] {
             if !why_not.is_empty() {
                 let head = format!("what the {part} of controller {id} knows is unknown");
@@ -740,6 +775,7 @@ pub fn render_why(why: &Why, style: Style) -> String {
 mod tests {
     use super::*;
     use pollux_api::error::Code;
+    use pollux_api::id::DiskIndex;
 
     fn refused<T>() -> Known<T> {
         Err(RpcError::new(
@@ -897,6 +933,7 @@ mod tests {
         let well = || Blocked {
             heartbeat: Known::Yes(Vec::new()),
             configuration: Known::Yes(None),
+            foreign: Known::Yes(Vec::new()),
         };
         let mut why = Why {
             controllers: BOTH.map(|id| (id, well())).into(),
@@ -910,6 +947,12 @@ mod tests {
         let blocked = Blocked {
             heartbeat: refused(),
             configuration: Known::Yes(Some(locked)),
+            foreign: Known::Yes(vec![pool::ForeignKey {
+                disk: DiskIndex::new(3),
+                key: "0x0000000000001234".into(),
+                whose: "of a machine that is no controller of an array".into(),
+                holds: true,
+            }]),
         };
         why.controllers.insert(ControllerId::B, blocked);
         let text = render_why(&why, Style::plain());
@@ -918,6 +961,12 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("clear it: start the partner"), "{text}");
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(
+            flat.contains("a pool on disk-03 is blocked, says b")
+                && flat.contains("`pollux disk clear-key disk-03 0x0000000000001234`"),
+            "{text}"
+        );
         assert!(
             text.contains("heartbeat of controller b knows is unknown"),
             "{text}"

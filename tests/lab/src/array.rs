@@ -12,7 +12,7 @@ use crate::reservations::{self, Disk};
 use crate::shelf::{DATA, QUORUM};
 use crate::topology::Node;
 use crate::wait::wait_for;
-use pollux_api::heartbeat::{STATUS, Status};
+use pollux_api::heartbeat::{Incident, STATUS, Status};
 use pollux_api::id::ControllerId;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -308,6 +308,56 @@ impl<'a> Array<'a> {
         )
     }
 
+    /// Waits until an alarm of that kind stands at a controller, or none does any longer.
+    ///
+    /// # Errors
+    /// It does not come to that.
+    pub fn wait_alarm(&self, node: Node, id: &str, stands: bool) -> Result<()> {
+        wait_for(&format!("alarm {id} stands on {node}: {stands}"), MOVE, || {
+            let status = self.status(node)?;
+            if status.alarms.iter().any(|alarm| alarm.id == id) == stands {
+                Ok(())
+            } else {
+                Err(format!("{:?}", status.alarms))
+            }
+        })
+    }
+
+    /// Begins a planned move of a pool away from its home, and calls it off at once. Where it was past the point of no
+    /// return already, the refusal must say so.
+    ///
+    /// # Errors
+    /// It is refused for another reason.
+    pub fn switchover_and_abort(&self, pool: Pool) -> Result<()> {
+        let machine = self.lab.machine(pool.home)?;
+        let name = pool.name;
+        let script = format!("pollux switchover {name} --yes --wait 0; pollux abort {name}");
+        let said = machine.try_run(&script, COMMAND)?;
+        if said.status.success() || said.err.contains("point of no return") || said.err.contains("no move") {
+            Ok(())
+        } else {
+            Err(Error::step(format!("call off the move of {name}"), said.err))
+        }
+    }
+
+    /// Takeovers and moves as both controllers tell them, newest first.
+    ///
+    /// # Errors
+    /// Nobody answers, or not in the words of the contract.
+    pub fn timeline(&self) -> Result<Vec<Incident>> {
+        #[derive(serde::Deserialize)]
+        struct Report {
+            incidents: Vec<Incident>,
+        }
+        let text = self
+            .lab
+            .machine(Node::B)?
+            .run("pollux --json timeline --limit 40")?;
+        let report: Report =
+            serde_json::from_str(&text).map_err(|error| Error::step("read the timeline", error))?;
+        Ok(report.incidents)
+    }
+
     /// Moves a pool to the partner of its owner, planned, and waits until it is there.
     ///
     /// # Errors
@@ -396,13 +446,12 @@ pub fn install(machine: &Machine, package: &Path) -> Result<()> {
         .map(drop)
 }
 
-/// A package that `cargo debs` has made in `target/debian`.
+/// A package in a folder of those that `cargo debs` has made.
 ///
 /// # Errors
 /// It is not there, or more than one version is.
-pub fn package(target: &Path, name: &str) -> Result<PathBuf> {
-    let folder = target.join("debian");
-    let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+pub fn package(folder: &Path, name: &str) -> Result<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found = entries.map(|entry| entry.path()).filter(|path| {
         let file = path
             .file_name()

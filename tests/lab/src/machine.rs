@@ -158,6 +158,42 @@ impl Machine {
         self.qmp(if hung { "stop" } else { "cont" }, json!({}))
     }
 
+    /// Which boot of its kernel this is: another word for each.
+    ///
+    /// # Errors
+    /// It cannot be entered.
+    pub fn boot(&self) -> Result<String> {
+        self.run("cat /proc/sys/kernel/random/boot_id")
+    }
+
+    /// Its reset line is pulled: like a power cut, but it starts anew in the same instant.
+    ///
+    /// # Errors
+    /// QEMU refuses.
+    pub fn reset(&self) -> Result<()> {
+        self.qmp("system_reset", json!({}))
+    }
+
+    /// Waits until it is up in another boot than `before`.
+    ///
+    /// # Errors
+    /// It does not come to that.
+    pub fn wait_rebooted(&self, before: &str) -> Result<()> {
+        let anew = wait_for(&format!("{} boots anew", self.node), BOOT, || {
+            // The connection of the boot before leads nowhere.
+            self.ssh.forget();
+            self.ssh.greets()?;
+            let entered = self.ssh.connect(LOOK).and_then(|()| self.boot());
+            match entered {
+                Ok(now) if now != before => Ok(()),
+                Ok(_) => Err("still the same boot".into()),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        self.with_console(anew)?;
+        self.wait_up().map(drop)
+    }
+
     /// A cable is pulled out of its interface, or plugged in; the interface sees that.
     ///
     /// # Errors

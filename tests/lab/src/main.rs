@@ -2,19 +2,20 @@
 
 #![forbid(unsafe_code)]
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use pollux_lab::array::{self, Array};
-use pollux_lab::cases::{CASES, Case};
+use pollux_lab::cases::{CASES, Case, Outcome, load};
 use pollux_lab::error::{Error, Result};
-use pollux_lab::host::Host;
+use pollux_lab::host::{Host, Load};
 use pollux_lab::lab::Lab;
 use pollux_lab::topology::Node;
 use pollux_lab::{diagnosis, image, switch};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Virtual machines that prove the appliance. Exit codes: 0 all is well, 1 something failed, 2 wrong argument.
+/// Virtual machines that prove the appliance. Exit codes: 0 all is well, 1 something failed, 2 wrong argument, 3 this machine
+/// lacks what the lab needs, which is said.
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab")]
 struct Arguments {
@@ -44,6 +45,8 @@ enum What {
         /// The package is installed on both controllers; go on with their configuration.
         #[arg(long)]
         unpacked: bool,
+        #[command(flatten)]
+        packages: Packages,
     },
     /// One case on an array that is installed.
     Run {
@@ -53,9 +56,23 @@ enum What {
     },
     /// Switch on, install, every case, switch off; prints a table.
     All {
+        /// Only these, see `list`.
+        #[arg(value_parser = case)]
+        cases: Vec<Case>,
+        /// Only the few that are run where time is short; `list` marks them.
+        #[arg(long, conflicts_with = "cases")]
+        quick: bool,
         /// Leave it on afterwards.
         #[arg(long)]
         keep: bool,
+        #[command(flatten)]
+        packages: Packages,
+    },
+    /// Case c9 for longer: random writes as fast as they go, with little memory left.
+    Saturate {
+        /// How long.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=24 * 60))]
+        minutes: u64,
     },
     /// The cases.
     List,
@@ -81,6 +98,13 @@ enum What {
     },
 }
 
+#[derive(Debug, Args)]
+struct Packages {
+    /// Folder of the packages that are installed; target/debian, where `cargo debs` puts them, if not said.
+    #[arg(long, value_name = "FOLDER")]
+    packages: Option<PathBuf>,
+}
+
 fn node(text: &str) -> std::result::Result<Node, String> {
     Node::named(text).ok_or_else(|| format!("`{text}` is no machine of the lab: a, b or host"))
 }
@@ -89,12 +113,15 @@ fn case(text: &str) -> std::result::Result<Case, String> {
     Case::named(text).ok_or_else(|| format!("`{text}` is no case: cargo lab list"))
 }
 
+/// Exit code where the lab cannot be had.
+const SKIPPED: u8 = 3;
+
 fn main() -> ExitCode {
     match run(Arguments::parse().what) {
         Ok(code) => code,
         Err(error @ Error::Missing(_)) => {
             println!("SKIPPED: {error}");
-            ExitCode::SUCCESS
+            ExitCode::from(SKIPPED)
         }
         Err(error) => {
             eprintln!("{error}");
@@ -126,7 +153,7 @@ fn run(what: What) -> Result<ExitCode> {
                 }
             }
         }
-        What::Install { unpacked } => install(&Lab::find()?, unpacked)?,
+        What::Install { unpacked, packages } => install(&Lab::find()?, unpacked, &packages)?,
         What::Run { case } => {
             let outcome = case.run(&mut Lab::find()?)?;
             println!(
@@ -137,10 +164,34 @@ fn run(what: What) -> Result<ExitCode> {
                 outcome.took.as_secs_f64()
             );
         }
-        What::All { keep } => return all(keep),
+        What::All {
+            cases,
+            quick,
+            keep,
+            packages,
+        } => {
+            let cases = match (cases.is_empty(), quick) {
+                (false, _) => cases,
+                (true, quick) => CASES.into_iter().filter(|case| case.quick || !quick).collect(),
+            };
+            return all(&cases, keep, &packages);
+        }
+        What::Saturate { minutes } => {
+            let lab = Lab::find()?;
+            let host = Host::of(&lab)?;
+            host.load(Load::FULL)?;
+            let since = host.now_ms()?;
+            load::saturate(&lab, Duration::from_secs(minutes * 60))?;
+            let written = host.judge(since)?;
+            println!(
+                "{} commands answered, longest pause {} ms",
+                written.answered, written.pause.length_ms
+            );
+        }
         What::List => {
             for case in CASES {
-                println!("{:<4} {}", case.name, case.what);
+                let mark = if case.quick { "quick" } else { "" };
+                println!("{:<4} {mark:<5} {}", case.name, case.what);
             }
         }
         What::Logs => println!("{}", diagnosis::collect(&Lab::find()?, "now")?.display()),
@@ -152,24 +203,36 @@ fn run(what: What) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn install(lab: &Lab, unpacked: bool) -> Result<()> {
+fn install(lab: &Lab, unpacked: bool, packages: &Packages) -> Result<()> {
     let array = Array::of(lab);
-    let package = |name| array::package(&lab.places.target, name);
+    let folder = match &packages.packages {
+        Some(folder) => folder.clone(),
+        None => lab.places.target.join("debian"),
+    };
+    let package = |name| array::package(&folder, name);
     let controllers = if unpacked { None } else { Some(package("pollux")?) };
     array.install(controllers.as_deref())?;
     array.provision()?;
     Host::of(lab)?.login(&package("pollux-host")?)
 }
 
-fn all(keep: bool) -> Result<ExitCode> {
+fn all(cases: &[Case], keep: bool, packages: &Packages) -> Result<ExitCode> {
     let mut lab = Lab::find()?;
     let start = Instant::now();
-    let up = lab.up(&Node::ALL).and_then(|()| install(&lab, false));
-    let mut rows = vec![("install", up.map(|()| None), start.elapsed())];
+    if let Err(error) = lab.up(&Node::ALL) {
+        if !keep {
+            lab.down()?;
+        }
+        return Err(error);
+    }
+    let installed = install(&lab, false, packages);
+    let mut rows = vec![("install", installed.map(|()| None), start.elapsed())];
     if rows[0].1.is_ok() {
-        for case in CASES {
+        for case in cases {
             let start = Instant::now();
             let outcome = case.run(&mut lab).map(Some);
+            let word = if outcome.is_ok() { "ok" } else { "FAILED" };
+            println!("{}: {word}, {:.0} s", case.name, start.elapsed().as_secs_f64());
             rows.push((case.name, outcome, start.elapsed()));
         }
     } else {
@@ -181,23 +244,35 @@ fn all(keep: bool) -> Result<ExitCode> {
     if !keep {
         lab.down()?;
     }
-    println!("{:<8} {:<7} {:>9} {:>7}", "case", "result", "pause", "time");
-    let mut good = true;
-    for (name, outcome, took) in &rows {
-        let pause = match outcome {
-            Ok(Some(outcome)) => format!("{} ms", outcome.pause_ms),
-            _ => "-".into(),
-        };
-        let word = if outcome.is_ok() { "ok" } else { "FAILED" };
-        println!("{name:<8} {word:<7} {pause:>9} {:>5.0} s", took.as_secs_f64());
-        if let Err(error) = outcome {
-            good = false;
-            println!("  {error}");
-        }
-    }
-    Ok(if good {
+    Ok(if table(&rows) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Prints how everything went; true: all of it well.
+fn table(rows: &[(&str, Result<Option<Outcome>>, Duration)]) -> bool {
+    println!(
+        "{:<8} {:<7} {:>9} {:>7} {:>9}  phases of the longest import, ms",
+        "case", "result", "pause", "time", "x import"
+    );
+    for (name, outcome, took) in rows {
+        let told = outcome.as_ref().ok().and_then(Option::as_ref);
+        let pause = told.map_or("-".into(), |outcome| format!("{} ms", outcome.pause_ms));
+        let phases = told.and_then(|outcome| outcome.phases.as_ref());
+        let times = phases.map_or("-".into(), |phases| {
+            format!("{:.1}", phases.whole_ms as f64 / phases.import_ms.max(1) as f64)
+        });
+        let text = phases.map_or("", |phases| phases.text.as_str());
+        let word = if outcome.is_ok() { "ok" } else { "FAILED" };
+        println!(
+            "{name:<8} {word:<7} {pause:>9} {:>5.0} s {times:>9}  {text}",
+            took.as_secs_f64()
+        );
+        if let Err(error) = outcome {
+            println!("  {error}");
+        }
+    }
+    rows.iter().all(|(_, outcome, _)| outcome.is_ok())
 }

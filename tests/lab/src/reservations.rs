@@ -34,7 +34,59 @@ pub fn hold(a: (Machine, &Disk), b: (Machine, &Disk)) -> Result<()> {
     b.writes(true, "b has preempted a")?;
     a.writes(false, "b has preempted a")?;
     b.persist("--clear --param-rk=0xb1")?;
-    a.writes(true, "every registration is cleared")
+    // Not tried by a write: the shelf's log judges the disk from its first one, and nobody may write without a key.
+    let said = a
+        .machine
+        .run(&format!("sg_persist --no-inquiry --in --read-keys {}", a.device))?;
+    if said.contains("NO registered") {
+        Ok(())
+    } else {
+        Err(Error::broken("every registration is cleared", said))
+    }
+}
+
+/// What a stranger registers.
+const STRANGER: &str = "0xbadbadbad";
+
+/// A stranger registers itself from that machine, and preempts whoever holds the disk. Returns its key.
+///
+/// # Errors
+/// Nobody holds the disk, or the disk refuses.
+pub fn take(machine: &Machine, disk: &Disk) -> Result<String> {
+    let side = Side {
+        machine: machine.clone(),
+        device: disk.generic.clone(),
+    };
+    let said = machine.run(&format!(
+        "sg_persist --no-inquiry --in --read-reservation {}",
+        side.device
+    ))?;
+    let holder = said
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Key="))
+        .ok_or_else(|| Error::step("find the holder of the disk", said.clone()))?;
+    side.persist(&format!("--register-ignore --param-sark={STRANGER}"))?;
+    side.persist(&format!(
+        "--preempt-abort --param-rk={STRANGER} --param-sark={holder} {KIND}"
+    ))?;
+    Ok(STRANGER.into())
+}
+
+/// A stranger clears the disk: every registration is gone.
+///
+/// # Errors
+/// The disk refuses: somebody has preempted the stranger, which is as good.
+pub fn clear(machine: &Machine, disk: &Disk, key: &str) -> Result<()> {
+    let script = format!(
+        "sg_persist --no-inquiry --out --clear --param-rk={key} {}",
+        disk.generic
+    );
+    let said = machine.try_run(&script, LOOK)?;
+    if said.status.success() || (said.out + &said.err).to_lowercase().contains("conflict") {
+        Ok(())
+    } else {
+        Err(Error::step("clear the disk", said.status))
+    }
 }
 
 /// A disk of the shelf as a machine sees it.

@@ -29,6 +29,13 @@ const PROGRAM: &str = "lab-shelf";
 const SECOND_WRITER: i32 = 3;
 const START: Duration = Duration::from_secs(60);
 
+/// What `lab-shelf silences` says.
+#[derive(Deserialize)]
+struct Silence {
+    port: String,
+    longest_ms: Option<u64>,
+}
+
 /// A running shelf.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Shelf {
@@ -144,6 +151,38 @@ impl Shelf {
                 format!("{said}: {seen}"),
             )),
             _ => Err(Error::step("judge the shelf's log", said)),
+        }
+    }
+
+    /// The longest time, ms, in which a controller's slot did not come to a majority of the quorum disks, over the last
+    /// `span`, by the shelf's own log.
+    ///
+    /// # Errors
+    /// The log cannot be read, or a controller wrote no slot.
+    pub fn worst_slot(&self, node: Node, span: Duration) -> Result<u64> {
+        let what = "find the longest silence of a slot";
+        let quorum: Vec<String> = (DATA..DATA + QUORUM).map(|slot| slot.to_string()).collect();
+        let mut command = Command::new(&self.program);
+        command.args(["silences", "--folder"]).arg(&self.folder);
+        command.args([
+            "--disks",
+            &quorum.join(","),
+            "--last-s",
+            &span.as_secs().to_string(),
+        ]);
+        let output = programs::run(what, &mut command)?;
+        let found: Vec<Silence> =
+            serde_json::from_slice(&output.stdout).map_err(|error| Error::step(what, error))?;
+        let mut longest: Vec<u64> = found
+            .into_iter()
+            .filter(|silence| silence.port == node.as_str())
+            .map(|silence| silence.longest_ms.unwrap_or(u64::MAX))
+            .collect();
+        longest.sort_unstable();
+        // A slot counts once a majority of the disks has it.
+        match longest.get(longest.len() / 2) {
+            Some(ms) if *ms < u64::MAX => Ok(*ms),
+            _ => Err(Error::step(what, format!("{node} wrote none: {longest:?}"))),
         }
     }
 

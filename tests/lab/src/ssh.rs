@@ -124,6 +124,17 @@ impl Ssh {
         }
     }
 
+    /// Ends the connection, if there is one: what it leads to may be gone without a word.
+    pub fn forget(&self) {
+        if !self.control.exists() {
+            return;
+        }
+        if let Ok(mut exit) = self.command(SSH) {
+            let _ = exit.args(["-O", "exit", "root@127.0.0.1"]).output();
+        }
+        let _ = std::fs::remove_file(&self.control);
+    }
+
     /// A command in the machine's shell whose ends the caller holds.
     ///
     /// # Errors

@@ -1,9 +1,12 @@
-//! Waiting for a state, with a bound and without hope.
+//! Waiting for a state of the array, until somebody interrupts.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
+use pollux_wait::End;
+
+pub use pollux_wait::last as pause;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -17,60 +20,26 @@ pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Acquire)
 }
 
+/// Time between two looks.
+const STEP: Duration = Duration::from_millis(10);
+
 /// Asks `probe` until it yields a value. What it says instead (`Err`) is what a late wait reports.
 pub fn wait_for<T>(
     what: &str,
     bound: Duration,
-    mut probe: impl FnMut() -> std::result::Result<T, String>,
+    probe: impl FnMut() -> std::result::Result<T, String>,
 ) -> Result<T> {
-    let start = Instant::now();
-    loop {
-        let seen = match probe() {
-            Ok(value) => return Ok(value),
-            Err(seen) => seen,
-        };
-        if interrupted() {
-            return Err(Error::Interrupted);
-        }
-        if start.elapsed() >= bound {
-            let waited_ms = bound.as_millis() as u64;
-            return Err(Error::Late {
-                what: what.to_owned(),
-                waited_ms,
-                seen,
-            });
-        }
-        pause(Duration::from_millis(10));
-    }
-}
-
-/// Lets a fault last: its length is part of the scenario, nothing is hoped for meanwhile. (Also the
-/// step of [`wait_for`], which looks again and has a bound.)
-pub fn pause(length: Duration) {
-    std::thread::sleep(length);
+    pollux_wait::until(bound, STEP, interrupted, probe).map_err(|end| match end {
+        End::Stopped => Error::Interrupted,
+        End::Late { waited, seen } => Error::Late {
+            what: what.to_owned(),
+            waited_ms: waited.as_millis() as u64,
+            seen,
+        },
+    })
 }
 
 /// A condition as a probe.
 pub fn that(condition: bool, otherwise: impl FnOnce() -> String) -> std::result::Result<(), String> {
     if condition { Ok(()) } else { Err(otherwise()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_late_wait_says_what_it_saw() {
-        let mut n = 0;
-        let late = wait_for::<()>("a thing", Duration::from_millis(30), || {
-            n += 1;
-            Err(format!("only {n}"))
-        });
-        let text = late.expect_err("never true").to_string();
-        assert!(text.contains("a thing") && text.contains("only"), "{text}");
-        assert!(matches!(
-            wait_for("now", Duration::ZERO, || Ok::<_, String>(1)),
-            Ok(1)
-        ));
-    }
 }

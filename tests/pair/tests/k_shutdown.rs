@@ -97,9 +97,7 @@ fn both_leave_and_come_back(first: ControllerId) -> Result<()> {
         !taken.iter().any(|one| one.contains("power confirmed")),
         "{taken:?}"
     );
-    stage
-        .array
-        .power(first.partner(), PowerAction::On)?;
+    stage.array.power(first.partner(), PowerAction::On)?;
     stage.array.wait_joined(MOVE + BOOT)?;
     stage.judge(start)?.expect_clean();
     Ok(())

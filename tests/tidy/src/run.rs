@@ -45,16 +45,17 @@ const PACKAGES: &[(&str, &str)] = &[
         "a clean Debian, to install the packages in and remove them",
     ),
     ("lintian", "Debian's own judge of packages"),
+    ("openssh-client", "the way into the machines of the lab"),
     (
         "tgt",
         "a foreign target, against which the host of the tests is checked",
     ),
-    (
-        "openipmi",
-        "ipmi_sim: a BMC in software, for the partner's power",
-    ),
+    ("openipmi", "ipmi_sim: a BMC in software, for the partner's power"),
     ("ipmitool", "what the fence agent speaks IPMI with"),
-    ("fence-agents", "fence_ipmilan: a real agent for the partner's power"),
+    (
+        "fence-agents",
+        "fence_ipmilan: a real agent for the partner's power",
+    ),
 ];
 /// Seeds of the simulator in one `verify`.
 const SEEDS: &str = "10000";
@@ -72,6 +73,9 @@ const WHOLE_ARRAY: [&str; 10] = [
     "pollux-shell",
     "pollux-host",
 ];
+
+/// What `pollux-lab` ends with where this machine lacks what it needs.
+const NO_LAB: i32 = 3;
 
 /// How a step ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -268,6 +272,13 @@ impl Runner {
                 Outcome::Skipped("the daemons do not build".into())
             }
         });
+        self.step("lab", |runner| {
+            if built {
+                runner.quick_lab()
+            } else {
+                Outcome::Skipped("the daemons do not build".into())
+            }
+        });
         self.step("simulation", |runner| {
             outcome(runner.built_for_speed("pollux-sim", &["--seeds".into(), SEEDS.into()]))
         });
@@ -410,6 +421,29 @@ impl Runner {
         }
         let program = self.repository.target.join("debug").join("pollux-lab");
         pass_on(Command::new(program).args(arguments))
+    }
+
+    /// The few cases of the lab that fit into a build, with packages of the programs as the tests have them.
+    fn quick_lab(&self) -> Outcome {
+        let target = &self.repository.target;
+        let packages = Debs {
+            root: self.repository.root.clone(),
+            programs: target.join("debug"),
+            out: target.join("lab").join("debian"),
+            version: None,
+            quick: true,
+        };
+        if let Err(error) = packages.build() {
+            return Outcome::Failed(format!("no packages: {error}"));
+        }
+        let mut lab = Command::new(target.join("debug").join("pollux-lab"));
+        lab.args(["all", "--quick", "--packages"]).arg(&packages.out);
+        match lab.status() {
+            Ok(status) if status.success() => Outcome::Passed(String::new()),
+            Ok(status) if status.code() == Some(NO_LAB) => Outcome::Skipped("see above".into()),
+            Ok(status) => Outcome::Failed(status.to_string()),
+            Err(error) => Outcome::Failed(format!("cannot start {lab:?}: {error}")),
+        }
     }
 
     /// Builds the daemons that are measured, for speed, and runs a benchmark.

@@ -251,7 +251,10 @@ impl State {
         match key {
             0 => {
                 self.keys.remove(&nexus);
-                if let Some((holder, kind)) = self.held.filter(|(holder, _)| *holder == nexus) {
+                if let Some((_, kind @ (7 | 8))) = self.held {
+                    // Held by every registrant: by those who are left.
+                    self.held = self.keys.keys().next().map(|other| (*other, kind));
+                } else if let Some((holder, kind)) = self.held.filter(|(holder, _)| *holder == nexus) {
                     self.held = None;
                     // RESERVATIONS RELEASED, where others were registrants of it.
                     let others: Vec<Nexus> = self
@@ -352,7 +355,10 @@ impl FakePort {
             1 => match state.held {
                 None => Vec::new(),
                 Some((holder, kind)) => {
-                    let key = state.keys.get(&holder).copied().unwrap_or(0);
+                    let key = match kind {
+                        7 | 8 => 0,
+                        _ => state.keys.get(&holder).copied().unwrap_or(0),
+                    };
                     let mut all = key.to_be_bytes().to_vec();
                     all.extend([0, 0, 0, 0, 0, kind, 0, 0]);
                     all
@@ -368,7 +374,9 @@ impl FakePort {
             3 => {
                 let mut all = Vec::new();
                 for (&nexus, &key) in &state.keys {
-                    let holds = state.held.filter(|(holder, _)| *holder == nexus);
+                    let holds = state
+                        .held
+                        .filter(|(holder, kind)| *holder == nexus || matches!(kind, 7 | 8));
                     let mut one = vec![0; 24];
                     one[..8].copy_from_slice(&key.to_be_bytes());
                     if let Some((_, kind)) = holds {
@@ -442,18 +450,29 @@ impl FakePort {
                 state.held = None;
                 state.generation = state.generation.wrapping_add(1);
             }
-            4 | 5 if argument == 0 => return Err(check(command, 5, 0x26, 0)),
             4 | 5 => {
+                // What every registrant holds is preempted with zero (SPC-4, 5.13.11.3).
+                let held_by_all = state.held.filter(|(_, kind)| matches!(kind, 7 | 8));
+                if argument == 0 && held_by_all.is_none() {
+                    return Err(check(command, 5, 0x26, 0));
+                }
                 let victims: Vec<Nexus> = state
                     .keys
                     .iter()
-                    .filter(|(_, other)| **other == argument)
+                    .filter(|(_, other)| argument == 0 || **other == argument)
                     .map(|(nexus, _)| *nexus)
                     .collect();
                 if victims.is_empty() {
                     return Err(conflict());
                 }
-                let taken = state.held.is_some_and(|(holder, _)| victims.contains(&holder));
+                let taken = match held_by_all {
+                    Some((_, kind)) if argument != 0 => {
+                        state.held = Some((self.nexus, kind));
+                        false
+                    }
+                    Some(_) => true,
+                    None => state.held.is_some_and(|(holder, _)| victims.contains(&holder)),
+                };
                 for victim in victims.into_iter().filter(|victim| *victim != self.nexus) {
                     state.keys.remove(&victim);
                     state.attend(victim, (0x2a, 0x05));

@@ -243,6 +243,16 @@ impl FromStr for Wwn {
                 _ => None,
             }
         };
+        let nvme = ["nvme.", "uuid."].iter().any(|kind| given.starts_with(kind))
+            || given
+                .strip_prefix("eui.")
+                .is_some_and(|digits| digits.len() == 32);
+        if nvme {
+            return Err(format!(
+                "{given:?} is the name of an NVMe disk. {}",
+                super::discover::NVME
+            ));
+        }
         parse().ok_or_else(|| {
             format!(
                 "{given:?} is no world wide name: it must be \"naa.\" with 16 or 32 hexadecimal digits, or \"eui.\" with \

@@ -10,6 +10,9 @@
 //!     block/sdX   size  ro  queue/logical_block_size  queue/write_cache  holders/
 //! ```
 //!
+//! NVMe namespaces are found too (`class/block/nvme0n1`), so that whoever looks for a disk is told what becomes of it:
+//! they are [not supported](NVME).
+//!
 //! Nothing here opens a device or sends a command. (The class of generic nodes, `scsi_generic`, shows the same devices, but
 //! only where the driver sg is loaded.)
 
@@ -17,6 +20,10 @@ use super::decode::{self, Wwn};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// Why no NVMe disk is served. In words for people.
+pub const NVME: &str = "NVMe shelves are not supported: the kernel's NVMe target has no reservations, so that fencing on such \
+                        disks could not be proven; SAS disks with two ports are needed";
 
 /// What lies between the controller and a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +40,8 @@ pub enum Transport {
     Usb,
     /// A virtual machine's.
     Virtio,
+    /// NVMe: no SCSI device at all.
+    Nvme,
     /// Something else.
     Other,
 }
@@ -66,6 +75,7 @@ impl Transport {
             Transport::Sata => "SATA",
             Transport::Usb => "USB",
             Transport::Virtio => "virtio",
+            Transport::Nvme => "NVMe",
             Transport::Other => "another transport",
         }
     }
@@ -109,21 +119,14 @@ pub struct Found {
     pub block: Option<Block>,
 }
 
-/// Every SCSI device under a sysfs, by address.
+/// Every SCSI device under a sysfs, by address; then every NVMe namespace, by name.
 ///
 /// # Errors
 /// The class cannot be read. A device that goes away meanwhile is none.
 pub fn scan(sysfs: &Path) -> io::Result<Vec<Found>> {
-    let class = sysfs.join("class/scsi_device");
-    let entries = match fs::read_dir(&class) {
-        Ok(entries) => entries,
-        // SCSI is not loaded.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
     let mut found = Vec::new();
-    for entry in entries {
-        found.extend(look(&entry?.path().join("device")));
+    for entry in entries(&sysfs.join("class/scsi_device"))? {
+        found.extend(look(&entry.join("device")));
     }
     let order = |found: &Found| -> Vec<u64> {
         found
@@ -133,7 +136,43 @@ pub fn scan(sysfs: &Path) -> io::Result<Vec<Found>> {
             .collect()
     };
     found.sort_by_key(order);
+    let mut namespaces: Vec<Found> = entries(&sysfs.join("class/block"))?
+        .iter()
+        .filter_map(|device| namespace(device))
+        .collect();
+    namespaces.sort_by(|one, other| one.address.cmp(&other.address));
+    found.append(&mut namespaces);
     Ok(found)
+}
+
+/// Paths in a folder of sysfs; none, where the kernel has no such class.
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// One NVMe namespace; `None`: another block device, a partition, or one path of several to a namespace, which the kernel
+/// hides.
+fn namespace(device: &Path) -> Option<Found> {
+    let name = device.file_name()?.to_str()?.to_owned();
+    let hidden = line(&device.join("hidden")).is_some_and(|hidden| hidden == "1");
+    if !name.starts_with("nvme") || hidden || device.join("partition").exists() {
+        return None;
+    }
+    Some(Found {
+        address: name.clone(),
+        kind: 0,
+        vendor: String::new(),
+        product: line(&device.join("device/model")).unwrap_or_default(),
+        state: line(&device.join("device/state")).unwrap_or_default(),
+        transport: Transport::Nvme,
+        serial: line(&device.join("device/serial")),
+        wwn: line(&device.join("wwid")).and_then(|wwid| wwid.parse().ok()),
+        block: of_block(device),
+    })
 }
 
 /// One device; `None` if it has gone.
@@ -157,7 +196,10 @@ fn look(device: &Path) -> Option<Found> {
 }
 
 fn block(folder: &Path) -> Option<Block> {
-    let device: PathBuf = fs::read_dir(folder).ok()?.next()?.ok()?.path();
+    of_block(&fs::read_dir(folder).ok()?.next()?.ok()?.path())
+}
+
+fn of_block(device: &Path) -> Option<Block> {
     let number = |name: &str| line(&device.join(name))?.parse::<u64>().ok();
     // Whatever the logical block, sysfs counts sectors of 512 bytes.
     let bytes = number("size")?.checked_mul(512)?;

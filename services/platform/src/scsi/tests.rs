@@ -577,6 +577,39 @@ fn disks_are_found_by_what_they_are() {
     assert_eq!((block.name.as_str(), block.bytes), ("sdq", 4_000_787_030_016));
     assert!(block.write_back && block.holders == ["dm-3"]);
     assert_eq!(found[0].serial.as_deref(), Some("Z1ABCD"));
+    // NVMe: a namespace, a partition of it, and a path to it that the kernel hides.
+    for (name, attributes) in [
+        (
+            "nvme0n1",
+            &[
+                ("size", "2048\n"),
+                ("queue/logical_block_size", "512\n"),
+                ("hidden", "0\n"),
+            ][..],
+        ),
+        ("nvme0n1p1", &[("size", "1024\n"), ("partition", "1\n")]),
+        ("nvme0c1n1", &[("size", "2048\n"), ("hidden", "1\n")]),
+    ] {
+        let device = sysfs.join("class/block").join(name);
+        attribute(&device, "wwid", "eui.0025385971b02b1e\n");
+        attribute(&device, "device/model", "A QUICK ONE   \n");
+        for (attr, content) in attributes {
+            attribute(&device, attr, content);
+        }
+    }
+    let found = discover::scan(sysfs).unwrap();
+    let [.., last] = &found[..] else {
+        unreachable!("three")
+    };
+    assert_eq!(
+        (found.len(), last.address.as_str(), last.transport),
+        (3, "nvme0n1", Transport::Nvme)
+    );
+    assert_eq!(
+        (last.wwn, last.product.as_str()),
+        (Some(Wwn::Eui(0x0025_3859_71b0_2b1e)), "A QUICK ONE")
+    );
+    std::fs::remove_dir_all(sysfs.join("class/block")).unwrap();
     std::fs::remove_dir_all(sysfs.join(sas)).unwrap();
     assert_eq!(
         discover::scan(sysfs).unwrap().len(),

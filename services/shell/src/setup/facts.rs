@@ -3,21 +3,28 @@
 //! Everything is read, nothing is opened for writing, and no command is sent to a disk.
 
 use pollux_platform::netlink::{IfAddr, Netlink};
-use pollux_platform::scsi::discover::{self, Transport};
+use pollux_platform::program::Program;
+use pollux_platform::scsi::discover::{self, NVME, Transport};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// Peripheral device type of a disk (SPC-5, table 150).
 const DISK: u8 = 0;
 /// Vendor of a disk that is spoken to by translation (SAT-4, 8.2): a SATA disk behind a SAS port.
 const SAT_VENDOR: &str = "ATA";
 
+/// Why disks with one port are not taken.
+const SATA: &str =
+    "SATA: one port, and no persistent reservations; only SAS disks with two ports can be shared";
+const SATA_BEHIND_SAS: &str = "SATA behind a SAS port: one port, and no persistent reservations; only SAS disks with two ports can be shared";
+const USB: &str =
+    "USB: one port, and no persistent reservations; only SAS disks with two ports can be shared";
+
 /// What is here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// SCSI disks.
+    /// SCSI disks, and NVMe disks, none of which is taken.
     pub disks: Vec<Disk>,
     /// Interfaces.
     pub nics: Vec<Nic>,
@@ -40,8 +47,8 @@ pub struct Disk {
     pub bytes: u64,
     /// Bytes of a logical block.
     pub block: u32,
-    /// What it is, where such disks have one port and no reservations.
-    pub single: Option<&'static str>,
+    /// Why no disk of its kind is taken.
+    pub unsuited: Option<&'static str>,
     /// Who on this machine uses it.
     pub used_by: Option<String>,
 }
@@ -95,20 +102,18 @@ impl Clock {
     }
 
     /// The kernel's word for it, as timedated passes it on: whoever sets the clock, chrony or timesyncd, tells the kernel.
-    #[must_use]
-    pub fn look() -> Self {
-        let output = Command::new("timedatectl")
-            .args(["show", "--property=NTP", "--property=NTPSynchronized"])
-            .output();
-        match output {
+    pub async fn look() -> Self {
+        let program = Program::timedatectl();
+        let output = program.run(&["show", "--property=NTP", "--property=NTPSynchronized"], b"");
+        match output.await {
             Ok(output) if output.status.success() => Self::of(&String::from_utf8_lossy(&output.stdout)),
             Ok(output) => Self::Unknown(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-            Err(error) => Self::Unknown(format!("timedatectl: {error}")),
+            Err(error) => Self::Unknown(error.to_string()),
         }
     }
 }
 
-/// SCSI disks, and who uses them. `sysfs`: /sys.
+/// SCSI and NVMe disks, and who uses them. `sysfs`: /sys.
 ///
 /// # Errors
 /// The kernel does not tell.
@@ -140,10 +145,11 @@ pub fn disks(sysfs: &Path) -> Result<Vec<Disk>, String> {
             wwn: device.wwn.map(|wwn| wwn.to_string()),
             bytes: block.bytes,
             block: block.logical_block,
-            single: match device.transport {
-                Transport::Sata => Some("SATA"),
-                Transport::Usb => Some("USB"),
-                _ if device.vendor == SAT_VENDOR => Some("SATA behind a SAS port"),
+            unsuited: match device.transport {
+                Transport::Sata => Some(SATA),
+                Transport::Usb => Some(USB),
+                Transport::Nvme => Some(NVME),
+                _ if device.vendor == SAT_VENDOR => Some(SATA_BEHIND_SAS),
                 _ => None,
             },
             used_by: user_of(&block.name, &partitions, &mounts, &swaps).or(built),

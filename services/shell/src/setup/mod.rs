@@ -132,7 +132,13 @@ fn standing(folder: &Path) -> Result<Option<ControllerConfig>, Error> {
 
 fn read_answers(file: &Path) -> Result<Answers, Error> {
     let text = fs::read_to_string(file)
-        .map_err(|error| Error::usage(format!("{}: {error}", file.display()), "--answers names a file"))?;
+        .map_err(|error| {
+            Error::usage(
+                format!("the answers cannot be read: {}: {error}", file.display()),
+                "--answers names a file of answers that stands there: the first controller writes it for the second and \
+                 says where; without it, everything is asked",
+            )
+        })?;
     toml::from_str(&text).map_err(|error| {
         Error::usage(
             format!("{}: {error}", file.display()),
@@ -150,7 +156,7 @@ async fn look(sysfs: &Path) -> Result<Facts, Error> {
         disks,
         nics,
         watchdog: watchdog.exists().then_some(watchdog),
-        clock: Clock::look(),
+        clock: Clock::look().await,
     })
 }
 

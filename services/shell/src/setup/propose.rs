@@ -263,14 +263,12 @@ impl Answers {
 /// Why a disk is not taken; nothing: it is.
 #[must_use]
 pub fn refusal(disk: &Disk, all: &[Disk]) -> Option<String> {
+    if let Some(why) = disk.unsuited {
+        return Some(why.to_owned());
+    }
     let Some(wwn) = &disk.wwn else {
         return Some("it has no WWN (SPC-5, 7.7.6): it could not be told from another disk".into());
     };
-    if let Some(what) = disk.single {
-        return Some(format!(
-            "{what}: one port, and no persistent reservations; only SAS disks with two ports can be shared"
-        ));
-    }
     if let Some(user) = &disk.used_by {
         return Some(format!("this machine uses it ({user})"));
     }
@@ -478,7 +476,7 @@ fn front(
     let nic = match (&given.interface, &candidates[..]) {
         (Some(name), _) if name == "lo" || *name == wire.interface => {
             problems.push(Problem::new(
-                format!("front.interface = {name:?}: the array would remove what else is there"),
+                format!("front.interface = {name:?}: the array would hold back what else uses it"),
                 "an interface that leads to the hosts and has no other work",
             ));
             return None;
@@ -507,19 +505,20 @@ fn front(
         address: own.address,
         prefix: own.prefix,
         portal_port: PORTAL_PORT,
+        gate: true,
     })
 }
 
-/// On the interface to the hosts the array adds and removes addresses as it sees fit: whoever came in by another one is
-/// told before it goes.
+/// On the interface to the hosts everything but the controller's own address is held back while it has no lease: whoever
+/// came in by another one is told before that happens.
 fn strangers(facts: &Facts, front: &Front, notes: &mut Vec<String>) {
     let nic = facts.nics.iter().find(|nic| nic.name == front.interface);
     let others = nic.into_iter().flat_map(|nic| &nic.addresses);
     for other in others.filter(|other| usable(other) && other.address != front.address) {
         notes.push(format!(
-            "{other} on {}: unless it is a floating address of the array, addressd removes it when it starts; \
-             whatever else needs it (a login, a backup) needs another interface",
-            front.interface
+            "{other} on {}: it will answer only while this controller has its lease, as a floating address does; \
+             whatever needs it (a login, a backup) needs {} or another interface",
+            front.interface, front.address
         ));
     }
 }

@@ -1,9 +1,9 @@
 //! What is proposed, from machines that are described here.
 
-use super::conclude;
 use super::facts::{Clock, Disk, Facts, Nic, bonded, user_of};
 use super::files::{self, State, Wanted, differences, shelf_rules};
 use super::propose::{Answers, Bmc, FrontAnswers, Outcome, Problem, Proposal, Slot, propose, refusal};
+use super::{conclude, read_answers};
 use crate::cli::Setup;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
 use pollux_runtime::ControllerConfig;
@@ -19,7 +19,7 @@ fn disk(name: &str, wwn: u64) -> Disk {
         wwn: Some(format!("naa.{wwn:016x}")),
         bytes: 1_200_243_695_616,
         block: 512,
-        single: None,
+        unsuited: None,
         used_by: None,
     }
 }
@@ -90,6 +90,10 @@ fn a_machine_as_it_should_be_asks_nothing() {
     assert_eq!(
         (config.front.interface.as_str(), config.front.prefix),
         ("eth0", 24)
+    );
+    assert!(
+        config.front.gate,
+        "an appliance holds back what it has no lease for"
     );
     assert_eq!(config.quorum.disks, [0, 1, 2].map(DiskIndex::new));
     assert!(config.fence.reservations && config.fence.watchdog && !config.fence.power);
@@ -178,7 +182,11 @@ fn disks_that_cannot_be_shared_are_refused_with_the_reason() {
             "no WWN",
             &(|disk: &mut Disk| disk.wwn = None) as &dyn Fn(&mut Disk),
         ),
-        ("SATA", &|disk| disk.single = Some("SATA")),
+        ("SATA", &|disk| disk.unsuited = Some("SATA: one port")),
+        (
+            "NVMe shelves are not supported: the kernel's NVMe target has no reservations",
+            &|disk| disk.unsuited = Some(pollux_platform::scsi::discover::NVME),
+        ),
         ("mounted on /", &|disk| disk.used_by = Some("mounted on /".into())),
         ("520 bytes", &|disk| disk.block = 520),
         ("not ready", &|disk| disk.bytes = 0),
@@ -191,7 +199,7 @@ fn disks_that_cannot_be_shared_are_refused_with_the_reason() {
     }
     let mut facts = machine("1");
     for disk in &mut facts.disks {
-        disk.single = Some("SATA");
+        disk.unsuited = Some("SATA: one port");
     }
     let [problem] = &refused(&facts, &Answers::default())[..] else {
         panic!("no disk is left");
@@ -200,6 +208,26 @@ fn disks_that_cannot_be_shared_are_refused_with_the_reason() {
         problem.what.contains("sd4 SEAGATE ST1200: SATA"),
         "{}",
         problem.what
+    );
+}
+
+#[test]
+fn answers_that_are_not_there_are_named_with_what_would_be_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("partner.toml");
+    let missing = read_answers(&file).unwrap_err().to_string();
+    for told in [
+        file.to_str().unwrap(),
+        "answers cannot be read",
+        "the first controller writes it",
+    ] {
+        assert!(missing.contains(told), "{missing}");
+    }
+    std::fs::write(&file, "contoller = \"a\"\n").unwrap();
+    let wrong = read_answers(&file).unwrap_err().to_string();
+    assert!(
+        wrong.contains("partner.toml") && wrong.contains("contoller"),
+        "{wrong}"
     );
 }
 
@@ -296,13 +324,13 @@ fn what_does_not_follow_is_asked_and_the_answer_taken() {
     assert!(
         notes
             .iter()
-            .any(|note| note.contains("10.78.0.99/24 on eth0") && note.contains("removes it")),
+            .any(|note| note.contains("10.78.0.99/24 on eth0") && note.contains("has its lease")),
         "{notes:?}"
     );
     for wrong in ["lo", "bond0"] {
         answers.set("front.interface", wrong).unwrap();
         assert!(
-            refused(&facts, &answers)[0].what.contains("would remove"),
+            refused(&facts, &answers)[0].what.contains("would hold back"),
             "{wrong}"
         );
     }

@@ -1,5 +1,6 @@
 //! The doors, one by one.
 
+mod answers;
 mod chassis;
 mod config;
 mod disks;
@@ -54,6 +55,7 @@ targets! {
     "pool-table": disks::page, disks::pages, 8200, MIB;
     "quorum-area": heartbeat::area, heartbeat::areas, 4 * KIB, 256 * KIB;
     "router-bus": messages::bus, messages::buses, 4 * KIB, 8 * MIB;
+    "scsi-answers": answers::answers, answers::answer_seeds, 2 * KIB, 256 * KIB;
     "scsi-command": scsi::commands, scsi::command_seeds, 8 * KIB, 4 * MIB;
     "shelf-files": disks::shelf, disks::shelves, 4 * KIB, MIB;
     "shell-arguments": shell::arguments, shell::argument_seeds, 512, 4 * MIB;

@@ -93,3 +93,45 @@ pub fn judge(log: &WriteLog, pool: &[u16]) -> Verdict {
         second_writers: log.second_writers(&disks).iter().map(Line::from).collect(),
     }
 }
+
+/// The longest time in which one port wrote nothing to one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silence {
+    /// Slot.
+    pub disk: u16,
+    /// Whose port.
+    pub port: ControllerId,
+    /// Between two writes that the disk accepted, ms; absent: there were not two.
+    pub longest_ms: Option<u64>,
+    /// Writes that the disk accepted.
+    pub writes: u64,
+}
+
+/// The silences of both ports on each of these disks in the last `span_ns` of the log. On a quorum disk that is how late a
+/// controller's slot came at the worst, as nobody can say better than the disk.
+#[must_use]
+pub fn silences(log: &WriteLog, disks: &[u16], span_ns: u64) -> Vec<Silence> {
+    let end = log.records.last().map_or(0, |record| record.at_ns);
+    let begin = end.saturating_sub(span_ns);
+    let mut found = vec![];
+    for disk in disks {
+        for port in ControllerId::ALL {
+            let writes = log.records.iter().filter(|record| {
+                record.at_ns >= begin
+                    && record.disk == DiskIndex::new(*disk)
+                    && record.port == Some(port)
+                    && record.event == pollux_chassis::shelf::Event::Write
+                    && record.accepted()
+            });
+            let times: Vec<u64> = writes.map(|record| record.at_ns).collect();
+            let gaps = times.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
+            found.push(Silence {
+                disk: *disk,
+                port,
+                longest_ms: gaps.max().map(|ns| ns / 1_000_000),
+                writes: times.len() as u64,
+            });
+        }
+    }
+    found
+}

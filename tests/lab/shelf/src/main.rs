@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use pollux_api::id::ControllerId;
 use pollux_api::size::{BadSize, Size};
+use pollux_chassis::shelf::{WRITE_LOG, WriteLog};
 use pollux_lab_shelf::audit::{self, Line};
 use pollux_lab_shelf::{LabShelf, METHODS, Options, target_name};
 use pollux_platform::lines::LineClient;
@@ -59,9 +60,21 @@ enum Action {
         #[arg(long, value_name = "SLOT,...", required = true)]
         pool: Vec<Pool>,
     },
+    /// Print the longest time in which each port wrote nothing to each of some disks
+    Silences {
+        /// The shelf's folder
+        #[arg(long, value_name = "DIR")]
+        folder: PathBuf,
+        /// Slots of the disks
+        #[arg(long, value_name = "SLOT,...")]
+        disks: Pool,
+        /// Only in so many seconds before the last record
+        #[arg(long, value_name = "N")]
+        last_s: u64,
+    },
 }
 
-/// Slots of a pool's disks.
+/// Slots of disks that belong together.
 #[derive(Clone, Debug)]
 struct Pool(Vec<u16>);
 
@@ -129,6 +142,11 @@ fn main() -> ExitCode {
         } => call(&control, &method, params.as_deref()),
         Action::Log { folder } => log(&folder),
         Action::Audit { folder, pool } => judge(&folder, &pool),
+        Action::Silences {
+            folder,
+            disks,
+            last_s,
+        } => silences(&folder, &disks, last_s),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -206,17 +224,38 @@ fn call(control: &Path, method: &str, params: Option<&str>) -> Result<(), Failur
     writeln!(std::io::stdout(), "{answer:#}").map_err(failed)
 }
 
+/// The log of the shelf in a folder.
+fn read(folder: &Path) -> Result<WriteLog, Failure> {
+    audit::read(folder).map_err(|error| {
+        let what = format!(
+            "{} is no folder of a shelf whose log can be read: {error}; right would be the folder that `lab-shelf run` was \
+             given, in which {} stands",
+            folder.display(),
+            WRITE_LOG
+        );
+        failed(what)
+    })
+}
+
 fn log(folder: &Path) -> Result<(), Failure> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    for record in &audit::read(folder).map_err(failed)?.records {
+    for record in &read(folder)?.records {
         let line = serde_json::to_string(&Line::from(record)).map_err(failed)?;
         writeln!(out, "{line}").map_err(failed)?;
     }
     out.flush().map_err(failed)
 }
 
-fn judge(folder: &Path, pools: &[Pool]) -> Result<(), Failure> {
+fn silences(folder: &Path, Pool(disks): &Pool, last_s: u64) -> Result<(), Failure> {
     let log = audit::read(folder).map_err(failed)?;
+    let span = Duration::from_secs(last_s).as_nanos() as u64;
+    let found = audit::silences(&log, disks, span);
+    let text = serde_json::to_string(&found).map_err(failed)?;
+    writeln!(std::io::stdout(), "{text}").map_err(failed)
+}
+
+fn judge(folder: &Path, pools: &[Pool]) -> Result<(), Failure> {
+    let log = read(folder)?;
     let mut second = 0;
     for Pool(slots) in pools {
         let verdict = audit::judge(&log, slots);

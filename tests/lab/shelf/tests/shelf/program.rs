@@ -139,4 +139,13 @@ fn what_cannot_be_is_said() {
         say(&["audit", "--folder", path, "--pool", "x"]).status.code(),
         Some(2)
     );
+    let nowhere = format!("{path}/nowhere");
+    for words in [&["audit", "--pool", "1"][..], &["log"]] {
+        let output = say(&[words, &["--folder", &nowhere]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for told in [&nowhere, "no folder of a shelf", "`lab-shelf run` was given"] {
+            assert!(said.contains(told), "{said}");
+        }
+    }
 }

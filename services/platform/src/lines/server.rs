@@ -1,4 +1,4 @@
-//! The answering side of JSON-RPC 2.0 with one object per line, for the front panel and the controllers' BMC.
+//! The answering side: for the front panel of the enclosure in software, and for the power control of either enclosure.
 
 use pollux_api::error::{Code, RpcError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

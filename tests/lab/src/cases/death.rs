@@ -1,0 +1,176 @@
+//! Deaths: of a controller, of its kernel, of a daemon, and in the middle of a takeover.
+
+use super::{FAULT, pool_of};
+use crate::array::{Array, JOIN, MOVE, POOLS};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::lab::Lab;
+use crate::machine::LOOK;
+use crate::topology::Node;
+use crate::wait::{last, wait_for};
+
+/// The daemons of a controller, in the order in which they are killed: who is asked comes before who asks.
+const DAEMONS: [&str; 8] = [
+    "enclosured",
+    "rpc-routerd",
+    "config-keeperd",
+    "pool-managerd",
+    "block-targetd",
+    "aluad",
+    "addressd",
+    "heartbeatd",
+];
+
+/// A1.
+pub(super) fn power_cut(lab: &mut Lab) -> Result<()> {
+    lab.machine(Node::A)?.cut_power()?;
+    taken_by_b(lab)?;
+    lab.power_on(Node::A)?;
+    lab.machine(Node::A)?.wait_up().map(drop)
+}
+
+fn taken_by_b(lab: &Lab) -> Result<()> {
+    Array::of(lab).wait_owner(pool_of(Node::A), Node::B, MOVE)?;
+    Host::of(lab)?.wait_progress()
+}
+
+/// A2: the kernel writes nothing more and starts anew by itself.
+pub(super) fn panic(lab: &mut Lab) -> Result<()> {
+    let a = lab.machine(Node::A)?;
+    let before = a.boot()?;
+    // Of a unit of its own: what asked for it would wait for an answer that cannot come.
+    a.run("systemd-run --no-block sh -c 'echo c > /proc/sysrq-trigger'")?;
+    taken_by_b(lab)?;
+    a.wait_rebooted(&before)
+}
+
+/// A3.
+pub(super) fn hang(lab: &mut Lab) -> Result<()> {
+    let a = lab.machine(Node::A)?;
+    a.hang(true)?;
+    taken_by_b(lab)?;
+    last(FAULT);
+    a.hang(false)?;
+    wait_for("a notices that it was replaced", JOIN, || {
+        match Array::of(lab).serves(pool_of(Node::A), Node::A) {
+            Ok(()) => Err("a still says that it serves".into()),
+            Err(_) => Ok(()),
+        }
+    })?;
+    // Nobody keeps the time of a machine that stood still.
+    a.set_clock()
+}
+
+/// A4: the deadest of the living. Neither its slot nor the wire moves, and everything else on the controller goes on.
+pub(super) fn stopped_heartbeat(lab: &mut Lab) -> Result<()> {
+    let a = lab.machine(Node::A)?;
+    a.run("systemctl kill --kill-whom=main --signal=STOP heartbeatd")?;
+    taken_by_b(lab)
+}
+
+/// A5.
+pub(super) fn killed_daemons(lab: &mut Lab) -> Result<()> {
+    let a = lab.machine(Node::A)?;
+    for daemon in DAEMONS {
+        let main = format!("systemctl show --property=MainPID --value {daemon}");
+        let before = a.run(&main)?;
+        a.run(&format!("systemctl kill --kill-whom=main --signal=KILL {daemon}"))?;
+        wait_for(&format!("{daemon} runs again"), JOIN, || {
+            let now = a.run(&main).map_err(|error| error.to_string())?;
+            let running = !matches!(now.trim(), "0" | "") && now != before;
+            if running {
+                Ok(())
+            } else {
+                Err(format!("its process is {}", now.trim()))
+            }
+        })?;
+        Array::of(lab).wait_joined()?;
+        Host::of(lab)?.wait_progress()?;
+    }
+    Ok(())
+}
+
+/// A8.
+pub(super) fn reboot(lab: &mut Lab) -> Result<()> {
+    let a = lab.machine(Node::A)?;
+    let before = a.boot()?;
+    a.try_run("systemctl reboot", LOOK).map(drop).or_else(gone)?;
+    taken_by_b(lab)?;
+    a.wait_rebooted(&before)
+}
+
+/// A9: whichever comes first, the partner's verdict or the next incarnation; both are right.
+pub(super) fn reset(lab: &mut Lab) -> Result<()> {
+    let a = lab.machine(Node::A)?;
+    let before = a.boot()?;
+    a.reset()?;
+    a.wait_rebooted(&before)
+}
+
+/// A12: the taker dies in each phase of its takeover; the one who was dead comes back first and finds what is half done.
+pub(super) fn taker_dies(lab: &mut Lab) -> Result<()> {
+    // States of a pool on its way to a new owner, as heartbeat calls them; "partner" is the last one before it begins.
+    for phase in ["claiming", "fencing", "importing", "publishing"] {
+        lab.machine(Node::A)?.cut_power()?;
+        let state = wait_for(&format!("b is {phase}, or has served since"), MOVE, || {
+            let status = Array::of(lab).status(Node::B)?;
+            let pool = status
+                .pools
+                .iter()
+                .find(|pool| pool.name.as_deref() == Some(pool_of(Node::A).name))
+                .ok_or("it does not list the pool")?;
+            if pool.state == "partner" {
+                Err(pool.state.clone())
+            } else {
+                Ok(pool.state.clone())
+            }
+        })?;
+        println!("b dies when the pool is {state}");
+        lab.machine(Node::B)?.cut_power()?;
+        lab.power_on(Node::A)?;
+        lab.machine(Node::A)?.wait_up()?;
+        lab.power_on(Node::B)?;
+        lab.machine(Node::B)?.wait_up()?;
+        Array::of(lab).wait_joined()?;
+        Array::of(lab).wait_home()?;
+        Host::of(lab)?.wait_progress()?;
+    }
+    Ok(())
+}
+
+/// A11 and E7: both lose their power and come back in the same second; each finds the pools free.
+pub(super) fn both_at_once(lab: &mut Lab) -> Result<()> {
+    for node in Node::CONTROLLERS {
+        lab.machine(node)?.cut_power()?;
+    }
+    for node in Node::CONTROLLERS {
+        lab.power_on(node)?;
+    }
+    for node in Node::CONTROLLERS {
+        lab.machine(node)?.wait_up()?;
+    }
+    let array = Array::of(lab);
+    array.wait_joined()?;
+    for pool in POOLS {
+        let serving: Vec<Node> = Node::CONTROLLERS
+            .into_iter()
+            .filter(|node| array.serves(pool, *node).is_ok())
+            .collect();
+        if serving.len() > 1 {
+            return Err(Error::broken(
+                "one owner at every instant",
+                format!("{}: {serving:?}", pool.name),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The connection ends with the machine, which is what was asked for.
+fn gone(error: Error) -> Result<()> {
+    if error.to_string().contains("ssh:") {
+        Ok(())
+    } else {
+        Err(error)
+    }
+}

@@ -1,0 +1,335 @@
+//! What is done to the array in the machines, and what must hold afterwards.
+//!
+//! Numbers are those of the fault matrix. Every case begins with both controllers joined, every pool at home and a host that
+//! writes, and ends the same way; between them lies one fault. Then the host's writer and the shelf's log judge.
+
+mod death;
+mod front;
+mod interconnect;
+mod kernel_target;
+pub mod load;
+mod shelf;
+
+use crate::array::{Array, POOLS, Pool};
+use crate::diagnosis;
+use crate::error::{Error, Result};
+use crate::host::{Host, Load};
+use crate::lab::Lab;
+use crate::topology::Node;
+use pollux_api::heartbeat::{Incident, Phase};
+use std::time::{Duration, Instant};
+
+/// How long a hang and a cut are left as they are after the array has reacted: the zombie wakes long after it was replaced.
+const FAULT: Duration = Duration::from_secs(10);
+
+/// A case.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Its number in the fault matrix.
+    pub name: &'static str,
+    /// What happens, and what must.
+    pub what: &'static str,
+    /// One of the few that are run where time is short.
+    pub quick: bool,
+    load: Load,
+    fault: fn(&mut Lab) -> Result<()>,
+}
+
+/// What a case has shown.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Commands of the host that were answered.
+    pub answered: u64,
+    /// The host's longest pause since the fault, ms.
+    pub pause_ms: u64,
+    /// What the array says of the longest takeover or move since the fault.
+    pub phases: Option<Phases>,
+    /// How long the whole case took.
+    pub took: Duration,
+}
+
+/// A takeover or a move, as its taker tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Phases {
+    /// From its first phase to the end of its last one, ms.
+    pub whole_ms: u64,
+    /// How long the pool's own import was of it, ms: what a move would cost without everything else.
+    pub import_ms: u64,
+    /// Names and lengths, in their order.
+    pub text: String,
+}
+
+/// All of them, in the order in which they are run.
+pub const CASES: [Case; 24] = [
+    Case {
+        name: "a1",
+        what: "the owner's power is cut: the partner takes its pool, and gives it back later",
+        quick: true,
+        load: Load::LIGHT,
+        fault: death::power_cut,
+    },
+    Case {
+        name: "a2",
+        what: "the owner's kernel panics and starts anew",
+        quick: false,
+        load: Load::LIGHT,
+        fault: death::panic,
+    },
+    Case {
+        name: "a3",
+        what: "the owner hangs without a power fence and is let go later: its writes are refused by the disks",
+        quick: true,
+        load: Load::LIGHT,
+        fault: death::hang,
+    },
+    Case {
+        name: "a4",
+        what: "heartbeat of the owner is stopped, all else goes on",
+        quick: false,
+        load: Load::LIGHT,
+        fault: death::stopped_heartbeat,
+    },
+    Case {
+        name: "a5",
+        what: "each daemon of the owner is killed in turn",
+        quick: false,
+        load: Load::LIGHT,
+        fault: death::killed_daemons,
+    },
+    Case {
+        name: "a8",
+        what: "the owner is rebooted by its administrator",
+        quick: false,
+        load: Load::LIGHT,
+        fault: death::reboot,
+    },
+    Case {
+        name: "a9",
+        what: "the owner is reset: it may be back before its partner has noticed",
+        quick: false,
+        load: Load::LIGHT,
+        fault: death::reset,
+    },
+    Case {
+        name: "a11",
+        what: "both lose their power at once and come back in the same second (and e7)",
+        quick: false,
+        load: Load::LIGHT,
+        fault: death::both_at_once,
+    },
+    Case {
+        name: "a12",
+        what: "the taker dies in each phase of its takeover",
+        quick: false,
+        load: Load::LIGHT,
+        fault: death::taker_dies,
+    },
+    Case {
+        name: "b1",
+        what: "each leg is cut in turn: an alarm, and nothing else",
+        quick: false,
+        load: Load::LIGHT,
+        fault: interconnect::one_leg,
+    },
+    Case {
+        name: "b2",
+        what: "both legs are cut: nobody takes anything, the configuration is locked, then unlocked",
+        quick: true,
+        load: Load::LIGHT,
+        fault: interconnect::both_legs,
+    },
+    Case {
+        name: "b4",
+        what: "a third of the interconnect's packets is lost",
+        quick: false,
+        load: Load::LIGHT,
+        fault: interconnect::loss,
+    },
+    Case {
+        name: "b7",
+        what: "both legs are cut, then the owner hangs: the partner takes its pool",
+        quick: false,
+        load: Load::LIGHT,
+        fault: interconnect::wire_then_hang,
+    },
+    Case {
+        name: "c1",
+        what: "one quorum disk fails",
+        quick: false,
+        load: Load::LIGHT,
+        fault: shelf::one_quorum_disk,
+    },
+    Case {
+        name: "c2",
+        what: "no quorum disk answers for a while",
+        quick: false,
+        load: Load::LIGHT,
+        fault: shelf::no_quorum_disk,
+    },
+    Case {
+        name: "c3",
+        what: "one quorum disk is slow, then two",
+        quick: false,
+        load: Load::LIGHT,
+        fault: shelf::slow_quorum,
+    },
+    Case {
+        name: "c9",
+        what: "five minutes of random writes as fast as they go, with little memory left: no takeover",
+        quick: false,
+        load: Load::FULL,
+        fault: load::saturated,
+    },
+    Case {
+        name: "d1",
+        what: "the shelf loses its power for ten seconds",
+        quick: false,
+        load: Load::LIGHT,
+        fault: shelf::shelf_power,
+    },
+    Case {
+        name: "d7",
+        what: "somebody preempts the owner's key in mid-write",
+        quick: false,
+        load: Load::LIGHT,
+        fault: shelf::preempted,
+    },
+    Case {
+        name: "f1",
+        what: "the host's way to the owner is cut, then every way",
+        quick: false,
+        load: Load::LIGHT,
+        fault: front::ports,
+    },
+    Case {
+        name: "f5",
+        what: "the owner's power is cut under a queue of 64",
+        quick: false,
+        load: Load::DEEP,
+        fault: death::power_cut,
+    },
+    Case {
+        name: "i1",
+        what: "planned switchover and giveback of each pool under load; the host sees which port is optimized (and f6, f7)",
+        quick: true,
+        load: Load::LIGHT,
+        fault: front::planned,
+    },
+    Case {
+        name: "i2",
+        what: "a planned move is called off",
+        quick: false,
+        load: Load::LIGHT,
+        fault: front::aborted,
+    },
+    Case {
+        name: "lio",
+        what: "a reservation that the kernel's own target has granted dies with its controller",
+        quick: false,
+        load: Load::LIGHT,
+        fault: kernel_target::reservation_is_lost,
+    },
+];
+
+impl Case {
+    /// The case of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        CASES.into_iter().find(|case| case.name == name)
+    }
+
+    /// Runs it on an array that is installed, and collects what every machine says where it fails.
+    ///
+    /// # Errors
+    /// A promise was broken, or a step could not be taken; the error names the folder with what was collected.
+    pub fn run(&self, lab: &mut Lab) -> Result<Outcome> {
+        let start = Instant::now();
+        match self.judged(lab) {
+            Ok((answered, pause_ms, phases)) => Ok(Outcome {
+                answered,
+                pause_ms,
+                phases,
+                took: start.elapsed(),
+            }),
+            Err(error) => {
+                let kept = diagnosis::collect(lab, self.name).map_err(|other| {
+                    Error::step(format!("{error}; and collect what the machines say"), other)
+                })?;
+                Err(Error::step(
+                    format!("case {}", self.name),
+                    format!("{error}\nwhat the machines say is in {}", kept.display()),
+                ))
+            }
+        }
+    }
+
+    fn judged(&self, lab: &mut Lab) -> Result<(u64, u64, Option<Phases>)> {
+        let host = Host::of(lab)?;
+        Array::of(lab).wait_joined()?;
+        Array::of(lab).wait_home()?;
+        host.load(self.load)?;
+        let since = host.now_ms()?;
+        (self.fault)(lab)?;
+        let array = Array::of(lab);
+        array.wait_joined()?;
+        array.wait_home()?;
+        host.wait_progress()?;
+        let written = host.judge(since)?;
+        lab.shelf()?.judge(&POOLS.map(|pool| pool.disks))?;
+        let told = Array::of(lab).timeline()?;
+        Ok((written.answered, written.pause.length_ms, longest(&told, since)))
+    }
+}
+
+/// The pool of a controller.
+fn pool_of(node: Node) -> Pool {
+    if node == Node::A { POOLS[0] } else { POOLS[1] }
+}
+
+/// Nobody takes from the living: every pool is served where it was.
+fn homes_keep(lab: &Lab) -> Result<()> {
+    for pool in POOLS {
+        Array::of(lab)
+            .serves(pool, pool.home)
+            .map_err(|seen| Error::broken("nobody takes from the living", seen))?;
+    }
+    Ok(())
+}
+
+/// The longest import of a pool, with everything around it, that began after `since_ms`.
+fn longest(told: &[Incident], since_ms: u64) -> Option<Phases> {
+    let imports = told
+        .iter()
+        .filter(|incident| incident.started_unix_ms >= since_ms);
+    imports.filter_map(phases).max_by_key(|phases| phases.whole_ms)
+}
+
+fn phases(incident: &Incident) -> Option<Phases> {
+    let ms = |us: u64| us / 1000;
+    let import = incident.phases.iter().find(|phase| phase.name == "import")?;
+    let end = |phase: &Phase| phase.start_us + i64::try_from(phase.length_us.unwrap_or(0)).unwrap_or(0);
+    let first = incident.phases.iter().map(|phase| phase.start_us).min()?;
+    let last = incident.phases.iter().map(end).max()?;
+    let told = incident
+        .phases
+        .iter()
+        .map(|phase| format!("{} {}", phase.name, ms(phase.length_us.unwrap_or(0))));
+    Some(Phases {
+        whole_ms: ms(u64::try_from(last - first).ok()?),
+        import_ms: ms(import.length_us?),
+        text: told.collect::<Vec<_>>().join(", "),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_is_found_by_its_name() {
+        for case in CASES {
+            assert_eq!(Case::named(case.name).map(|found| found.what), Some(case.what));
+        }
+        assert!(Case::named("z9").is_none());
+    }
+}
