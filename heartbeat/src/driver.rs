@@ -65,6 +65,8 @@ pub enum Handover {
     StopAll(ActionId),
     /// Nothing is used any more: reset the controller, or stay stopped.
     Stopped(StopReason),
+    /// Good-bye stands where it counts: this incarnation does nothing any more.
+    Left,
     /// The partner answers on the wire, or does so no longer.
     Partner(bool),
     /// These are the quorum disks: to be kept for the next start.
@@ -123,6 +125,8 @@ pub struct Driver {
     pub waiting: BTreeMap<RequestId, Waiting>,
     /// Why everything was stopped, if it was.
     pub stopped: Option<StopReason>,
+    /// Good-bye was handed over.
+    pub left: bool,
     /// The partner is off, and its portal is answered for here.
     pub stand_in: watch::Sender<bool>,
 }
@@ -276,6 +280,9 @@ impl Driver {
         for effect in effects {
             self.carry_out(effect);
         }
+        if self.core.left() && !std::mem::replace(&mut self.left, true) {
+            drop(self.orders.send(Handover::Left));
+        }
         let stands_in = self.core.stands_in();
         self.stand_in
             .send_if_modified(|now| std::mem::replace(now, stands_in) != stands_in);
@@ -312,11 +319,17 @@ impl Driver {
             }
             Effect::FormatDisk { seat, parts } => self.disks.format(seat, parts, self.events.clone()),
             Effect::Send(datagram) => {
-                if let Err(error) = self
-                    .wire
-                    .send(&datagram.encode(self.disks.array(), self.controller))
-                {
+                let (array, sender) = (self.disks.array(), self.controller);
+                if let Err(error) = self.wire.send(&datagram.encode(array, sender)) {
                     tracing::trace!(%error, "datagram not sent");
+                }
+                // The same, and that it ends: should it come to that, there is no time to think.
+                if self.core.left() {
+                    self.wire.last_word().forget();
+                } else {
+                    self.wire
+                        .last_word()
+                        .prepare(&datagram.dying().encode(array, sender));
                 }
             }
             Effect::GrantLease { until, epoch } => self.grant(until.as_nanos(), epoch.get()),
@@ -488,6 +501,24 @@ fn words(note: &Note) -> (&'static str, String) {
             rung,
         } => ("fenced", format!("pool {pool}: {rung} confirmed")),
         Note::Fenced { pool: None, rung } => ("fenced", format!("all pools: {rung} confirmed")),
+        Note::Left => (
+            "left",
+            "this controller has let go of everything and says good-bye".to_owned(),
+        ),
+        Note::LastEnd {
+            incarnation,
+            orderly: true,
+        } => (
+            "last_end",
+            format!("incarnation {incarnation} of this controller ended in good order"),
+        ),
+        Note::LastEnd {
+            incarnation,
+            orderly: false,
+        } => (
+            "last_end",
+            format!("incarnation {incarnation} of this controller ended without a good-bye"),
+        ),
         Note::Claimed { pool, generation } => {
             ("claimed", format!("pool {pool}: claim {generation} is durable"))
         }

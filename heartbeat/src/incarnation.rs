@@ -60,6 +60,18 @@ pub fn begin(run: &Path, var: &Path, on_disks: Incarnation) -> Result<Incarnatio
     Ok(next)
 }
 
+/// Ends the incarnation of this boot: whoever starts next is another.
+///
+/// # Errors
+/// The file cannot be removed.
+pub fn end(run: &Path) -> Result<(), IncarnationError> {
+    let path = run.join(FILE);
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(IncarnationError::Io { path, source }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 fn read(path: &Path) -> Result<Option<Incarnation>, IncarnationError> {
     match std::fs::read_to_string(path) {
         Ok(text) => match text.trim().parse() {
@@ -99,7 +111,8 @@ mod tests {
         let zero = Incarnation::default();
         assert_eq!(begin(&run, &var, zero).unwrap().get(), 1);
         assert_eq!(begin(&run, &var, zero).unwrap().get(), 1);
-        std::fs::remove_file(run.join(FILE)).unwrap();
+        end(&run).unwrap();
+        end(&run).unwrap();
         assert_eq!(begin(&run, &var, zero).unwrap().get(), 2);
         // `var/` is lost, the disks remember.
         std::fs::remove_file(run.join(FILE)).unwrap();

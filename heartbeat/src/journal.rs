@@ -199,6 +199,8 @@ impl Journal {
             Note::Pool { pool, state } => self.pool_state(*pool, state, now),
             Note::Wire { alive: false }
             | Note::Fenced { .. }
+            | Note::Left
+            | Note::LastEnd { .. }
             | Note::Claimed { .. }
             | Note::Formatted { .. }
             | Note::Alarm { .. } => {}

@@ -169,6 +169,7 @@ impl Moves {
                     Vec::new()
                 }
             };
+            let mut well = true;
             let mut tasks: BTreeMap<PoolId, Task> = known.into_iter().collect();
             for pool in imported {
                 let (epoch, generation) = (pool.key.epoch, pool.key.generation);
@@ -185,16 +186,28 @@ impl Moves {
             }
             for task in tasks.into_values() {
                 if let Err(error) = stop(&array, task).await {
+                    well = false;
                     tracing::error!(pool = %task.pool, error, "pool not stopped in good order");
                 }
             }
-            // For the last of all: the reset that follows ends everything, in good order or not.
+            // Whoever says good-bye has to know: what is imported after all of that may still be written.
+            let left = array.pools(DRAIN).await.map(|status| status.imported.len());
+            let result = match (well, left) {
+                (true, Ok(0)) => Ok(()),
+                (false, _) => Err("something does not stop".to_owned()),
+                (true, Ok(count)) => Err(format!("{count} pools are still imported")),
+                (true, Err(error)) => Err(error.to_string()),
+            };
+            if let Err(error) = &result {
+                tracing::error!(error, "not everything has stopped");
+            }
+            // For the last of all: a reset that follows ends everything, in good order or not.
             let (pool, generation) = (PoolId::from_bytes([0; 16]), Generation::default());
             drop(events.send(Event::PoolDone {
                 pool,
                 generation,
                 step: PoolStep::StopAll,
-                result: Ok(()),
+                result,
             }));
         });
     }

@@ -4,13 +4,16 @@ use crate::driver::{Bmc, PET_WITHIN, clock};
 use pollux_api::chassis::PowerState;
 use pollux_heartbeat_core::{Event, event::Power};
 use pollux_platform::power::{ChassisBmc, PowerControl, Watchdog};
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::sync::{mpsc, watch};
 
-/// Bound of a question for the partner's power.
-const ASK: Duration = Duration::from_secs(1);
-/// Bound of cutting it.
-const CUT: Duration = Duration::from_secs(5);
 /// Bound of arming the watchdog.
 const ARM: Duration = Duration::from_secs(1);
 
@@ -21,6 +24,10 @@ pub struct Rungs {
     pub power: bool,
     /// A watchdog of one's own.
     pub watchdog: bool,
+    /// Bound of a question for the partner's power.
+    pub ask: Duration,
+    /// Bound of cutting it.
+    pub cut: Duration,
 }
 
 /// Serves the loop until it is gone.
@@ -32,6 +39,9 @@ pub async fn serve(
     events: mpsc::UnboundedSender<Event>,
 ) {
     let mut petting = None;
+    // The control answers one after the other, and the core asks more often than some answer: a question that waits behind
+    // others would only keep a cut waiting, too.
+    let asking = Arc::new(AtomicBool::new(false));
     while let Some(ask) = asks.recv().await {
         match ask {
             Bmc::Arm(timeout) if rungs.watchdog => {
@@ -49,7 +59,9 @@ pub async fn serve(
                 drop(events.send(Event::Watchdog { armed }));
             }
             Bmc::Arm(_) => drop(events.send(Event::Watchdog { armed: false })),
+            Bmc::Power { off: None, .. } if asking.swap(true, Ordering::AcqRel) => {}
             Bmc::Power { off, asked } => {
+                let asking = Arc::clone(&asking);
                 let (bmc, events) = (bmc.clone(), events.clone());
                 tokio::spawn(async move {
                     let mut control = ChassisBmc::new(&bmc);
@@ -58,17 +70,20 @@ pub async fn serve(
                         Some(victim) => {
                             tracing::warn!(controller = %victim.controller, incarnation = %victim.incarnation, "cutting the partner's power");
                             control
-                                .partner_off(CUT)
+                                .partner_off(rungs.cut)
                                 .await
                                 .map_err(|error| tracing::warn!(%error, "power not cut"))
                                 .ok()
                         }
                         None => control
-                            .partner(ASK)
+                            .partner(rungs.ask)
                             .await
                             .map_err(|error| tracing::debug!(%error, "power unknown"))
                             .ok(),
                     };
+                    if off.is_none() {
+                        asking.store(false, Ordering::Release);
+                    }
                     let state = match report.map(|report| report.power) {
                         Some(PowerState::Off) => Power::Off,
                         Some(PowerState::On) => Power::On,

@@ -9,7 +9,8 @@ use pollux_api::{
     config::{self, Lease, LeaseAsked},
     error::{Code, RpcError},
     heartbeat::{
-        self as api, Accepted, Giveback, OpenAlone, ReplaceQuorumDisk, Switchover, Takeover, TimelineQuery,
+        self as api, Accepted, Giveback, Machine, OpenAlone, ReplaceQuorumDisk, Shutdown, Switchover,
+        Takeover, TimelineQuery,
     },
     pool::PoolEvent,
 };
@@ -39,6 +40,8 @@ pub struct Doors {
     pub asks: mpsc::UnboundedSender<Asked>,
     /// Incidents.
     pub timeline: Arc<Mutex<Timeline>>,
+    /// What becomes of the machine after the good-bye that was asked for.
+    pub machine: Arc<Mutex<Machine>>,
     /// To answer the config keeper; there as soon as the service has started.
     pub client: Arc<OnceLock<Client>>,
 }
@@ -102,7 +105,8 @@ pub fn build(doors: &Doors) -> Typed<api::Contract> {
     }
     let (status, why, timeline) = (doors!(), doors!(), doors!());
     let (switchover, giveback, takeover, abort) = (doors!(), doors!(), doors!(), doors!());
-    let (open_alone, replace, pool_event, config_status) = (doors!(), doors!(), doors!(), doors!());
+    let (shutdown, open_alone, replace, pool_event, config_status) =
+        (doors!(), doors!(), doors!(), doors!(), doors!());
     let config_lease = doors!();
     Service::of::<api::Contract>()
         .serve::<api::STATUS>(move |_, (): ()| {
@@ -156,6 +160,20 @@ pub fn build(doors: &Doors) -> Typed<api::Contract> {
             async move {
                 doors
                     .request(ctx, Request::ReplaceQuorumDisk { from, to }, "quorum", dry_run)
+                    .await
+            }
+        })
+        .serve::<api::SHUTDOWN>(move |ctx, ask: Shutdown| {
+            let doors = shutdown.clone();
+            async move {
+                let unserved = ask.unserved;
+                if !ask.dry_run {
+                    tracing::warn!(reason = ask.reason, machine = ?ask.machine, "asked to shut down");
+                    // Before it begins: its end may come at once.
+                    *doors.machine.lock().unwrap_or_else(PoisonError::into_inner) = ask.machine;
+                }
+                doors
+                    .request(ctx, Request::Shutdown { unserved }, "shutdown", ask.dry_run)
                     .await
             }
         })

@@ -15,7 +15,7 @@ use crate::{
     service::{self, Doors},
     timeline::Timeline,
     view::Surroundings,
-    wire::Wire,
+    wire::{LastWord, Wire},
 };
 use pollux_api::{heartbeat as api, id::Incarnation};
 use pollux_heartbeat_core::{
@@ -40,15 +40,22 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// Priority of the decision loop under SCHED_RR: above everything ordinary, below the kernel's own threads (50).
 const PRIORITY: u8 = 20;
+/// Name of the thread of the decision loop.
+const DECIDES: &str = "decide";
 /// How long the old process may take to let go of its lock when a daemon is restarted.
 const LOCK_WITHIN: Duration = Duration::from_secs(3);
+/// How long the good-bye may take to stand on the quorum disks, when everything has stopped.
+const FAREWELL_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why heartbeat cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +147,10 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
         asks: ask_sink.clone(),
         timeline: Arc::clone(&timeline),
         client: Arc::default(),
+        machine: Arc::default(),
     };
+    let machine = Arc::clone(&doors.machine);
+    let left = Arc::new(AtomicBool::new(false));
     let service = service::build(&doors).start(&config);
     let client = service.client().clone();
     // Handlers run only when this function has returned to the runtime.
@@ -158,9 +168,12 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
         asks,
         event_sink.clone(),
     ));
+    let timing = timing(&config)?;
     let rungs = Rungs {
         power: config.fence.power,
         watchdog: config.fence.watchdog,
+        ask: timing.power_ask(),
+        cut: timing.power_cut(),
     };
     tokio::spawn(power::serve(
         config.paths.bmc.clone(),
@@ -190,7 +203,12 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
         client,
         ask_sink.clone(),
         event_sink.clone(),
-        config.clone(),
+        Down {
+            config: config.clone(),
+            machine,
+            left: Arc::clone(&left),
+            said: Arc::default(),
+        },
     ));
 
     let (started, ready) = oneshot::channel();
@@ -198,7 +216,7 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
     let loop_config = config.clone();
     let journal = Journal::new(config.controller, timeline);
     std::thread::Builder::new()
-        .name("decide".to_owned())
+        .name(DECIDES.to_owned())
         .spawn(move || {
             decide(
                 loop_config,
@@ -233,9 +251,15 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
         () = shutdown.requested() => return Ok(()),
     }
     tokio::select! {
-        () = service.run(&shutdown) => Ok(()),
-        error = failure(gate_failed) => Err(error),
+        () = service.run(&shutdown) => {}
+        error = failure(gate_failed) => return Err(error),
     }
+    // What has left does not come back: the next daemon is another life of this controller. One that is killed instead, and
+    // started again, finds its own good-bye, and keeps to it.
+    if left.load(Ordering::Acquire) {
+        incarnation::end(&config.paths.run)?;
+    }
+    Ok(())
 }
 
 /// Why the gate cannot be kept; never, where there is none.
@@ -268,6 +292,42 @@ fn gate(
         source,
     })?;
     Ok(Some((gate, hears)))
+}
+
+/// The way down of this controller.
+#[derive(Clone)]
+struct Down {
+    config: ControllerConfig,
+    machine: Arc<Mutex<api::Machine>>,
+    /// Good-bye stands where it counts.
+    left: Arc<AtomicBool>,
+    said: Arc<Notify>,
+}
+
+impl Down {
+    /// Takes the machine down once the good-bye stands, or cannot be waited for any longer.
+    async fn take(self) {
+        if tokio::time::timeout(FAREWELL_WITHIN, self.said.notified())
+            .await
+            .is_err()
+        {
+            tracing::error!("good-bye could not be said: the partner has to wait, and fences");
+        }
+        let machine = *self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let word = match machine {
+            api::Machine::Off => "off",
+            api::Machine::Reboot => "reboot",
+            api::Machine::Stay => {
+                return tracing::warn!("this controller serves nothing until it is started again");
+            }
+        };
+        // The unit pollux-machine looks for this file and does what it says: whoever decides here has no such rights.
+        let path = self.config.paths.run.join("machine");
+        match pollux_platform::file::replace(&path, format!("{word}\n").as_bytes(), 0o644) {
+            Ok(()) => tracing::warn!(word, "the machine goes down"),
+            Err(error) => tracing::error!(%error, path = %path.display(), "the machine is not taken down"),
+        }
+    }
 }
 
 struct Outlets {
@@ -341,9 +401,7 @@ async fn assemble(
             incarnation::begin(&config.paths.run, &config.paths.var, seen)?
         }
     };
-    let profile = Profile::from_name(config.profile.as_str()).ok_or_else(|| {
-        StartError::Params(format!("timing profile {} is not known", config.profile.as_str()))
-    })?;
+    let timing = timing(config)?;
     let now = driver::clock();
     // Only has to differ at every start and to be unknown to whoever replays old datagrams.
     let seed = u64::from_le_bytes(*uuid::Uuid::new_v4().as_bytes().first_chunk().unwrap_or(&[0; 8]));
@@ -352,7 +410,7 @@ async fn assemble(
         controller: config.controller,
         incarnation,
         set,
-        timing: Timing::derive(profile),
+        timing,
         seed,
         power_rung: config.fence.power,
         reservation_rung: config.fence.reservations,
@@ -371,6 +429,7 @@ async fn assemble(
         what: "interconnect".to_owned(),
         source,
     })?;
+    speak_last(wire.last_word().clone());
     let around = Surroundings {
         profile: config.profile.as_str().to_owned(),
         realtime,
@@ -395,9 +454,33 @@ async fn assemble(
         tables: out.tables,
         waiting: BTreeMap::new(),
         stopped: None,
+        left: false,
         stand_in: out.stand_in,
     };
     Ok((driver, outcomes))
+}
+
+fn timing(config: &ControllerConfig) -> Result<Timing, StartError> {
+    let name = config.profile.as_str();
+    let profile = Profile::from_name(name)
+        .ok_or_else(|| StartError::Params(format!("timing profile {name} is not known")))?;
+    Ok(Timing::derive(profile))
+}
+
+/// A panic of the decision loop is the end of the daemon: what is left of it would look alive to everybody but the partner.
+/// It says so on the wire, and the next one is started.
+fn speak_last(word: LastWord) {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let decides = std::thread::current().name() == Some(DECIDES);
+        if decides {
+            word.say();
+        }
+        before(panic);
+        if decides {
+            std::process::abort();
+        }
+    }));
 }
 
 /// The highest incarnation of this controller that a majority of the quorum disks remembers. Waits for a majority:
@@ -530,8 +613,10 @@ async fn distribute(
     client: Client,
     asks: mpsc::UnboundedSender<Asked>,
     events: mpsc::UnboundedSender<Event>,
-    config: ControllerConfig,
+    down: Down,
 ) {
+    let config = down.config.clone();
+    let mut going = false;
     loop {
         let item = tokio::select! {
             item = handover.recv() => match item { Some(item) => item, None => return },
@@ -552,7 +637,13 @@ async fn distribute(
             Handover::Pool(order) => moves.order(order),
             Handover::StopAll(action) => moves.stop_all(action),
             Handover::Stopped(StopReason::Shutdown) => {
-                tracing::warn!("stopped as asked; this controller serves nothing until it is started again");
+                if !std::mem::replace(&mut going, true) {
+                    tokio::spawn(down.clone().take());
+                }
+            }
+            Handover::Left => {
+                down.left.store(true, Ordering::Release);
+                down.said.notify_one();
             }
             Handover::Stopped(reason) => {
                 tracing::error!(?reason, "everything is stopped: resetting this controller");

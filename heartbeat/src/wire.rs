@@ -6,7 +6,12 @@
 
 use pollux_api::id::ControllerId;
 use pollux_heartbeat_core::wire::BODY_MAX;
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket as Blocking},
+    sync::{Arc, Mutex, PoisonError, TryLockError},
+    time::Duration,
+};
 use tokio::net::UdpSocket;
 
 /// Bytes of the tag behind the body.
@@ -19,6 +24,7 @@ const RETRY: Duration = Duration::from_millis(10);
 pub struct Wire {
     socket: UdpSocket,
     partner: SocketAddr,
+    last_word: LastWord,
     send_key: [u8; 32],
     receive_key: [u8; 32],
     /// Datagrams that were dropped because the tag or the length was wrong, or the sender is not the partner.
@@ -40,10 +46,19 @@ impl Wire {
         let socket = UdpSocket::bind(local).await.map_err(|error| {
             io::Error::new(error.kind(), format!("heartbeat socket {local}/udp: {error}"))
         })?;
-        Ok(Self {
-            socket,
+        let socket = socket.into_std()?;
+        let send_key = direction_key(pairing, this);
+        let last_word = LastWord {
+            socket: Arc::new(socket.try_clone()?),
             partner,
-            send_key: direction_key(pairing, this),
+            key: send_key,
+            datagram: Arc::default(),
+        };
+        Ok(Self {
+            socket: UdpSocket::from_std(socket)?,
+            partner,
+            last_word,
+            send_key,
             receive_key: direction_key(pairing, this.partner()),
             rejected: 0,
         })
@@ -51,10 +66,15 @@ impl Wire {
 
     /// Sends a body, at once or not at all: a full queue is a lost datagram, and the loop goes on.
     pub fn send(&self, body: &[u8]) -> io::Result<()> {
-        let mut datagram = Vec::with_capacity(body.len() + TAG);
-        datagram.extend_from_slice(body);
-        datagram.extend_from_slice(blake3::keyed_hash(&self.send_key, body).as_bytes());
-        self.socket.try_send_to(&datagram, self.partner).map(drop)
+        self.socket
+            .try_send_to(&sealed(&self.send_key, body), self.partner)
+            .map(drop)
+    }
+
+    /// What is said when the daemon panics.
+    #[must_use]
+    pub fn last_word(&self) -> &LastWord {
+        &self.last_word
     }
 
     /// The next body whose tag is right. Cancel safe. While the interface is gone nothing comes, which is what the
@@ -80,6 +100,52 @@ impl Wire {
     }
 }
 
+/// The last datagram of a daemon that panics, kept ready: it says that the sender ends. The partner then waits for no longer
+/// than the lease lasts, and fences as always.
+#[derive(Clone, Debug)]
+pub struct LastWord {
+    socket: Arc<Blocking>,
+    partner: SocketAddr,
+    key: [u8; 32],
+    datagram: Arc<Mutex<Option<Vec<u8>>>>,
+}
+
+impl LastWord {
+    /// This is to be said.
+    pub fn prepare(&self, body: &[u8]) {
+        self.set(Some(sealed(&self.key, body)));
+    }
+
+    /// Nothing is to be said.
+    pub fn forget(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, datagram: Option<Vec<u8>>) {
+        *self.datagram.lock().unwrap_or_else(PoisonError::into_inner) = datagram;
+    }
+
+    /// Says it, at once or not at all; whoever panics may hold the lock.
+    pub fn say(&self) {
+        let datagram = match self.datagram.try_lock() {
+            Ok(datagram) => datagram,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if let Some(datagram) = &*datagram {
+            // Nobody is left who could do something about an error.
+            let _ = self.socket.send_to(datagram, self.partner);
+        }
+    }
+}
+
+fn sealed(key: &[u8; 32], body: &[u8]) -> Vec<u8> {
+    let mut datagram = Vec::with_capacity(body.len() + TAG);
+    datagram.extend_from_slice(body);
+    datagram.extend_from_slice(blake3::keyed_hash(key, body).as_bytes());
+    datagram
+}
+
 fn direction_key(pairing: &[u8; 32], sender: ControllerId) -> [u8; 32] {
     let context = match sender {
         ControllerId::A => "pollux 2026 heartbeat datagram a to b",
@@ -103,9 +169,29 @@ mod tests {
     const PAIRING: [u8; 32] = [7; 32];
 
     fn sealed(sender: ControllerId, body: &[u8]) -> Vec<u8> {
-        let mut datagram = body.to_vec();
-        datagram.extend_from_slice(blake3::keyed_hash(&direction_key(&PAIRING, sender), body).as_bytes());
-        datagram
+        super::sealed(&direction_key(&PAIRING, sender), body)
+    }
+
+    #[tokio::test]
+    async fn a_panic_says_what_was_prepared_and_nothing_that_was_taken_back() {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let mut b = Wire::open(ControllerId::B, any, any, &PAIRING).await.unwrap();
+        let at_b = b.socket.local_addr().unwrap();
+        let a = Wire::open(ControllerId::A, any, at_b, &PAIRING).await.unwrap();
+        b.partner = a.socket.local_addr().unwrap();
+        let last = a.last_word().clone();
+        last.say();
+        last.prepare(b"too late");
+        last.forget();
+        last.say();
+        last.prepare(b"it ends");
+        let said = std::thread::spawn(move || {
+            let _held = last.clone();
+            last.say();
+        });
+        said.join().unwrap();
+        let heard = tokio::time::timeout(Duration::from_secs(10), b.receive()).await;
+        assert_eq!(heard.unwrap(), b"it ends");
     }
 
     #[test]

@@ -79,6 +79,7 @@ impl Writer {
             Role::Serving => 2,
             Role::Releasing => 3,
             Role::Dying => 4,
+            Role::Left => 5,
         });
         self.u64(advert.epoch.get());
         self.base(advert.log);
@@ -211,6 +212,7 @@ impl Reader<'_> {
             2 => Role::Serving,
             3 => Role::Releasing,
             4 => Role::Dying,
+            5 => Role::Left,
             _ => return Err(Malformed),
         };
         Ok(Advert {

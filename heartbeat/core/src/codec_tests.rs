@@ -32,6 +32,7 @@ fn a_role_and_a_mode_are_written_as_they_are_read_and_no_other_byte_is_either() 
         Role::Serving,
         Role::Releasing,
         Role::Dying,
+        Role::Left,
     ];
     let advert = |role| {
         let mut bytes = Writer::default();
@@ -50,7 +51,7 @@ fn a_role_and_a_mode_are_written_as_they_are_read_and_no_other_byte_is_either() 
     let at =
         (0..advert(Role::Starting).len()).find(|at| advert(Role::Starting)[*at] != advert(Role::Dying)[*at]);
     let mut bytes = advert(Role::Starting);
-    for byte in 5..=255 {
+    for byte in 6..=255 {
         bytes[at.unwrap()] = byte;
         assert_eq!(of(&bytes, |bytes| bytes.advert()), Err(Malformed));
     }

@@ -88,6 +88,12 @@ impl WireWatch {
         (self.count, nonce)
     }
 
+    /// For tests: the nonce that was sent last.
+    #[cfg(test)]
+    pub(crate) fn newest(&self) -> Option<u64> {
+        self.sent.back().map(|(nonce, _)| *nonce)
+    }
+
     /// For a search: see [`crate::Number`].
     pub(crate) fn canonical(&mut self) {
         self.seed = 0;

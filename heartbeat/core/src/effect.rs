@@ -11,7 +11,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 use pollux_api::alua;
-use pollux_api::id::{ControllerId, DiskIndex, Epoch, Generation, PoolId};
+use pollux_api::id::{ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId};
 use pollux_api::pool::ReservationKey;
 
 /// Correlates a write with its end. Never used twice by one `Core`.
@@ -257,7 +257,8 @@ pub enum StopReason {
     Fenced(PoolId),
     /// The partner asked for a pool that is not served here, and it was not given in time.
     Unserving(PoolId),
-    /// An operator asked for it, and everything that could be given is given.
+    /// An operator asked for it, and everything was given, or exported where nobody is there to take it, as far as that could
+    /// be done.
     Shutdown,
 }
 
@@ -327,6 +328,15 @@ pub enum Note {
         pool: Option<PoolId>,
         /// Which rung.
         rung: &'static str,
+    },
+    /// This controller has let go of everything in good order, and says good-bye.
+    Left,
+    /// What the own slot shows at the start: the last incarnation ended in good order, or without a word.
+    LastEnd {
+        /// That incarnation.
+        incarnation: Incarnation,
+        /// In good order.
+        orderly: bool,
     },
     /// A claim is durable on a majority.
     Claimed {

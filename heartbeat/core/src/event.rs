@@ -153,8 +153,11 @@ pub enum Request {
     Override(Epoch),
     /// Serve alone with an open configuration: the partner cannot go on without this controller's log any more.
     OpenAlone,
-    /// Give everything to the partner if it can take it, then stop for good.
-    Shutdown,
+    /// Give everything to the partner, or export it where the partner cannot take it, then stop for good and say good-bye.
+    Shutdown {
+        /// Go although pools would be served by nobody.
+        unserved: bool,
+    },
     /// Put a disk of the shelf in the place of a quorum disk: format it, decide the joint set, let the old one go.
     ReplaceQuorumDisk {
         /// The quorum disk that leaves.

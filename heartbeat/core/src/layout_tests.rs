@@ -73,7 +73,7 @@ pub(crate) mod strategy {
 
     prop_compose! {
         pub(crate) fn advert()(
-            incarnation in any::<u64>(), role in 0..5_u8, epoch in any::<u64>(), log in base(),
+            incarnation in any::<u64>(), role in 0..6_u8, epoch in any::<u64>(), log in base(),
             flags in any::<[bool; 4]>(), spans in any::<[u64; 3]>(),
         ) -> Advert {
             let role = match role {
@@ -81,7 +81,8 @@ pub(crate) mod strategy {
                 1 => Role::Waiting,
                 2 => Role::Serving,
                 3 => Role::Releasing,
-                _ => Role::Dying,
+                4 => Role::Dying,
+                _ => Role::Left,
             };
             let [slot_period, lease, watchdog] = spans.map(Duration::from_nanos);
             Advert {

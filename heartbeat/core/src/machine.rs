@@ -126,6 +126,8 @@ pub(crate) struct Disk {
     pub(crate) claims_of: Option<Incarnation>,
     letter: Letter,
     slot_read: u64,
+    /// The incarnation whose good-bye was last read here.
+    farewell: Option<Incarnation>,
     blocks: [BlockWriter; 5],
     /// The present ballot was durable here before effects of this number and above were emitted.
     vote_stamp: Option<u64>,
@@ -151,6 +153,7 @@ impl Disk {
             claims_of: None,
             letter: Letter::default(),
             slot_read: 0,
+            farewell: None,
             blocks: Default::default(),
             vote_stamp: None,
             counted: 0,
@@ -200,6 +203,17 @@ pub(crate) enum Phase {
     Stopped(StopReason),
 }
 
+/// How far this controller is with its good-bye.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Farewell {
+    /// It says none: it goes on, or what it held it has not let go of in good order.
+    None,
+    /// It holds nothing; that everything below has stopped is awaited.
+    Due,
+    /// It is in its slot, or on its way there: from here on this incarnation does nothing.
+    Said,
+}
+
 /// What is known of the partner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct PartnerView {
@@ -225,6 +239,10 @@ pub(crate) struct PartnerView {
     pub(crate) power: Option<Power>,
     /// This incarnation was reported off, to a question of that instant.
     pub(crate) off: Option<(Incarnation, Instant)>,
+    /// The incarnation that said last that its daemon ends. It may be back at once, and proves nothing but haste.
+    pub(crate) dying: Option<Incarnation>,
+    /// The incarnation that said good-bye, by wire or on a majority of the quorum disks. It holds nothing, and has ended.
+    pub(crate) farewell: Option<Incarnation>,
 }
 
 /// The fence around a partner that is not a member.
@@ -275,6 +293,7 @@ pub struct Core {
     pub(crate) params: Params,
     pub(crate) started: Instant,
     pub(crate) phase: Phase,
+    pub(crate) farewell: Farewell,
     pub(crate) out: Vec<Effect>,
     /// The instant of the present call, or of the last.
     pub(crate) present: Instant,
@@ -373,6 +392,7 @@ impl Core {
         Ok(Self {
             started: now,
             phase: Phase::Starting,
+            farewell: Farewell::None,
             out: Vec::new(),
             present: now,
             wake: now,
@@ -566,8 +586,9 @@ impl Core {
             }
             Event::PoolDone {
                 step: PoolStep::StopAll,
+                result,
                 ..
-            } => {}
+            } => self.all_stopped(now, result.is_ok()),
             Event::PoolDone {
                 pool,
                 generation,
@@ -672,7 +693,13 @@ impl Core {
         let acts = match datagram.advert.role {
             Role::Serving | Role::Releasing | Role::Dying => true,
             Role::Starting | Role::Waiting => false,
+            // However late it arrives, it is true.
+            Role::Left => return self.bidden_farewell(now, datagram.advert),
         };
+        // Its first word of that counts; those that follow are no sign of life.
+        if datagram.advert.role == Role::Dying && self.partner.dying == Some(incarnation) {
+            return;
+        }
         self.partner.nonce = Some((datagram.nonce, incarnation, acts));
         // What does not answer my present nonce may be old: nothing of it is believed.
         if !datagram.echo.is_some_and(|nonce| self.wire.echo(now, nonce)) {
@@ -680,6 +707,7 @@ impl Core {
         }
         self.meet(now, incarnation);
         self.briefed |= datagram.record.is_some();
+        self.partner.dying = Some(incarnation).filter(|_| datagram.advert.role == Role::Dying);
         self.partner.advert = Some(datagram.advert);
         self.partner.advert_slot = None;
         self.partner.letter = datagram.letter;
@@ -689,6 +717,14 @@ impl Core {
                 *held = (*held).max((epoch, generation, incarnation));
             }
         }
+    }
+
+    /// The partner's present incarnation has said good-bye by wire.
+    fn bidden_farewell(&mut self, now: Instant, advert: Advert) {
+        self.meet(now, advert.incarnation);
+        self.partner.advert = Some(advert);
+        self.partner.advert_slot = None;
+        self.partner.farewell = Some(advert.incarnation);
     }
 
     /// A decided record is true for ever. Before the own area was read, it is only kept; and it says on which disks to look.
@@ -776,6 +812,7 @@ impl Core {
     pub(crate) fn role(&self) -> Role {
         match self.phase {
             Phase::Starting => Role::Starting,
+            Phase::Stopped(_) if self.farewell == Farewell::Said => Role::Left,
             Phase::Stopped(_) => Role::Dying,
             Phase::Up if self.member() && self.leaving => Role::Releasing,
             Phase::Up if self.member() => Role::Serving,
@@ -895,13 +932,19 @@ impl Core {
                 self.partner.letter = self.disks[at].letter.clone();
             }
         }
+        let left = |slot: Slot| (slot.advert.role == Role::Left).then_some(slot.advert.incarnation);
         let disk = &mut self.disks[at];
+        disk.farewell = area.slot.ok().and_then(left);
         if let Ok(claims) = area.claims {
             disk.claims = Some((claims, id.0));
             disk.claims_of = area.slot.ok().map(|slot| slot.advert.incarnation);
         }
+        let present = Some(self.partner.incarnation);
+        if self.majority_is(|disk| disk.farewell == present) {
+            self.partner.farewell = present;
+        }
         let Ok(vote) = area.vote else { return };
-        disk.vote = Some((vote, id.0));
+        self.disks[at].vote = Some((vote, id.0));
         match self.phase {
             Phase::Starting => return self.learn(now, vote.decided),
             Phase::Up => {}
@@ -1008,7 +1051,7 @@ impl Core {
         // because any may be torn: its slot, a ballot that knows the record, a claim (nobody but a member claims).
         let (me, mine) = (self.me(), self.params.incarnation);
         self.was_member = areas.iter().any(|area| {
-            let serving = |role| matches!(role, Role::Serving | Role::Releasing | Role::Dying);
+            let serving = |role| matches!(role, Role::Serving | Role::Releasing | Role::Dying | Role::Left);
             let slot = area.slot.as_ref().map(|slot| slot.advert);
             let claims = area.claims.iter().flat_map(|claims| claims.pools.values());
             slot.is_ok_and(|advert| serving(advert.role) && advert.incarnation == mine)
@@ -1023,10 +1066,27 @@ impl Core {
             .filter(|advert| advert.incarnation == self.params.incarnation)
             .map(|advert| advert.epoch)
             .max();
+        // An earlier daemon of this incarnation has said good-bye: nobody waits for it any more, and nobody would fence it.
+        let gone = |area: &Area| {
+            let slot = area.slot.as_ref().map(|slot| slot.advert);
+            slot.is_ok_and(|advert| advert.role == Role::Left && advert.incarnation == mine)
+        };
+        let gone = areas.iter().any(gone);
         // What it said of its watchdog the partner may wait by: until this daemon knows better it says the same (L1).
         self.armed_before = slots
             .clone()
             .any(|slot| slot.advert.incarnation == mine && slot.advert.watchdog);
+        let earlier = slots
+            .clone()
+            .map(|slot| slot.advert)
+            .filter(|advert| advert.incarnation < mine);
+        let last_end = earlier
+            .max_by_key(|advert| (advert.incarnation, advert.role == Role::Left))
+            .filter(|advert| advert.incarnation.get() > 0)
+            .map(|advert| Note::LastEnd {
+                incarnation: advert.incarnation,
+                orderly: advert.role == Role::Left,
+            });
         let Some(vote) = areas
             .iter()
             .filter_map(|area| area.vote.ok())
@@ -1050,10 +1110,18 @@ impl Core {
         self.renew
             .values_mut()
             .for_each(|epoch| *epoch = known.max(*epoch));
-        self.phase = Phase::Up;
-        self.started_stamp = self.stamp();
         self.letter_version = 1;
         self.next_slot = now;
+        if gone {
+            self.farewell = Farewell::Said;
+            return self.stop(now, StopReason::Shutdown);
+        }
+        self.phase = Phase::Up;
+        self.started_stamp = self.stamp();
+        // Once for each life of the controller, not of the daemon.
+        if let Some(note) = last_end.filter(|_| !begun) {
+            self.emit(Effect::Note(note));
+        }
         let votes: Vec<Vote> = self.disks.iter().filter_map(|disk| Some(disk.vote?.0)).collect();
         for vote in votes {
             let progress = self.arbiter.observe(&vote);
@@ -1143,19 +1211,14 @@ impl Core {
     // ---- evaluation -----------------------------------------------------------------------------------------
 
     fn step(&mut self, now: Instant) {
-        if let Phase::Stopped(reason) = self.phase {
-            // Until the reset comes. Nothing else is said or done: the partner sees silence and stillness.
-            if now >= self.stop_said + self.params.timing.disk_limit {
-                self.stop_said = now;
-                self.emit(Effect::StopAll { reason });
-            }
-            self.wake = self.stop_said + self.params.timing.disk_limit;
-            return;
-        }
-        self.follow_set(now);
         if self.phase == Phase::Starting {
+            self.follow_set(now);
             self.start(now);
         }
+        if let Phase::Stopped(reason) = self.phase {
+            return self.step_stopped(now, reason);
+        }
+        self.follow_set(now);
         self.sights(now);
         self.lease(now);
         if self.stop_if_due(now) {
@@ -1182,9 +1245,71 @@ impl Core {
         self.beat(now);
     }
 
+    /// Until the reset comes, or the power goes. Who has not let go of everything in good order is silent and still from here
+    /// on, but for the word that it goes; who has says so in its slot, and when that stands on a majority, by wire: a daemon of
+    /// this incarnation that starts after that finds it (`start`).
+    fn step_stopped(&mut self, now: Instant, reason: StopReason) {
+        let again = self.stop_said + self.params.timing.disk_limit;
+        if self.farewell == Farewell::Said {
+            // Nothing is left that a reset would have to end, and it would come in the middle of the way down.
+            self.pet(now, true);
+            for at in 0..self.disks.len() {
+                if self.disks[at].ours {
+                    self.write_block(now, at, BlockId::Slot);
+                }
+            }
+            if self.farewell_stands() {
+                self.beat(now);
+            }
+            self.wake_at(now + self.params.timing.beat);
+            return;
+        }
+        if now >= again {
+            self.stop_said = now;
+            self.emit(Effect::StopAll { reason });
+        }
+        self.wake_at(self.stop_said + self.params.timing.disk_limit);
+        match reason {
+            // The partner may have heard nothing of it yet.
+            StopReason::Shutdown | StopReason::Unserving(_) => self.beat(now),
+            StopReason::Superseded(_) | StopReason::Fenced(_) | StopReason::LeaseOut => {}
+        }
+    }
+
+    /// The good-bye stands on a majority of the quorum disks.
+    pub(crate) fn farewell_stands(&self) -> bool {
+        let sequence = self.sequence;
+        let stands = |disk: &Disk| disk.blocks[BlockId::Slot as usize].durable >= sequence;
+        self.farewell == Farewell::Said && self.majority_is(stands)
+    }
+
+    /// Everything below has stopped: what was let go of before can be said to be so.
+    fn all_stopped(&mut self, now: Instant, well: bool) {
+        if self.farewell == Farewell::Due && well {
+            self.farewell = Farewell::Said;
+            self.sequence += 1;
+            self.next_beat = now;
+            self.emit(Effect::Note(Note::Left));
+        }
+    }
+
+    /// Silence and stillness that count. Who has said that it goes has the time in which its lease runs out, and no more:
+    /// until then it may be back.
+    fn limits(&self) -> (Duration, Duration) {
+        let timing = &self.params.timing;
+        let figures = self.partner.advert.map(|advert| advert.figures);
+        let figures = figures.unwrap_or_default();
+        if self.partner.dying == Some(self.partner.incarnation) {
+            timing.dying_limits_for(figures)
+        } else {
+            (timing.wire_limit, timing.disk_limit_for(figures))
+        }
+    }
+
     pub(crate) fn sights(&mut self, now: Instant) {
         let timing = self.params.timing;
-        let wire = self.wire.sight(now, timing.wire_limit);
+        let (wire_limit, disk_limit) = self.limits();
+        let wire = self.wire.sight(now, wire_limit);
         if wire != self.wire_sight.0 {
             if wire == WireSight::Silent && self.wire_sight.0 == WireSight::Alive {
                 self.silences.push_back(now);
@@ -1199,19 +1324,14 @@ impl Core {
                 }));
             }
         }
-        self.wake_at(self.wire.last() + timing.wire_limit);
-        let limit = timing.disk_limit_for(
-            self.partner
-                .advert
-                .map(|advert| advert.figures)
-                .unwrap_or_default(),
-        );
-        let disk = disk_sight(self.set(), &self.disks, now, limit);
+        self.wake_at(self.wire.last() + wire_limit);
+        let disk = disk_sight(self.set(), &self.disks, now, disk_limit);
         if disk != self.disk_sight.0 {
             self.disk_sight = (disk, now);
         }
         let role = match self.partner.advert.map(|advert| advert.role) {
-            Some(Role::Releasing | Role::Dying) => RoleSight::Leaving,
+            _ if self.partner_left() => RoleSight::Gone,
+            Some(Role::Releasing | Role::Dying | Role::Left) => RoleSight::Leaving,
             None | Some(Role::Starting | Role::Waiting | Role::Serving) => RoleSight::Staying,
         };
         let verdict = table::partner(self.power_sight(), wire, disk, role, self.pool_sight(now));
@@ -1228,6 +1348,7 @@ impl Core {
         let dead = |verdict| matches!(verdict, Partner::TakeOver | Partner::TakeOverAtOnce);
         if dead(verdict) && !dead(self.verdict) {
             let cause = match verdict {
+                Partner::TakeOverAtOnce if role == RoleSight::Gone => "it has said good-bye",
                 Partner::TakeOverAtOnce => "its power is reported off",
                 _ => "the wire is silent and the slot is still",
             };
@@ -1250,6 +1371,11 @@ impl Core {
         } else {
             PowerSight::Unproven
         }
+    }
+
+    /// The partner's present incarnation has said good-bye.
+    pub(crate) fn partner_left(&self) -> bool {
+        self.partner.farewell == Some(self.partner.incarnation)
     }
 
     fn pool_sight(&self, now: Instant) -> PoolSight {
@@ -1415,6 +1541,9 @@ impl Core {
     fn stop(&mut self, now: Instant, reason: StopReason) {
         self.phase = Phase::Stopped(reason);
         self.stop_said = now;
+        if reason == StopReason::Shutdown && self.farewell == Farewell::None && self.let_go() {
+            self.farewell = Farewell::Due;
+        }
         self.end_lease();
         self.emit(Effect::StopAll { reason });
         self.wake = now + self.params.timing.disk_limit;

@@ -1357,3 +1357,118 @@ fn claims_count_beside_the_slot_of_the_member_and_of_nobody_else() {
     assert!(!known(Some(2)), "a later life's");
     assert!(!known(None), "nobody knows whose");
 }
+
+/// Everything below has stopped, well or not.
+fn stopped(well: bool) -> Event {
+    Event::PoolDone {
+        pool: PoolId::from_bytes([0; 16]),
+        generation: Generation::default(),
+        step: PoolStep::StopAll,
+        result: if well { Ok(()) } else { Err("busy".into()) },
+    }
+}
+
+#[test]
+fn a_good_bye_is_said_when_it_stands_on_a_majority_and_is_believed_without_waiting_or_fencing() {
+    let mut bench = Bench::whole();
+    bench.ask(A, Request::Shutdown { unserved: false }).unwrap();
+    bench.until("it has stopped", |bench| {
+        matches!(bench.core(A).phase, Phase::Stopped(_))
+    });
+    assert_eq!(bench.core(A).role(), Role::Dying, "what is below may still run");
+    assert!(bench.core(B).record().members.both());
+    bench.power = false;
+    // On one disk of three it can be overlooked by the next daemon of this life.
+    bench.health[1] = crate::bench::Health::ReadOnly;
+    bench.health[2] = crate::bench::Health::ReadOnly;
+    bench.said.clear();
+    bench.tell(A, stopped(true));
+    assert_eq!((bench.core(A).role(), bench.core(A).left()), (Role::Left, false));
+    assert!(!bench.core(B).partner_left());
+    bench.health[1] = crate::bench::Health::Good;
+    let since = bench.now;
+    bench.until("b is alone", |bench| {
+        bench.core(B).record().members.get(A).is_none()
+    });
+    assert!(bench.core(A).left() && bench.core(A).state(bench.now) == "left");
+    assert!(bench.now.since(since) < bench.core(B).params.timing.wire_limit);
+    bench.until("b serves both", |bench| {
+        POOLS.iter().all(|pool| bench.serves(B, *pool))
+    });
+    let cut = |(_, effect): &(ControllerId, Effect)| matches!(effect, Effect::PowerOff(_));
+    assert!(!bench.said.iter().any(cut), "who has left is not fenced");
+    // A daemon of the same life finds it, and keeps to it; the next life joins.
+    bench.health[2] = crate::bench::Health::Good;
+    bench.boot(params(A, 1));
+    bench.run(ms(3_000));
+    assert_eq!(bench.core(A).state(bench.now), "left");
+    bench.boot(params(A, 2));
+    let ended = Note::LastEnd {
+        incarnation: Incarnation::new(1),
+        orderly: true,
+    };
+    assert!(bench.notes(A).contains(&ended));
+    bench.until("it has joined", |bench| bench.core(A).record().members.both());
+}
+
+#[test]
+fn no_good_bye_is_said_by_whom_something_is_left() {
+    for well in [true, false] {
+        let mut bench = Bench::whole();
+        if well {
+            // It cannot be exported, and is still there when Y is over.
+            bench.steps.insert(PoolStep::Release, Comes::Never);
+        }
+        bench.ask(A, Request::Shutdown { unserved: false }).unwrap();
+        bench.until("it has stopped", |bench| {
+            matches!(bench.core(A).phase, Phase::Stopped(_))
+        });
+        bench.tell(A, stopped(well));
+        bench.run(ms(500));
+        assert_eq!((bench.core(A).role(), bench.core(A).left()), (Role::Dying, false));
+        assert!(!bench.core(B).partner_left());
+    }
+}
+
+#[test]
+fn who_says_that_it_dies_is_waited_for_until_its_lease_has_run_out_and_is_alive_when_it_is_back() {
+    let (core, now) = whole();
+    let datagram = |core: &Core, role| {
+        let mut advert = core.partner.advert.unwrap();
+        advert.role = role;
+        Datagram {
+            sequence: 1_000,
+            nonce: 77,
+            echo: core.wire.newest(),
+            advert,
+            record: None,
+            letter: core.partner.letter.clone(),
+            holdings: Vec::new(),
+        }
+    };
+    let mut dying = core.clone();
+    let ordinary = dying.limits();
+    let word = datagram(&dying, Role::Dying);
+    dying.handle(now, Event::Received(word.clone()));
+    let short = dying.limits();
+    let gone = crate::timing::lease_gone_after(dying.params.timing.figures());
+    assert!(
+        short.0 <= ordinary.0 && short.1 < ordinary.1 && short.1 >= gone,
+        "{short:?}"
+    );
+    assert_eq!(dying.record(), core.record(), "a word is no death");
+    // Said again, it is no sign of life; said by one whom nobody has asked, it is nothing.
+    let heard = dying.wire.last();
+    dying.handle(now + ms(300), Event::Received(word));
+    assert_eq!(dying.wire.last(), heard);
+    let mut stale = core.clone();
+    let old = Datagram {
+        echo: Some(1),
+        ..datagram(&core, Role::Dying)
+    };
+    stale.handle(now, Event::Received(old));
+    assert_eq!(stale.limits(), ordinary);
+    let back = datagram(&dying, Role::Serving);
+    dying.handle(now + ms(400), Event::Received(back));
+    assert_eq!(dying.limits(), ordinary);
+}

@@ -441,10 +441,12 @@ impl Core {
         let claimed = claims
             .flat_map(|(claims, _)| claims.pools.values().map(|claim| claim.incarnation))
             .max();
-        let said = self
-            .partner
-            .advert
-            .filter(|advert| matches!(advert.role, Role::Serving | Role::Releasing | Role::Dying));
+        let said = self.partner.advert.filter(|advert| {
+            matches!(
+                advert.role,
+                Role::Serving | Role::Releasing | Role::Dying | Role::Left
+            )
+        });
         let said = said.map(|advert| advert.incarnation);
         recorded.max(claimed).max(said).unwrap_or(Incarnation::new(0))
     }
@@ -459,10 +461,11 @@ impl Core {
         }
     }
 
-    /// The victim's incarnation has ended, by a later one.
+    /// The victim's incarnation has ended: there is a later one, or it, or a later one, has said good-bye.
     pub(crate) fn rebooted(&self) -> bool {
-        self.fence
-            .is_some_and(|fence| self.partner.incarnation > fence.victim)
+        self.fence.is_some_and(|fence| {
+            self.partner.incarnation > fence.victim || self.partner.farewell >= Some(fence.victim)
+        })
     }
 
     /// It was reported off, to a question asked after the choice: the victim ran before the choice, so it has ended, whether

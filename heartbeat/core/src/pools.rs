@@ -594,14 +594,14 @@ impl Core {
                         self.forget_import(id);
                         self.give(now, id, cause == Cause::Operator);
                     }
-                    (Err(problem), Cause::Leaving, _) => {
+                    (Err(problem), Cause::Leaving, given_up) => {
                         self.failed(now, id, problem);
                         self.stop_pool(
                             now,
                             id,
                             key.generation,
                             "it cannot be exported and has to go",
-                            true,
+                            !given_up,
                         );
                     }
                     // Given up too late to keep it: its keys are gone, and it is taken again under a claim of its own.
@@ -1114,7 +1114,8 @@ impl Core {
             }
             Evidence::PowerOff { .. } => "power",
             Evidence::Waited { .. } => "waiting",
-            Evidence::Rebooted { .. } => "reboot",
+            Evidence::Rebooted { victim, .. } if self.partner.incarnation > victim.incarnation => "reboot",
+            Evidence::Rebooted { .. } => "good-bye",
         };
         if claimed && !self.may_take(now) {
             return false;
@@ -1201,7 +1202,8 @@ impl Core {
         let Some(cause) = leaving.or(pool.release).or(asked).or(home) else {
             return false;
         };
-        if !self.partner_ready() {
+        // Who shuts down lets go of it whether or not somebody is there to take it.
+        if !self.partner_ready() && self.wishes.shutdown.is_none() {
             if let Some(pool) = self.pools.get_mut(&id) {
                 pool.release = None;
             }
@@ -1379,15 +1381,31 @@ impl Core {
         serving.into_iter().skip(first).take(HOLDINGS_MAX).collect()
     }
 
-    /// Everything that could be given has been taken over by a claim, or nobody is there to take it. Who stops sooner
-    /// makes the receiver fence what it was given.
+    /// Everything that could be given has been taken over by a claim; what nobody is there to take is exported. Who stops
+    /// sooner makes the receiver fence what it was given, or whoever comes next what was not exported.
     pub(crate) fn shutdown_done(&self, now: Instant) -> bool {
         let Some(since) = self.wishes.shutdown else {
             return false;
         };
-        let busy = |pool: &Pool| !matches!(pool.state, State::Idle);
+        let ready = self.partner_ready();
+        let busy = |pool: &Pool| match pool.state {
+            State::Idle => false,
+            State::Giving { .. } | State::Given { .. } => ready,
+            _ => true,
+        };
         let left = self.pools.values().any(busy);
-        !left || !self.partner_ready() || now.since(since) >= self.params.timing.ask_limit
+        !left || now.since(since) >= self.params.timing.ask_limit
+    }
+
+    /// Nothing is imported here, or on its way to be, or may be still.
+    pub(crate) fn let_go(&self) -> bool {
+        let quiet = |pool: &Pool| {
+            matches!(
+                pool.state,
+                State::Idle | State::Giving { .. } | State::Given { .. }
+            )
+        };
+        self.imports.as_ref().is_some_and(BTreeMap::is_empty) && self.pools.values().all(quiet)
     }
 
     // ---- port groups ----------------------------------------------------------------------------------------

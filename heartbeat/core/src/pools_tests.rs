@@ -1410,7 +1410,7 @@ fn holdings_are_told_in_turn_to_a_partner_that_cannot_read_them() {
 }
 
 #[test]
-fn a_shutdown_is_done_when_nothing_is_left_or_nobody_is_there_or_after_y() {
+fn a_shutdown_is_done_when_nothing_is_left_that_could_go_or_after_y() {
     let (core, now) = whole();
     let limit = core.params.timing.ask_limit;
     let done = |change: &dyn Fn(&mut Core), at: Instant| {
@@ -1423,10 +1423,16 @@ fn a_shutdown_is_done_when_nothing_is_left_or_nobody_is_there_or_after_y() {
     assert!(!done(&|core| core.wishes.shutdown = None, now + limit));
     let idle = |core: &mut Core| core.pools.values_mut().for_each(|pool| pool.state = State::Idle);
     assert!(done(&idle, now));
-    assert!(done(
-        &|core| core.partner.advert.as_mut().unwrap().shelf = false,
-        now
-    ));
+    // What is given is waited for while somebody is there to take it; what is served is exported first in any case.
+    let given = |core: &mut Core| {
+        let generation = Generation::new(1);
+        core.pools
+            .values_mut()
+            .for_each(|pool| pool.state = State::Given { generation });
+    };
+    let alone = |core: &mut Core| core.partner.advert.as_mut().unwrap().shelf = false;
+    assert!(!done(&given, now) && !done(&alone, now));
+    assert!(done(&|core| (given(core), alone(core)).0, now));
 }
 
 #[test]

@@ -68,6 +68,8 @@ pub enum RoleSight {
     Staying,
     /// It is releasing or dying.
     Leaving,
+    /// That incarnation has said good-bye: it holds nothing, and never will again.
+    Gone,
 }
 
 /// The partner's pools.
@@ -117,7 +119,7 @@ pub enum Partner {
     LockAndGoOn,
     /// Arbitrate; fence; take over when the fence is confirmed.
     TakeOver,
-    /// The same without waiting for any limit: its power is off.
+    /// The same without waiting for any limit: its power is off, or it has said good-bye.
     TakeOverAtOnce,
     /// Take nothing: this controller may be the sick one.
     TakeNothing,
@@ -211,7 +213,15 @@ pub fn partner(
             W::Off,
             N::Unknown | N::Alive | N::Silent,
             D::Unknown | D::Alive | D::SomeStill | D::MostStill | D::Still | D::Unreadable,
-            R::Staying | R::Leaving,
+            R::Staying | R::Leaving | R::Gone,
+            P::Served | P::Unserved | P::Ignored,
+        )
+        // Its word is as good as its power switch: it was given in good order, and is kept over restarts of its daemon.
+        | (
+            W::Unproven,
+            N::Unknown | N::Alive | N::Silent,
+            D::Unknown | D::Alive | D::SomeStill | D::MostStill | D::Still | D::Unreadable,
+            R::Gone,
             P::Served | P::Unserved | P::Ignored,
         ) => Partner::TakeOverAtOnce,
         // The wire lives.
@@ -344,7 +354,10 @@ pub fn markdown() -> String {
                 "unreadable on a majority",
             ],
         ),
-        ("it says", &["staying", "releasing or dying"]),
+        (
+            "it says",
+            &["staying", "releasing or dying", "good-bye, in that incarnation"],
+        ),
         (
             "its pools",
             &["served", "unserved for X", "asked for in vain for Y"],
@@ -360,7 +373,7 @@ pub fn markdown() -> String {
             DiskSight::Still,
             DiskSight::Unreadable,
         ][at[2]];
-        let role = [RoleSight::Staying, RoleSight::Leaving][at[3]];
+        let role = [RoleSight::Staying, RoleSight::Leaving, RoleSight::Gone][at[3]];
         let pools = [PoolSight::Served, PoolSight::Unserved, PoolSight::Ignored][at[4]];
         match partner(power, WIRES[at[1]], disk, role, pools) {
             Partner::Normal => "nothing: all is well",

@@ -86,11 +86,18 @@ impl Core {
             && self.power_sight() == PowerSight::Off
     }
 
+    /// This controller has let go of everything and said so where it counts: the machine may go.
+    #[must_use]
+    pub fn left(&self) -> bool {
+        self.farewell_stands()
+    }
+
     /// Stable name of what this controller is doing, as in [`Status::state`].
     #[must_use]
     pub fn state(&self, now: Instant) -> &'static str {
         match self.phase {
             Phase::Starting => "starting",
+            Phase::Stopped(_) if self.farewell_stands() => "left",
             Phase::Stopped(_) => "stopped",
             Phase::Up if self.arbiter.running() || self.arbiter.voted() => "arbitrating",
             Phase::Up if !self.member() => {
@@ -440,12 +447,23 @@ impl Core {
                 })
             }
             Request::ReplaceQuorumDisk { from, to } => self.plan_replace(now, from, to),
-            Request::Shutdown => {
+            Request::Shutdown { unserved } => {
                 let mine = |id: &&PoolId| self.basis(**id) == Basis::Take(Kind::Own);
                 let pools: Vec<PoolId> = self.pools.keys().filter(mine).copied().collect();
                 let step = match self.partner_unready() {
                     None => format!("give {} pools to controller {partner}, then stop", pools.len()),
-                    Some(reason) => format!("stop; {} pools stay unserved: {reason}", pools.len()),
+                    Some(reason) if !unserved && !pools.is_empty() => {
+                        return refuse(
+                            format!("{} pools would not be served by anybody: {reason}", pools.len()),
+                            "bring the partner back, or shut the whole array down: pollux shutdown",
+                        );
+                    }
+                    Some(reason) => {
+                        format!(
+                            "export {} pools, which stay unserved ({reason}), then stop",
+                            pools.len()
+                        )
+                    }
                 };
                 Ok(Plan {
                     pools,
@@ -526,7 +544,7 @@ impl Core {
                 Request::Override(epoch) => self.wishes.override_of = Some(epoch),
                 Request::OpenAlone => self.wishes.open = Some(epoch),
                 Request::ReplaceQuorumDisk { from, to } => self.replace(now, from, to),
-                Request::Shutdown => {
+                Request::Shutdown { .. } => {
                     self.wishes.shutdown.get_or_insert(now);
                 }
             }

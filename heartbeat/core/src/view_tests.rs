@@ -122,7 +122,10 @@ fn what_is_not_known_yet_is_not_said() {
             .all(|pool| pool.state == "unknown" && pool.owner.is_none())
     );
     says(core, bench.now, "takeover", "own area");
-    refused(core.plan(bench.now, Request::Shutdown), "starting");
+    refused(
+        core.plan(bench.now, Request::Shutdown { unserved: true }),
+        "starting",
+    );
     let missed = |bench: &Bench| bench.alarms(A).contains(&("quorum_own_area", "a".into()));
     assert!(
         !missed(&bench),
@@ -211,7 +214,10 @@ fn the_states_of_a_controller_are_named_as_it_goes_through_them() {
     stopped.phase = Phase::Stopped(StopReason::LeaseOut);
     assert_eq!(stopped.state(bench.now), "stopped");
     says(&stopped, bench.now, "takeover", "has stopped");
-    refused(stopped.plan(bench.now, Request::Shutdown), "stopped");
+    refused(
+        stopped.plan(bench.now, Request::Shutdown { unserved: true }),
+        "stopped",
+    );
 
     bench.ballots = false;
     bench.boot(params(B, 2));
@@ -234,7 +240,7 @@ fn the_states_of_a_controller_are_named_as_it_goes_through_them() {
 fn who_gives_everything_away_is_releasing() {
     let mut bench = Bench::whole();
     bench.steps.insert(PoolStep::Release, Comes::Never);
-    let plan = bench.ask(A, Request::Shutdown).unwrap();
+    let plan = bench.ask(A, Request::Shutdown { unserved: true }).unwrap();
     assert_eq!(plan.pools, [POOLS[0]], "what the partner holds does not move");
     assert!(plan.steps[0].contains("give 1 pools to controller b"), "{plan:?}");
     assert_eq!(bench.core(A).state(bench.now), "releasing");
@@ -700,9 +706,23 @@ fn a_lone_controller_is_opened_when_nobody_is_there_to_join() {
 #[test]
 fn a_shutdown_without_a_partner_leaves_its_pools_unserved_and_says_so() {
     let bench = Bench::alone();
-    let plan = bench.core(A).plan(bench.now, Request::Shutdown).unwrap();
+    let plan = bench
+        .core(A)
+        .plan(bench.now, Request::Shutdown { unserved: true })
+        .unwrap();
     assert_eq!(plan.pools, POOLS);
-    assert!(plan.steps[0].contains("2 pools stay unserved"), "{plan:?}");
+    assert!(
+        plan.steps[0].contains("export 2 pools, which stay unserved"),
+        "{plan:?}"
+    );
+    let refusal = bench
+        .core(A)
+        .plan(bench.now, Request::Shutdown { unserved: false })
+        .unwrap_err();
+    assert!(
+        refusal.reason.contains("2 pools would not be served"),
+        "{refusal:?}"
+    );
 }
 
 /// Every alarm comes with its reason and goes with it.

@@ -5,7 +5,7 @@
 //! advert · record (flag, record) · letter · holdings (count, [16] pool · u64 epoch · u64 generation each)
 //! ```
 
-use crate::area::{Advert, LETTER_MAX, Letter};
+use crate::area::{Advert, LETTER_MAX, Letter, Role};
 use crate::codec::{Malformed, Parsed, Reader, Writer};
 use crate::record::Record;
 use alloc::vec::Vec;
@@ -67,6 +67,14 @@ impl fmt::Display for BadDatagram {
 impl core::error::Error for BadDatagram {}
 
 impl Datagram {
+    /// The same from a sender whose daemon ends now. It answers the same nonce, so it says nothing of life that the one
+    /// before did not say.
+    #[must_use]
+    pub fn dying(mut self) -> Self {
+        self.advert.role = Role::Dying;
+        self
+    }
+
     /// The body that `sender` sends; at most [`BODY_MAX`] bytes.
     #[must_use]
     pub fn encode(&self, array: ArrayId, sender: ControllerId) -> Vec<u8> {

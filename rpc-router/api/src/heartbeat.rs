@@ -52,6 +52,10 @@ crate::contract! {
         once admin OPEN_ALONE = "heartbeat.open_alone": OpenAlone => Accepted, [Refused, Failed];
         /// Aborts a planned move before its point of no return.
         once operator ABORT = "heartbeat.abort": Switchover => Accepted, [Refused, Failed];
+        /// Lets go of everything here in good order, says good-bye to the partner, and takes the machine down. Answered when it
+        /// has begun; it is done when `heartbeat.status` says `left`.
+        // Admin's: nobody who may only move pools should be able to end the service of all of them.
+        once admin SHUTDOWN = "heartbeat.shutdown": Shutdown => Accepted, [Refused, Failed];
         /// Puts another disk in the place of a quorum disk. Answered when it has begun; `heartbeat.status` shows the end.
         once admin REPLACE_QUORUM_DISK = "heartbeat.replace_quorum_disk": ReplaceQuorumDisk => Accepted, [Refused, Failed];
     }
@@ -79,7 +83,7 @@ pub struct Status {
     pub incarnation: Incarnation,
     /// Timing profile: `fast`, `safe` or `ci`.
     pub profile: String,
-    /// What this controller is doing: `booting`, `joining`, `serving`, `holding`, `stopped`, ...
+    /// What this controller is doing: `booting`, `joining`, `serving`, `holding`, `stopped`, `left` (it has said good-bye), ...
     pub state: String,
     /// The current epoch record, as far as it is known here.
     pub epoch: Option<EpochRecord>,
@@ -326,6 +330,38 @@ pub struct ReplaceQuorumDisk {
     pub from: DiskIndex,
     /// The disk that joins: no pool has it, and it is blank or was a quorum disk of this array.
     pub to: DiskIndex,
+    /// Say what would happen, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What becomes of the machine once its controller has said good-bye.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Machine {
+    /// It is powered off.
+    Off,
+    /// It starts again.
+    Reboot,
+    /// It stays as it is: whoever asked sees to the rest.
+    #[default]
+    Stay,
+}
+
+/// Shut a controller down.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Shutdown {
+    /// Go although pools would be served by nobody: they are exported.
+    #[serde(default)]
+    pub unserved: bool,
+    /// What becomes of the machine.
+    #[serde(default)]
+    pub machine: Machine,
+    /// Why, for the logs; empty: nothing was said.
+    #[serde(default)]
+    pub reason: String,
     /// Say what would happen, and do nothing.
     #[serde(default)]
     pub dry_run: bool,

@@ -94,15 +94,12 @@ impl Agent {
     fn complain(&self, action: &str, output: &Output) -> String {
         let said = [&output.stderr[..], &output.stdout].concat();
         let said = String::from_utf8_lossy(&said);
-        let line = said
-            .lines()
-            .find(|line| !line.trim().is_empty())
-            .unwrap_or("nothing");
+        let line = telling(&said);
         // An agent that talks much repeats what it was told.
         let secret = self.password().ok().flatten();
         let line = match secret.filter(|secret| !secret.is_empty()) {
             Some(secret) => line.replace(&secret, "(password)"),
-            None => line.to_owned(),
+            None => line,
         };
         format!(
             "{} {action}: {}, and said: {line}",
@@ -143,6 +140,33 @@ impl Agent {
     }
 }
 
+/// What of it tells why: the lines that speak of a failure, without the warnings of the language that an agent is written in;
+/// else the last one.
+fn telling(said: &str) -> String {
+    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let failure = |line: &&str| {
+        let line = line.to_ascii_lowercase();
+        let speaks = [
+            "error",
+            "fail",
+            "unable",
+            "invalid",
+            "denied",
+            "unauthorized",
+            "password",
+        ];
+        !line.contains("warning")
+            && !line.contains("executing:")
+            && speaks.iter().any(|word| line.contains(word))
+    };
+    let mut told: Vec<&str> = lines().filter(failure).collect();
+    told.dedup();
+    if told.is_empty() {
+        return lines().last().unwrap_or("nothing").to_owned();
+    }
+    told.join("; ").chars().take(300).collect()
+}
+
 /// What `status` has said: exit code and words must say the same.
 fn read_status(code: Option<i32>, said: &[u8]) -> Option<PowerState> {
     let said = String::from_utf8_lossy(said);
@@ -179,6 +203,25 @@ pub(crate) mod tests {
         ] {
             assert_eq!(read_status(code, said.as_bytes()), state, "{code:?} {said:?}");
         }
+    }
+
+    #[test]
+    fn what_tells_why_is_found_in_what_an_agent_says() {
+        let said = "/usr/sbin/fence_ipmilan:5: DeprecationWarning: 'pipes' is deprecated\n  from pipes import quote\n\
+                    2026-11-30 20:27:30 INFO: Executing: ipmitool -P [set]\n\n\
+                    2026-11-30 20:27:30 DEBUG: 1  Error: Unable to establish IPMI v2 / RMCP+ session\n\n\
+                    2026-11-30 20:27:30 ERROR: Failed: Unable to obtain correct plug status\n\n";
+        let told = telling(said);
+        assert!(
+            told.contains("RMCP+ session; 2026") && told.ends_with("plug status"),
+            "{told}"
+        );
+        assert!(
+            !told.contains("Deprecation") && !told.contains("Executing"),
+            "{told}"
+        );
+        assert_eq!(telling("one\ntwo\n\n"), "two");
+        assert_eq!(telling("\n"), "nothing");
     }
 
     /// An agent that keeps its partner's power in a file, and writes down how it was run.

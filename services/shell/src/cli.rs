@@ -137,6 +137,24 @@ pub enum Command {
         #[command(flatten)]
         care: Care,
     },
+    /// Shut the whole array down in good order, or with --on one controller, and power off the machines
+    Shutdown {
+        /// Why, for the logs
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+        /// How to go about it
+        #[command(flatten)]
+        care: Care,
+    },
+    /// Shut the controller of --on down in good order, and start its machine again
+    Reboot {
+        /// Why, for the logs
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+        /// How to go about it
+        #[command(flatten)]
+        care: Care,
+    },
     /// Abort a planned move before its point of no return
     Abort {
         /// Name or identity of the pool
@@ -195,6 +213,12 @@ pub enum Command {
     /// Disarm the watchdog of this controller, whose daemons are stopped: what their units do last
     #[command(hide = true)]
     Disarm,
+    /// This controller lets go of everything and says good-bye: what its units do first when they are stopped
+    #[command(hide = true)]
+    Leave,
+    /// Take this machine down, as heartbeat has left word
+    #[command(hide = true)]
+    Machine,
     /// Write the manual pages of every command into a folder
     #[command(hide = true)]
     Manual {
@@ -921,6 +945,7 @@ mod tests {
             |config export|config export /x/y.toml|config import /x/y.toml --yes --discard-data|config import - --dry-run\
             |config status|config verify|chassis status\
             |chassis power a off|chassis hang a|chassis resume a|chassis reboot b|chassis daemon a heartbeatd kill\
+            |shutdown --yes --reason ups|reboot --dry-run|leave|machine\
             |chassis leg 1 cut|chassis interconnect only-a-to-b|chassis host-port a out|chassis disk-path b all out\
             |chassis disk-path b 3 in|chassis disk-fault 2 slow --slow-ms 9|chassis shelf-power off|chassis bmc a off\
             |completion bash|manual /x|disarm|token add ops --role operator --expires 30|token list|token remove ops|management\

@@ -1,6 +1,7 @@
 //! The operator's command; see the library.
 
 use clap::Parser;
+use pollux_api::heartbeat::Machine;
 use pollux_runtime::Ctx;
 use pollux_shell::array::{CHANGE, Place};
 use pollux_shell::cli::{Command, Line, Pair, Quorum};
@@ -9,8 +10,10 @@ use pollux_shell::error::Error;
 use pollux_shell::moves::{self, Move};
 use pollux_shell::print::Style;
 use pollux_shell::resources::{self, Shown};
+use pollux_shell::shutdown::Wanted;
 use pollux_shell::{
-    action, disarm, disk, enclosure, pair, quorum, setup, space, status, timeline, token, trace, words,
+    action, disarm, disk, enclosure, machine, pair, quorum, setup, shutdown, space, status, timeline, token,
+    trace, words,
 };
 use serde_json::{Value, json};
 use std::ffi::OsString;
@@ -78,6 +81,7 @@ async fn run(line: Line) -> Result<Shown, Error> {
             what: Some(Quorum::Format),
         } => return quorum::format(&place),
         Command::Disarm => return disarm::run(&place).await,
+        Command::Machine => return machine::run(&place).await,
         Command::Completion { shell } => return Ok(words::completion(shell)),
         Command::Manual { folder } => return words::manual(&folder),
         _ => {}
@@ -89,6 +93,7 @@ async fn run(line: Line) -> Result<Shown, Error> {
         | Command::Pair(_)
         | Command::Setup(_)
         | Command::Disarm
+        | Command::Machine
         | Command::Completion { .. }
         | Command::Manual { .. } => unreachable!("handled before the array is asked"),
         Command::Status => {
@@ -123,6 +128,31 @@ async fn run(line: Line) -> Result<Shown, Error> {
             override_epoch,
             care,
         } => moves::run(&array, Move::Takeover(override_epoch), care, under, style).await,
+        Command::Shutdown { reason, care } => {
+            let wanted = Wanted {
+                on: common.on,
+                machine: Machine::Off,
+                reason,
+                care,
+            };
+            shutdown::run(&array, wanted, under).await
+        }
+        Command::Reboot { reason, care } => {
+            if common.on.is_none() {
+                return Err(Error::usage(
+                    "one controller is rebooted at a time, and nothing says which",
+                    "pollux reboot --on a, and when it has joined again --on b",
+                ));
+            }
+            let wanted = Wanted {
+                on: common.on,
+                machine: Machine::Reboot,
+                reason,
+                care,
+            };
+            shutdown::run(&array, wanted, under).await
+        }
+        Command::Leave => shutdown::leave(&array).await,
         Command::Abort { pool } => {
             let care = pollux_shell::cli::Care {
                 dry_run: false,

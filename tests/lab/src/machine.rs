@@ -63,7 +63,11 @@ impl Machine {
         });
         let what = format!("start {}", self.node);
         self.with_console(greeted.and_then(|greeted| greeted.map_err(|why| Error::step(what, why))))?;
-        self.with_console(self.ssh.connect(BOOT))?;
+        // A machine that has just greeted may have too much to do to go on with it in sshd's time.
+        let entered = wait_for(&format!("{} lets the lab in", self.node), BOOT, || {
+            self.ssh.connect(LOOK).map_err(|error| error.to_string())
+        });
+        self.with_console(entered)?;
         let state = self.with_console(self.ssh.try_run("systemctl is-system-running --wait", BOOT))?;
         if state.out.trim() != "running" {
             let failed = self.run("systemctl --failed --plain --no-legend")?;

@@ -126,7 +126,7 @@ const EVERYTHING: Setup = Setup {
 const MOVES: &[Request] = &[
     Request::Switchover(PoolId::from_bytes([1; 16])),
     Request::Takeover,
-    Request::Shutdown,
+    Request::Shutdown { unserved: true },
 ];
 
 /// Left out of every world of whole arrays.

@@ -87,6 +87,7 @@ impl Stats {
             Role::Serving => "serving",
             Role::Releasing => "releasing",
             Role::Dying => "dying",
+            Role::Left => "left",
         });
     }
 

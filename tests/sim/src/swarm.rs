@@ -209,7 +209,11 @@ impl World {
             Kind::Crash => {
                 let most = nanos(self.timing.wire_limit) / 2;
                 let restart = self.rng.range(MS, most);
-                self.crash(c, Some(restart));
+                if self.rng.chance(500_000) {
+                    self.panics(c, Some(restart));
+                } else {
+                    self.crash(c, Some(restart));
+                }
             }
             Kind::KeeperCrash => {
                 let restart = self.rng.range(50 * MS, 2 * SEC);
@@ -317,7 +321,7 @@ impl World {
                     1 => Request::Giveback(None),
                     2 => Request::Giveback(Some(pool)),
                     3 => Request::Abort(pool),
-                    4 => Request::Shutdown,
+                    4 => Request::Shutdown { unserved: true },
                     _ => Request::Switchover(pool),
                 };
                 self.ask(c, request);

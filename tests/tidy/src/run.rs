@@ -50,6 +50,12 @@ const PACKAGES: &[(&str, &str)] = &[
         "tgt",
         "a foreign target, against which the host of the tests is checked",
     ),
+    ("openipmi", "ipmi_sim: a BMC in software, for the partner's power"),
+    ("ipmitool", "what the fence agent speaks IPMI with"),
+    (
+        "fence-agents",
+        "fence_ipmilan: a real agent for the partner's power",
+    ),
 ];
 /// Seeds of the simulator in one `verify`.
 const SEEDS: &str = "10000";

@@ -16,9 +16,11 @@ const DEBIAN_WITHIN: Duration = Duration::from_secs(900);
 
 /// How exposed each unit may be, in tenths, as `systemd-analyze security` counts (0 to 100; below 20 it says OK, below 10
 /// SAFE). What is worse than its figure has lost a wall.
-const EXPOSURE: [(&str, u32); 10] = [
+const EXPOSURE: [(&str, u32); 13] = [
     ("pollux-gate", 15),
     ("pollux-disarm", 5),
+    ("pollux-leave", 5),
+    ("pollux-machine", 12),
     ("rpc-routerd", 14),
     ("enclosured", 28),
     ("lvmd", 20),

@@ -83,6 +83,7 @@ impl Core {
             params: _,
             started,
             phase: _,
+            farewell: _,
             out: _,
             present,
             wake,
@@ -164,6 +165,8 @@ impl Core {
             left,
             power: _,
             off,
+            dying: _,
+            farewell: _,
         } = partner;
         let own = [
             started,
@@ -268,6 +271,7 @@ impl Disk {
             claims,
             letter: _,
             slot_read,
+            farewell: _,
             blocks,
             vote_stamp,
             counted,

@@ -277,8 +277,8 @@ impl Array {
             let core = &cores[c];
             let mut undone = node.undone.clone();
             undone.iter_mut().for_each(|effect| names.effect(c, effect));
-            let instants =
-                [node.boot_at, node.daemon_at, node.watchdog].map(|at| at.map(|at| names.since(at)));
+            let instants = [node.boot_at, node.daemon_at, node.watchdog, node.off_at]
+                .map(|at| at.map(|at| names.since(at)));
             let flags = [
                 node.powered,
                 node.crashed,

@@ -40,6 +40,8 @@ pub(super) struct Node {
     pub(super) late: Vec<Laid>,
     pub(super) lease_until: Instant,
     pub(super) watchdog: Option<Instant>,
+    /// It has said good-bye, and its power goes then.
+    pub(super) off_at: Option<Instant>,
     /// The pool, and whether hosts are answered.
     pub(super) imported: Option<(ReservationKey, bool)>,
     pub(super) stopped: bool,
@@ -62,7 +64,7 @@ impl Node {
     pub(super) fn due(&self, soonest: Instant) -> Option<Instant> {
         let core = self.core.as_ref().filter(|_| !self.stalled);
         let deadline = core.map(|core| core.next_deadline());
-        let all = [deadline, self.boot_at, self.daemon_at, self.watchdog];
+        let all = [deadline, self.boot_at, self.daemon_at, self.watchdog, self.off_at];
         all.into_iter().flatten().min().map(|at| at.max(soonest))
     }
 }
@@ -72,6 +74,9 @@ impl Array {
     pub(super) fn wake(&mut self, c: usize) {
         let now = self.now;
         let due = |at: &Option<Instant>| at.is_some_and(|at| at <= now);
+        if due(&self.nodes[c].off_at) {
+            return self.power_cut(c);
+        }
         if due(&self.nodes[c].watchdog) {
             return self.reset(c);
         }
@@ -584,7 +589,21 @@ impl Array {
         node.stopped = true;
         node.imported = None;
         if reason == StopReason::Shutdown {
-            self.power_cut(c);
+            // On its way down: time enough for a good-bye.
+            if node.off_at.is_none() {
+                node.off_at = Some(self.now + UNIT);
+            }
+            let (pool, step, result) = (POOL, PoolStep::StopAll, Ok(()));
+            let generation = Generation::default();
+            self.lay(
+                c,
+                Card::Tell(Event::PoolDone {
+                    pool,
+                    generation,
+                    step,
+                    result,
+                }),
+            );
         } else if node.boot_at.is_none() {
             // The reset follows a little later.
             let reset = self.now + UNIT;

@@ -20,10 +20,13 @@ pub(crate) struct ConfirmedFence {
     asked: [Option<u64>; 2],
     /// The highest epoch that each controller acts on.
     epoch: [Epoch; 2],
+    /// The incarnation of each controller whose good-bye its partner went by: it must not do anything any more.
+    gone: [Option<u64>; 2],
 }
 
 impl ConfirmedFence {
     pub(crate) fn observe(&mut self, world: &World, fact: &Fact) -> Result<(), String> {
+        self.gone_does_nothing(world, fact)?;
         match *fact {
             Fact::Published { c, record } => {
                 self.epoch[c] = self.epoch[c].max(record.epoch);
@@ -49,6 +52,34 @@ impl ConfirmedFence {
                 });
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whoever was believed to have gone for good writes, takes, answers and votes no more.
+    fn gone_does_nothing(&mut self, world: &World, fact: &Fact) -> Result<(), String> {
+        let (c, what) = match *fact {
+            Fact::Wrote { c, .. } => (c, "writes"),
+            Fact::Registered { c, .. } | Fact::Taking { c, .. } | Fact::Imported { c, .. } => {
+                (c, "takes a pool")
+            }
+            Fact::Replied { c, .. } => (c, "answers a host"),
+            Fact::Proposed { c, .. } => (c, "votes"),
+            Fact::Trusted {
+                c,
+                evidence: Evidence::Rebooted { victim, .. },
+                ..
+            } => {
+                let (partner, at) = (&world.nodes[1 - c], 1 - c);
+                if partner.up && partner.incarnation == victim.incarnation.get() {
+                    self.gone[at] = Some(partner.incarnation);
+                }
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        if self.gone[c] == Some(world.nodes[c].incarnation) {
+            return Err(format!("{c} {what} after its good-bye was believed"));
         }
         Ok(())
     }
@@ -83,7 +114,10 @@ impl ConfirmedFence {
             Evidence::Waited { victim, .. } | Evidence::Rebooted { victim, .. } => victim,
         };
         let partner = &world.nodes[1 - c];
-        let ended = partner.incarnation > victim.incarnation.get() || !partner.up;
+        // Good-bye counts for an end: nothing is held, and `gone_does_nothing` sees to it that it stays so.
+        let left = matches!(evidence, Evidence::Rebooted { .. })
+            && (0..world.setup.pools.len()).all(|pool| world.held(1 - c, pool).is_none());
+        let ended = partner.incarnation > victim.incarnation.get() || !partner.up || left;
         if ended {
             Ok(())
         } else {

@@ -122,8 +122,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "unread-ballot-is-an-empty-one",
         file: MACHINE,
         edits: &[(
-            "let Ok(vote) = area.vote else { return };\n        disk.vote",
-            "let vote = area.vote.unwrap_or(Vote::after(*self.arbiter.decided()));\n        disk.vote",
+            "let Ok(vote) = area.vote else { return };\n        self.disks[at].vote",
+            "let vote = area.vote.unwrap_or(Vote::after(*self.arbiter.decided()));\n        self.disks[at].vote",
         )],
         removes: "a damaged, blank or unreadable ballot block is no promise (K11)",
         by: By::Seeds,
@@ -494,8 +494,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "the-same-incarnation-has-rebooted",
         file: MEMBER,
         edits: &[(
-            "        self.fence\n            .is_some_and(|fence| self.partner.incarnation > fence.victim)\n",
-            "        self.fence\n            .is_some_and(|fence| self.partner.incarnation >= fence.victim)\n",
+            "self.partner.incarnation > fence.victim || self.partner.farewell >= Some(fence.victim)",
+            "self.partner.incarnation >= fence.victim || self.partner.farewell >= Some(fence.victim)",
         )],
         removes: "only a later incarnation proves that the victim has ended",
         by: By::Seeds,
@@ -1809,5 +1809,53 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         edits: &[("if area.iter().all(|byte| *byte == 0) {", "if !area.is_empty() {")],
         removes: "only a blank disk, or an old one of this array, is formatted",
         by: By::Scenario("replace::c5_what"),
+    },
+    // ---- good-bye -------------------------------------------------------------------------------------------
+    Mutant {
+        name: "good-bye-on-one-disk",
+        file: MACHINE,
+        edits: &[(
+            "if self.majority_is(|disk| disk.farewell == present) {",
+            "if self.disks.iter().any(|disk| disk.farewell == present) {",
+        )],
+        removes: "a good-bye counts when it stands on a majority: the next daemon of that life finds it then",
+        by: By::Core,
+    },
+    Mutant {
+        name: "good-bye-while-something-runs",
+        file: MACHINE,
+        edits: &[(
+            "self.farewell == Farewell::Due && well",
+            "self.farewell == Farewell::Due",
+        )],
+        removes: "good-bye is said when everything below has stopped",
+        by: By::Core,
+    },
+    Mutant {
+        name: "good-bye-with-a-pool-in-hand",
+        file: MACHINE,
+        edits: &[(
+            "self.farewell == Farewell::None && self.let_go()",
+            "self.farewell == Farewell::None",
+        )],
+        removes: "good-bye is said by whom nothing is left",
+        by: By::Core,
+    },
+    Mutant {
+        name: "good-bye-is-forgotten",
+        file: MACHINE,
+        edits: &[(
+            "        if gone {\n",
+            "        if gone && self.was_member && false {\n",
+        )],
+        removes: "a daemon keeps to the good-bye of an earlier one of its life",
+        by: By::Core,
+    },
+    Mutant {
+        name: "dying-is-dead",
+        file: TIMING,
+        edits: &[("let gone = gone.max(longer * 3);", "let gone = longer.min(gone);")],
+        removes: "who says that it dies is waited for until its lease has run out",
+        by: By::Core,
     },
 ];

@@ -139,7 +139,7 @@ fn a8_a_clean_reboot_gives_first() {
     scenario(Setup::fine, |world| {
         whole(world);
         let takeovers = world.stats.takeovers;
-        world.ask(A, Request::Shutdown);
+        world.ask(A, Request::Shutdown { unserved: true });
         let off = world.run_till(30 * SEC, |world| !world.nodes[A].powered);
         demand(world, off, "a does not shut down");
         taken_over(world, B);
@@ -148,6 +148,128 @@ fn a8_a_clean_reboot_gives_first() {
             world.stats.takeovers == takeovers,
             "what was given had to be fenced",
         );
+        mended(world);
+    });
+}
+
+/// How long it takes from a controller's stop until it is no member any more.
+fn left_behind(world: &mut World, c: usize) -> u64 {
+    let stopped = world.run_till(30 * SEC, |world| {
+        world.nodes[c].stopped.is_some() || world.nodes[c].core.is_none()
+    });
+    demand(world, stopped, "it does not stop");
+    let since = world.now;
+    let out = world.run_till(30 * SEC, |world| !world.record().members.both());
+    demand(world, out, "the record keeps it");
+    world.now - since
+}
+
+#[test]
+fn a8_a_good_bye_is_taken_at_its_word_and_nobody_is_fenced() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        let fences = world.stats.power_fences;
+        world.ask(A, Request::Shutdown { unserved: false });
+        let took = left_behind(world, A);
+        demand(world, took < 600 * MS, "the partner waited for a death");
+        taken_over(world, B);
+        demand(
+            world,
+            world.stats.power_fences == fences,
+            "who had left was fenced",
+        );
+        mended(world);
+    });
+}
+
+#[test]
+fn a8_who_shuts_down_last_exports_and_either_comes_back_alone() {
+    for (first, comes) in [(A, A), (A, B), (B, A), (B, B)] {
+        scenario(Setup::fine, |world| {
+            whole(world);
+            for c in [first, 1 - first] {
+                world.ask(c, Request::Shutdown { unserved: true });
+                let off = world.run_till(30 * SEC, |world| !world.nodes[c].powered);
+                demand(world, off, "it does not shut down");
+            }
+            world.run_for(SEC);
+            let fences = world.stats.power_fences;
+            world.power_on(comes);
+            taken_over(world, comes);
+            demand(
+                world,
+                world.stats.power_fences == fences,
+                "who had left was fenced",
+            );
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn a8_both_shut_down_at_once_and_one_comes_back() {
+    for comes in [A, B] {
+        scenario(Setup::fine, |world| {
+            whole(world);
+            world.ask(A, Request::Shutdown { unserved: true });
+            world.ask(B, Request::Shutdown { unserved: true });
+            let off = world.run_till(60 * SEC, |world| world.nodes.iter().all(|node| !node.powered));
+            demand(world, off, "they do not shut down");
+            world.run_for(SEC);
+            world.power_on(comes);
+            taken_over(world, comes);
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn a8_after_its_good_bye_no_daemon_of_that_life_serves_again() {
+    for after in [1, 5, 20, 40] {
+        scenario(Setup::fine, |world| {
+            whole(world);
+            world.ask(A, Request::Shutdown { unserved: false });
+            let stopped = world.run_till(30 * SEC, |world| world.nodes[A].stopped.is_some());
+            demand(world, stopped, "it does not stop");
+            world.run_for(after * MS);
+            world.crash(A, Some(MS));
+            taken_over(world, B);
+            mended(world);
+        });
+    }
+}
+
+#[test]
+fn a16_a_daemon_that_panics_and_stays_away_is_suspected_sooner() {
+    let took = |panics: bool| {
+        let longest = std::cell::Cell::new(0);
+        scenario(reservations_only, |world| {
+            whole(world);
+            if panics {
+                world.panics(A, None);
+            } else {
+                world.crash(A, None);
+            }
+            longest.set(longest.get().max(left_behind(world, A)));
+            taken_over(world, B);
+            mended(world);
+        });
+        longest.get()
+    };
+    let (word, silence) = (took(true), took(false));
+    assert!(word + 100 * MS < silence, "{word} ns against {silence} ns");
+}
+
+#[test]
+fn a16_a_daemon_that_panics_and_is_back_at_once_keeps_its_pools() {
+    scenario(Setup::fine, |world| {
+        whole(world);
+        undisturbed(world, 10 * SEC, |world| {
+            for c in [A, B] {
+                world.panics(c, Some(100 * MS));
+                world.run_for(3 * SEC);
+            }
+        });
         mended(world);
     });
 }
@@ -960,7 +1082,7 @@ fn i5_an_upgrade_of_one_after_the_other_takes_nothing_from_the_living() {
         whole(world);
         let takeovers = world.stats.takeovers;
         for c in [A, B, A, B] {
-            world.ask(c, Request::Shutdown);
+            world.ask(c, Request::Shutdown { unserved: true });
             let off = world.run_till(30 * SEC, |world| !world.nodes[c].powered);
             demand(world, off, "it does not shut down");
             taken_over(world, 1 - c);

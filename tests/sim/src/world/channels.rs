@@ -284,6 +284,7 @@ impl World {
         if let Some(record) = datagram.record {
             self.fact(Fact::Published { c, record });
         }
+        self.nodes[c].spoken = Some(Box::new(datagram.clone()));
         if self.breakage.forged_echo
             && c == B
             && let Some(mut forged) = self.nodes[c].heard.clone()
@@ -292,6 +293,11 @@ impl World {
             let span = self.span(50, 500);
             self.after(span, Happening::Datagram { c, datagram: forged });
         }
+        self.transmit(c, datagram);
+    }
+
+    /// A datagram sets out.
+    pub(super) fn transmit(&mut self, c: usize, datagram: Datagram) {
         let link = self.links[c];
         if link.cut || self.rng.chance(link.loss) {
             return;

@@ -125,7 +125,8 @@ impl World {
     }
 
     pub(super) fn note_advert(&mut self, c: usize, incarnation: Incarnation, role: Role) {
-        let gone = if role == Role::Dying || role == Role::Releasing {
+        // Who says that its daemon ends may be back at once: that takes nothing away from what it shows of its life.
+        let gone = if role == Role::Left || role == Role::Releasing {
             incarnation.get()
         } else {
             incarnation.get().saturating_sub(1)

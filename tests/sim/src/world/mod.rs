@@ -489,6 +489,8 @@ pub(crate) struct Node {
     desk: configuration::Desk,
     /// The last datagram that came, for the forger.
     heard: Option<Box<Datagram>>,
+    /// The last datagram that its daemon sent: what it says when it panics is the same, and that it ends.
+    spoken: Option<Box<Datagram>>,
     pub(crate) role: Role,
     pub(crate) port: ports::Port,
 }
@@ -683,6 +685,7 @@ impl World {
             hint: set,
             desk: configuration::Desk::default(),
             heard: None,
+            spoken: None,
             role: Role::Starting,
             port: ports::Port::new(id(c)),
         });

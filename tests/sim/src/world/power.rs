@@ -59,6 +59,7 @@ impl World {
         node.readings.clear();
         node.reports.clear();
         node.role = Role::Starting;
+        node.spoken = None;
         node.desk = super::configuration::Desk::default();
         self.end_keeper(c);
         // Services that start have nothing to go by but what the keeper gives them.
@@ -144,6 +145,21 @@ impl World {
         }
     }
 
+    /// The heartbeat daemon panics: its last word is that it ends.
+    pub(crate) fn panics(&mut self, c: usize, restart: Option<u64>) {
+        let node = &self.nodes[c];
+        if node.up
+            && node.core.is_some()
+            && !node.paused
+            && !node.halted
+            && let Some(mut last) = node.spoken.clone()
+        {
+            last.advert.role = Role::Dying;
+            self.transmit(c, *last);
+        }
+        self.crash(c, restart);
+    }
+
     /// The heartbeat daemon dies; systemd starts it again after a while.
     pub(crate) fn crash(&mut self, c: usize, restart: Option<u64>) {
         let node = &mut self.nodes[c];
@@ -204,6 +220,7 @@ impl World {
         let core = Core::new(params, now).unwrap_or_else(|bad| panic!("the setup is refused: {bad}"));
         self.nodes[c].core = Some(core);
         self.nodes[c].life += 1;
+        self.nodes[c].spoken = None;
         self.nodes[c].nonces.clear();
         self.nodes[c].slots.clear();
         self.nodes[c].readings.clear();
