@@ -615,10 +615,10 @@ pub(crate) mod tests {
         let overlap = label.encode(DISK).expect("fits");
         assert!(Label::decode(&overlap, ARRAY, DISK).is_err());
         let mut newer = whole.to_vec();
-        newer[8] = 4;
+        newer[8] = *VERSIONS.end() as u8 + 1;
         let crc = crc32c::crc32c(&newer[..60]).to_le_bytes();
         newer[60..64].copy_from_slice(&crc);
-        assert_eq!(Label::decode(&newer, ARRAY, DISK), Err(Unlabelled::Version(4)));
+        assert_eq!(Label::decode(&newer, ARRAY, DISK), Err(Unlabelled::Version(5)));
     }
 
     #[test]

@@ -360,6 +360,22 @@ impl Mirror {
                 Err(error) => error,
             };
             match (&error, error.status()) {
+                // Nothing of it was done. By a preempt, or because the enclosure has given up the path on which it waited:
+                // whose the disk is tells which.
+                (_, Some(Status::Aborted)) if again => {
+                    match fence::check(&self.disks, disk, self.key).await {
+                        Ok(_) => again = false,
+                        Err(FenceError::Lost { holder, status, .. }) => {
+                            return LegResult::Conflict { holder, why: status };
+                        }
+                        Err(other) => {
+                            return LegResult::Failed {
+                                failure: Failure::NotDone,
+                                why: format!("{error}; {other}"),
+                            };
+                        }
+                    }
+                }
                 // Preempted: the command that was aborted and the one that is turned away tell the same.
                 (_, Some(Status::ReservationConflict | Status::Aborted)) => {
                     return LegResult::Conflict {

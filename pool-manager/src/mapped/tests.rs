@@ -162,7 +162,6 @@ impl World {
             volume: vec![0; SIZE as usize / SECTOR],
             older: vec![Vec::new(); SIZE as usize / SECTOR],
             snapshots: BTreeMap::new(),
-            group: None,
             thin,
         }
     }

@@ -200,7 +200,10 @@ mod tests {
             1,
             "{text}"
         );
-        assert!(text.contains("a b") && text.contains("no controller"), "{text}");
+        assert!(
+            text.contains("a b") && text.contains("of a machine that is no"),
+            "{text}"
+        );
     }
 
     #[test]

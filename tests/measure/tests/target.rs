@@ -88,7 +88,10 @@ fn a_takeover_is_measured_and_taken_apart() {
         assert!(take.pause > 0.0 && take.resumed > 0.0, "{take:?}");
         for phase in ["detect", "fence", "import", "publish", "optimize"] {
             let (from, to) = take.phases[phase];
-            assert!(from <= to && to <= take.resumed, "{phase}: {take:?}");
+            assert!(from <= to, "{phase}: {take:?}");
+            // The host may hear that its path is optimized before heartbeat hears that it was told.
+            let before = if phase == "optimize" { from } else { to };
+            assert!(before <= take.resumed, "{phase}: {take:?}");
         }
     }
     if let ([floor], [measured]) = (&outcome.floor[..], &outcome.measured[..]) {

@@ -207,13 +207,10 @@ impl World {
                 self.after(span, Happening::Mend(Mend::Saturation));
             }
             Kind::Crash => {
-                let most = nanos(self.timing.wire_limit) / 2;
-                let restart = self.rng.range(MS, most);
-                if self.rng.chance(500_000) {
-                    self.panics(c, Some(restart));
-                } else {
-                    self.crash(c, Some(restart));
-                }
+                let restart = self.rng.range(MS, nanos(self.timing.wire_limit) / 2);
+                let panics = self.rng.chance(500_000);
+                let end = if panics { Self::panics } else { Self::crash };
+                end(self, c, Some(restart));
             }
             Kind::KeeperCrash => {
                 let restart = self.rng.range(50 * MS, 2 * SEC);

@@ -157,10 +157,10 @@ impl Layout {
                 (*data_disks).into(),
                 "a shelf has 1 to 64",
             ),
-            Layout { data_bytes, .. } if !size_ok(*data_bytes, 16 << 20) => wrong(
+            Layout { data_bytes, .. } if !size_ok(*data_bytes, 2 << 20) => wrong(
                 "size of a data disk",
                 *data_bytes,
-                "a multiple of 4096, from 16 MiB to 16 TiB",
+                "a multiple of 4096, from 2 MiB (room for a label) to 16 TiB",
             ),
             Layout { quorum_bytes, .. } if !size_ok(*quorum_bytes, 1 << 20) => wrong(
                 "size of a quorum disk",

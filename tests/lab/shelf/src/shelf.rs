@@ -25,7 +25,7 @@ pub struct Options {
     pub folder: PathBuf,
     /// Data disks of a new shelf, 1 to 64.
     pub disks: u16,
-    /// Size of each, bytes: a multiple of 4096, from 16 MiB.
+    /// Size of each, bytes: a multiple of 4096, from 2 MiB.
     pub size: u64,
     /// Quorum disks of a new shelf, 1, 3 or 5: the last slots. They take no reservations.
     pub quorum: u16,

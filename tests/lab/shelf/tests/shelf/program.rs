@@ -126,7 +126,7 @@ fn what_cannot_be_is_said() {
     };
     assert!(refused(&["--port-a", "0.0.0.0:0"]).contains("no loopback address"));
     assert!(refused(&["--quorum", "2"]).contains("1, 3 or 5"));
-    assert!(refused(&["--size", "1M"]).contains("from 16 MiB"));
+    assert!(refused(&["--size", "1M"]).contains("from 2 MiB"));
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = taken.local_addr().expect("bound").to_string();
     assert!(refused(&["--port-a", "127.0.0.1:0", "--port-b", &taken]).contains("in use"));
