@@ -162,7 +162,7 @@ fn telling(said: &str) -> String {
     let mut told: Vec<&str> = lines().filter(failure).collect();
     told.dedup();
     if told.is_empty() {
-        return lines().last().unwrap_or("nothing").to_owned();
+        return lines().next_back().unwrap_or("nothing").to_owned();
     }
     told.join("; ").chars().take(300).collect()
 }

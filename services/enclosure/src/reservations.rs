@@ -227,7 +227,7 @@ impl Reservations {
 
     /// A key that is given back may stand on other paths of this controller, which may be dead: PREEMPT by the same key
     /// takes it from all but this one.
-    fn from_other_paths(&self, disk: &dyn ScsiDisk, key: u64) -> Result<(), ScsiError> {
+    fn forget_other_paths(&self, disk: &dyn ScsiDisk, key: u64) -> Result<(), ScsiError> {
         let keys = Keys::decode(&list(disk, ReserveIn::ReadKeys)?)?.keys;
         if key == 0 || keys.iter().filter(|other| **other == key).count() < 2 {
             return Ok(());
@@ -261,10 +261,9 @@ impl Reservations {
                 (action, kind as u8, key.0, victim.0)
             }
         };
-        if action == ReserveOut::Register && argument == 0 {
-            if let Err(error) = self.from_other_paths(disk, key) {
-                tracing::warn!(%error, "the key may stay on another path of this controller: the next owner preempts it");
-            }
+        let gives_back = action == ReserveOut::Register && argument == 0;
+        if gives_back && let Err(error) = self.forget_other_paths(disk, key) {
+            tracing::warn!(%error, "the key may stay on another path of this controller: the next owner preempts it");
         }
         let registers = matches!(action, ReserveOut::Register | ReserveOut::RegisterAndIgnore);
         let persist = registers && self.persists;

@@ -23,12 +23,15 @@ pub struct Shelf {
     groups: BTreeMap<String, Vg>,
 }
 
+/// A mapped device: number, table, and the numbers that it stands on.
+type Mapped = (Number, String, BTreeSet<Number>);
+
 /// One machine.
 #[derive(Debug, Default)]
 pub struct FakeTools {
     shelf: Arc<Mutex<Shelf>>,
-    /// Mapped devices: number, table, and the numbers that it stands on.
-    mapped: Mutex<BTreeMap<String, (Number, String, BTreeSet<Number>)>>,
+    /// By name.
+    mapped: Mutex<BTreeMap<String, Mapped>>,
     /// Disks to which this machine has no path.
     lost: Mutex<BTreeSet<[u8; 16]>>,
     /// Volumes that a program has open.
@@ -100,7 +103,7 @@ impl FakeTools {
     }
 
     fn dmsetup(&self, args: &[&str]) -> Outcome {
-        let lines = |line: &dyn Fn(&String, &(Number, String, BTreeSet<Number>)) -> String| {
+        let lines = |line: &dyn Fn(&String, &Mapped) -> String| {
             let mapped = lock(&self.mapped);
             Ok(mapped
                 .iter()
