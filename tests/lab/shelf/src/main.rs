@@ -247,7 +247,7 @@ fn log(folder: &Path) -> Result<(), Failure> {
 }
 
 fn silences(folder: &Path, Pool(disks): &Pool, last_s: u64) -> Result<(), Failure> {
-    let log = audit::read(folder).map_err(failed)?;
+    let log = read(folder)?;
     let span = Duration::from_secs(last_s).as_nanos() as u64;
     let found = audit::silences(&log, disks, span);
     let text = serde_json::to_string(&found).map_err(failed)?;
