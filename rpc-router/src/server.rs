@@ -948,11 +948,16 @@ pub async fn run(config: ControllerConfig, shutdown: Shutdown) -> Result<(), Err
     let bus = Bus::new(&config, errands)?;
     let _management = web::management::Running::start(&bus, &config, asked);
     let listener = listen(&path)?;
-    match Notifier::from_env().and_then(|notifier| notifier.ready()) {
+    let notifier = Notifier::from_env().map_err(|source| Error::Socket {
+        path: "NOTIFY_SOCKET".into(),
+        source,
+    })?;
+    match notifier.ready() {
         Ok(()) => tracing::info!(socket = %path.display(), controller = %config.controller, "ready"),
         Err(error) => tracing::warn!(%error, "cannot report readiness"),
     }
     tokio::select! {
+        () = notifier.feed() => {}
         () = Arc::clone(&bus).accept(listener) => {}
         () = bus.expire() => {}
         () = link::run(&bus, &config, keys) => {}

@@ -24,6 +24,9 @@ use tokio::{
     task::JoinHandle,
 };
 
+/// What the units say (`WatchdogSec`). Nothing is killed here for its silence: a machine of tests has worse delays.
+const WATCHDOG: Duration = Duration::from_secs(30);
+
 /// What is to be kept running.
 #[derive(Debug)]
 pub(crate) struct Program {
@@ -71,7 +74,7 @@ impl Keeper {
         let (orders, queue) = mpsc::unbounded_channel();
         let (publish, view) = watch::channel(Daemon::default());
         let notify = bind_fresh(&program.notify)?;
-        let task = Task {
+        let mut task = Task {
             program,
             spawner,
             journal,
@@ -79,6 +82,8 @@ impl Keeper {
             publish,
             hung: false,
             retired: false,
+            ready: false,
+            fed: false,
         };
         let child = task.spawn().await?;
         Ok(Self {
@@ -147,6 +152,11 @@ struct Task {
     publish: watch::Sender<Daemon>,
     hung: bool,
     retired: bool,
+    /// It has said that it is.
+    ready: bool,
+    /// It has fed the watchdog: one that never does is killed by the service manager of an appliance for as long as it is
+    /// started, and so is not ready here.
+    fed: bool,
 }
 
 /// What a life of the process ended with.
@@ -165,13 +175,15 @@ impl Task {
         );
     }
 
-    async fn spawn(&self) -> io::Result<Child> {
+    async fn spawn(&mut self) -> io::Result<Child> {
+        (self.ready, self.fed) = (false, false);
         let program = &self.program;
         let log = OpenOptions::new().create(true).append(true).open(&program.log)?;
         let mut command = Command::new(&program.path);
         command
             .args(&program.arguments)
             .env("NOTIFY_SOCKET", &program.notify)
+            .env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string())
             .env(SEED_VARIABLE, program.seed.to_string())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -334,13 +346,20 @@ impl Task {
     }
 
     /// sd_notify(3): assignments, one per line.
-    fn hear(&self, message: &str) {
+    fn told(&mut self, ready: bool, fed: bool) {
+        let before = self.ready && self.fed;
+        (self.ready, self.fed) = (ready, fed);
+        if ready && fed && !before {
+            self.publish.send_modify(|view| view.ready = true);
+            self.record("daemon_ready", "");
+        }
+    }
+
+    fn hear(&mut self, message: &str) {
         for line in message.lines() {
             match line.split_once('=') {
-                Some(("READY", "1")) => {
-                    self.publish.send_modify(|view| view.ready = true);
-                    self.record("daemon_ready", "");
-                }
+                Some(("READY", "1")) => self.told(true, self.fed),
+                Some(("WATCHDOG", "1")) => self.told(self.ready, true),
                 Some(("STOPPING", "1")) => self.publish.send_modify(|view| view.ready = false),
                 Some(("STATUS", status)) => self.publish.send_modify(|view| view.status = status.to_owned()),
                 _ => {}

@@ -36,7 +36,7 @@ use config::EnclosureConfig;
 use dog::Dog;
 use pollux_platform::file::Lock;
 use pollux_platform::lines::server;
-use pollux_platform::notify::{Notifier, watchdog_interval};
+use pollux_platform::notify::Notifier;
 use pollux_platform::realtime;
 use pollux_platform::scsi::discover;
 use pollux_platform::signal::Shutdown;
@@ -112,16 +112,7 @@ pub async fn run(controller: ControllerConfig, enclosure: EnclosureConfig) -> Re
     let served = serve(&controller, &enclosure, &bell, &shutdown, async || {
         tell(notifier.ready());
         tracing::info!("ready");
-        match watchdog_interval() {
-            Some(interval) if notifier.is_connected() => {
-                let mut beat = tokio::time::interval(interval / 3);
-                loop {
-                    beat.tick().await;
-                    tell(notifier.watchdog());
-                }
-            }
-            _ => std::future::pending().await,
-        }
+        notifier.feed().await;
     });
     served.await?;
     tell(notifier.stopping());

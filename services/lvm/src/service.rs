@@ -10,7 +10,7 @@ use pollux_api::lvm::{
 };
 use pollux_platform::file::Lock;
 use pollux_platform::lines::server::{self, Handler, Reply, params, unknown};
-use pollux_platform::notify::{Notifier, watchdog_interval};
+use pollux_platform::notify::Notifier;
 use pollux_platform::signal::Shutdown;
 use pollux_runtime::ControllerConfig;
 use serde::Serialize;
@@ -152,18 +152,7 @@ pub async fn run(config: ControllerConfig) -> io::Result<()> {
             tracing::debug!(%error, "service manager not told");
         }
         tracing::info!("ready");
-        match watchdog_interval() {
-            Some(interval) if notifier.is_connected() => {
-                let mut beat = tokio::time::interval(interval / 3);
-                loop {
-                    beat.tick().await;
-                    if let Err(error) = notifier.watchdog() {
-                        tracing::debug!(%error, "service manager not told");
-                    }
-                }
-            }
-            _ => std::future::pending().await,
-        }
+        notifier.feed().await;
     };
     tokio::select! {
         () = shutdown.requested() => {}

@@ -67,14 +67,27 @@ impl Notifier {
         self.send(&format!("STATUS={}", line.replace('\n', " ")))
     }
 
-    /// The service still works.
-    pub fn watchdog(&self) -> io::Result<()> {
-        self.send("WATCHDOG=1")
+    /// Says that the service still works, for as long as this future is polled: so by the task whose life is the service's, or
+    /// by one beside it on the same executor. Three times in the interval that the watchdog of the service manager waits.
+    /// It never ends; without a watchdog nothing is said.
+    pub async fn feed(&self) {
+        let interval = watchdog_interval().filter(|_| self.is_connected());
+        let Some(interval) = interval else {
+            return std::future::pending().await;
+        };
+        let mut beat = tokio::time::interval(interval / 3);
+        loop {
+            beat.tick().await;
+            // The socket may be full for a moment; the next beat comes soon enough.
+            if let Err(error) = self.send("WATCHDOG=1") {
+                tracing::warn!(%error, "the service manager's watchdog was not fed");
+            }
+        }
     }
 }
 
-/// The interval within which [`Notifier::watchdog`] is expected, from `WATCHDOG_USEC`, if it is for this process.
-pub fn watchdog_interval() -> Option<Duration> {
+/// The interval within which something is expected to be said, from `WATCHDOG_USEC`, if it is for this process.
+fn watchdog_interval() -> Option<Duration> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     match number("WATCHDOG_PID") {
         Some(pid) if pid != u64::from(std::process::id()) => None,

@@ -23,7 +23,7 @@ use pollux_api::contract;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::rank::Rank;
 use pollux_api::router::{Method, Register};
-use pollux_platform::notify::{Notifier, watchdog_interval};
+use pollux_platform::notify::Notifier;
 use pollux_platform::signal::Shutdown;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -267,17 +267,7 @@ impl Service {
                 if let Err(error) = notifier.ready() {
                     tracing::warn!(%error, "cannot report readiness");
                 }
-                if let (true, Some(interval)) = (notifier.is_connected(), watchdog_interval()) {
-                    tokio::spawn(async move {
-                        let mut tick = tokio::time::interval(interval / 2);
-                        loop {
-                            tick.tick().await;
-                            if let Err(error) = notifier.watchdog() {
-                                tracing::warn!(%error, "cannot feed the service's watchdog");
-                            }
-                        }
-                    });
-                }
+                tokio::spawn(async move { notifier.feed().await });
             }
             Err(error) => tracing::warn!(%error, "NOTIFY_SOCKET is no address"),
         }
