@@ -8,14 +8,17 @@ use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::machine::Machine;
 use crate::payload::INITIATOR;
+use crate::programs::{self, DPKG_DEB};
 use crate::reservations::{self, Disk};
-use crate::shelf::{DATA, QUORUM};
+use crate::shelf::{DATA, OWN, QUORUM};
 use crate::topology::Node;
 use crate::wait::wait_for;
 use pollux_api::heartbeat::{Incident, STATUS, Status};
 use pollux_api::id::ControllerId;
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -43,6 +46,33 @@ pub struct Pool {
     /// The number under which the host sees the volume.
     pub lun: u16,
 }
+
+/// A volume on which the host has a file system.
+#[derive(Clone, Copy, Debug)]
+pub struct Volume {
+    /// Its name.
+    pub name: &'static str,
+    /// Its pool.
+    pub pool: &'static str,
+    /// The number under which the host sees it.
+    pub lun: u16,
+}
+
+/// The host has a file system on this one.
+pub const FILES: Volume = Volume {
+    name: "alpha-files",
+    pool: "alpha",
+    lun: 2,
+};
+
+/// A pool in a volume group of the kernel, of the case that makes it.
+pub const GAMMA: Pool = Pool {
+    name: "gamma",
+    home: Node::B,
+    disks: "4,5",
+    volume: "gamma-0",
+    lun: 3,
+};
 
 /// A pool for each controller.
 pub const POOLS: [Pool; 2] = [
@@ -98,6 +128,10 @@ impl<'a> Array<'a> {
             let Some(package) = package else {
                 return Ok(());
             };
+            let kept = self.lab.places.run.join(KEPT);
+            let whole = fs::canonicalize(package).map_err(Error::file("find", package))?;
+            let _ = fs::remove_file(&kept);
+            symlink(whole, &kept).map_err(Error::file("make", &kept))?;
             let both = [&a, &b].map(|machine| scope.spawn(move || install(machine, package)));
             both.map(|one| {
                 one.join()
@@ -179,28 +213,74 @@ impl<'a> Array<'a> {
         let a = self.lab.machine(Node::A)?;
         let command = |words: &str| a.run_within(&format!("pollux {words}"), COMMAND).map(drop);
         command(&format!("host create lab --iqn {INITIATOR}"))?;
-        for (number, pool) in POOLS.iter().enumerate() {
-            let Pool {
-                name,
-                home,
-                disks,
-                volume,
-                lun,
-            } = pool;
+        for (number, pool) in POOLS.into_iter().enumerate() {
+            self.create(pool)?;
             command(&format!(
-                "pool create {name} --home {home} --disks {disks} --wait 200"
-            ))?;
-            command(&format!("volume create {volume} --pool {name} --size 64M"))?;
-            command(&format!("map create {volume} lab --lun {lun}"))?;
-            command(&format!(
-                "address create 10.78.0.{}/24 --pool {name}",
-                50 + number
+                "address create 10.78.0.{}/24 --pool {}",
+                50 + number,
+                pool.name
             ))?;
         }
+        let Volume { name, pool, lun } = FILES;
+        command(&format!("volume create {name} --pool {pool} --size 64M"))?;
+        command(&format!("map create {name} lab --lun {lun}"))?;
         for pool in POOLS {
             self.wait_owner(pool, pool.home, MOVE)?;
         }
         Ok(())
+    }
+
+    /// Makes a pool with its volume, and shows that to the host.
+    ///
+    /// # Errors
+    /// A command is refused.
+    pub fn create(&self, pool: Pool) -> Result<()> {
+        let a = self.lab.machine(Node::A)?;
+        let Pool {
+            name,
+            home,
+            disks,
+            volume,
+            lun,
+        } = pool;
+        for words in [
+            format!("pool create {name} --home {home} --disks {disks} --wait 200"),
+            format!("volume create {volume} --pool {name} --size 64M"),
+            format!("map create {volume} lab --lun {lun}"),
+        ] {
+            a.run_within(&format!("pollux {words}"), COMMAND)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a pool with its volume, which the host has forgotten.
+    ///
+    /// # Errors
+    /// A command is refused.
+    pub fn delete(&self, pool: Pool) -> Result<()> {
+        let a = self.lab.machine(Node::A)?;
+        let Pool { name, volume, .. } = pool;
+        for words in [
+            format!("map delete {volume} lab"),
+            format!("volume delete {volume}"),
+            format!("pool delete {name}"),
+        ] {
+            a.run_within(&format!("pollux {words}"), COMMAND)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a member of a controller that knows nothing: with the answers that the first one wrote for it, a code, and no word
+    /// about quorum disks, which are the array's.
+    ///
+    /// # Errors
+    /// A step that a person would take fails.
+    pub fn exchange_second(&self) -> Result<()> {
+        let b = self.lab.machine(Node::B)?;
+        let told = self.lab.machine(Node::A)?.run("cat /etc/pollux/partner.toml")?;
+        setup(&b, &for_partner(&told))?;
+        self.pair()?;
+        b.run_within("systemctl start pollux.target", COMMAND).map(drop)
     }
 
     /// Heartbeat's view at a controller.
@@ -409,9 +489,11 @@ fn answers(wwns: &[String]) -> String {
     );
     for (slot, wwn) in wwns.iter().enumerate() {
         let quorum = slot >= usize::from(DATA);
+        // Those of the first pools belong to the array's own backend, the rest to the kernel's volume groups.
+        let kernel = !quorum && slot >= usize::from(OWN);
         let _ = write!(
             text,
-            "[[disk]]\nslot = {slot}\nwwn = \"{wwn}\"\nquorum = {quorum}\n"
+            "[[disk]]\nslot = {slot}\nwwn = \"{wwn}\"\nquorum = {quorum}\nkernel = {kernel}\n"
         );
     }
     text
@@ -444,6 +526,53 @@ pub fn install(machine: &Machine, package: &Path) -> Result<()> {
     machine
         .run_within(&format!("dpkg --install /var/tmp/{name}"), INSTALL)
         .map(drop)
+}
+
+/// The package that was installed last on a controller, for its shell.
+pub const INSTALLED: &str = "$(ls -t /var/tmp/pollux_*.deb | head -n 1)";
+/// Name by which the lab keeps the controllers' package.
+const KEPT: &str = "pollux.deb";
+
+/// A package of a higher version.
+#[derive(Clone, Debug)]
+pub struct Newer {
+    /// Its file.
+    pub file: PathBuf,
+    /// Its version.
+    pub version: String,
+}
+
+/// What was installed on the controllers, packed again with a higher version.
+///
+/// # Errors
+/// Nothing was installed from here, or dpkg-deb fails.
+pub fn newer(lab: &Lab) -> Result<Newer> {
+    let what = "make a newer package";
+    let kept = lab.places.run.join(KEPT);
+    let tree = lab.places.run.join("newer");
+    if tree.exists() {
+        fs::remove_dir_all(&tree).map_err(Error::file("remove", &tree))?;
+    }
+    let mut unpack = DPKG_DEB.command()?;
+    programs::run(what, unpack.arg("--raw-extract").args([&kept, &tree]))?;
+    let control = tree.join("DEBIAN/control");
+    let text = fs::read_to_string(&control).map_err(Error::file("read", &control))?;
+    let version = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Version: "))
+        .ok_or_else(|| Error::step(what, format!("{}: no version", control.display())))?;
+    let higher = format!("{version}+lab");
+    let text = text.replace(&format!("Version: {version}\n"), &format!("Version: {higher}\n"));
+    fs::write(&control, text).map_err(Error::file("write", &control))?;
+    let file = lab.places.run.join(format!("pollux_{higher}_amd64.deb"));
+    let mut pack = DPKG_DEB.command()?;
+    pack.args(["--root-owner-group", "-Zgzip", "-z1", "--build"])
+        .args([&tree, &file]);
+    programs::run(what, &mut pack)?;
+    Ok(Newer {
+        file,
+        version: higher,
+    })
 }
 
 /// A package in a folder of those that `cargo debs` has made.
@@ -485,8 +614,9 @@ mod tests {
         let wwns: Vec<String> = (0..DATA + QUORUM).map(|n| format!("naa.{n}")).collect();
         let text = answers(&wwns);
         assert_eq!(text.matches("quorum = true").count(), usize::from(QUORUM));
-        assert!(text.contains("slot = 0\nwwn = \"naa.0\"\nquorum = false"));
-        assert!(text.contains("disks = [4, 5, 6]"));
+        assert!(text.contains("slot = 0\nwwn = \"naa.0\"\nquorum = false\nkernel = false"));
+        assert!(text.contains("slot = 4\nwwn = \"naa.4\"\nquorum = false\nkernel = true"));
+        assert!(text.contains("disks = [7, 8, 9]"));
         let second = for_partner("controller = \"b\"\n[front]\n[[disk]]\nslot = 0\n");
         assert_eq!(second.matches("[front]").count(), 1);
         assert!(second.contains("address = \"10.78.0.2\""), "{second}");

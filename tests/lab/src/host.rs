@@ -4,7 +4,7 @@
 //! and ends with an error at the first failed command or wrong block. It runs through the whole case. The pause is the
 //! longest time in which none of its commands ended, by the machine's own clock.
 
-use crate::array::{POOLS, Pool, install};
+use crate::array::{FILES, GAMMA, POOLS, Pool, Volume, install};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::machine::Machine;
@@ -19,6 +19,8 @@ const LOGIN: Duration = Duration::from_secs(300);
 const END: Duration = Duration::from_secs(600);
 /// Blocks between a write and its being read back: those in a takeover are read back after it.
 const BACKLOG: u32 = 256;
+/// The same on the file system, which is written a quarter as fast.
+const FILES_BACKLOG: u32 = BACKLOG / 8;
 
 /// How the host writes.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,41 @@ impl Load {
 /// Priorities that multipathd's `alua` gives (multipath.conf(5)).
 const OPTIMIZED: i32 = 50;
 const NON_OPTIMIZED: i32 = 10;
+
+/// Where the host has its file system.
+const MOUNT: &str = "/srv/files";
+
+/// What one writer of the host writes to: a device each, and perhaps a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer {
+    /// Its unit, and the name of its files.
+    name: &'static str,
+    /// Volumes that it writes as they are.
+    pools: &'static [Pool],
+    /// A volume on which it has a file system.
+    files: Option<Volume>,
+}
+
+impl Writer {
+    /// The one that runs through every case.
+    pub const EVERY: Self = Self {
+        name: "lab-fio",
+        pools: &POOLS,
+        files: Some(FILES),
+    };
+    /// The one of the pool of the kernel's.
+    pub const GAMMA: Self = Self {
+        name: "lab-gamma",
+        pools: &[GAMMA],
+        files: None,
+    };
+
+    /// How many volumes it writes.
+    #[must_use]
+    pub fn jobs(&self) -> usize {
+        self.pools.len() + usize::from(self.files.is_some())
+    }
+}
 
 /// The host of a lab.
 #[derive(Debug)]
@@ -102,28 +139,57 @@ impl Host {
                 return Err(Error::step(format!("log in to {node}"), said.err));
             }
         }
+        self.wait_devices(Writer::EVERY.jobs())
+    }
+
+    /// Asks both controllers which volumes there are, and waits until there are so many devices of two paths.
+    ///
+    /// # Errors
+    /// It does not come to that.
+    pub fn rescan(&self, devices: usize) -> Result<()> {
+        self.machine.run_within("iscsiadm --mode session --rescan", LOGIN)?;
+        self.wait_devices(devices)
+    }
+
+    fn wait_devices(&self, count: usize) -> Result<()> {
         wait_for("every volume is one device with two paths", LOGIN, || {
             let said = self
                 .machine
                 .run("multipathd show maps raw format '%n %N'")
                 .map_err(|error| error.to_string())?;
             let whole = said.lines().filter(|line| line.ends_with(" 2")).count();
-            if whole == POOLS.len() { Ok(()) } else { Err(said) }
+            if whole == count { Ok(()) } else { Err(said) }
         })
     }
 
+    /// Forgets the device of a volume, with its paths: before the volume is taken away from it.
+    ///
+    /// # Errors
+    /// Somebody uses it.
+    pub fn forget(&self, pool: Pool) -> Result<()> {
+        let device = self.device(pool.volume, pool.lun)?;
+        self.machine
+            .run(&format!(
+                "for disk in $(basename -a $(readlink -f /dev/disk/by-path/*-lun-{})); do echo $disk; done > /var/tmp/paths; \
+                 multipath -f {device} && for disk in $(cat /var/tmp/paths); do \
+                 echo 1 > /sys/block/$disk/device/delete; done",
+                pool.lun
+            ))
+            .map(drop)
+    }
+
     /// The device of a volume, by the number under which the host sees it.
-    fn device(&self, pool: Pool) -> Result<String> {
+    fn device(&self, volume: &str, lun: u16) -> Result<String> {
         let script = format!(
             "for disk in /dev/disk/by-path/*-lun-{}; do \
              cat /sys/block/\"$(basename \"$(readlink -f \"$disk\")\")\"/holders/*/dm/name; done | sort --unique",
-            pool.lun
+            lun
         );
         let said = self.machine.run(&script)?;
         match said.split_whitespace().collect::<Vec<_>>()[..] {
             [name] => Ok(format!("/dev/mapper/{name}")),
             _ => Err(Error::step(
-                format!("find the device of {}", pool.volume),
+                format!("find the device of {volume}"),
                 format!("one is needed, there are: {said:?}"),
             )),
         }
@@ -171,29 +237,46 @@ impl Host {
         )
     }
 
-    /// Starts the writer on every volume and waits until it writes.
+    /// Starts a writer on all that is its and waits until it writes.
     ///
     /// # Errors
     /// It does not.
-    pub fn load(&self, load: Load) -> Result<()> {
+    pub fn load(&self, writer: Writer, load: Load) -> Result<()> {
         let Load { depth, rate } = load;
-        let rate = rate.map_or(String::new(), |rate| format!("rate_iops={rate}\n"));
+        let limit = |rate: Option<u32>| rate.map_or(String::new(), |rate| format!("rate_iops={rate}\n"));
+        let name = writer.name;
         let mut job = format!(
-            "[global]\nioengine=libaio\ndirect=1\nbs=4k\niodepth={depth}\nrw=randwrite\n{rate}size=32m\n\
+            "[global]\nioengine=libaio\ndirect=1\nbs=4k\nrw=randwrite\n\
              verify=crc32c\nverify_backlog={BACKLOG}\nverify_fatal=1\nverify_dump=0\n\
-             time_based\nruntime=24h\nlog_unix_epoch=1\nwrite_lat_log=/var/tmp/fio\n"
+             time_based\nruntime=24h\nlog_unix_epoch=1\nwrite_lat_log=/var/tmp/{name}\n"
         );
-        for pool in POOLS {
-            job += &format!("[{}]\nfilename={}\n", pool.volume, self.device(pool)?);
+        for Pool { volume, lun, .. } in writer.pools {
+            let device = self.device(volume, *lun)?;
+            let limit = limit(rate);
+            job += &format!("[{volume}]\nfilename={device}\nsize=32m\niodepth={depth}\n{limit}");
+        }
+        if let Some(Volume { name, lun, .. }) = writer.files {
+            let device = self.device(name, lun)?;
+            // A file system that was told of an error stays read-only, and the next write fails.
+            self.machine.run(&format!(
+                "mountpoint --quiet {MOUNT} || {{ blkid {device} || mkfs.ext4 -q {device}; mkdir -p {MOUNT} && \
+                 mount -o errors=remount-ro {device} {MOUNT}; }}"
+            ))?;
+            // Each write is followed by an fsync: a block and the journal, too.
+            let limit = limit(rate.map(|rate| rate / 4));
+            job += &format!(
+                "[{name}]\nfilename={MOUNT}/data\nsize=16m\niodepth=1\nfsync=1\n\
+                 verify_backlog={FILES_BACKLOG}\n{limit}"
+            );
         }
         let script = format!(
-            "systemctl stop lab-fio 2>/dev/null; systemctl reset-failed lab-fio 2>/dev/null; \
-             rm -f /var/tmp/fio* && cat > /var/tmp/fio.job <<'END'\n{job}END\n\
-             systemd-run --unit=lab-fio --property=KillSignal=SIGINT --property=TimeoutStopSec=600 \
-             fio --output-format=json --output=/var/tmp/fio.json /var/tmp/fio.job"
+            "systemctl stop {name} 2>/dev/null; systemctl reset-failed {name} 2>/dev/null; \
+             rm -f /var/tmp/{name}[._]* && cat > /var/tmp/{name}.job <<'END'\n{job}END\n\
+             systemd-run --unit={name} --property=KillSignal=SIGINT --property=TimeoutStopSec=600 \
+             fio --output-format=json --output=/var/tmp/{name}.json /var/tmp/{name}.job"
         );
         self.machine.run(&script)?;
-        self.wait_progress()
+        self.wait_progress_of(writer)
     }
 
     /// Waits until commands of every volume are answered that were not when it was called.
@@ -201,12 +284,30 @@ impl Host {
     /// # Errors
     /// The writer has ended, or gets no answer.
     pub fn wait_progress(&self) -> Result<()> {
+        self.wait_progress_of(Writer::EVERY)
+    }
+
+    /// The same of one writer.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wait_progress_of(&self, writer: Writer) -> Result<()> {
+        let mut devices = vec![];
+        for Pool { volume, lun, .. } in writer.pools {
+            devices.push(self.device(volume, *lun)?);
+        }
+        if let Some(Volume { name, lun, .. }) = writer.files {
+            devices.push(self.device(name, lun)?);
+        }
         let counts = || -> std::result::Result<Vec<u64>, String> {
-            let devices =
-                "for map in /sys/block/dm-*; do cut -d' ' -f1-40 $map/stat; done | awk '{ print $1 + $5 }'";
             let said = self
                 .machine
-                .run(&format!("systemctl is-active --quiet lab-fio && {devices}"))
+                .run(&format!(
+                    "systemctl is-active --quiet {} && for map in {}; do \
+                     cat /sys/block/$(basename $(readlink -f $map))/stat; done | awk '{{ print $1 + $5 }}'",
+                    writer.name,
+                    devices.join(" ")
+                ))
                 .map_err(|error| error.to_string())?;
             said.split_whitespace()
                 .map(|word| word.parse().map_err(|_| format!("{word:?} is no number")))
@@ -237,17 +338,20 @@ impl Host {
             .map_err(|error| Error::step("read the host's clock", error))
     }
 
-    /// Ends the writer and judges what it says: no command failed, no block was wrong. `since_ms`: the fault, by the host's
-    /// clock.
+    /// Ends a writer and judges what it says: no command failed, no block was wrong, and its file system is whole.
+    /// `since_ms`: the fault, by the host's clock.
     ///
     /// # Errors
     /// [`Error::Broken`]: a command failed or a block was wrong.
-    pub fn judge(&self, since_ms: u64) -> Result<Written> {
+    pub fn judge(&self, writer: Writer, since_ms: u64) -> Result<Written> {
         let promise = "no I/O error and no lost write at the host";
-        let active = self.machine.try_run("systemctl is-active lab-fio", END)?;
+        let name = writer.name;
+        let active = self
+            .machine
+            .try_run(&format!("systemctl is-active {name}"), END)?;
         if active.out.trim() != "active" {
             let why = self.machine.try_run(
-                "cat /var/tmp/fio.json; journalctl --no-pager --unit=lab-fio --lines=20",
+                &format!("cat /var/tmp/{name}.json; journalctl --no-pager --unit={name} --lines=20"),
                 END,
             )?;
             return Err(Error::broken(
@@ -255,18 +359,36 @@ impl Host {
                 format!("the writer has ended by itself: {}", why.out),
             ));
         }
-        self.machine.run_within("systemctl stop lab-fio", END)?;
-        let answered = verdict(&self.machine.run("cat /var/tmp/fio.json")?)
-            .map_err(|seen| Error::broken(promise, seen))?;
+        self.machine.run_within(&format!("systemctl stop {name}"), END)?;
+        let answered = verdict(
+            &self.machine.run(&format!("cat /var/tmp/{name}.json"))?,
+            writer.jobs(),
+        )
+        .map_err(|seen| Error::broken(promise, seen))?;
         let mut pause: Option<Gap> = None;
-        for job in 1..=POOLS.len() {
+        for job in 1..=writer.jobs() {
             let log = self
                 .machine
-                .run(&format!("cut -d, -f1 /var/tmp/fio_clat.{job}.log"))?;
+                .run(&format!("cut -d, -f1 /var/tmp/{name}_clat.{job}.log"))?;
             let gap = longest_gap(&log, since_ms)
                 .ok_or_else(|| Error::broken(promise, format!("job {job} got no answer after the fault")))?;
             if pause.is_none_or(|longest| longest.length_ms < gap.length_ms) {
                 pause = Some(gap);
+            }
+        }
+        if let Some(Volume { name, lun, .. }) = writer.files {
+            let device = self.device(name, lun)?;
+            let said = self.machine.try_run(
+                &format!(
+                    "findmnt --noheadings --options rw {MOUNT} && umount {MOUNT} && e2fsck -f -n {device} 2>&1"
+                ),
+                END,
+            )?;
+            if !said.status.success() {
+                return Err(Error::broken(
+                    "the host's file system is whole, and was never told of an error",
+                    format!("{}: {}{}", said.status, said.out, said.err),
+                ));
             }
         }
         let pause = pause.ok_or_else(|| Error::step("read the writer's log", "it is empty"))?;
@@ -294,7 +416,7 @@ struct Side {
 }
 
 /// What fio's report says: how many commands were answered, or which job failed and why.
-fn verdict(text: &str) -> std::result::Result<u64, String> {
+fn verdict(text: &str, jobs: usize) -> std::result::Result<u64, String> {
     // fio notes in words above its JSON that a signal ended it.
     let start = text.find('{').ok_or_else(|| format!("no report: {text:?}"))?;
     let report: Report =
@@ -313,13 +435,12 @@ fn verdict(text: &str) -> std::result::Result<u64, String> {
         }
         answered += job.write.total_ios + job.read.total_ios;
     }
-    if report.jobs.len() == POOLS.len() {
+    if report.jobs.len() == jobs {
         Ok(answered)
     } else {
         Err(format!(
-            "{} jobs where {} were started",
-            report.jobs.len(),
-            POOLS.len()
+            "{} jobs where {jobs} were started",
+            report.jobs.len()
         ))
     }
 }
@@ -368,11 +489,11 @@ mod tests {
         let report =
             |jobs: &[String]| format!("fio: terminating on signal 2\n{{\"jobs\":[{}]}}", jobs.join(","));
         let good = report(&[job("x", 0, 5), job("y", 0, 6)]);
-        assert_eq!(verdict(&good), Ok(31));
-        let wrong = verdict(&report(&[job("x", 0, 5), job("y", 84, 6)])).expect_err("a wrong block");
+        assert_eq!(verdict(&good, 2), Ok(31));
+        let wrong = verdict(&report(&[job("x", 0, 5), job("y", 84, 6)]), 2).expect_err("a wrong block");
         assert!(wrong.contains("y: error 84"), "{wrong}");
-        assert!(verdict(&report(&[job("x", 0, 0), job("y", 0, 6)])).is_err());
-        assert!(verdict(&report(&[job("x", 0, 5)])).is_err());
-        assert!(verdict("nothing").is_err());
+        assert!(verdict(&report(&[job("x", 0, 0), job("y", 0, 6)]), 2).is_err());
+        assert!(verdict(&report(&[job("x", 0, 5)]), 2).is_err());
+        assert!(verdict("nothing", 2).is_err());
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use pollux_lab::array::{self, Array};
 use pollux_lab::cases::{CASES, Case, Outcome, load};
 use pollux_lab::error::{Error, Result};
-use pollux_lab::host::{Host, Load};
+use pollux_lab::host::{Host, Load, Writer};
 use pollux_lab::lab::Lab;
 use pollux_lab::topology::Node;
 use pollux_lab::{diagnosis, image, switch};
@@ -179,10 +179,10 @@ fn run(what: What) -> Result<ExitCode> {
         What::Saturate { minutes } => {
             let lab = Lab::find()?;
             let host = Host::of(&lab)?;
-            host.load(Load::FULL)?;
+            host.load(Writer::EVERY, Load::FULL)?;
             let since = host.now_ms()?;
             load::saturate(&lab, Duration::from_secs(minutes * 60))?;
-            let written = host.judge(since)?;
+            let written = host.judge(Writer::EVERY, since)?;
             println!(
                 "{} commands answered, longest pause {} ms",
                 written.answered, written.pause.length_ms
@@ -191,7 +191,7 @@ fn run(what: What) -> Result<ExitCode> {
         What::List => {
             for case in CASES {
                 let mark = if case.quick { "quick" } else { "" };
-                println!("{:<4} {mark:<5} {}", case.name, case.what);
+                println!("{:<8} {mark:<5} {}", case.name, case.what);
             }
         }
         What::Logs => println!("{}", diagnosis::collect(&Lab::find()?, "now")?.display()),

@@ -51,6 +51,12 @@ pub const CP: Program = Program {
     package: "coreutils",
     what_for: "copies disks with their holes",
 };
+/// Packs the controllers' package anew, with a higher version.
+pub const DPKG_DEB: Program = Program {
+    name: "dpkg-deb",
+    package: "dpkg",
+    what_for: "makes a newer package of the one that is installed",
+};
 /// This machine's own QEMU; where it is absent or too old, another one is fetched.
 pub const QEMU: Program = Program {
     name: "qemu-system-x86_64",
@@ -59,7 +65,7 @@ pub const QEMU: Program = Program {
 };
 
 /// Every program without which nothing runs. [`QEMU`] is none of them.
-pub const NEEDED: [Program; 6] = [MMDEBSTRAP, MKE2FS, SSH, SCP, SSH_KEYGEN, CP];
+pub const NEEDED: [Program; 7] = [MMDEBSTRAP, MKE2FS, SSH, SCP, SSH_KEYGEN, CP, DPKG_DEB];
 
 /// Folders of programs, whatever the caller's PATH says: mke2fs is in /usr/sbin.
 const FOLDERS: [&str; 6] = [

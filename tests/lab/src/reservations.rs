@@ -7,9 +7,12 @@
 use crate::error::{Error, Result};
 use crate::machine::{LOOK, Machine};
 use crate::shelf::{DATA, QUORUM};
+use crate::ssh::Said;
 
 /// What sg_dd says of a command that was ended by that status; its exit code is one for all that go wrong.
 const CONFLICT: &str = "Reservation Conflict";
+/// What sg_persist says of a command that was not executed, since the disk had something to tell first.
+const TOLD: &str = "Unit Attention";
 /// Write exclusive, registrants only (SPC-4, 6.13.3.4): the one that pools are fenced by.
 const KIND: &str = "--prout-type=5";
 
@@ -45,8 +48,64 @@ pub fn hold(a: (Machine, &Disk), b: (Machine, &Disk)) -> Result<()> {
     }
 }
 
+/// Times that both sides preempt each other.
+const RACES: usize = 4;
+
+/// Both sides preempt each other in the same moment, again and again: each time one of them is registered afterwards, holds
+/// the disk, and can write; the other cannot. Leaves the disk without a registration.
+///
+/// # Errors
+/// [`Error::Broken`]: both passed, or none.
+pub fn race(a: (Machine, &Disk), b: (Machine, &Disk)) -> Result<()> {
+    let side = |(machine, disk): (Machine, &Disk)| Side {
+        machine,
+        device: disk.generic.clone(),
+    };
+    let (a, b) = (side(a), side(b));
+    for round in 0..RACES {
+        a.persist("--register-ignore --param-sark=0xa1")?;
+        a.persist(&format!("--reserve --param-rk=0xa1 {KIND}"))?;
+        b.persist("--register-ignore --param-sark=0xb1")?;
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| a.preempt("0xa1", "0xb1"));
+            let this = b.preempt("0xb1", "0xa1");
+            other
+                .join()
+                .unwrap_or_else(|_| Err(Error::step("preempt", "a thread died")))
+                .and(this)
+        })?;
+        let left = a.keys()?;
+        let (winner, loser, key) = match left.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["0xa1"] => (&a, &b, "0xa1"),
+            ["0xb1"] => (&b, &a, "0xb1"),
+            _ => {
+                return Err(Error::broken(
+                    "one of two that preempt each other is left",
+                    format!("{left:?}"),
+                ));
+            }
+        };
+        winner.writes(true, &format!("race {round}"))?;
+        loser.writes(false, &format!("race {round}"))?;
+        winner.persist(&format!("--clear --param-rk={key}"))?;
+    }
+    Ok(())
+}
+
+/// Every key that is registered on a disk.
+///
+/// # Errors
+/// The disk does not answer.
+pub fn keys(machine: &Machine, disk: &Disk) -> Result<Vec<String>> {
+    let side = Side {
+        machine: machine.clone(),
+        device: disk.generic.clone(),
+    };
+    side.keys()
+}
+
 /// What a stranger registers.
-const STRANGER: &str = "0xbadbadbad";
+pub const STRANGER: &str = "0xbadbadbad";
 
 /// A stranger registers itself from that machine, and preempts whoever holds the disk. Returns its key.
 ///
@@ -65,11 +124,23 @@ pub fn take(machine: &Machine, disk: &Disk) -> Result<String> {
         .lines()
         .find_map(|line| line.trim().strip_prefix("Key="))
         .ok_or_else(|| Error::step("find the holder of the disk", said.clone()))?;
-    side.persist(&format!("--register-ignore --param-sark={STRANGER}"))?;
+    register(machine, disk)?;
     side.persist(&format!(
         "--preempt-abort --param-rk={STRANGER} --param-sark={holder} {KIND}"
     ))?;
     Ok(STRANGER.into())
+}
+
+/// A stranger registers itself from that machine, and does no more.
+///
+/// # Errors
+/// The disk refuses.
+pub fn register(machine: &Machine, disk: &Disk) -> Result<()> {
+    let side = Side {
+        machine: machine.clone(),
+        device: disk.generic.clone(),
+    };
+    side.persist(&format!("--register-ignore --param-sark={STRANGER}"))
 }
 
 /// A stranger clears the disk: every registration is gone.
@@ -146,8 +217,44 @@ struct Side {
 
 impl Side {
     fn persist(&self, words: &str) -> Result<()> {
+        let said = self.out(words)?;
+        if said.status.success() {
+            return Ok(());
+        }
+        Err(Error::step(
+            format!("on {}: sg_persist {words} {}", self.machine.node, self.device),
+            said.out + &said.err,
+        ))
+    }
+
+    /// PERSISTENT RESERVE OUT, given again where the disk told something in its place: that a key was preempted, once.
+    fn out(&self, words: &str) -> Result<Said> {
         let script = format!("sg_persist --no-inquiry --out {words} {}", self.device);
-        self.machine.run(&script).map(drop)
+        let said = self.machine.try_run(&script, LOOK)?;
+        if said.status.success() || !(said.out.clone() + &said.err).contains(TOLD) {
+            return Ok(said);
+        }
+        self.machine.try_run(&script, LOOK)
+    }
+
+    fn keys(&self) -> Result<Vec<String>> {
+        let said = self
+            .machine
+            .run(&format!("sg_persist --no-inquiry --in --read-keys {}", self.device))?;
+        let words = said.lines().map(str::trim);
+        Ok(words.filter(|word| word.starts_with("0x")).map(str::to_owned).collect())
+    }
+
+    /// Takes another's key away; one who has been preempted before is refused.
+    fn preempt(&self, own: &str, other: &str) -> Result<()> {
+        let words = format!("--preempt-abort --param-rk={own} --param-sark={other} {KIND}");
+        let said = self.out(&words)?;
+        let text = said.out + &said.err;
+        if said.status.success() || text.to_lowercase().contains("conflict") {
+            Ok(())
+        } else {
+            Err(Error::step(words, text))
+        }
     }
 
     fn writes(&self, may: bool, when: &str) -> Result<()> {

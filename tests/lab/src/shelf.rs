@@ -17,8 +17,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// Data disks: two for each of two pools.
-pub const DATA: u16 = 4;
+/// Data disks of the array's own backend: two for each of two pools.
+pub const OWN: u16 = 4;
+/// Data disks: those, two for a volume group of the kernel, and one that is in no pool.
+pub const DATA: u16 = OWN + 3;
+/// The one that is in no pool.
+pub const SPARE: u16 = DATA - 1;
 /// Quorum disks, in the slots after those.
 pub const QUORUM: u16 = 3;
 /// Size of a data disk.

@@ -3,8 +3,10 @@
 //! Numbers are those of the fault matrix. Every case begins with both controllers joined, every pool at home and a host that
 //! writes, and ends the same way; between them lies one fault. Then the host's writer and the shelf's log judge.
 
+mod care;
 mod death;
 mod front;
+mod groups;
 mod interconnect;
 mod kernel_target;
 pub mod load;
@@ -13,7 +15,7 @@ mod shelf;
 use crate::array::{Array, POOLS, Pool};
 use crate::diagnosis;
 use crate::error::{Error, Result};
-use crate::host::{Host, Load};
+use crate::host::{Host, Load, Writer};
 use crate::lab::Lab;
 use crate::topology::Node;
 use pollux_api::heartbeat::{Incident, Phase};
@@ -60,7 +62,7 @@ pub struct Phases {
 }
 
 /// All of them, in the order in which they are run.
-pub const CASES: [Case; 24] = [
+pub const CASES: [Case; 31] = [
     Case {
         name: "a1",
         what: "the owner's power is cut: the partner takes its pool, and gives it back later",
@@ -188,11 +190,32 @@ pub const CASES: [Case; 24] = [
         fault: shelf::shelf_power,
     },
     Case {
+        name: "d2",
+        what: "a stranger registers keys: the owner of a pool takes its disk anew, elsewhere the key is shown and removed",
+        quick: false,
+        load: Load::LIGHT,
+        fault: shelf::foreign_key,
+    },
+    Case {
+        name: "d4",
+        what: "both controllers preempt each other on a disk in the same moment",
+        quick: false,
+        load: Load::LIGHT,
+        fault: shelf::both_preempt,
+    },
+    Case {
         name: "d7",
         what: "somebody preempts the owner's key in mid-write",
         quick: false,
         load: Load::LIGHT,
         fault: shelf::preempted,
+    },
+    Case {
+        name: "e3",
+        what: "a pool in a volume group of the kernel: made, busy when it should move, moved, lost with its owner, given back, deleted",
+        quick: false,
+        load: Load::LIGHT,
+        fault: groups::volume_group,
     },
     Case {
         name: "f1",
@@ -223,11 +246,39 @@ pub const CASES: [Case; 24] = [
         fault: front::aborted,
     },
     Case {
+        name: "i5",
+        what: "a newer package is installed on one controller after the other",
+        quick: false,
+        load: Load::LIGHT,
+        fault: care::upgrade,
+    },
+    Case {
         name: "lio",
         what: "a reservation that the kernel's own target has granted dies with its controller",
         quick: false,
         load: Load::LIGHT,
         fault: kernel_target::reservation_is_lost,
+    },
+    Case {
+        name: "down",
+        what: "the array is shut down by its operator; one controller comes back alone, then the other one",
+        quick: false,
+        load: Load::LIGHT,
+        fault: care::down,
+    },
+    Case {
+        name: "remove",
+        what: "the package is removed from a controller, and installed again",
+        quick: false,
+        load: Load::LIGHT,
+        fault: care::removed,
+    },
+    Case {
+        name: "exchange",
+        what: "a controller is exchanged for one that knows nothing",
+        quick: false,
+        load: Load::LIGHT,
+        fault: care::exchanged,
     },
 ];
 
@@ -267,18 +318,35 @@ impl Case {
         let host = Host::of(lab)?;
         Array::of(lab).wait_joined()?;
         Array::of(lab).wait_home()?;
-        host.load(self.load)?;
+        host.load(Writer::EVERY, self.load)?;
         let since = host.now_ms()?;
         (self.fault)(lab)?;
         let array = Array::of(lab);
         array.wait_joined()?;
         array.wait_home()?;
         host.wait_progress()?;
-        let written = host.judge(since)?;
+        let written = host.judge(Writer::EVERY, since)?;
         lab.shelf()?.judge(&POOLS.map(|pool| pool.disks))?;
+        nobody_gave_up(lab)?;
         let told = Array::of(lab).timeline()?;
         Ok((written.answered, written.pause.length_ms, longest(&told, since)))
     }
+}
+
+/// No daemon fell silent before its service manager, or ended in a panic, since its machine was switched on.
+fn nobody_gave_up(lab: &Lab) -> Result<()> {
+    for node in Node::CONTROLLERS {
+        let said = lab.machine(node)?.run(
+            "journalctl --no-pager --boot --grep 'Watchdog timeout|panicked at' --lines 5 || true",
+        )?;
+        if said.contains("Watchdog timeout") || said.contains("panicked at") {
+            return Err(Error::broken(
+                "no daemon panics, or has to be killed by the service manager",
+                format!("{node}: {said}"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The pool of a controller.

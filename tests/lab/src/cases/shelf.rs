@@ -1,12 +1,13 @@
 //! The shelf: its quorum disks, its power, and keys that somebody else has put there.
 
 use super::{FAULT, homes_keep, pool_of};
-use crate::array::{Array, JOIN};
+use crate::array::{Array, JOIN, MOVE};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::Lab;
-use crate::reservations;
-use crate::shelf::{DATA, QUORUM};
+use crate::machine::Machine;
+use crate::reservations::{self, STRANGER};
+use crate::shelf::{DATA, QUORUM, SPARE};
 use crate::topology::Node;
 use crate::wait::{last, wait_for};
 use serde_json::json;
@@ -71,6 +72,61 @@ pub(super) fn shelf_power(lab: &mut Lab) -> Result<()> {
     power("on")?;
     Array::of(lab).wait_joined()?;
     Host::of(lab)?.wait_progress()
+}
+
+/// D2: a stranger registers a key on a disk of a pool, and on one that is in none. Who may write to a pool's disk unasked is
+/// a reason to stop: its owner takes the disk anew, and the stranger's key is gone. On the other one it is shown, with the
+/// way to remove it.
+pub(super) fn foreign_key(lab: &mut Lab) -> Result<()> {
+    let (a, b) = (lab.machine(Node::A)?, lab.machine(Node::B)?);
+    let disks = reservations::disks(&b)?;
+    reservations::register(&b, &disks[0])?;
+    wait_for("nobody but the owner is registered", JOIN, || {
+        let keys = reservations::keys(&a, &disks[0]).map_err(|error| error.to_string())?;
+        match keys.iter().any(|key| key == STRANGER) {
+            false => Ok(()),
+            true => Err(format!("{keys:?}")),
+        }
+    })?;
+    Array::of(lab).wait_owner(pool_of(Node::A), Node::A, MOVE)?;
+    Host::of(lab)?.wait_progress()?;
+    reservations::register(&b, &disks[usize::from(SPARE)])?;
+    let found = wait_for("the stranger's key is shown", JOIN, || {
+        foreign(&a)?.into_iter().next().ok_or("none is shown".into())
+    })?;
+    homes_keep(lab)?;
+    a.run(&format!("pollux disk clear-key {} {} --yes", found.disk, found.key))?;
+    wait_for("no stranger's key is left", JOIN, || match foreign(&a)?.len() {
+        0 => Ok(()),
+        left => Err(format!("{left} are left")),
+    })
+}
+
+/// A key of nobody's, as the operator is told of it.
+#[derive(serde::Deserialize)]
+struct Foreign {
+    disk: u16,
+    key: String,
+}
+
+fn foreign(machine: &Machine) -> std::result::Result<Vec<Foreign>, String> {
+    #[derive(serde::Deserialize)]
+    struct Report {
+        foreign: std::collections::BTreeMap<String, Vec<Foreign>>,
+    }
+    let text = machine
+        .run("pollux --json disk keys")
+        .map_err(|error| error.to_string())?;
+    let report: Report = serde_json::from_str(&text).map_err(|error| format!("{error} in {text}"))?;
+    Ok(report.foreign.into_values().flatten().collect())
+}
+
+/// D4: both kernels preempt each other on a disk of no pool.
+pub(super) fn both_preempt(lab: &mut Lab) -> Result<()> {
+    let (a, b) = (lab.machine(Node::A)?, lab.machine(Node::B)?);
+    let (seen, other) = (reservations::disks(&a)?, reservations::disks(&b)?);
+    let spare = usize::from(SPARE);
+    reservations::race((a, &seen[spare]), (b, &other[spare]))
 }
 
 /// D7: in mid-write somebody preempts the owner's key on one disk of its pool.
