@@ -239,8 +239,9 @@ pub(crate) struct PartnerView {
     pub(crate) power: Option<Power>,
     /// This incarnation was reported off, to a question of that instant.
     pub(crate) off: Option<(Incarnation, Instant)>,
-    /// The incarnation that said last that its daemon ends. It may be back at once, and proves nothing but haste.
-    pub(crate) dying: Option<Incarnation>,
+    /// The incarnation that said last that its daemon ends, and when that was heard. It may be back at once, and proves
+    /// nothing but haste.
+    pub(crate) dying: Option<(Incarnation, Instant)>,
     /// The incarnation that said good-bye, by wire or on a majority of the quorum disks. It holds nothing, and has ended.
     pub(crate) farewell: Option<Incarnation>,
 }
@@ -697,7 +698,8 @@ impl Core {
             Role::Left => return self.bidden_farewell(now, datagram.advert),
         };
         // Its first word of that counts; those that follow are no sign of life.
-        if datagram.advert.role == Role::Dying && self.partner.dying == Some(incarnation) {
+        let dies = datagram.advert.role == Role::Dying;
+        if dies && self.partner_dies().is_some() && incarnation == self.partner.incarnation {
             return;
         }
         self.partner.nonce = Some((datagram.nonce, incarnation, acts));
@@ -707,7 +709,7 @@ impl Core {
         }
         self.meet(now, incarnation);
         self.briefed |= datagram.record.is_some();
-        self.partner.dying = Some(incarnation).filter(|_| datagram.advert.role == Role::Dying);
+        self.partner.dying = Some((incarnation, now)).filter(|_| dies);
         self.partner.advert = Some(datagram.advert);
         self.partner.advert_slot = None;
         self.partner.letter = datagram.letter;
@@ -919,6 +921,10 @@ impl Core {
             let current = advert.incarnation == self.partner.incarnation && slot.sequence > 0;
             // The wire is fresher while it lives. When it has fallen silent, so is whatever was written after its last word.
             let watch = &self.disks[at].watch;
+            // Who writes after it has said that it dies is back, or did not die: with the wire dead there is no other word.
+            if current && changed && self.partner_dies().is_some_and(|said| watch.is_later_than(said)) {
+                self.partner.dying = None;
+            }
             let news = changed || watch.is_later_than(self.wire.last());
             let later = self
                 .partner
@@ -930,6 +936,9 @@ impl Core {
                 self.partner.advert = Some(advert);
                 self.partner.advert_slot = Some(slot.sequence);
                 self.partner.letter = self.disks[at].letter.clone();
+                if changed && advert.role == Role::Dying {
+                    self.partner.dying = Some((advert.incarnation, now));
+                }
             }
         }
         let left = |slot: Slot| (slot.advert.role == Role::Left).then_some(slot.advert.incarnation);
@@ -1246,18 +1255,14 @@ impl Core {
     }
 
     /// Until the reset comes, or the power goes. Who has not let go of everything in good order is silent and still from here
-    /// on, but for the word that it goes; who has says so in its slot, and when that stands on a majority, by wire: a daemon of
-    /// this incarnation that starts after that finds it (`start`).
+    /// on, but for the word that it goes: by wire, or where that is dead once more in its slot. Who has says so in its slot, and
+    /// when that stands on a majority, by wire: a daemon of this incarnation that starts after that finds it (`start`).
     fn step_stopped(&mut self, now: Instant, reason: StopReason) {
         let again = self.stop_said + self.params.timing.disk_limit;
         if self.farewell == Farewell::Said {
             // Nothing is left that a reset would have to end, and it would come in the middle of the way down.
             self.pet(now, true);
-            for at in 0..self.disks.len() {
-                if self.disks[at].ours {
-                    self.write_block(now, at, BlockId::Slot);
-                }
-            }
+            self.write_slots(now);
             if self.farewell_stands() {
                 self.beat(now);
             }
@@ -1271,8 +1276,22 @@ impl Core {
         self.wake_at(self.stop_said + self.params.timing.disk_limit);
         match reason {
             // The partner may have heard nothing of it yet.
-            StopReason::Shutdown | StopReason::Unserving(_) => self.beat(now),
+            StopReason::Shutdown | StopReason::Unserving(_) => {
+                self.beat(now);
+                if self.wire_sight.0 != WireSight::Alive {
+                    self.write_slots(now);
+                }
+            }
             StopReason::Superseded(_) | StopReason::Fenced(_) | StopReason::LeaseOut => {}
+        }
+    }
+
+    /// The slot alone, to every disk that does not have it yet.
+    fn write_slots(&mut self, now: Instant) {
+        for at in 0..self.disks.len() {
+            if self.disks[at].ours {
+                self.write_block(now, at, BlockId::Slot);
+            }
         }
     }
 
@@ -1299,7 +1318,7 @@ impl Core {
         let timing = &self.params.timing;
         let figures = self.partner.advert.map(|advert| advert.figures);
         let figures = figures.unwrap_or_default();
-        if self.partner.dying == Some(self.partner.incarnation) {
+        if self.partner_dies().is_some() {
             timing.dying_limits_for(figures)
         } else {
             (timing.wire_limit, timing.disk_limit_for(figures))
@@ -1373,9 +1392,17 @@ impl Core {
         }
     }
 
-    /// The partner's present incarnation has said good-bye.
+    /// When the partner's present incarnation was heard to say that it dies, if it has said and shown nothing else since.
+    fn partner_dies(&self) -> Option<Instant> {
+        let (incarnation, said) = self.partner.dying?;
+        (incarnation == self.partner.incarnation).then_some(said)
+    }
+
+    /// The partner's present incarnation has said good-bye. Of a later one that is a member a daemon that has just started may
+    /// have seen nothing yet.
     pub(crate) fn partner_left(&self) -> bool {
-        self.partner.farewell == Some(self.partner.incarnation)
+        let farewell = self.partner.farewell;
+        farewell == Some(self.partner.incarnation) && farewell >= self.partner_member()
     }
 
     fn pool_sight(&self, now: Instant) -> PoolSight {
@@ -1544,9 +1571,17 @@ impl Core {
         if reason == StopReason::Shutdown && self.farewell == Farewell::None && self.let_go() {
             self.farewell = Farewell::Due;
         }
+        // While the wire lives it says it sooner, and what is written then would only look like life.
+        let goes = matches!(reason, StopReason::Shutdown | StopReason::Unserving(_));
+        if goes && self.wire_sight.0 != WireSight::Alive {
+            self.sequence += 1;
+        }
         self.end_lease();
         self.emit(Effect::StopAll { reason });
         self.wake = now + self.params.timing.disk_limit;
+        if goes {
+            self.wake_at(now + self.params.timing.beat);
+        }
     }
 
     /// Nothing is answered from here on.

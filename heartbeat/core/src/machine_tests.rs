@@ -1472,3 +1472,124 @@ fn who_says_that_it_dies_is_waited_for_until_its_lease_has_run_out_and_is_alive_
     dying.handle(now + ms(400), Event::Received(back));
     assert_eq!(dying.limits(), ordinary);
 }
+
+/// The last datagram that a controller of the bench has sent.
+fn last_sent(bench: &Bench, who: ControllerId) -> Datagram {
+    let sent = bench.said.iter().rev().find_map(|(from, effect)| match effect {
+        Effect::Send(datagram) if *from == who => Some(datagram.clone()),
+        _ => None,
+    });
+    sent.unwrap()
+}
+
+/// S5: with the wire dead nothing but its slot can take its word back, and a stall of the disks must not look like death as
+/// long as the wire stays dead.
+#[test]
+fn who_writes_its_slot_after_it_has_said_that_it_dies_is_not_dying() {
+    let mut bench = Bench::whole();
+    bench.run(ms(500));
+    let ordinary = bench.core(B).limits();
+    let word = last_sent(&bench, A).dying();
+    bench.wire = [false; 2];
+    bench.tell(B, Event::Received(word.clone()));
+    let short = bench.core(B).limits();
+    assert!(short.1 < ordinary.1, "{short:?} against {ordinary:?}");
+    bench.run(ms(1_000));
+    assert_eq!(bench.core(B).limits(), ordinary, "it writes");
+    // The same once more, late: it echoes what it echoed before, and the next write takes it back.
+    bench.tell(B, Event::Received(word));
+    bench.run(ms(1_000));
+    assert_eq!(bench.core(B).limits(), ordinary);
+    assert!(bench.core(B).record().members.both());
+}
+
+/// What was on its way to the disks when the word was said takes nothing of it back.
+#[test]
+fn what_was_written_before_the_last_word_is_no_life_after_it() {
+    let mut bench = Bench::whole();
+    bench.run(ms(500));
+    let word = last_sent(&bench, A).dying();
+    bench.cores[A.index()] = None;
+    let b = bench.core_mut(B);
+    let (now, record) = (b.present, *b.record());
+    let slot = |sequence: u64| {
+        let mut area = Area::formatted(crate::bench::set());
+        area.vote = Ok(Vote::after(record));
+        let advert = word.advert;
+        area.slot = Ok(Slot { sequence, advert });
+        area
+    };
+    let read = |b: &mut Core, issued: u64, sequence: u64| {
+        let id = ReadId(b.fresh_id());
+        b.disks[0].read = Some((id, A));
+        b.read_done(now + ms(issued), id, now + ms(issued), slot(sequence));
+    };
+    read(b, 10, 1_000_000);
+    b.received(now + ms(20), word.clone());
+    assert_eq!(b.partner_dies(), Some(now + ms(20)));
+    read(b, 30, 1_000_001);
+    assert_eq!(
+        b.partner_dies(),
+        Some(now + ms(20)),
+        "it may have been on its way"
+    );
+    read(b, 40, 1_000_001);
+    assert!(b.partner_dies().is_some(), "nothing new");
+    read(b, 50, 1_000_002);
+    assert_eq!(
+        b.partner_dies(),
+        None,
+        "it was not there when it was looked for after the word"
+    );
+}
+
+#[test]
+fn with_a_dead_wire_the_slot_says_who_goes_without_having_let_go() {
+    for alive in [true, false] {
+        let mut bench = Bench::whole();
+        bench.steps.insert(PoolStep::Release, Comes::Never);
+        bench.power = false;
+        bench.wire = [alive; 2];
+        bench.run(ms(3_000));
+        let ordinary = bench.core(B).limits();
+        bench.ask(A, Request::Shutdown { unserved: true }).unwrap();
+        bench.until("it has stopped", |bench| {
+            matches!(bench.core(A).phase, Phase::Stopped(_))
+        });
+        bench.tell(A, stopped(false));
+        bench.run(ms(600));
+        let says = |area: &[Area; 2]| area[A.index()].slot.unwrap().advert.role;
+        let said = bench
+            .disks
+            .iter()
+            .filter(|area| says(area) == Role::Dying)
+            .count();
+        assert_eq!(said > 0, !alive, "the wire says it sooner");
+        let short = bench.core(B).limits();
+        assert!(short.1 < ordinary.1, "{short:?} against {ordinary:?}");
+        bench.until("b is alone", |bench| {
+            bench.core(B).record().members.get(A).is_none()
+        });
+        assert!(!bench.core(B).partner_left());
+    }
+}
+
+/// S5: a daemon that has just started has heard of no life of its partner yet, and hears of an earlier one first.
+#[test]
+fn a_good_bye_of_an_earlier_life_says_nothing_of_the_member() {
+    let mut bench = Bench::new().made_whole([params(A, 5), params(B, 1)]);
+    bench.run(ms(500));
+    for (incarnation, gone) in [(4, false), (5, true)] {
+        let mut core = bench.core(B).clone();
+        core.partner = PartnerView {
+            known_since: bench.now,
+            echo_given: bench.now,
+            ..PartnerView::default()
+        };
+        let mut word = last_sent(&bench, A);
+        word.advert.role = Role::Left;
+        word.advert.incarnation = Incarnation::new(incarnation);
+        core.handle(bench.now, Event::Received(word));
+        assert_eq!((core.partner_left(), core.partner_dead()), (gone, gone));
+    }
+}

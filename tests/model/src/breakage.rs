@@ -94,6 +94,13 @@ fn fencing_that_rejects_nobody_breaks_s1() {
     must_break("S1", &broken(Breakage::FenceAlways, setup));
 }
 
+#[test]
+fn a_good_bye_of_one_who_lives_on_breaks_s5() {
+    let faults = &[Kind::Word];
+    let setup = Setup { faults, ..TAKEOVER };
+    must_break("S5", &broken(Breakage::FalseFarewell, setup));
+}
+
 /// Renaming must not merge what differs: with every number as it is, the same worlds hold the same promises.
 #[test]
 fn the_same_world_has_the_same_fingerprint_and_time_alone_changes_nothing() {

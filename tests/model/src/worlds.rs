@@ -94,6 +94,7 @@ pub(crate) const TAKEOVER: Setup = Setup {
     ],
     requests: &[],
     lone_recovery: true,
+    lingers: false,
     breakage: None,
 };
 
@@ -127,6 +128,19 @@ const MOVES: &[Request] = &[
     Request::Switchover(PoolId::from_bytes([1; 16])),
     Request::Takeover,
     Request::Shutdown { unserved: true },
+];
+
+/// Whatever can go wrong, and a controller that says that it dies.
+const WORDS: &[Kind] = &[
+    Kind::Word,
+    Kind::Hold,
+    Kind::Fail,
+    Kind::Crash,
+    Kind::Stall,
+    Kind::Reset,
+    Kind::Cut,
+    Kind::Wire,
+    Kind::Path,
 ];
 
 /// Left out of every world of whole arrays.
@@ -261,6 +275,45 @@ pub const ALL: &[Named] = &[
             Setup {
                 requests: MOVES,
                 ..TAKEOVER
+            },
+            1
+        )
+    ),
+    world!(
+        "good-bye",
+        "either controller is asked to shut down; until everything below has stopped, until its power goes, and until it \
+         is started again takes any time; and 1 fault, as above",
+        ARRAY,
+        Built::Array(
+            Setup {
+                requests: &[Request::Shutdown { unserved: true }],
+                lingers: true,
+                ..TAKEOVER
+            },
+            1
+        )
+    ),
+    world!(
+        "last-word",
+        "a controller says that it dies, and dies, stands still or lives on; and 1 fault before or after it, as above, or \
+         the other one says so, too",
+        ARRAY,
+        Built::Array(
+            Setup {
+                faults: WORDS,
+                ..TAKEOVER
+            },
+            1
+        )
+    ),
+    world!(
+        "last-word-watchdog",
+        "the same with watchdogs alone",
+        ARRAY,
+        Built::Array(
+            Setup {
+                faults: WORDS,
+                ..WATCHDOG
             },
             1
         )

@@ -165,7 +165,7 @@ impl Core {
             left,
             power: _,
             off,
-            dying: _,
+            dying,
             farewell: _,
         } = partner;
         let own = [
@@ -200,7 +200,7 @@ impl Core {
         for at in own.into_iter().chain(optional).chain(silences) {
             visit(Number::Instant, at.number());
         }
-        if let Some((_, at)) = off {
+        for (_, at) in [off, dying].into_iter().flatten() {
             visit(Number::Instant, at.number());
         }
         if let Some((_, _, at)) = probe {

@@ -196,10 +196,13 @@ impl Array {
         });
         let nodes = self.nodes.iter().enumerate();
         let undone = nodes.flat_map(|(c, node)| node.undone.iter().map(move |effect| (c, effect)));
-        arriving.chain(undone.filter_map(|(c, effect)| match effect {
+        let undone = undone.filter_map(|(c, effect)| match effect {
             Effect::Send(datagram) => Some((c, datagram)),
             _ => None,
-        }))
+        });
+        let nodes = self.nodes.iter().enumerate();
+        let spoken = nodes.filter_map(|(c, node)| Some((c, node.spoken.as_deref()?)));
+        arriving.chain(undone).chain(spoken)
     }
 
     fn slots(&self, c: usize) -> impl Iterator<Item = u64> {
@@ -285,11 +288,17 @@ impl Array {
                 node.stalled,
                 node.stopped,
                 node.demanded,
+                node.goes,
+                node.word_said,
             ];
             let ages = [names.since(node.lease_until), names.since(node.well_since)];
             let late: Vec<Laid> = node.late.iter().map(|laid| names.laid(laid)).collect();
             let known = (node.boots, node.imported, node.told, node.cast);
-            fingerprint::of(&(core, undone, instants, flags, ages, late, known))
+            let mut spoken = node.spoken.clone();
+            if let Some(datagram) = &mut spoken {
+                names.datagram(c, datagram);
+            }
+            fingerprint::of(&(core, undone, instants, flags, ages, late, known, spoken))
         });
         let disks: Vec<Quorum> = self.disks.iter().map(|disk| names.quorum(disk)).collect();
         let cards =

@@ -3,6 +3,7 @@
 use super::node::Script;
 use super::{Array, CALM, Card, Laid, Part, Recovery, Task};
 use crate::search::Violation;
+use pollux_api::id::Generation;
 use pollux_heartbeat_core::event::Request;
 use pollux_heartbeat_core::{Effect, Event};
 
@@ -30,6 +31,19 @@ pub(crate) enum Kind {
     Key,
     /// A quorum disk loses everything that stands on it.
     Wipe,
+    /// A controller says that it dies, once: and does, or stands still, or lives on.
+    Word,
+}
+
+/// What a controller does that has said that it dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// It was a lie.
+    LivesOn,
+    /// Its heartbeat daemon dies.
+    Dies,
+    /// Its heartbeat daemon stands still.
+    StandsStill,
 }
 
 /// What becomes of the writes of a controller that ends.
@@ -67,11 +81,13 @@ pub(crate) enum Step {
     Key,
     Wipe(usize),
     Ask(usize, usize),
+    Word(usize, Then),
     // What ends again, at no cost.
     Release(usize),
     Resume(usize),
     Restart(usize),
     PowerOn(usize),
+    PowerOff(usize),
     MendWire,
     MendPath(usize, usize),
 }
@@ -79,7 +95,7 @@ pub(crate) enum Step {
 const FATES: [Fate; 3] = [Fate::Lost, Fate::Landed, Fate::Torn];
 
 impl Array {
-    fn has(&self, kind: Kind) -> bool {
+    pub(super) fn has(&self, kind: Kind) -> bool {
         self.setup.faults.contains(&kind)
     }
 
@@ -97,11 +113,23 @@ impl Array {
         if quiet {
             self.ends(&mut steps);
         }
+        // The first last word costs nothing at rest, whatever else happens before and after it.
+        let mut faults = Vec::new();
+        if quiet || fine {
+            self.words(&mut faults);
+        }
+        let spoken = self.nodes.iter().any(|node| node.word_said);
+        let free = u8::from(!quiet || spoken);
         if left == 0 {
+            steps.extend(
+                faults
+                    .into_iter()
+                    .map(|step| (step, free))
+                    .filter(|(_, cost)| *cost == 0),
+            );
             return steps;
         }
         // What a world opens with costs nothing: a request, or a key that is gone.
-        let mut faults = Vec::new();
         if quiet {
             self.faults_at_rest(&mut faults);
         } else if fine {
@@ -124,7 +152,11 @@ impl Array {
                 }
             }
         }
-        let cost = |step: &Step| u8::from(self.struck || !matches!(step, Step::Ask(..) | Step::Key));
+        let cost = |step: &Step| match step {
+            Step::Word(..) => free,
+            Step::Ask(..) | Step::Key => u8::from(self.struck),
+            _ => 1,
+        };
         steps.extend(faults.into_iter().map(|step| (step, cost(&step))));
         steps
     }
@@ -152,6 +184,9 @@ impl Array {
             if !self.nodes[c].powered {
                 steps.push((Step::PowerOn(c), 0));
             }
+            if self.nodes[c].goes {
+                steps.push((Step::PowerOff(c), 0));
+            }
             for (at, disk) in self.disks.iter().enumerate() {
                 if !disk.path[c] {
                     steps.push((Step::MendPath(c, at), 0));
@@ -160,6 +195,22 @@ impl Array {
         }
         if self.wire != [true; 2] {
             steps.push((Step::MendWire, 0));
+        }
+    }
+
+    /// Who has a word ready says it: a daemon that is stopped for good may only do that.
+    fn words(&self, faults: &mut Vec<Step>) {
+        for c in [0, 1] {
+            let node = &self.nodes[c];
+            if node.spoken.is_none() || node.stalled || node.core.is_none() {
+                continue;
+            }
+            let after: &[Then] = if node.stopped {
+                &[Then::LivesOn]
+            } else {
+                &[Then::LivesOn, Then::Dies, Then::StandsStill]
+            };
+            faults.extend(after.iter().map(|then| Step::Word(c, *then)));
         }
     }
 
@@ -287,6 +338,7 @@ impl Array {
                 };
                 self.ask(c, request);
             }
+            Step::Word(c, then) => self.last_word(c, then),
             Step::Release(at) => {
                 let laid = self.held.remove(at);
                 self.nodes[laid.c].well_since = self.now;
@@ -298,6 +350,7 @@ impl Array {
                 self.wake(c);
             }
             Step::PowerOn(c) => self.power_on(c),
+            Step::PowerOff(c) => self.power_cut(c),
             Step::MendWire => self.wire = [true; 2],
             Step::MendPath(c, disk) => {
                 self.disks[disk].path[c] = true;
@@ -310,6 +363,7 @@ impl Array {
                 | Step::Resume(_)
                 | Step::Restart(_)
                 | Step::PowerOn(_)
+                | Step::PowerOff(_)
                 | Step::MendWire
                 | Step::MendPath(..)
         );
@@ -402,7 +456,7 @@ impl Array {
         Ok(())
     }
 
-    fn stall(&mut self, c: usize, undone: Vec<Effect>) {
+    pub(super) fn stall(&mut self, c: usize, undone: Vec<Effect>) {
         let node = &mut self.nodes[c];
         node.stalled = node.core.is_some();
         node.undone = undone;
@@ -453,6 +507,7 @@ impl Task {
             Self::Publish(key) => (key.generation, PoolStep::Publish),
             Self::Release(key) => (key.generation, PoolStep::Release),
             Self::Resume(key) => (key.generation, PoolStep::Resume),
+            Self::StopAll => (Generation::default(), PoolStep::StopAll),
         };
         Event::PoolDone {
             pool: super::POOL,

@@ -82,6 +82,8 @@ pub(crate) enum Breakage {
     NoDaemon,
     /// Fencing and importing succeed whoever else holds the pool, and nobody is rejected.
     FenceAlways,
+    /// Whoever says that it dies says good-bye instead, and lives on.
+    FalseFarewell,
 }
 
 /// How a world is built.
@@ -105,6 +107,9 @@ pub(crate) struct Setup {
     pub(crate) requests: &'static [Request],
     /// Whether one controller alone has to come to serve as well.
     pub(crate) lone_recovery: bool,
+    /// The way down of a controller that shuts down takes any time: until everything below has stopped, and until its
+    /// power goes.
+    pub(crate) lingers: bool,
     /// The world is broken.
     pub(crate) breakage: Option<Breakage>,
 }
@@ -117,6 +122,7 @@ enum Task {
     Publish(ReservationKey),
     Release(ReservationKey),
     Resume(ReservationKey),
+    StopAll,
 }
 
 /// Something that is about to happen at a controller, or because of it.

@@ -1,14 +1,16 @@
 //! One controller: its heartbeat daemon, its pool manager, its power and its watchdog.
 
+use super::fault::Then;
 use super::judge::shown;
-use super::{ARRAY, Array, Breakage, Card, Laid, POOL, Recovery, Task, UNIT, id, set, timing};
+use super::{ARRAY, Array, Breakage, Card, Kind, Laid, POOL, Recovery, Task, UNIT, id, set, timing};
 use crate::search::Violation;
 use pollux_api::id::{Generation, Incarnation};
 use pollux_api::pool::ReservationKey;
-use pollux_heartbeat_core::area::{Area, Content, Unread};
+use pollux_heartbeat_core::area::{Area, Content, Role, Unread};
 use pollux_heartbeat_core::effect::{BlockId, Evidence, StopReason};
 use pollux_heartbeat_core::event::{ConfigStatus, Import, PoolInfo, PoolStep, Power, Request};
 use pollux_heartbeat_core::record::Record;
+use pollux_heartbeat_core::wire::Datagram;
 use pollux_heartbeat_core::{Core, Effect, Event, Instant, Params};
 
 /// A boot takes so long: less than it takes to be missed.
@@ -40,8 +42,10 @@ pub(super) struct Node {
     pub(super) late: Vec<Laid>,
     pub(super) lease_until: Instant,
     pub(super) watchdog: Option<Instant>,
-    /// It has said good-bye, and its power goes then.
+    /// It shuts down, and its power goes then.
     pub(super) off_at: Option<Instant>,
+    /// It shuts down, and when its power goes is open.
+    pub(super) goes: bool,
     /// The pool, and whether hosts are answered.
     pub(super) imported: Option<(ReservationKey, bool)>,
     pub(super) stopped: bool,
@@ -53,6 +57,10 @@ pub(super) struct Node {
     pub(super) demanded: bool,
     /// The last record that it voted for, in any of its lives.
     pub(super) cast: Option<Record>,
+    /// The last datagram that its daemon has sent: what it would say when it dies is the same, and that it does.
+    pub(super) spoken: Option<Box<Datagram>>,
+    /// It has said that it dies, in any of its lives.
+    pub(super) word_said: bool,
 }
 
 impl Node {
@@ -136,6 +144,10 @@ impl Array {
         node.daemon_at = None;
         node.life += 1;
         node.well_since = self.now;
+        // Whoever was to go down was told so by a daemon that is no more.
+        if std::mem::take(&mut node.goes) {
+            node.stopped = false;
+        }
         let params = Params {
             array: ARRAY,
             controller: id(c),
@@ -311,6 +323,10 @@ impl Array {
                 }
                 done(key.generation, PoolStep::Resume, result)
             }
+            Task::StopAll => {
+                self.nodes[c].imported = None;
+                done(Generation::default(), PoolStep::StopAll, Ok(()))
+            }
         })
     }
 
@@ -481,10 +497,12 @@ impl Array {
                 if let Some(record) = datagram.record {
                     self.judge_record(c, record)?;
                 }
-                let partner = 1 - c;
-                if self.wire[c] && self.nodes[partner].core.is_some() {
-                    self.lay(partner, Card::Arrive(datagram));
+                if self.has(Kind::Word) && self.recovery.is_none() {
+                    let node = &mut self.nodes[c];
+                    let left = node.core.as_ref().is_none_or(|core| core.left());
+                    node.spoken = (!left && !node.word_said).then(|| Box::new(datagram.clone()));
                 }
+                self.send(c, datagram);
             }
             Effect::GrantLease { until, .. } => self.nodes[c].lease_until = until,
             Effect::ArmWatchdog { timeout } => {
@@ -560,6 +578,32 @@ impl Array {
         Ok(())
     }
 
+    fn send(&mut self, c: usize, datagram: Datagram) {
+        let partner = 1 - c;
+        if self.wire[c] && self.nodes[partner].core.is_some() {
+            self.lay(partner, Card::Arrive(datagram));
+        }
+    }
+
+    /// It says that it dies.
+    pub(super) fn last_word(&mut self, c: usize, then: Then) {
+        let node = &mut self.nodes[c];
+        let Some(datagram) = node.spoken.take() else {
+            return;
+        };
+        node.word_said = true;
+        let mut word = datagram.dying();
+        if self.setup.breakage == Some(Breakage::FalseFarewell) {
+            word.advert.role = Role::Left;
+        }
+        self.send(c, word);
+        match then {
+            Then::LivesOn => {}
+            Then::Dies => self.crash(c),
+            Then::StandsStill => self.stall(c, Vec::new()),
+        }
+    }
+
     /// Jobs that were waiting end with the pool.
     fn stop_pool(&mut self, c: usize, generation: Generation) {
         let job = |laid: &Laid| laid.c == c && matches!(laid.card, Card::Pool(_));
@@ -585,10 +629,26 @@ impl Array {
         let job = |laid: &Laid| laid.c == c && matches!(laid.card, Card::Pool(_));
         self.tray.retain(|laid| !job(laid));
         self.held.retain(|laid| !job(laid));
+        let lingers = self.setup.lingers && reason == StopReason::Shutdown;
         let node = &mut self.nodes[c];
         node.stopped = true;
-        node.imported = None;
-        if reason == StopReason::Shutdown {
+        if !lingers {
+            node.imported = None;
+        }
+        if lingers {
+            // Nobody is answered from here on; what is imported is so until somebody has seen to it.
+            if let Some((_, published)) = &mut node.imported {
+                *published = false;
+            }
+            node.goes = true;
+            let (life, card) = (node.life, Card::Pool(Task::StopAll));
+            if self.recovery.is_some() {
+                node.off_at.get_or_insert(self.now + UNIT);
+                self.tray.push_back(Laid { c, life, card });
+            } else {
+                self.held.push(Laid { c, life, card });
+            }
+        } else if reason == StopReason::Shutdown {
             // On its way down: time enough for a good-bye.
             if node.off_at.is_none() {
                 node.off_at = Some(self.now + UNIT);
@@ -621,6 +681,7 @@ impl Array {
             boots: node.boots,
             powered: node.powered,
             cast: node.cast,
+            word_said: node.word_said,
             well_since: self.now,
             ..Node::default()
         };
@@ -644,15 +705,18 @@ impl Array {
         }
     }
 
-    /// The daemon dies; what is on its way to the disks and what the pool manager does goes on.
+    /// The daemon dies; what is on its way to the disks and what the pool manager does goes on. That everything stops was in
+    /// its own hands.
     pub(super) fn crash(&mut self, c: usize) {
         let stays = |laid: &Laid| {
-            laid.c != c || matches!(laid.card, Card::Write { .. } | Card::Pool(_) | Card::Power { .. })
+            let goes_on = matches!(laid.card, Card::Write { .. } | Card::Pool(_) | Card::Power { .. });
+            laid.c != c || goes_on && !matches!(laid.card, Card::Pool(Task::StopAll))
         };
         self.tray.retain(stays);
         self.held.retain(stays);
         let node = &mut self.nodes[c];
         node.core = None;
+        node.spoken = None;
         node.undone.clear();
         node.late.clear();
         node.stalled = false;
@@ -706,6 +770,12 @@ impl Array {
             array.nodes[c].well_since = self.now;
             array.power_on(c);
             array.restart(c);
+        }
+        for node in &mut array.nodes {
+            node.spoken = None;
+            if node.goes {
+                node.off_at = Some(self.now + UNIT);
+            }
         }
         array
     }

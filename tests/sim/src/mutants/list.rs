@@ -1858,4 +1858,34 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         removes: "who says that it dies is waited for until its lease has run out",
         by: By::Core,
     },
+    Mutant {
+        name: "good-bye-of-an-earlier-life",
+        file: MACHINE,
+        edits: &[(
+            "farewell == Some(self.partner.incarnation) && farewell >= self.partner_member()",
+            "farewell == Some(self.partner.incarnation)",
+        )],
+        removes: "the good-bye of an earlier life says nothing of the incarnation that is a member (S5)",
+        by: By::Core,
+    },
+    Mutant {
+        name: "a-last-word-stands-for-ever",
+        file: MACHINE,
+        edits: &[(
+            "if current && changed && self.partner_dies()",
+            "if false && current && changed && self.partner_dies()",
+        )],
+        removes: "who writes its slot after its last word is back, though the wire is dead (S5)",
+        by: By::Scenario("matrix::a16_a_daemon_that_is_back"),
+    },
+    Mutant {
+        name: "anything-written-takes-the-last-word-back",
+        file: MACHINE,
+        edits: &[(
+            "is_some_and(|said| watch.is_later_than(said))",
+            "is_some_and(|_| changed)",
+        )],
+        removes: "what was on its way to the disks when its writer said that it dies shows no life after that",
+        by: By::Core,
+    },
 ];

@@ -6,8 +6,8 @@ use crate::setup::Setup;
 use crate::shelf::DataDisk;
 use crate::world::{A, B, BLOCKS, MS, SEC, World, pool_id};
 use pollux_api::id::ControllerId;
-use pollux_heartbeat_core::Event;
 use pollux_heartbeat_core::event::Request;
+use pollux_heartbeat_core::{Event, Profile};
 
 /// Nobody but reservations can fence.
 fn reservations_only() -> Setup {
@@ -270,6 +270,46 @@ fn a16_a_daemon_that_panics_and_is_back_at_once_keeps_its_pools() {
                 world.run_for(3 * SEC);
             }
         });
+        mended(world);
+    });
+}
+
+/// Back after its last word, behind a wire that has died meanwhile: its slot alone can take the word back, and for as long as
+/// the wire is dead, a stall of its way to the disks that is shorter than Td must not look like death (S5).
+#[test]
+fn a16_a_daemon_that_is_back_behind_a_dead_wire_is_waited_for_as_long_as_ever() {
+    let safe = || Setup {
+        profile: Profile::Safe,
+        ..Setup::fine()
+    };
+    scenario(safe, |world| {
+        whole(world);
+        let (takeovers, records) = (world.stats.takeovers, world.invariants.borrow().records());
+        world.panics(A, Some(200 * MS));
+        world.run_for(50 * MS);
+        wire(world, false);
+        world.run_for(20 * SEC);
+        let written = |world: &mut World| {
+            world.quorum[0]
+                .stands(ControllerId::A)
+                .slot
+                .map(|slot| slot.sequence)
+        };
+        let before = written(world);
+        let wrote = world.run_till(5 * SEC, |world| written(world) != before);
+        demand(world, wrote, "a is not back");
+        // The same word on the other disks.
+        world.run_for(20 * MS);
+        world.quorum.iter_mut().for_each(|disk| disk.path[A] = false);
+        // Longer than who dies is waited for, and with what it takes to write again no longer than Td.
+        world.run_for(6_500 * MS);
+        world.quorum.iter_mut().for_each(|disk| disk.path[A] = true);
+        world.run_for(10 * SEC);
+        demand(
+            world,
+            world.stats.takeovers == takeovers && world.invariants.borrow().records() == records,
+            "a stall was taken for the death of which it had spoken before",
+        );
         mended(world);
     });
 }
