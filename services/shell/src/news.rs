@@ -8,6 +8,7 @@
 
 use crate::array::{Array, BOTH};
 use pollux_api::heartbeat::{EVENTS, Event};
+use pollux_api::id::ControllerId;
 use pollux_runtime::Subscription;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -23,12 +24,8 @@ pub(crate) struct News {
 impl News {
     /// Listens to both, as far as they can be listened to.
     pub(crate) async fn of(array: &Array) -> Self {
-        let subscribe = async |at| {
-            let (client, topic) = array.topic(at, EVENTS);
-            client.subscribe(&topic).await.ok()
-        };
         let [a, b] = BOTH;
-        let (a, b) = tokio::join!(subscribe(a), subscribe(b));
+        let (a, b) = tokio::join!(subscribe(array, a), subscribe(array, b));
         Self { from: [a, b] }
     }
 
@@ -44,6 +41,11 @@ impl News {
         // Whether it was told or not: whoever waits looks.
         let _ = timeout_at(end.min(Instant::now() + AGAIN), told).await;
     }
+}
+
+async fn subscribe(array: &Array, at: ControllerId) -> Option<Subscription> {
+    let (client, topic) = array.topic(at, EVENTS);
+    client.subscribe(&topic).await.ok()
 }
 
 /// The next thing that one of them tells; never, where nobody tells anything any more. What was missed counts as told.
