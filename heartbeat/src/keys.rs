@@ -152,7 +152,11 @@ pub async fn clear(path: &Path, named: &BTreeSet<Key>, dry_run: bool) -> Result<
         if dry_run {
             return Ok(standing);
         }
-        removed.extend(standing.iter().filter(|key| theirs.contains(*key) || named.contains(*key)));
+        removed.extend(
+            standing
+                .iter()
+                .filter(|key| theirs.contains(*key) || named.contains(*key)),
+        );
         let register = ReservationOut::RegisterAndIgnore { new: passing };
         client
             .reservation_out(register, deadline())
@@ -190,11 +194,17 @@ mod tests {
 
     #[test]
     fn a_key_of_this_array_is_known_and_no_other() {
-        let mine = |mark: u64, controller: u64| Key(mark << 60 | controller << 56 | tag(ARRAY) << 48 | 7 << 24 | 3);
+        let mine =
+            |mark: u64, controller: u64| Key(mark << 60 | controller << 56 | tag(ARRAY) << 48 | 7 << 24 | 3);
         assert_eq!(owner(ARRAY, mine(MARK, 1)), Some(ControllerId::A));
         assert_eq!(owner(ARRAY, mine(MARK, 2)), Some(ControllerId::B));
         let other = ArrayId::from_bytes(*b"another array :)");
-        for key in [mine(MARK, 3), mine(5, 1), remover(ARRAY, ControllerId::B), Key(0x1234)] {
+        for key in [
+            mine(MARK, 3),
+            mine(5, 1),
+            remover(ARRAY, ControllerId::B),
+            Key(0x1234),
+        ] {
             assert_eq!(owner(ARRAY, key), None, "{key}");
         }
         assert_eq!(owner(other, mine(MARK, 1)), None);
@@ -206,8 +216,18 @@ mod tests {
             assert_eq!(parse(&key.to_string()), Ok(key));
         }
         assert_eq!(parse("00000000000012aF"), Ok(Key(0x12af)));
-        for wrong in ["", "0x", "12", "0x0000000000000000", "0x+000000000001234", "g000000000001234"] {
-            assert!(parse(wrong).is_err_and(|why| why.contains("16 hexadecimal digits")), "{wrong}");
+        for wrong in [
+            "",
+            "0x",
+            "12",
+            "0x0000000000000000",
+            "0x+000000000001234",
+            "g000000000001234",
+        ] {
+            assert!(
+                parse(wrong).is_err_and(|why| why.contains("16 hexadecimal digits")),
+                "{wrong}"
+            );
         }
     }
 }

@@ -11,8 +11,8 @@ use pollux_api::{
     config::{self, Lease, LeaseAsked},
     error::{Code, RpcError},
     heartbeat::{
-        self as api, Accepted, ClearKeys, ClearedKeys, Giveback, Machine, OpenAlone, ReplaceQuorumDisk, Shutdown, Switchover,
-        Takeover, TimelineQuery,
+        self as api, Accepted, ClearKeys, ClearedKeys, Giveback, Machine, OpenAlone, ReplaceQuorumDisk,
+        Shutdown, Switchover, Takeover, TimelineQuery,
     },
     pool::PoolEvent,
 };

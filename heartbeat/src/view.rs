@@ -182,10 +182,7 @@ fn record(record: &Record) -> api::EpochRecord {
     let member = |c| record.members.get(c).map(|incarnation| (c, incarnation));
     api::EpochRecord {
         epoch: record.epoch,
-        members: ControllerId::ALL
-            .into_iter()
-            .filter_map(member)
-            .collect(),
+        members: ControllerId::ALL.into_iter().filter_map(member).collect(),
         open: record.mode == Mode::Open,
         base_length: record.base.length.get(),
     }
@@ -212,8 +209,16 @@ mod tests {
         let alarms: Vec<_> = gates(&around, ControllerId::B, now).collect();
         assert_eq!(alarms.len(), 1);
         let alarm = &alarms[0];
-        assert_eq!((alarm.id.as_str(), alarm.subject.as_str(), alarm.for_ms), (NO_GATE, "b", 5_000));
-        for part in ["controller.toml", "[front]", "gate = true", "systemctl restart heartbeatd"] {
+        assert_eq!(
+            (alarm.id.as_str(), alarm.subject.as_str(), alarm.for_ms),
+            (NO_GATE, "b", 5_000)
+        );
+        for part in [
+            "controller.toml",
+            "[front]",
+            "gate = true",
+            "systemctl restart heartbeatd",
+        ] {
             assert!(alarm.text.contains(part), "{part}: {}", alarm.text);
         }
         // A gate that is there and fails is another matter.

@@ -224,7 +224,9 @@ async fn replug(net: &Net) {
     for up in [false, true] {
         net.host.netlink().set_up("to-a", up).await.unwrap();
         let told = async {
-            while !matches!(watch.next().await, Some(LinkEvent::Present(link)) if link.name == "host0" && link.carrier == up) {}
+            while !matches!(watch.next().await, Some(LinkEvent::Present(link)) if link.name == "host0" && link.carrier == up)
+            {
+            }
         };
         tokio::time::timeout(LIMIT, told)
             .await

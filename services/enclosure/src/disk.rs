@@ -14,7 +14,8 @@ use crate::reservations::{Refusal, Reservations, status_of};
 use bytes::Bytes;
 use pollux_api::id::{ControllerId, DiskIndex};
 use pollux_block_frame::{
-    EndpointInfo, Handler, Hello, MAX_PAYLOAD, Operation, Port, Purpose, Reply, Request, ReservationOut, Status,
+    EndpointInfo, Handler, Hello, MAX_PAYLOAD, Operation, Port, Purpose, Reply, Request, ReservationOut,
+    Status,
 };
 use pollux_platform::scsi::sense::key;
 use pollux_platform::scsi::{ScsiDisk, ScsiError, command, run};
@@ -258,8 +259,12 @@ impl From<Status> for Refusal {
 /// ends every reservation, a stranger's that keeps the controllers from voting, too.
 fn leaves_none(out: &ReservationOut) -> bool {
     match out {
-        ReservationOut::Register { .. } | ReservationOut::RegisterAndIgnore { .. } | ReservationOut::Clear { .. } => true,
-        ReservationOut::Reserve { .. } | ReservationOut::Release { .. } | ReservationOut::Preempt { .. } => false,
+        ReservationOut::Register { .. }
+        | ReservationOut::RegisterAndIgnore { .. }
+        | ReservationOut::Clear { .. } => true,
+        ReservationOut::Reserve { .. } | ReservationOut::Release { .. } | ReservationOut::Preempt { .. } => {
+            false
+        }
     }
 }
 

@@ -176,12 +176,7 @@ fn without(record: &pollux_api::heartbeat::EpochRecord, at: ControllerId) -> boo
 }
 
 /// Waits until a controller has said good-bye, and says on the way how far it is.
-async fn wait_left(
-    array: &Array,
-    news: &mut News,
-    at: ControllerId,
-    within: Duration,
-) -> Result<(), Error> {
+async fn wait_left(array: &Array, news: &mut News, at: ControllerId, within: Duration) -> Result<(), Error> {
     let end = Instant::now() + within;
     let mut seen = String::new();
     loop {

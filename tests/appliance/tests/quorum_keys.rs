@@ -78,24 +78,40 @@ async fn strangers_that_keep_both_from_voting_go_at_once_and_only_if_all_are_nam
         let sent = actions.iter().map(|action| disk.received(OUT, *action as u8));
         sent.sum()
     };
-    let locks = [ReserveOut::Reserve, ReserveOut::Preempt, ReserveOut::PreemptAndAbort];
-    let (all, locking) = (sent(&[ReserveOut::RegisterAndIgnore, ReserveOut::Clear]), sent(&locks));
+    let locks = [
+        ReserveOut::Reserve,
+        ReserveOut::Preempt,
+        ReserveOut::PreemptAndAbort,
+    ];
+    let (all, locking) = (
+        sent(&[ReserveOut::RegisterAndIgnore, ReserveOut::Clear]),
+        sent(&locks),
+    );
 
-    let unnamed = clear(&a, &keys(&STRANGERS[..1]), false).await.expect_err("one is not named");
+    let unnamed = clear(&a, &keys(&STRANGERS[..1]), false)
+        .await
+        .expect_err("one is not named");
     assert!(matches!(&unnamed, ClearError::Unnamed { keys, .. } if *keys == [Key(STRANGERS[1])]));
     assert!(unnamed.to_string().contains("0x0000000000005678"), "{unnamed}");
-    let would = clear(&a, &keys(&STRANGERS), true).await.expect("it would be done");
+    let would = clear(&a, &keys(&STRANGERS), true)
+        .await
+        .expect("it would be done");
     assert_eq!(would, keys(&STRANGERS));
     assert_eq!(registered(disk), before, "nothing was done");
     assert_eq!(sent(&[ReserveOut::RegisterAndIgnore, ReserveOut::Clear]), all);
 
-    assert_eq!(clear(&a, &keys(&STRANGERS), false).await.expect("removed"), keys(&STRANGERS));
+    assert_eq!(
+        clear(&a, &keys(&STRANGERS), false).await.expect("removed"),
+        keys(&STRANGERS)
+    );
     assert_eq!(registered(disk), FREE, "nor is there one of ours");
     assert_eq!(sent(&locks), locking, "nor was the disk ever ours");
     for way in [&a, &b] {
         assert_eq!(vote(way).await, None);
     }
-    let again = clear(&a, &keys(&STRANGERS), false).await.expect("nothing is there");
+    let again = clear(&a, &keys(&STRANGERS), false)
+        .await
+        .expect("nothing is there");
     assert_eq!(again, BTreeSet::new());
 }
 
@@ -110,15 +126,23 @@ async fn a_removal_that_was_cut_short_keeps_nobody_from_voting() {
     for way in [&a, &b] {
         assert_eq!(vote(way).await, None);
     }
-    let unnamed = clear(&b, &keys(&[]), false).await.expect_err("to b it is any key");
+    let unnamed = clear(&b, &keys(&[]), false)
+        .await
+        .expect_err("to b it is any key");
     assert!(matches!(unnamed, ClearError::Unnamed { .. }), "{unnamed}");
-    assert_eq!(clear(&b, &keys(&[left]), false).await.expect("removed"), keys(&[left]));
+    assert_eq!(
+        clear(&b, &keys(&[left]), false).await.expect("removed"),
+        keys(&[left])
+    );
     assert_eq!(registered(disk), FREE);
 
     // By the one that was cut short itself, with what it was to remove.
     out(disk, 1, ReserveOut::RegisterAndIgnore, 0, left);
     locked(disk);
-    assert_eq!(clear(&a, &keys(&STRANGERS), false).await.expect("removed"), keys(&STRANGERS));
+    assert_eq!(
+        clear(&a, &keys(&STRANGERS), false).await.expect("removed"),
+        keys(&STRANGERS)
+    );
     assert_eq!(registered(disk), FREE);
 }
 
@@ -133,8 +157,13 @@ async fn a_key_of_this_array_stays_and_so_does_all_that_stands_beside_it() {
         let before = registered(disk);
         let all = keys(&[STRANGERS[0], STRANGERS[1], own]);
         for dry_run in [true, false] {
-            let refused = clear(&array.way(A, 0), &all, dry_run).await.expect_err("it is ours");
-            assert!(matches!(refused, ClearError::Own { of: whose, .. } if whose == of), "{refused}");
+            let refused = clear(&array.way(A, 0), &all, dry_run)
+                .await
+                .expect_err("it is ours");
+            assert!(
+                matches!(refused, ClearError::Own { of: whose, .. } if whose == of),
+                "{refused}"
+            );
         }
         assert_eq!(registered(disk), before);
         out(disk, at, ReserveOut::Clear, own, 0);

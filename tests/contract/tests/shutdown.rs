@@ -68,12 +68,7 @@ impl Heartbeat {
         timeout(BOUND, service.registered()).await.unwrap();
         let (told, asked) = mpsc::unbounded_channel();
         let (state, refuses) = (watch::Sender::new("serving"), watch::Sender::new(false));
-        tokio::spawn(answer(
-            asked_of_it,
-            state.subscribe(),
-            refuses.subscribe(),
-            told,
-        ));
+        tokio::spawn(answer(asked_of_it, state.subscribe(), refuses.subscribe(), told));
         Self {
             service,
             state,
@@ -147,7 +142,11 @@ async fn answer(
                     remedy: "later".into(),
                 };
                 let refused = *refuses.borrow();
-                drop(reply.send(if refused { Err(refusal) } else { Ok(Plan::default()) }));
+                drop(reply.send(if refused {
+                    Err(refusal)
+                } else {
+                    Ok(Plan::default())
+                }));
             }
             Input::Request(other, ..) => panic!("nobody asks for {other:?} here"),
         }
@@ -309,7 +308,10 @@ async fn a_leave_takes_no_word_about_the_machine_back_and_a_refused_one_leaves_n
     let mut heartbeat = Heartbeat::start(dir.path()).await;
     // It was refused: whoever stops the daemons after that does not want the machine to go.
     heartbeat.refuses.send_replace(true);
-    let refused = Typed::new(dir.path(), Some(Machine::Off)).end().await.unwrap_err();
+    let refused = Typed::new(dir.path(), Some(Machine::Off))
+        .end()
+        .await
+        .unwrap_err();
     assert!(refused.to_string().contains("not now"), "{refused}");
     heartbeat.until(&ONE).await;
     assert_eq!(heartbeat.machine(), Machine::Stay);

@@ -153,7 +153,10 @@ impl Panel {
             Netlink::open_in(computer),
         );
         for interface in ["lo", end] {
-            sure(format!("{interface} of {name}"), there.set_up(interface, true).await);
+            sure(
+                format!("{interface} of {name}"),
+                there.set_up(interface, true).await,
+            );
         }
         for address in addresses {
             sure(
