@@ -19,7 +19,7 @@ use pollux_api::{
     action::ActionId,
     config::Tables,
     heartbeat as api,
-    id::{ControllerId, Epoch, PoolId},
+    id::{ControllerId, DiskIndex, Epoch, PoolId},
 };
 use pollux_heartbeat_core::{
     Core, Effect, Event, Instant, QuorumSet, Seat,
@@ -44,6 +44,8 @@ pub enum Input {
     Status(oneshot::Sender<api::Status>),
     /// The epoch in which this controller surely is a member now; none: it may have been replaced.
     StandsIn(oneshot::Sender<Option<Epoch>>),
+    /// The way to a disk, if it is a quorum disk.
+    QuorumDisk(DiskIndex, oneshot::Sender<Option<quorum::Path>>),
     /// What blocks.
     Why(oneshot::Sender<Vec<api::Blocker>>),
     /// What a request would do.
@@ -127,6 +129,8 @@ pub struct Driver {
     pub stopped: Option<StopReason>,
     /// Good-bye was handed over.
     pub left: bool,
+    /// What the array was last told that this controller is doing.
+    pub told: &'static str,
     /// The partner is off, and its portal is answered for here.
     pub stand_in: watch::Sender<bool>,
 }
@@ -230,6 +234,7 @@ impl Driver {
                 drop(reply.send(status));
             }
             Input::StandsIn(reply) => drop(reply.send(self.core.stands_in_epoch(now))),
+            Input::QuorumDisk(disk, reply) => drop(reply.send(self.disks.way(disk))),
             Input::Why(reply) => drop(reply.send(view::why(self.core.why(now), now))),
             Input::Plan(request, reply) => {
                 let taken = self.taken(request);
@@ -276,9 +281,15 @@ impl Driver {
             }
             _ => {}
         }
-        let effects = self.core.handle(clock(), event);
+        let now = clock();
+        let effects = self.core.handle(now, event);
         for effect in effects {
             self.carry_out(effect);
+        }
+        // Before the machine may go: whoever waits for this hears of it.
+        let state = self.core.state(now);
+        if std::mem::replace(&mut self.told, state) != state {
+            self.publish("state", format!("controller {} is {state}", self.controller));
         }
         if self.core.left() && !std::mem::replace(&mut self.left, true) {
             drop(self.orders.send(Handover::Left));
@@ -465,11 +476,15 @@ impl Driver {
         if let Note::Wire { alive } = note {
             drop(self.orders.send(Handover::Partner(*alive)));
         }
+        self.publish(text.0, text.1);
+    }
+
+    fn publish(&self, name: &str, text: String) {
         let event = api::Event {
             at_ns: clock().as_nanos(),
             controller: self.controller,
-            name: text.0.to_owned(),
-            text: text.1,
+            name: name.to_owned(),
+            text,
         };
         drop(self.orders.send(Handover::Event(event)));
     }

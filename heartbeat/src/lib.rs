@@ -6,12 +6,13 @@
 //!
 //! ```text
 //! driver    select -> apply -> carry out; a thread of its own, real time where permitted
-//!   wire      authenticated datagrams             quorum   blocks on the quorum disks
+//!   wire      authenticated datagrams             quorum   blocks on the quorum disks; keys, what strangers left there
 //! moves     fence, import, publish, release: one queue per pool
 //! gate      what the kernel lets out to hosts while there is a lease
 //! keeper    epochs and freezes of the configuration
 //! power     the partner's power, one's own watchdog
 //! legs      the cables behind the bond
+//! machine   the word for whoever may take the machine down
 //! journal, timeline    what happened, and how long each part of it took
 //! service   what people ask, through the router
 //! ```
@@ -26,7 +27,9 @@ pub mod gate;
 pub mod incarnation;
 pub mod journal;
 pub mod keeper;
+pub mod keys;
 pub mod legs;
+pub mod machine;
 pub mod moves;
 pub mod power;
 pub mod quorum;
