@@ -23,7 +23,9 @@ fn read(name: &str) -> String {
 /// What stands behind the name of a setting in a file of the package.
 fn setting(file: &str, name: &str) -> u32 {
     let text = read(file);
-    let value = text.lines().find_map(|line| line.trim().strip_prefix(name)?.parse().ok());
+    let value = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(name)?.parse().ok());
     value.unwrap_or_else(|| panic!("packaging/pollux-host/{file} has no number behind {name:?}"))
 }
 
@@ -38,13 +40,22 @@ fn a_silent_path_is_given_up_before_the_array_has_taken_over() {
     assert!(timeout >= 4, "{timeout} s");
     let readme = read("README.md");
     for (name, value) in [
-        ("`node.conn[0].timeo.noop_out_interval` |", format!("{interval} s")),
+        (
+            "`node.conn[0].timeo.noop_out_interval` |",
+            format!("{interval} s"),
+        ),
         ("`node.conn[0].timeo.noop_out_timeout` |", format!("{timeout} s")),
-        ("`fast_io_fail_tmo` (`recovery_tmo` of the session) |", format!("{fail} s")),
+        (
+            "`fast_io_fail_tmo` (`recovery_tmo` of the session) |",
+            format!("{fail} s"),
+        ),
         ("|", format!("**{sum} s**")),
     ] {
         let row = format!("| {name} {value} |");
-        assert!(readme.contains(&row), "packaging/pollux-host/README.md has no row {row:?}");
+        assert!(
+            readme.contains(&row),
+            "packaging/pollux-host/README.md has no row {row:?}"
+        );
     }
 }
 

@@ -216,7 +216,10 @@ pub async fn leave_nobody_waiting(target: &Target) {
         while !door.is_open() {
             let sessions = target.cut_sessions("the lease is gone");
             if sessions > 0 {
-                tracing::warn!(sessions, "no lease: connections are reset, so that hosts take the other path");
+                tracing::warn!(
+                    sessions,
+                    "no lease: connections are reset, so that hosts take the other path"
+                );
             }
             sleep(gate::LOOK).await;
         }
@@ -239,7 +242,11 @@ impl Connected {
 }
 
 impl AsyncRead for Connected {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.stream().poll_read(cx, buffer)
     }
 }

@@ -30,8 +30,11 @@ fn is_reset(ended: &io::Result<()>) -> bool {
 #[tokio::test]
 async fn whatever_ends_the_target_its_hosts_hear_of_it_at_once() {
     let portal = Portal::open();
-    let (mut quiet, mut busy, mut stranger) =
-        (portal.connect().await, portal.connect().await, portal.connect().await);
+    let (mut quiet, mut busy, mut stranger) = (
+        portal.connect().await,
+        portal.connect().await,
+        portal.connect().await,
+    );
     assert_eq!(quiet.log_in(HOST, &[]).await, 0);
     assert_eq!(busy.log_in(NEIGHBOUR, &[]).await, 0);
     let names = [("InitiatorName", HOST), ("TargetName", TARGET)];
@@ -181,7 +184,9 @@ async fn who_has_nowhere_to_go_waits_for_the_lease() {
             backing: Backing::Local,
             access,
         };
-        rig.target.flip(rig.volumes[0].paths(), route).expect("a newer claim");
+        rig.target
+            .flip(rig.volumes[0].paths(), route)
+            .expect("a newer claim");
     };
     flip(2, [Access::Optimized, Access::Unavailable]);
     assert_eq!(host.read(0).await.refused(), (2, Some((6, 0x2a06))));
