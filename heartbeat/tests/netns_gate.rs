@@ -38,6 +38,7 @@ const FLOATING_6: &str = "fd00::50";
 const INTERCONNECT: &str = "10.77.0.1";
 const PORTAL: u16 = 3260;
 const NFS: u16 = 2049;
+const NVME: u16 = 4420;
 const MANAGEMENT: u16 = 7443;
 const FORWARD: u16 = 7711;
 const ECHO: u16 = 7;
@@ -268,6 +269,7 @@ async fn all() {
     no_gate_holds_nothing(&net);
     closed_from_the_start(&net);
     stopped_and_continued(&net).await;
+    only_a_reset_gets_out(&net).await;
     killed_and_started(&net).await;
     removed(&net);
 }
@@ -378,6 +380,37 @@ async fn stopped_and_continued(net: &Net) {
     assert!(answered(Some(&net.late), FLOATING, ECHO, LIMIT), "found again");
     refresher.start_kill().unwrap();
     refresher.wait().await.unwrap();
+}
+
+/// A connection that ends without a lease: its host hears of a reset, behind data that is held back too, and of no other end.
+async fn only_a_reset_gets_out(net: &Net) {
+    let socket = SocketAddr::new(OWN.parse().unwrap(), NVME);
+    let listener = net.controller.run(|| TcpListener::bind(socket).unwrap()).unwrap();
+    let mut refresher = net.refresher().await;
+    answers(OWN, PORTAL);
+    let mut portal = connect(OWN, PORTAL);
+    let [(mut resets, mut ends_so), (mut waits, ends)] = [(); 2].map(|()| {
+        let host = connect(OWN, NVME);
+        (host, listener.accept().unwrap().0)
+    });
+    refresher.start_kill().unwrap();
+    refresher.wait().await.unwrap();
+    talk(&mut portal, Some(SILENCE));
+
+    // Closing a socket that has not been read to its end is a reset (RFC 2525, 2.17), as is closing one without linger.
+    resets.write_all(b"?").unwrap();
+    ends_so.peek(&mut [0]).unwrap();
+    ends_so.write_all(b"held back").unwrap();
+    drop((ends_so, ends));
+    resets.set_read_timeout(Some(LIMIT)).unwrap();
+    let end = resets.read(&mut [0; 16]).map_err(|error| error.kind());
+    assert_eq!(end, Err(ErrorKind::ConnectionReset));
+    waits.set_read_timeout(Some(SILENCE)).unwrap();
+    let end = waits.read(&mut [0; 16]).map_err(|error| error.kind());
+    assert!(
+        matches!(end, Err(ErrorKind::WouldBlock | ErrorKind::TimedOut)),
+        "{end:?} without a lease"
+    );
 }
 
 /// A heartbeat that is killed leaves a gate that closes by itself; the next one opens it.

@@ -4,7 +4,10 @@
 //! received before that look, so a lease that is fresh then proves that no other controller had begun to answer
 //! when the host asked: what the reply says was true at some moment between question and answer.
 //!
-//! A stale lease is reversible: replies wait, nothing is dropped, and they leave when it is fresh again.
+//! A stale lease is reversible: replies wait, nothing is dropped, and they leave when it is fresh again. For [`GRACE`]: then
+//! it is no hiccup any more, and hosts are told that this port is no way now ([`lost`]) instead of waiting for the limits
+//! that they have for a port that is dead. That, too, is no answer: what they have under way they ask again, by the other
+//! port or, when the lease has come back, by this one.
 
 use crate::backend::BoxFuture;
 use pollux_platform::lease;
@@ -12,6 +15,19 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
+use tokio::time::{sleep, timeout};
+
+/// A stale lease that is fresh again within so long was a hiccup, of which no host hears.
+///
+/// Longer than two of them in a row, heartbeat's and this daemon's: the scheduler may delay each by 0.2 s (`SLACK` in
+/// heartbeat's `timing`). Shorter, with one [`LOOK`], than what is left until the partner takes over from a controller that
+/// has fallen silent: 0.75 s in the profile `fast` (detection after 1.75 s, the lease ends after 1 s), 2 s in `ci`, 4 s in
+/// `safe`. So whoever is told goes by the other port no later than that one is the better.
+pub const GRACE: Duration = Duration::from_millis(500);
+/// How often a lease that does not keep anybody waiting is looked at. Shared memory cannot wake anybody.
+pub const LOOK: Duration = Duration::from_millis(100);
+
+const _: () = assert!(GRACE.as_millis() > 2 * 200 && GRACE.as_millis() + LOOK.as_millis() < 750);
 
 /// Says whether replies may leave.
 pub trait ReplyGate: Send + Sync + fmt::Debug {
@@ -73,6 +89,18 @@ impl ReplyGate for LeaseGate {
                 tokio::time::sleep(pause).await;
             }
         })
+    }
+}
+
+/// Waits until the gate has been shut for [`GRACE`].
+pub async fn lost(gate: &dyn ReplyGate) {
+    loop {
+        while gate.is_open() {
+            sleep(LOOK).await;
+        }
+        if timeout(GRACE, gate.opened()).await.is_err() && !gate.is_open() {
+            return;
+        }
     }
 }
 

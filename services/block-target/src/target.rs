@@ -102,6 +102,8 @@ pub enum Notice {
     End(&'static str),
     /// Ask the host to log out, and end the session when it has not after so many seconds.
     Leave(&'static str, u16),
+    /// End the session without a word: the connection is reset, and what is not answered never will be.
+    Cut(&'static str),
 }
 
 /// What a session leaves to the connection that takes its place (connection reinstatement, RFC 7143, 6.3.4).
@@ -136,6 +138,8 @@ pub struct Nexus {
     port: Arc<reservation::Nexus>,
     /// It may hold something by RESERVE(6), which ends with it.
     reserved: AtomicBool,
+    /// The host knows that it is logged in, and it has not been cut off.
+    answered: AtomicBool,
     notices: mpsc::UnboundedSender<Notice>,
     attentions: Mutex<HashMap<VolumeId, VecDeque<Sense>>>,
     legacy: Mutex<Option<Legacy>>,
@@ -143,6 +147,11 @@ pub struct Nexus {
 }
 
 impl Nexus {
+    /// The host has been told that it is logged in.
+    pub fn answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
     /// What a connection that takes its place goes on with.
     pub fn leave_behind(&self, legacy: Legacy) {
         *self.legacy.lock().unwrap_or_else(PoisonError::into_inner) = Some(legacy);
@@ -580,6 +589,7 @@ impl Target {
                     port: port_number(self.controller),
                 }),
                 reserved: AtomicBool::new(false),
+                answered: AtomicBool::new(false),
                 tsih: free.ok_or((Refusal::OutOfResources, "no session identifier is free"))?,
                 cid: agreed.cid,
                 discovery: agreed.discovery,
@@ -781,6 +791,29 @@ impl Target {
         for nexus in self.sessions() {
             let _ = nexus.notices.send(Notice::Leave(why, within));
         }
+    }
+
+    /// Resets the connections of the hosts that may be served by the partner's port instead. Not of those whose login waits
+    /// for its answer: it comes with the lease, sooner than they would try again. The number of sessions that end.
+    pub fn cut_sessions(&self, why: &'static str) -> usize {
+        let mut cut = 0;
+        for nexus in self.sessions() {
+            if !self.is_only_way(&nexus) && nexus.answered.swap(false, Ordering::Relaxed) {
+                cut += usize::from(nexus.notices.send(Notice::Cut(why)).is_ok());
+            }
+        }
+        cut
+    }
+
+    /// Something that the host sees is served by this port alone, as far as is known here: it owns it, and the partner is
+    /// silent. Who is sent away from here has nowhere to go.
+    fn is_only_way(&self, nexus: &Nexus) -> bool {
+        let mut units = self.units(&nexus.initiator).into_values();
+        units.any(|volume| {
+            let route = volume.paths().route();
+            let [own, partner] = [self.controller, self.controller.partner()].map(|of| route.access_of(of));
+            own == Access::Optimized && partner == Access::Unavailable
+        })
     }
 
     /// A unit attention of reservations, which the owner of the volume has. Whoever asks for it does not wait for an owner

@@ -15,6 +15,8 @@ use std::path::Path;
 use std::time::Duration;
 
 const LOGIN: Duration = Duration::from_secs(300);
+/// Of both sessions, as the kernel has them, s: until a ping, for its answer, and until the commands take the other path.
+const LIMITS: &str = "2 2 4 4 1 1";
 /// fio reads back what it has in hand before it ends.
 const END: Duration = Duration::from_secs(600);
 /// Blocks between a write and its being read back: those in a takeover are read back after it.
@@ -123,23 +125,28 @@ impl Host {
         })
     }
 
-    /// Installs the package for hosts, logs in to both controllers by its steps, and waits until every volume is one device with two paths.
+    /// Installs the package for hosts, logs in to both controllers by its steps, and waits until every volume is one device
+    /// with two paths, each session with the limits of the package.
     ///
     /// # Errors
-    /// A controller refuses, or a device does not come together.
+    /// A controller refuses, a device does not come together, or a limit is another.
     pub fn login(&self, package: &Path) -> Result<()> {
         install(&self.machine, package)?;
         self.machine.run("multipathd reconfigure")?;
-        for node in Node::CONTROLLERS {
-            let portal = node.front();
-            let script = format!("iscsiadm --mode discovery --type sendtargets --portal {portal} --login");
-            // Logging in again where a session is there already is refused, and is what was wanted.
-            let said = self.machine.try_run(&script, LOGIN)?;
-            if !matches!(said.status.code(), Some(0 | 15)) {
-                return Err(Error::step(format!("log in to {node}"), said.err));
-            }
-        }
-        self.wait_devices(Writer::EVERY.jobs())
+        let portals = Node::CONTROLLERS.map(Node::front).join(" ");
+        self.machine
+            .run_within(&format!("/usr/libexec/pollux-host/login {portals}"), LOGIN)?;
+        self.wait_devices(Writer::EVERY.jobs())?;
+        wait_for("the sessions have the limits of the package", LOGIN, || {
+            let said = self
+                .machine
+                .run(
+                    "cd /sys/class; head -qn1 iscsi_connection/*/recv_tmo iscsi_connection/*/ping_tmo \
+                     iscsi_session/*/recovery_tmo | xargs",
+                )
+                .map_err(|error| error.to_string())?;
+            if said.trim() == LIMITS { Ok(()) } else { Err(said) }
+        })
     }
 
     /// Asks both controllers which volumes there are, and waits until there are so many devices of two paths.

@@ -141,6 +141,8 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
     tokio::spawn(neighbour::tell(service.client().clone(), target.clone(), portal));
     let hosts = target.clone();
     let opening = world.clone();
+    let watched = target.clone();
+    tokio::spawn(async move { server::leave_nobody_waiting(&watched).await });
     let serving = async move {
         // Hosts that were let in before the volumes are known would find none.
         if told.await.is_err() {
@@ -156,6 +158,12 @@ pub async fn run(config: ControllerConfig) -> Result<(), Failed> {
     tokio::select! {
         () = service.run(&shutdown) => {}
         served = &mut serving => served?,
+    }
+    if !target.gate().is_open() {
+        // Nothing can be said; with this process every connection is reset.
+        let sessions = target.sessions().len();
+        tracing::info!(sessions, "stopped without a lease");
+        return Ok(());
     }
     // Hosts are told, so that they log in again at once instead of when they miss an answer.
     target.end_sessions("the target is stopped", GOODBYE_SECONDS);

@@ -12,6 +12,9 @@
 //!
 //! When the connection ends its commands are given up; the session is gone only when none of them is below any
 //! more, and only then may the same initiator port log in again.
+//!
+//! An end in order is a shutdown of the stream behind the last reply. A stream that is dropped without tells the host that
+//! something was lost (TCP: [`super::server`] has it reset).
 
 use super::alive::{Alive, Due};
 use super::chap::Challenge;
@@ -67,6 +70,9 @@ pub enum Ended {
     /// What came could not be followed.
     #[error(transparent)]
     Broken(#[from] Broken),
+    /// It was ended here without a word.
+    #[error("reset: {0}")]
+    Cut(&'static str),
     /// The login failed.
     #[error("login refused: {0}")]
     Refused(String),
@@ -170,6 +176,7 @@ async fn log_in<S: AsyncRead + AsyncWrite + Send + 'static>(
             // Who has joined may have waited for an older session to end.
             Some(begun) => {
                 timeout(LOGIN_TIME, answering).await.map_err(late)??;
+                begun.member.nexus.answered();
                 tracing::info!(initiator = begun.member.nexus.initiator, %peer, "logged in");
                 return Ok(Connection {
                     reader,
@@ -181,6 +188,8 @@ async fn log_in<S: AsyncRead + AsyncWrite + Send + 'static>(
             None => timeout_at(until, answering).await.map_err(late)??,
         }
         if let Some(why) = refused {
+            // The answer has to arrive; where this fails the host is gone.
+            let _ = write.shutdown().await;
             say_refused(&header, login.initiator(), peer, &why);
             return Err(Ended::Refused(why));
         }
@@ -385,7 +394,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Connection<S> {
     async fn run(self) -> Ended {
         let Self {
             mut reader,
-            write,
+            mut write,
             begun,
             stat_sn,
         } = self;
@@ -403,9 +412,14 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Connection<S> {
             let (shared, gate) = (shared.clone(), member.target.gate().clone());
             let p = driver.session.parameters().clone();
             tokio::spawn(async move {
-                let written = write_replies(queue, write, p, stat_sn, &shared, gate.as_ref(), &events).await;
-                if let Err(error) = written {
-                    let _ = events.send(Event::WriteFailed(error));
+                let written =
+                    write_replies(queue, &mut write, p, stat_sn, &shared, gate.as_ref(), &events).await;
+                match written {
+                    Ok(()) => Some(write),
+                    Err(error) => {
+                        let _ = events.send(Event::WriteFailed(error));
+                        None
+                    }
                 }
             })
         };
@@ -430,18 +444,31 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Connection<S> {
         let ended = driver.ended.take().unwrap_or(Ended::Closed);
         driver.session.abandon();
         driver.replies = None;
-        // Those who left by themselves read no more; the others get what is queued.
+        // Those who left by themselves read no more, and who is cut off gets nothing more; the others get what is queued.
         let abort = writer.abort_handle();
-        if matches!(ended, Ended::Closed | Ended::Socket(_)) || timeout(LAST_WORDS, writer).await.is_err() {
+        if matches!(ended, Ended::Closed | Ended::Socket(_) | Ended::Cut(_)) {
             abort.abort();
+        } else {
+            match timeout(LAST_WORDS, writer).await {
+                Ok(Ok(Some(mut write))) => {
+                    // Where this fails the host is gone.
+                    let _ = write.shutdown().await;
+                }
+                Ok(_) => {}
+                Err(_) => abort.abort(),
+            }
         }
-        drop(reader);
+        // Who is cut off asks again by the other port as soon as he notices, which is when the last half of the stream goes:
+        // not before everything that he has under way here has ended, so that nothing of it takes effect after what comes
+        // there.
+        let reader = matches!(ended, Ended::Cut(_)).then_some(reader);
         while driver.session.tasks() > 0 {
             match event.recv().await {
                 Some(event) => driver.event(event),
                 None => break,
             }
         }
+        drop(reader);
         member.nexus.leave_behind(Legacy {
             parameters: driver.session.parameters().clone(),
             exp_cmd_sn: driver.session.window().0,
@@ -614,6 +641,7 @@ impl Driver {
                 let actions = self.session.shut_down(why);
                 self.act(actions);
             }
+            Notice::Cut(why) => self.ended = Some(Ended::Cut(why)),
             // Who is here to ask for targets has nothing to bring to its end.
             Notice::Leave(why, _) if self.nexus.discovery => {
                 let actions = self.session.shut_down(why);
@@ -742,7 +770,7 @@ impl Drop for End {
 
 async fn write_replies<W: AsyncWrite + Unpin>(
     mut queue: mpsc::UnboundedReceiver<Queued>,
-    mut write: W,
+    write: &mut W,
     mut p: Parameters,
     stat_sn: u32,
     shared: &Shared,
@@ -772,7 +800,7 @@ async fn write_replies<W: AsyncWrite + Unpin>(
                 next = queue.try_recv().ok();
             }
         }
-        write_gated(&mut write, &mut out.pieces(), gate).await?;
+        write_gated(write, &mut out.pieces(), gate).await?;
         out.clear();
         if queue.is_empty() {
             out.shrink(BHS * 64);
@@ -784,5 +812,5 @@ async fn write_replies<W: AsyncWrite + Unpin>(
         shared.queued.fetch_sub(taken, Ordering::Relaxed);
         shared.drained.notify_one();
     }
-    write.shutdown().await
+    Ok(())
 }

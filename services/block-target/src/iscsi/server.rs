@@ -1,19 +1,26 @@
 //! The portal: a TCP port where hosts log in.
+//!
+//! A connection ends with a reset unless it is brought to its end in order ([`Connected`]), and all of them end so when the
+//! lease is gone ([`leave_nobody_waiting`]).
 
 use super::connection;
 use super::limits::{LOGINS_MAX, LOGINS_PER_ADDRESS, OTHER_DESCRIPTORS, SESSIONS_MAX};
 use super::seldom::Seldom;
+use crate::gate;
 use crate::target::{self, Target};
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// That one address has too many logins under way is said this often.
 static TOO_MANY: Seldom = Seldom::new(Duration::from_secs(60));
@@ -176,6 +183,7 @@ pub async fn serve(listener: TcpListener, target: Arc<Target>) {
                         continue;
                     };
                     prepare(&stream);
+                    let stream = Connected(stream);
                     let target = target.clone();
                     let place = Place { _all: all, _address: address, _counted: target.login_begins() };
                     connections.spawn(async move {
@@ -186,7 +194,7 @@ pub async fn serve(listener: TcpListener, target: Arc<Target>) {
                 (Err(error), _) => {
                     // Descriptors or memory are short; a pause keeps that from spinning.
                     tracing::warn!(%error, "accept");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    sleep(Duration::from_millis(50)).await;
                 }
                 // Nobody closes the semaphore.
                 (Ok(_), Err(_)) => {}
@@ -196,13 +204,88 @@ pub async fn serve(listener: TcpListener, target: Arc<Target>) {
     }
 }
 
+/// Resets the connections of hosts whenever the lease has been gone for [`gate::GRACE`], for ever.
+///
+/// A host that waits for an answer from here would wait for its own limits (a ping and its timeout, seconds each), while the
+/// partner is about to serve it or does already. Nothing is told that was not answered, so nothing depends on a lease.
+pub async fn leave_nobody_waiting(target: &Target) {
+    let door = target.gate();
+    loop {
+        gate::lost(door.as_ref()).await;
+        // Looked at for as long as it lasts: meanwhile the partner may have come to be a way, or a login have slipped through.
+        while !door.is_open() {
+            let sessions = target.cut_sessions("the lease is gone");
+            if sessions > 0 {
+                tracing::warn!(
+                    sessions,
+                    "no lease: connections are reset, so that hosts take the other path"
+                );
+            }
+            sleep(gate::LOOK).await;
+        }
+    }
+}
+
+/// A connection of a host that ends with a reset, whatever ends it: the task that serves it, or this process. Only a
+/// shutdown before makes it an end in order, behind which everything that was written arrives.
+///
+/// Heartbeat's gate holds back whatever the kernel sends to hosts without a lease, the FIN of an ordinary end included; a
+/// reset passes. What a reset throws away are replies that the host has not got: to it they are commands without an answer,
+/// and it asks again.
+#[derive(Debug)]
+struct Connected(TcpStream);
+
+impl Connected {
+    fn stream(self: Pin<&mut Self>) -> Pin<&mut TcpStream> {
+        Pin::new(&mut self.get_mut().0)
+    }
+}
+
+impl AsyncRead for Connected {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.stream().poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connected {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream().poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream().poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        SockRef::from(&self.0).set_linger(None)?;
+        self.stream().poll_shutdown(cx)
+    }
+}
+
 fn prepare(stream: &TcpStream) {
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(5))
         .with_interval(Duration::from_secs(2));
     let set = socket
-        .set_tcp_nodelay(true)
+        .set_linger(Some(Duration::ZERO))
+        .and_then(|()| socket.set_tcp_nodelay(true))
         .and_then(|()| socket.set_tcp_keepalive(&keepalive))
         .and_then(|()| socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
     if let Err(error) = set {

@@ -1,13 +1,11 @@
 //! What strangers and hosts can take at most.
 
 use crate::initiator::{Initiator, block, read_cdb, write_cdb};
-use crate::rig::{BLOCK, BOUND, HOST, Rig, TARGET};
+use crate::rig::{BLOCK, BOUND, HOST, Portal, Rig, TARGET};
 use pollux_block_target::iscsi::limits::{
     LOGIN_SEGMENT, LOGINS_PER_ADDRESS, MEMORY_KIB, SESSION_MEMORY_KIB, SESSIONS_MAX, TEXT_MAX,
 };
 use pollux_block_target::iscsi::pdu::{NO_TAG, request, response};
-use pollux_block_target::iscsi::server;
-use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -141,48 +139,9 @@ async fn immediate(host: &mut Initiator, cdb: &[u8; 10], expected: u32, data: &[
     header.tag()
 }
 
-/// The portal on loopback, with a clock that goes.
-struct Portal {
-    rig: Rig,
-    address: SocketAddr,
-    serving: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Portal {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
-
-fn portal() -> Portal {
-    let rig = Rig::new();
-    server::raise_descriptors();
-    let any = "127.0.0.1:0".parse().expect("an address");
-    let listener = server::reserve(any)
-        .and_then(|port| port.listen(any))
-        .expect("a free port");
-    let address = listener.local_addr().expect("bound");
-    let serving = tokio::spawn(server::serve(listener, rig.target.clone()));
-    Portal {
-        rig,
-        address,
-        serving,
-    }
-}
-
-impl Portal {
-    async fn connect(&self) -> Initiator {
-        Initiator::over(
-            TcpStream::connect(self.address)
-                .await
-                .expect("the portal listens"),
-        )
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_logins_of_strangers_takes_nothing_and_hosts_are_served_through_it() {
-    let portal = portal();
+    let portal = Portal::open();
     let address = portal.address;
     let mut host = portal.connect().await;
     assert_eq!(host.log_in(HOST, &[]).await, 0);
@@ -278,7 +237,7 @@ async fn as_many_sessions_as_are_promised_are_served_at_once_and_no_more() {
         );
         return;
     }
-    let portal = portal();
+    let portal = Portal::open();
     let before = resident();
     let mut hosts = Vec::new();
     let all = async {
@@ -318,7 +277,7 @@ async fn as_many_sessions_as_are_promised_are_served_at_once_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_half_open_logins_takes_the_places_of_its_address_only() {
-    let portal = portal();
+    let portal = Portal::open();
     let flood = async {
         let mut open = Vec::new();
         for _ in 0..LOGINS_PER_ADDRESS {

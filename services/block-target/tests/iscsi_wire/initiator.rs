@@ -117,6 +117,19 @@ impl Initiator {
         assert!(next.is_none(), "{next:?}");
     }
 
+    /// How the connection ends, whatever comes before: in order, or by which error.
+    pub(crate) async fn ending(&mut self) -> std::io::Result<()> {
+        let end = async {
+            loop {
+                self.buffer.clear();
+                if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                    return Ok(());
+                }
+            }
+        };
+        timeout(BOUND, end).await.expect("it ends")
+    }
+
     pub(crate) fn header(&mut self, opcode: u8, flags: u8) -> Header {
         self.tag += 1;
         let mut header = Header([0; 48]);

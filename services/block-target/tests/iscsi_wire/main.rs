@@ -5,6 +5,7 @@
 
 mod bounds;
 mod digests;
+mod ends;
 mod initiator;
 mod life;
 mod login;

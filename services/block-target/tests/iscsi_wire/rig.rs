@@ -11,12 +11,15 @@ use pollux_block_target::gate::{ManualGate, ReplyGate};
 use pollux_block_target::iscsi::chap::{Credential, Credentials};
 use pollux_block_target::iscsi::connection::{self, Ended};
 use pollux_block_target::iscsi::login::Admission;
+use pollux_block_target::iscsi::server;
 use pollux_block_target::paths::{Paths, Route};
 use pollux_block_target::target::{Admissions, Mappings, Target};
 use pollux_block_target::volume::{Identity, Volume};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -186,5 +189,49 @@ impl Rig {
             }
         };
         timeout(BOUND, left).await.expect("sessions come and go");
+    }
+}
+
+/// The portal on loopback, with a clock that goes.
+pub(crate) struct Portal {
+    pub(crate) rig: Rig,
+    pub(crate) address: SocketAddr,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Portal {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Portal {
+    pub(crate) fn open() -> Self {
+        let rig = Rig::new();
+        server::raise_descriptors();
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let listener = server::reserve(any)
+            .and_then(|port| port.listen(any))
+            .expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let serving = tokio::spawn(server::serve(listener, rig.target.clone()));
+        Self {
+            rig,
+            address,
+            serving,
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> Initiator {
+        Initiator::over(
+            TcpStream::connect(self.address)
+                .await
+                .expect("the portal listens"),
+        )
+    }
+
+    /// Whatever serves is gone, in the middle of whatever it did.
+    pub(crate) fn kill(&self) {
+        self.serving.abort();
     }
 }
