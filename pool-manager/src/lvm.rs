@@ -19,7 +19,7 @@
 use crate::assemble;
 use crate::backend::{Backend, Imported, PoolError, Wanted, WantedSnapshot, WantedVolume};
 use crate::device::Device;
-use crate::disks::{COMMAND_DEADLINE, Disks};
+use crate::disks::{COMMAND_DEADLINE, Disks, Session};
 use crate::embedded::{LOW_PERCENT, Served};
 use crate::fence::{self, Exclusion, FenceError};
 use crate::label::{self, GroupEntry, Label, Member, MemberState};
@@ -145,63 +145,20 @@ impl<G: Groups> Lvm<G> {
         disks: &[DiskIndex],
     ) -> Result<Label, PoolError> {
         let pool = evidence.pool();
-        let unguarded: Vec<_> = disks
-            .iter()
-            .copied()
-            .filter(|disk| !evidence.guards(*disk))
-            .collect();
-        if !unguarded.is_empty() || disks.is_empty() {
-            return Err(PoolError::NotExclusive {
+        let own = |label: &Label| label.pool == pool && label.group.is_some();
+        // Extents are the group's own business.
+        let room = |disk, session: &Session| match session.bytes() == LABEL_AREA_BYTES {
+            true => Ok(0),
+            false => Err(PoolError::Occupied {
                 pool,
-                disks: unguarded,
-            });
-        }
-        let (mut members, mut txg) = (Vec::new(), 0);
-        for (disk, found) in self
-            .disks
-            .each(disks, |disk| label::read(&self.disks, disk))
-            .await
-        {
-            let occupied = |why: String| PoolError::Occupied { pool, disk, why };
-            let found = found.map_err(|error| occupied(error.to_string()))?;
-            // What an earlier attempt has made is gone on with.
-            let own = found
-                .any()
-                .is_some_and(|label| label.pool == pool && label.group.is_some());
-            if !found.legible() || (found.holds_data() && !own) {
-                return Err(occupied(found.why()));
-            }
-            txg = txg.max(found.any().map_or(0, |label| label.txg));
-            let session = self
-                .disks
-                .session(disk)
-                .await
-                .map_err(|error| occupied(error.to_string()))?;
-            if session.bytes() != LABEL_AREA_BYTES {
-                return Err(occupied(
-                    "it is not one of those whose data are the kernel's".to_owned(),
-                ));
-            }
-            members.push(Member {
                 disk,
-                id: session.info.id,
-                state: MemberState::InSync,
-            });
-        }
-        members.sort_unstable_by_key(|member| member.disk);
+                why: "it is not one of those whose data are the kernel's".to_owned(),
+            }),
+        };
+        let label = assemble::first(&self.disks, evidence, name, disks, own, room).await?;
         Ok(Label {
-            txg,
-            array: self.disks.array(),
-            pool,
-            name: name.to_owned(),
-            key: evidence.key(),
-            clean: true,
-            members,
-            extents: 0,
-            config_index: 0,
-            volumes: BTreeMap::new(),
-            snapshots: BTreeMap::new(),
             group: Some(GroupEntry { made: false }),
+            ..label
         })
     }
 
