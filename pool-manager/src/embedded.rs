@@ -19,9 +19,10 @@ use crate::mirror::{Condition, Mirror, MirrorError, Surroundings, read_intents};
 use crate::record::Records;
 use crate::volume::{Layout, Volume};
 use futures_util::future::join_all;
+use pollux_api::config;
 use pollux_api::config::item::ItemId;
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
-use pollux_api::pool::{PoolEvent, PoolHealth, ReservationKey, SeenPool};
+use pollux_api::pool::{Made, PoolEvent, PoolHealth, ReservationKey, SeenPool};
 use pollux_block_frame::{Purpose, Server, ServerOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,12 @@ use uuid::Uuid;
 
 /// How often idle write intents are looked for.
 const CLEAR_EVERY: Duration = Duration::from_millis(500);
+
+/// What such a pool is made of.
+const MADE: Made = Made {
+    backend: config::Backend::Embedded,
+    level: None,
+};
 
 /// Free space in percent that is low, until the configuration has said another figure.
 pub const LOW_PERCENT: u8 = 10;
@@ -201,13 +208,31 @@ impl Backend for Embedded {
         pools.into_values().map(|(_, seen)| seen).collect()
     }
 
+    async fn propose(
+        &self,
+        _: &[DiskIndex],
+        chosen: Option<config::Backend>,
+    ) -> Result<Made, PoolError> {
+        match chosen {
+            None | Some(config::Backend::Embedded) => Ok(MADE),
+            Some(config::Backend::Lvm) => Err(PoolError::NoGroups {
+                controller: self.disks.controller(),
+                why: "this pool manager was started without them".to_owned(),
+            }),
+        }
+    }
+
     async fn create(
         &self,
         evidence: Exclusion,
         name: &str,
         disks: &[DiskIndex],
+        chosen: Option<config::Backend>,
         events: mpsc::UnboundedSender<PoolEvent>,
     ) -> Result<EmbeddedPool, (Exclusion, PoolError)> {
+        if let Err(error) = self.propose(disks, chosen).await {
+            return Err((evidence, error));
+        }
         let room = |disk, session: &Session| match label::extents(session.bytes()) {
             0 => Err(PoolError::TooSmall {
                 disk,
@@ -485,6 +510,10 @@ impl Imported for EmbeddedPool {
 
     fn name(&self) -> String {
         self.mirror.label().name.clone()
+    }
+
+    fn made(&self) -> Made {
+        MADE
     }
 
     fn key(&self) -> ReservationKey {

@@ -27,14 +27,14 @@ use crate::lvmd::Groups;
 use crate::mirror::Condition;
 use crate::record::Records;
 use futures_util::future::join_all;
-use pollux_api::config::Hex;
+use pollux_api::config::{self, Hex};
 use pollux_api::config::item::ItemId;
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
 use pollux_api::lvm::{
-    Activate, Apply, Disk, EXTENT_BYTES, Group, Health, LABEL_AREA_BYTES, RollBack, Snapshot, State,
+    Activate, Apply, Disk, EXTENT_BYTES, Group, Health, LABEL_AREA_BYTES, Level, RollBack, Snapshot, State,
 };
-use pollux_api::pool::{Leg, LegState, PoolEvent, PoolHealth, PowerOff, ReservationKey, SeenPool};
-use pollux_block_frame::Status;
+use pollux_api::pool::{Leg, LegState, Made, PoolEvent, PoolHealth, PowerOff, ReservationKey, SeenPool};
+use pollux_block_frame::{Error, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +50,53 @@ const LOOK: Duration = Duration::from_secs(2);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A disk whose data are the kernel's: its socket ends behind its label area.
+fn is_for_groups(session: &Session) -> bool {
+    session.bytes() == LABEL_AREA_BYTES
+}
+
+fn not_for_groups(disk: DiskIndex) -> PoolError {
+    let why = "its data are not the kernel's (`kernel = true` in enclosure.toml), and a volume group is on such disks alone";
+    PoolError::Kind {
+        disk,
+        why: why.to_owned(),
+    }
+}
+
+/// What a pool on these disks would be made of, where each is known to be one of the kernel's or not.
+///
+/// # Errors
+/// A disk is for the other kind, or there is no volume group over so many.
+pub fn made(ours: &[(DiskIndex, bool)], chosen: Option<config::Backend>) -> Result<Made, PoolError> {
+    let first = |of_kernel: bool| ours.iter().find(|(_, ours)| *ours == of_kernel).map(|(disk, _)| *disk);
+    match (chosen, first(true), first(false)) {
+        (Some(config::Backend::Embedded), Some(disk), _) => Err(PoolError::Kind {
+            disk,
+            why: "its data are the kernel's (`kernel = true` in enclosure.toml): a volume group alone (`lvm`) can be on it"
+                .to_owned(),
+        }),
+        (Some(config::Backend::Lvm), _, Some(disk)) => Err(not_for_groups(disk)),
+        (None, Some(other), Some(disk)) => Err(PoolError::Kind {
+            disk,
+            why: format!(
+                "its data are not the kernel's, and those of {other} are (`kernel = true` in enclosure.toml): \
+                 a pool has disks of one kind"
+            ),
+        }),
+        (_, None, _) => Ok(Made {
+            backend: config::Backend::Embedded,
+            level: None,
+        }),
+        (_, Some(_), _) => {
+            let disks = ours.len();
+            Ok(Made {
+                backend: config::Backend::Lvm,
+                level: Some(Level::over(disks).ok_or(PoolError::Level { disks })?),
+            })
+        }
+    }
 }
 
 /// Pools in volume groups.
@@ -100,18 +147,20 @@ impl<G: Groups> Lvm<G> {
         }
     }
 
-    /// Whether every one of these disks is for pools of this kind. `None`: some are, and some are not.
-    pub async fn suits(&self, disks: &[DiskIndex]) -> Option<bool> {
-        let sizes = self.disks.each(disks, |disk| async move {
-            let session = self.disks.session(disk).await;
-            session.is_ok_and(|session| session.bytes() == LABEL_AREA_BYTES)
-        });
-        let ours = sizes.await.into_iter().filter(|(_, ours)| *ours).count();
-        match ours {
-            0 => Some(false),
-            all if all == disks.len() => Some(true),
-            _ => None,
-        }
+    /// Which of these disks are for pools of this kind.
+    ///
+    /// # Errors
+    /// One of them cannot be asked.
+    pub async fn suits(&self, disks: &[DiskIndex]) -> Result<Vec<(DiskIndex, bool)>, PoolError> {
+        let sessions = self.disks.each(disks, |disk| self.disks.session(disk)).await;
+        let ours = |(disk, session): (DiskIndex, Result<Session, Error>)| match session {
+            Ok(session) => Ok((disk, is_for_groups(&session))),
+            Err(error) => {
+                let why = format!("it cannot be asked what it is for: {error}");
+                Err(PoolError::Kind { disk, why })
+            }
+        };
+        sessions.into_iter().map(ours).collect()
     }
 
     /// Whether the newest label of a pool on the disks of a proof is that of a group.
@@ -147,13 +196,9 @@ impl<G: Groups> Lvm<G> {
         let pool = evidence.pool();
         let own = |label: &Label| label.pool == pool && label.group.is_some();
         // Extents are the group's own business.
-        let room = |disk, session: &Session| match session.bytes() == LABEL_AREA_BYTES {
+        let room = |disk, session: &Session| match is_for_groups(session) {
             true => Ok(0),
-            false => Err(PoolError::Occupied {
-                pool,
-                disk,
-                why: "it is not one of those whose data are the kernel's".to_owned(),
-            }),
+            false => Err(not_for_groups(disk)),
         };
         let label = assemble::first(&self.disks, evidence, name, disks, own, room).await?;
         Ok(Label {
@@ -275,14 +320,35 @@ impl<G: Groups> Backend for Lvm<G> {
         Vec::new()
     }
 
+    async fn propose(
+        &self,
+        disks: &[DiskIndex],
+        chosen: Option<config::Backend>,
+    ) -> Result<Made, PoolError> {
+        let ours = self.suits(disks).await?;
+        let made = made(&ours, chosen.or(Some(config::Backend::Lvm)))?;
+        // Asked now, so that a missing daemon is told before anything has been written down.
+        let there = self.groups.pools().await;
+        there.map_err(|why| PoolError::NoGroups {
+            controller: self.disks.controller(),
+            why,
+        })?;
+        Ok(made)
+    }
+
     async fn create(
         &self,
         evidence: Exclusion,
         name: &str,
         disks: &[DiskIndex],
+        chosen: Option<config::Backend>,
         events: mpsc::UnboundedSender<PoolEvent>,
     ) -> Result<LvmPool<G>, (Exclusion, PoolError)> {
-        match self.first_label(&evidence, name, disks).await {
+        let label = match self.propose(disks, chosen).await {
+            Ok(_) => self.first_label(&evidence, name, disks).await,
+            Err(error) => Err(error),
+        };
+        match label {
             Err(error) => Err((evidence, error)),
             Ok(label) => self.open(evidence, label, true, events).await,
         }
@@ -665,6 +731,13 @@ impl<G: Groups> Imported for LvmPool<G> {
         lock(&self.holding.label).name.clone()
     }
 
+    fn made(&self) -> Made {
+        Made {
+            backend: config::Backend::Lvm,
+            level: Level::over(lock(&self.holding.label).members.len()),
+        }
+    }
+
     fn key(&self) -> ReservationKey {
         self.holding.key
     }
@@ -808,5 +881,48 @@ impl<G: Groups> Imported for LvmPool<G> {
                 error!(%pool, why, "a stopped group stays in the kernel");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_pool_is_made_of_follows_from_its_disks_unless_it_is_chosen() {
+        use config::Backend::{Embedded, Lvm};
+        let disks = |ours: &[bool]| -> Vec<(DiskIndex, bool)> {
+            let numbered = ours.iter().enumerate();
+            numbered
+                .map(|(at, ours)| (DiskIndex::new(at as u16), *ours))
+                .collect()
+        };
+        for (ours, chosen, level) in [
+            (&[true][..], None, Level::Linear),
+            (&[true, true], Some(Lvm), Level::Raid1),
+            (&[true; 3], None, Level::Raid1),
+            (&[true; 6], Some(Lvm), Level::Raid10),
+        ] {
+            let made = made(&disks(ours), chosen).expect("possible");
+            assert_eq!((made.backend, made.level), (Lvm, Some(level)), "{ours:?}");
+        }
+        for chosen in [None, Some(Embedded)] {
+            let made = made(&disks(&[false, false]), chosen).expect("possible");
+            assert_eq!((made.backend, made.level), (Embedded, None));
+        }
+        for (ours, chosen, which) in [
+            (&[true, false][..], None, 1),
+            (&[true, false], Some(Lvm), 1),
+            (&[false, true], Some(Embedded), 1),
+            (&[true, true], Some(Embedded), 0),
+        ] {
+            let error = made(&disks(ours), chosen).expect_err("refused");
+            assert!(
+                matches!(error, PoolError::Kind { disk, .. } if disk == DiskIndex::new(which)),
+                "{ours:?}: {error}"
+            );
+        }
+        let error = made(&disks(&[true; 5]), None).expect_err("no level over five");
+        assert!(error.to_string().contains("an even number from 4 on"), "{error}");
     }
 }

@@ -2,15 +2,15 @@
 //! something that holds groups and obeys its rules.
 
 use bytes::Bytes;
-use pollux_api::config::Hex;
+use pollux_api::config::{Backend, Hex};
 use pollux_api::config::item::ItemId;
 use pollux_api::error::Code;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId, VolumeId};
 use pollux_api::lvm::{
-    Activate, Apply, Device, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Leg, RollBack, State,
+    Activate, Apply, Device, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Leg, Level, RollBack, State,
 };
 use pollux_api::pool::{
-    Export, Import, LegState, PoolEvent, PowerOff, ReservationKey, RollBack as AskRollBack, Take,
+    Export, Import, LegState, PoolEvent, PowerOff, Propose, ReservationKey, RollBack as AskRollBack, Take,
 };
 use pollux_block_frame::{Client, Hello, Operation, Port, Purpose};
 use pollux_chassis::shelf::{Layout, Shelf};
@@ -63,6 +63,8 @@ struct Files {
     opened: Arc<Mutex<BTreeSet<DiskIndex>>>,
     /// Disks that this kernel goes on without.
     failed: Arc<Mutex<BTreeSet<DiskIndex>>>,
+    /// Nobody listens at the socket.
+    gone: Arc<Mutex<bool>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -192,6 +194,9 @@ impl Groups for Files {
     }
 
     async fn pools(&self) -> Result<Vec<PoolId>, String> {
+        if *lock(&self.gone) {
+            return Err("lvmd.sock: No such file or directory".to_owned());
+        }
         Ok(Vec::from_iter(self.is_active().is_ok().then_some(POOL)))
     }
 
@@ -261,6 +266,7 @@ impl Array {
             stored: self.stored.clone(),
             opened: Arc::default(),
             failed: Arc::default(),
+            gone: Arc::default(),
         };
         let backend = Kinds {
             embedded: Embedded::new(disks.clone(), &volumes, records.clone(), KEY_CHECK),
@@ -301,6 +307,7 @@ impl Controller {
             disks: legs(),
             key: key(self.controller, epoch),
             create,
+            backend: None,
             power_off: None,
         }
     }
@@ -508,6 +515,54 @@ async fn a_roll_back_brings_data_back_and_keeps_reservations() {
         .await
         .expect("loaded");
     assert_eq!(kept.payload, record);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_chosen_is_made_or_refused_with_why() {
+    let propose = |disks, backend| Propose { disks, backend };
+    let (lvm, embedded) = (Some(Backend::Lvm), Some(Backend::Embedded));
+
+    let array = Array::new(16 * MIB);
+    let a = array.start(A);
+    let made = a.manager.propose(propose(legs(), None)).await.expect("possible");
+    assert_eq!((made.backend, made.level), (Backend::Embedded, None));
+    let error = a.manager.propose(propose(legs(), lvm)).await.expect_err("other disks");
+    assert!(error.is(Code::Refused), "{error}");
+    assert!(error.to_string().contains("kernel = true"), "{error}");
+    a.take(1).await;
+    let request = Import {
+        backend: lvm,
+        ..a.import(1, true)
+    };
+    let error = a.manager.import(request).await.expect_err("other disks");
+    assert!(error.is(Code::Refused), "{error}");
+    // Nothing was written: the disks are as good for the other kind as before.
+    let request = Import {
+        backend: embedded,
+        ..a.import(1, true)
+    };
+    a.manager.import(request).await.expect("made");
+    let status = a.manager.status().await;
+    assert_eq!(status.imported[0].made, Some(made));
+
+    let array = Array::new(LABEL_AREA_BYTES);
+    let a = array.start(A);
+    let made = a.manager.propose(propose(legs(), None)).await.expect("possible");
+    assert_eq!((made.backend, made.level), (Backend::Lvm, Some(Level::Raid1)));
+    let error = a.manager.propose(propose(legs(), embedded)).await;
+    let error = error.expect_err("the kernel's disks");
+    assert!(error.is(Code::Refused) && error.to_string().contains("disk-00"), "{error}");
+    let nowhere = a.manager.propose(propose(vec![DiskIndex::new(7)], None)).await;
+    assert!(nowhere.expect_err("no such disk").to_string().contains("cannot be asked"));
+    *lock(&a.groups.gone) = true;
+    let error = a.manager.propose(propose(legs(), lvm)).await.expect_err("no lvmd");
+    assert!(error.is(Code::Failed) && error.data.remedy.contains("start lvmd"), "{error}");
+    a.take(1).await;
+    let refused = a.manager.import(a.import(1, true)).await.expect_err("no lvmd");
+    assert!(refused.is(Code::Failed), "{refused}");
+    *lock(&a.groups.gone) = false;
+    a.manager.import(a.import(1, true)).await.expect("made");
+    assert_eq!(a.manager.status().await.imported[0].made, Some(made));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -52,6 +52,47 @@ crate::contract! {
     topics {}
 }
 
+/// How the data of a group lie on its disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// On one disk, once.
+    Linear,
+    /// On every disk.
+    Raid1,
+    /// On pairs of disks, in stripes over the pairs.
+    Raid10,
+}
+
+impl Level {
+    /// Numbers of disks over which there is one, in words.
+    pub const DISKS: &'static str = "1 (linear, no mirror), 2 or 3 (raid1, each holds all), or an even number from 4 on (raid10, pairs)";
+
+    /// The level over so many disks; none: there is none. RAID 5 and 6 are none: a fence takes disks one after the other, so
+    /// the old owner may lose one and tear a stripe over the rest, and what is computed from a torn stripe is no longer what
+    /// was written.
+    #[must_use]
+    pub const fn over(disks: usize) -> Option<Self> {
+        match disks {
+            1 => Some(Self::Linear),
+            2 | 3 => Some(Self::Raid1),
+            4.. if disks.is_multiple_of(2) => Some(Self::Raid10),
+            _ => None,
+        }
+    }
+
+    /// The word for it, as LVM has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Raid1 => "raid1",
+            Self::Raid10 => "raid10",
+        }
+    }
+}
+
 /// A pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

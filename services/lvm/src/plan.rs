@@ -10,7 +10,7 @@
 use crate::names::{self, META, POOL, Role};
 use crate::report::{Lv, Vg};
 use pollux_api::id::VolumeId;
-use pollux_api::lvm::{Apply, EXTENT_BYTES, HEAD_BYTES, RollBack};
+use pollux_api::lvm::{Apply, EXTENT_BYTES, HEAD_BYTES, Level, RollBack};
 
 /// Bytes that a thin pool gives at a time: small, so that a snapshot copies little.
 pub const CHUNK_BYTES: u64 = 64 << 10;
@@ -60,9 +60,7 @@ pub enum Refusal {
         other: String,
     },
     /// There is no way to mirror over so many disks.
-    #[error(
-        "{disks} disks: 1 (no mirror), 2 or 3 (each holds all), or an even number from 4 on (pairs) are possible"
-    )]
+    #[error("a group of {disks} disks: possible are {}", Level::DISKS)]
     Disks {
         /// How many.
         disks: usize,
@@ -126,17 +124,16 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// The layout over so many disks. RAID 5 and 6 are none: a fence takes disks one after the other, so the old owner may
-    /// lose one and tear a stripe over the rest, and what is computed from a torn stripe is no longer what was written.
+    /// The layout over so many disks.
     ///
     /// # Errors
     /// There is none.
     pub fn over(disks: usize) -> Result<Self, Refusal> {
-        match disks {
-            1 => Ok(Layout::Linear),
-            2 | 3 => Ok(Layout::Mirror { disks }),
-            4.. if disks.is_multiple_of(2) => Ok(Layout::Pairs { pairs: disks / 2 }),
-            _ => Err(Refusal::Disks { disks }),
+        match Level::over(disks) {
+            Some(Level::Linear) => Ok(Layout::Linear),
+            Some(Level::Raid1) => Ok(Layout::Mirror { disks }),
+            Some(Level::Raid10) => Ok(Layout::Pairs { pairs: disks / 2 }),
+            None => Err(Refusal::Disks { disks }),
         }
     }
 

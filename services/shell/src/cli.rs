@@ -310,6 +310,15 @@ pub enum Redundancy {
     Single,
 }
 
+/// What keeps the data of a pool.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Backend {
+    /// Mirrors of our own
+    Embedded,
+    /// A volume group of the kernel, on disks with `kernel = true` alone
+    Lvm,
+}
+
 /// Reads `3` or `disk-03`.
 fn disk(text: &str) -> Result<DiskIndex, String> {
     let number = text.strip_prefix("disk-").unwrap_or(text);
@@ -378,9 +387,15 @@ pub enum Pool {
         /// How it survives the loss of disks
         #[arg(long, value_enum, default_value = "mirror")]
         redundancy: Redundancy,
+        /// What keeps its data; left out: what its disks are for, by enclosure.toml
+        #[arg(long, value_enum)]
+        backend: Option<Backend>,
         /// Its disks, 3,4 or disk-03,disk-04
         #[arg(long, value_delimiter = ',', required = true, value_parser = disk, value_name = "DISK,...")]
         disks: Vec<DiskIndex>,
+        /// Say what would be made, and make nothing
+        #[arg(long)]
+        dry_run: bool,
         /// Wait so many seconds until it is ready; 0: do not wait
         #[arg(long, value_name = "SECONDS", default_value_t = 20)]
         wait: u64,
@@ -933,7 +948,8 @@ mod tests {
             |timeline|trace|action list --all|action watch 01890a5d-ac96-774b-bcce-b302099a8057\
             |action cancel 01890a5d-ac96-774b-bcce-b302099a8057|switchover p --dry-run|giveback|giveback p --yes|takeover --partner\
             |abort p|quorum|quorum show|quorum format|quorum replace 1 disk-07 --yes\
-            |pool create p --home a --disks 0,disk-01|pool list|pool show p|pool home p b|pool delete p\
+            |pool create p --home a --disks 0,disk-01|pool create p --home a --disks 0,1 --backend lvm --dry-run\
+            |pool list|pool show p|pool home p b|pool delete p\
             |volume create v --pool p --size 1G --thin|volume list|volume show v|volume resize v --size 2G|volume delete v\
             |volume convert v --to thin|volume convert v --to thick\
             |volume write-cache v --to on|volume write-cache v --to off|snapshot create s --volume v|snapshot list\
@@ -975,6 +991,7 @@ mod tests {
             ("frobnicate", "frobnicate"),
             ("pool create p --home c --disks 0", "`a` or `b`"),
             ("pool create p --home a --disks x", "3 or disk-03"),
+            ("pool create p --home a --disks 0 --backend zfs", "embedded, lvm"),
             ("volume create v --pool p --size 12Q", "512M or 1.5G"),
             ("chassis leg 2 cut", "0..=1"),
             ("trace 17", "UUID"),

@@ -30,6 +30,7 @@ pub mod machine;
 pub mod moves;
 pub mod owner;
 pub mod pair;
+mod pools;
 pub mod print;
 pub mod quorum;
 pub mod resources;
