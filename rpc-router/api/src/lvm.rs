@@ -35,6 +35,9 @@ crate::contract! {
         idempotent nobody ACTIVATE = "lvm.activate": Activate => Group, [NotFound, Conflict, Refused, Failed];
         /// Makes, grows and removes volumes and snapshots of an active group. Idempotent.
         idempotent nobody APPLY = "lvm.apply": Apply => Group, [NotFound, Conflict, Refused, Failed];
+        /// Takes a disk into an active group in the place of one that it has lost. Everything behind the disk's label area is
+        /// overwritten. Answers when the copy has begun; the state says how far it is. Idempotent.
+        idempotent nobody REPLACE = "lvm.replace": Replace => Group, [NotFound, Refused, Failed];
         /// Makes a volume what a snapshot is. Nobody may have the volume's device open. Idempotent.
         idempotent nobody ROLL_BACK = "lvm.roll_back": RollBack => Group, [NotFound, Conflict, Refused, Failed];
         /// What the kernel says of an active group; asks no disk.
@@ -159,6 +162,17 @@ pub struct Apply {
     pub volumes: Vec<Volume>,
     /// Snapshots of them.
     pub snapshots: Vec<Snapshot>,
+}
+
+/// Parameters of [`REPLACE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Replace {
+    /// The pool.
+    pub pool: PoolId,
+    /// The disk that comes, held by the caller: a new one in the slot of the lost one, or that one again.
+    pub disk: Disk,
 }
 
 /// Parameters of [`ROLL_BACK`].

@@ -19,8 +19,8 @@ crate::contract! {
     /// Imports and exports pools, holds their disks exclusively, and keeps their mirrors whole.
     calls [
         crate::config::WATCH, crate::config::CHANGE, crate::heartbeat::POOL_EVENT,
-        crate::lvm::ACTIVATE, crate::lvm::APPLY, crate::lvm::ROLL_BACK, crate::lvm::STATE, crate::lvm::DEACTIVATE,
-        crate::lvm::CUT, crate::lvm::REMOVE, crate::lvm::POOLS,
+        crate::lvm::ACTIVATE, crate::lvm::APPLY, crate::lvm::REPLACE, crate::lvm::ROLL_BACK, crate::lvm::STATE,
+        crate::lvm::DEACTIVATE, crate::lvm::CUT, crate::lvm::REMOVE, crate::lvm::POOLS,
     ];
     requests {
         /// Takes exclusion: registers a key on every member disk, preempts and aborts every other, reads back.

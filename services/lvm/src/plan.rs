@@ -11,6 +11,7 @@ use crate::names::{self, META, POOL, Role};
 use crate::report::{Lv, Vg};
 use pollux_api::id::VolumeId;
 use pollux_api::lvm::{Apply, EXTENT_BYTES, HEAD_BYTES, Level, RollBack};
+use std::collections::BTreeSet;
 
 /// Bytes that a thin pool gives at a time: small, so that a snapshot copies little.
 pub const CHUNK_BYTES: u64 = 64 << 10;
@@ -80,6 +81,18 @@ pub enum Refusal {
         has: u64,
         /// Bytes that are wanted.
         wanted: u64,
+    },
+    /// The group has lost no disk.
+    #[error("group {group} has all its disks: there is none in whose place another could come")]
+    Whole {
+        /// Which.
+        group: String,
+    },
+    /// Nothing in the group stands twice.
+    #[error("group {group} is on one disk: what was on it is nowhere else")]
+    Single {
+        /// Which.
+        group: String,
     },
     /// There is no such snapshot.
     #[error("group {group} has no {lv}")]
@@ -384,6 +397,40 @@ pub fn apply(vg: &Vg, wanted: &Apply) -> (Vec<Call>, Vec<Refusal>) {
         }
     }
     (calls, refusals)
+}
+
+/// Whether another disk can come into the place of one that the group has lost.
+///
+/// # Errors
+/// It has lost none, or has nothing to copy from.
+pub fn may_replace(vg: &Vg) -> Result<(), Refusal> {
+    let group = vg.name.clone();
+    match (vg.missing, vg.lvs.iter().any(is_raid)) {
+        (_, false) => Err(Refusal::Single { group }),
+        (0, true) => Err(Refusal::Whole { group }),
+        (_, true) => Ok(()),
+    }
+}
+
+fn is_raid(lv: &Lv) -> bool {
+    lv.layout.starts_with("raid")
+}
+
+/// Takes the disk behind a gate into the place of one that is lost: it joins, what is in pieces is made whole on it, and the
+/// group forgets the lost one. LVM permits these three while a disk is missing. `tried` has been made whole already as far as
+/// it can be: where two disks are lost, one that comes is not enough.
+#[must_use]
+pub fn replace(vg: &Vg, gate: &str, tried: &BTreeSet<String>) -> Vec<Call> {
+    if !vg.present.iter().any(|present| present == gate) {
+        return vec![call(&["vgextend", "--yes", &vg.name, gate])];
+    }
+    let torn: Vec<&Lv> = vg.lvs.iter().filter(|lv| is_raid(lv) && lv.partial).collect();
+    if torn.is_empty() && vg.missing > 0 {
+        return vec![call(&["vgreduce", "--removemissing", &vg.name])];
+    }
+    let torn = torn.into_iter().filter(|lv| !tried.contains(&lv.name));
+    torn.map(|lv| call(&["lvconvert", "--yes", "--repair", &format!("{}/{}", vg.name, lv.name), gate]))
+        .collect()
 }
 
 /// Makes a volume what a snapshot is; the snapshot stays.

@@ -1,6 +1,6 @@
 //! The two programs that are run, each once declared: where it is, how long it may take, what it is told of its surroundings.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,6 +9,8 @@ use tokio::process::Command;
 
 /// Most that is read of what a program writes, bytes. A group of a thousand volumes takes a quarter of a megabyte.
 const SAID: u64 = 16 << 20;
+/// What LVM writes of its own at the beginning of a disk, bytes: its label and the description of the group.
+const OWN: usize = 1 << 20;
 /// Where the kernel's helpers say that a udev is there.
 const UDEV: &str = "/run/udev/control";
 
@@ -90,6 +92,12 @@ pub trait Tools: Send + Sync + 'static {
     /// # Errors
     /// In words; none is used then.
     fn disk(&self, id: [u8; 16]) -> impl Future<Output = Result<Found, String>> + Send;
+
+    /// Writes zeros over the beginning of a device, as far as anything of LVM can stand there.
+    ///
+    /// # Errors
+    /// In words.
+    fn erase(&self, node: &str) -> impl Future<Output = Result<(), String>> + Send;
 
     /// Whether a udev makes nodes and is waited for; otherwise the programs make them.
     fn udev(&self) -> bool;
@@ -201,6 +209,21 @@ impl Tools for Machine {
         tokio::task::spawn_blocking(look)
             .await
             .map_err(|error| format!("the disks were not looked at: {error}"))?
+    }
+
+    async fn erase(&self, node: &str) -> Result<(), String> {
+        let node = node.to_owned();
+        let write = move || {
+            let mut device = std::fs::File::options().write(true).open(&node)?;
+            device.write_all(&vec![0; OWN])?;
+            // What LVM reads next, it reads past the page cache.
+            device.sync_all()
+        };
+        match tokio::task::spawn_blocking(write).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(format!("its beginning cannot be overwritten: {error}")),
+            Err(error) => Err(format!("its beginning was not overwritten: {error}")),
+        }
     }
 
     fn udev(&self) -> bool {

@@ -4,7 +4,7 @@ use pollux_api::config::Hex;
 use pollux_api::config::item::ItemId;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
-use pollux_api::lvm::{Activate, Apply, Disk, RollBack, Snapshot, Volume};
+use pollux_api::lvm::{Activate, Apply, Disk, Health, Replace, RollBack, Snapshot, Volume};
 use pollux_lvm::fake::FakeTools;
 use pollux_lvm::groups::{GroupError, Groups};
 use pollux_lvm::names;
@@ -151,6 +151,151 @@ async fn a_takeover_with_a_missing_disk_activates_and_changes_nothing() {
         .to_string();
     assert!(error.contains("missing"), "{error}");
     assert!(b.deactivate(POOL).await.expect("given up"));
+}
+
+fn disk(slot: u16, id: u8) -> Disk {
+    Disk {
+        slot: DiskIndex::new(slot),
+        id: Hex([id; 16]),
+    }
+}
+
+async fn leg(groups: &Groups<FakeTools>, slot: u16) -> (Health, Option<u8>) {
+    let state = groups.state(POOL).await.expect("active");
+    let leg = state.legs.iter().find(|leg| leg.slot == DiskIndex::new(slot));
+    leg.map(|leg| (leg.health, leg.copied_percent)).expect("a leg")
+}
+
+#[tokio::test]
+async fn a_disk_that_has_died_is_replaced_while_the_group_serves() {
+    let [a, b] = pair(3);
+    a.activate(&activate(0..2, true)).await.expect("made");
+    a.apply(&wanted(MIB, &[])).await.expect("a volume");
+    let come = |id| Replace {
+        pool: POOL,
+        disk: disk(1, id),
+    };
+    a.tools().calls();
+    a.replace(&come(1)).await.expect("it works");
+    assert_eq!(a.tools().calls(), Vec::<String>::new(), "nothing is done to what works");
+    let error = a.replace(&come(2)).await.expect_err("another in its place");
+    assert!(error.to_string().contains("works"), "{error}");
+
+    a.tools().exchange([1; 16], [8; 16], 100 << 20);
+    assert_eq!(leg(&a, 1).await, (Health::Failed, None));
+    let error = a.apply(&wanted(2 * MIB, &[])).await.expect_err("no change");
+    assert!(error.to_string().contains("missing"), "{error}");
+    let error = a.replace(&come(8)).await.expect_err("too small");
+    assert!(matches!(error, GroupError::Disk { .. }), "{error}");
+    assert_eq!(a.tools().calls().len(), 1, "only the change of before was tried");
+
+    a.tools().exchange([8; 16], [9; 16], 512 << 20);
+    let group = a.replace(&come(9)).await.expect("it comes");
+    assert_eq!(group.volumes.len(), 1);
+    assert_eq!(leg(&a, 1).await, (Health::Copying, Some(25)));
+    let calls = a.tools().calls();
+    let heads: Vec<_> = calls
+        .iter()
+        .filter_map(|call| call.split_whitespace().next())
+        .collect();
+    let expected = [
+        "wipe_table",
+        "rename",
+        "create",
+        "erase",
+        "vgextend",
+        "lvconvert",
+        "vgreduce",
+        "remove",
+    ];
+    assert_eq!(heads, expected, "{calls:?}");
+    assert_eq!(a.tools().table(&names::aside(POOL, DiskIndex::new(1))), None);
+    a.apply(&wanted(2 * MIB, &[])).await.expect("it can be changed again");
+    a.tools().copied();
+    assert_eq!(leg(&a, 1).await, (Health::InSync, None));
+    a.tools().calls();
+    a.replace(&come(9)).await.expect("done already");
+    assert_eq!(a.tools().calls(), Vec::<String>::new());
+
+    a.deactivate(POOL).await.expect("given up");
+    let request = Activate {
+        disks: vec![disk(0, 0), disk(1, 9)],
+        ..activate(0..2, false)
+    };
+    let group = b.activate(&request).await.expect("taken");
+    assert_eq!(group.volumes[0].size_bytes, 2 * MIB);
+}
+
+#[tokio::test]
+async fn a_replacement_that_was_cut_short_goes_on_from_what_stands() {
+    for (command, erased) in [
+        ("wipe_table", 1),
+        ("rename", 1),
+        ("create", 1),
+        ("vgextend", 2),
+        ("lvconvert", 1),
+        ("vgreduce", 1),
+    ] {
+        let [a, _] = pair(2);
+        a.activate(&activate(0..2, true)).await.expect("made");
+        a.apply(&wanted(MIB, &[])).await.expect("a volume");
+        a.tools().exchange([1; 16], [9; 16], 512 << 20);
+        let request = Replace {
+            pool: POOL,
+            disk: disk(1, 9),
+        };
+        a.tools().calls();
+        a.tools().break_at(command);
+        a.replace(&request).await.expect_err(command);
+        let again = a.replace(&request).await;
+        again.unwrap_or_else(|error| panic!("{command}: {error}"));
+        let calls = a.tools().calls();
+        let erasures = calls.iter().filter(|call| call.starts_with("erase")).count();
+        // What has joined the group is not overwritten any more.
+        assert_eq!(erasures, erased, "{command}: {calls:?}");
+        assert_eq!(leg(&a, 1).await.0, Health::Copying, "{command}");
+        a.apply(&wanted(2 * MIB, &[])).await.expect("it can be changed");
+        assert!(a.cut(POOL).await.expect("cut") && a.pools().await.expect("asked").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_group_that_was_taken_without_a_disk_gets_another_and_its_own_name() {
+    let [a, b] = pair(2);
+    a.activate(&activate(0..2, true)).await.expect("made");
+    a.cut(POOL).await.expect("gone");
+    b.tools().exchange([1; 16], [9; 16], 512 << 20);
+    b.activate(&activate(0..1, false)).await.expect("taken");
+    let owner = || b.tools().owner(&names::group(POOL));
+    assert_eq!(owner().as_deref(), Some("pollux-x-a"), "nothing of it could be changed");
+    let request = Replace {
+        pool: POOL,
+        disk: disk(1, 9),
+    };
+    b.replace(&request).await.expect("it comes");
+    assert_eq!(owner().as_deref(), Some("pollux-x-b"));
+}
+
+#[tokio::test]
+async fn a_group_on_one_disk_has_nothing_to_copy_from() {
+    let [a, _] = pair(2);
+    a.activate(&activate(0..1, true)).await.expect("made");
+    let request = Replace {
+        pool: POOL,
+        disk: disk(1, 1),
+    };
+    let error = a.replace(&request).await.expect_err("nothing is twice");
+    assert!(matches!(error, GroupError::Refused(Refusal::Single { .. })), "{error}");
+    let [a, _] = pair(3);
+    a.activate(&activate(0..2, true)).await.expect("made");
+    let request = Replace {
+        pool: POOL,
+        disk: disk(2, 2),
+    };
+    let error = a.replace(&request).await.expect_err("nothing is missing");
+    assert!(matches!(error, GroupError::Refused(Refusal::Whole { .. })), "{error}");
+    let gate = names::gate(POOL, DiskIndex::new(2));
+    assert_eq!(a.tools().table(&gate), None, "and nothing was opened for it");
 }
 
 #[tokio::test]
