@@ -156,14 +156,6 @@ pub enum PoolError {
         /// Why.
         why: String,
     },
-    /// This kind of pool cannot do it.
-    #[error("pool {pool} is of a kind that has no way {what}")]
-    Unsupported {
-        /// The pool.
-        pool: PoolId,
-        /// What.
-        what: String,
-    },
     /// It was not done within its deadline.
     #[error("pool {pool}: {what} did not end within {after:?}")]
     Deadline {

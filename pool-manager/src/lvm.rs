@@ -15,6 +15,9 @@
 //!
 //! When the kernel goes on without a disk, the label is told. It may be told too late: then the disk has to be fenced at the next
 //! import, and the kernel's own records on the other disks say that it is behind.
+//!
+//! A disk comes in the place of a failed one in that order: fenced, in the label as being copied to, in the group. The label calls
+//! it in sync when the kernel does. What is cut short in between the next import goes on with.
 
 use crate::assemble;
 use crate::backend::{Backend, Imported, PoolError, Wanted, WantedSnapshot, WantedVolume};
@@ -24,14 +27,15 @@ use crate::embedded::{LOW_PERCENT, Served};
 use crate::fence::{self, Exclusion, FenceError};
 use crate::label::{self, GroupEntry, Label, Member, MemberState};
 use crate::lvmd::Groups;
-use crate::mirror::Condition;
+use crate::mirror::{Condition, ReadmitError};
 use crate::record::Records;
 use futures_util::future::join_all;
 use pollux_api::config::{self, Hex};
 use pollux_api::config::item::ItemId;
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
 use pollux_api::lvm::{
-    Activate, Apply, Disk, EXTENT_BYTES, Group, Health, LABEL_AREA_BYTES, Level, RollBack, Snapshot, State,
+    Activate, Apply, Disk, EXTENT_BYTES, Group, Health, LABEL_AREA_BYTES, Level, Replace, RollBack,
+    Snapshot, State,
 };
 use pollux_api::pool::{Leg, LegState, Made, PoolEvent, PoolHealth, PowerOff, ReservationKey, SeenPool};
 use pollux_block_frame::{Error, Status};
@@ -127,6 +131,8 @@ struct Holding<G> {
     events: mpsc::UnboundedSender<PoolEvent>,
     /// Free space in percent that is low, and whether it is.
     low: Mutex<(u8, bool)>,
+    /// A disk that is on its way into the group: the label has it already, and the kernel does not yet.
+    coming: Mutex<Option<DiskIndex>>,
 }
 
 impl<G: Groups> Lvm<G> {
@@ -258,6 +264,7 @@ impl<G: Groups> Lvm<G> {
             condition: watch::Sender::new(Condition::Active),
             events,
             low: Mutex::new((LOW_PERCENT, false)),
+            coming: Mutex::default(),
         });
         let opened = async {
             // Every disk learns whose the pool is now, before anything behind the label is touched.
@@ -307,6 +314,7 @@ impl<G: Groups> Lvm<G> {
             let evidence = holding.exclusion.lock().await.take();
             return Err((evidence, error));
         }
+        lock(&imported.tasks).push(tokio::spawn(go_on(holding)).abort_handle());
         info!(%pool, volumes = imported.volumes().len(), took = ?began.elapsed(), "imported");
         Ok(imported)
     }
@@ -455,10 +463,14 @@ impl<G: Groups> Holding<G> {
     }
 
     fn health(&self) -> PoolHealth {
+        let coming = *lock(&self.coming);
         let (label, state) = (lock(&self.label), self.state.borrow());
         let leg = |member: &Member| {
             let seen = state.legs.iter().find(|leg| leg.slot == member.disk);
-            let by_kernel = seen.map_or(Health::Failed, |leg| leg.health);
+            let by_kernel = match coming == Some(member.disk) {
+                true => Health::Copying,
+                false => seen.map_or(Health::Failed, |leg| leg.health),
+            };
             Leg {
                 disk: member.disk,
                 state: match (member.state, by_kernel) {
@@ -505,6 +517,7 @@ impl<G: Groups> Holding<G> {
                 warn!(%error, "the label does not know of a failed disk yet");
             }
         }
+        self.take_in_copies(&now).await;
         if before != now {
             warn!(pool = %self.pool, ?now, "disks of a group");
             self.report(PoolEvent::Health {
@@ -513,6 +526,95 @@ impl<G: Groups> Holding<G> {
             });
         }
         self.watch_space();
+    }
+
+    /// Tells the label of disks to which the copy has come to its end.
+    async fn take_in_copies(&self, now: &PoolHealth) {
+        let is_done = |member: &Member| {
+            let mut legs = now.legs.iter();
+            let leg = legs.find(|leg| leg.disk == member.disk);
+            member.state == MemberState::Resyncing
+                && leg.is_some_and(|leg| leg.state == LegState::InSync && leg.resync_percent.is_none())
+        };
+        if !lock(&self.label).members.iter().any(is_done) {
+            return;
+        }
+        let told = self.relabel(|label| {
+            let done = label.members.iter_mut().filter(|member| is_done(member));
+            done.for_each(|member| member.state = MemberState::InSync);
+        });
+        if let Err(error) = told.await {
+            warn!(%error, "the label does not know yet that a copy has come to its end");
+        }
+    }
+
+    /// Takes a disk into the place of a member that has failed: a new one in its slot, or that one again.
+    async fn join(&self, disk: DiskIndex) -> Result<(), PoolError> {
+        let pool = self.pool;
+        let unreadable = |error: Error| PoolError::Readmit {
+            pool,
+            source: ReadmitError::Disk(error),
+        };
+        let session = self.disks.session(disk).await.map_err(unreadable)?;
+        if !is_for_groups(&session) {
+            return Err(not_for_groups(disk));
+        }
+        let found = label::read(&self.disks, disk).await.map_err(unreadable)?;
+        let others = found.any().is_some_and(|label| label.pool != pool) && found.holds_data();
+        if !found.legible() || others {
+            let why = found.why();
+            return Err(PoolError::Occupied { pool, disk, why });
+        }
+        let label = lock(&self.label).clone();
+        let fenced = fence::extend(&self.disks, &mut *self.exclusion.lock().await, disk, &label).await;
+        fenced.map_err(|error| PoolError::Readmit {
+            pool,
+            source: ReadmitError::Fence(error),
+        })?;
+        *lock(&self.coming) = Some(disk);
+        let joined = async {
+            self.relabel(|label| {
+                for member in label.members.iter_mut().filter(|member| member.disk == disk) {
+                    member.id = session.info.id;
+                    member.state = MemberState::Resyncing;
+                }
+            })
+            .await?;
+            self.enter(disk).await
+        };
+        let joined = joined.await;
+        if joined.is_err() {
+            self.give_up(disk).await;
+        }
+        *lock(&self.coming) = None;
+        joined
+    }
+
+    /// Has a disk taken into the group that the label has as being copied to.
+    async fn enter(&self, disk: DiskIndex) -> Result<(), PoolError> {
+        let pool = self.pool;
+        let of_disk = self.open_disks().into_iter().find(|open| open.slot == disk);
+        let Some(of_disk) = of_disk else {
+            let source = ReadmitError::NoMember(disk);
+            return Err(PoolError::Readmit { pool, source });
+        };
+        let request = Replace { pool, disk: of_disk };
+        let group = self.groups.replace(request).await;
+        let group = group.map_err(|why| PoolError::Group { pool, why })?;
+        *lock(&self.coming) = None;
+        self.take_in(group.state).await;
+        Ok(())
+    }
+
+    /// A disk that has not come into the group has failed, as before.
+    async fn give_up(&self, disk: DiskIndex) {
+        let told = self.relabel(|label| {
+            let coming = label.members.iter_mut().filter(|member| member.disk == disk);
+            coming.for_each(|member| member.state = MemberState::Failed);
+        });
+        if let Err(error) = told.await {
+            warn!(%error, %disk, "the label does not know yet that a disk has not come");
+        }
     }
 
     fn watch_space(&self) {
@@ -579,6 +681,17 @@ async fn look<G: Groups>(holding: Arc<Holding<G>>) {
         match holding.groups.state(holding.pool).await {
             Ok(state) => holding.take_in(state).await,
             Err(error) => warn!(pool = %holding.pool, error, "the kernel cannot be asked how a group is"),
+        }
+    }
+}
+
+/// Takes disks into the group that were on their way into it when the pool was imported.
+async fn go_on<G: Groups>(holding: Arc<Holding<G>>) {
+    let coming: Vec<_> = lock(&holding.label).disks_in(MemberState::Resyncing).collect();
+    for disk in coming {
+        if let Err(error) = holding.enter(disk).await {
+            warn!(%error, %disk, "a disk was on its way into the group, and does not come");
+            holding.give_up(disk).await;
         }
     }
 }
@@ -859,10 +972,24 @@ impl<G: Groups> Imported for LvmPool<G> {
     }
 
     async fn resync(&self, disk: DiskIndex) -> Result<(), PoolError> {
-        Err(PoolError::Unsupported {
-            pool: self.id(),
-            what: format!("to take {disk} back into a volume group"),
-        })
+        let _one = self.reconcile.lock().await;
+        let (holding, pool) = (&self.holding, self.id());
+        // A disk may have failed since the kernel was asked last.
+        let state = holding.groups.state(pool).await;
+        holding.take_in(state.map_err(|why| self.failed(why))?).await;
+        if holding.is_stopped() {
+            return Err(holding.stopped());
+        }
+        let member = lock(&holding.label).member(disk).map(|member| member.state);
+        match member {
+            None => Err(PoolError::Readmit {
+                pool,
+                source: ReadmitError::NoMember(disk),
+            }),
+            Some(MemberState::InSync) => Ok(()),
+            Some(MemberState::Resyncing) => holding.enter(disk).await,
+            Some(MemberState::Failed) => holding.join(disk).await,
+        }
     }
 
     async fn export(&self, within: Duration) -> Result<(), PoolError> {

@@ -159,7 +159,6 @@ impl<B: Backend> Manager<B> {
             }
             PoolError::Deadline { .. } => (Code::DeadlinePassed, "ask again, or stop the pool"),
             PoolError::Label { .. } => (Code::Refused, "delete volumes"),
-            PoolError::Unsupported { .. } => (Code::Refused, "make another pool, and copy"),
             PoolError::Group { .. } => (
                 Code::Failed,
                 "see the journal of lvmd, and the state of the pool's disks",

@@ -7,10 +7,12 @@ use pollux_api::config::item::ItemId;
 use pollux_api::error::Code;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId, VolumeId};
 use pollux_api::lvm::{
-    Activate, Apply, Device, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Leg, Level, RollBack, State,
+    Activate, Apply, Device, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Leg, Level, Replace, RollBack,
+    State,
 };
 use pollux_api::pool::{
-    Export, Import, LegState, PoolEvent, PowerOff, Propose, ReservationKey, RollBack as AskRollBack, Take,
+    Export, Import, LegState, PoolEvent, PowerOff, Propose, ReservationKey, Resync,
+    RollBack as AskRollBack, Take,
 };
 use pollux_block_frame::{Client, Hello, Operation, Port, Purpose};
 use pollux_chassis::shelf::{Layout, Shelf};
@@ -20,6 +22,7 @@ use pollux_pool_manager::device::Node;
 use pollux_pool_manager::disks::Disks;
 use pollux_pool_manager::embedded::Embedded;
 use pollux_pool_manager::kinds::Kinds;
+use pollux_pool_manager::label::{self, MemberState};
 use pollux_pool_manager::lvm::Lvm;
 use pollux_pool_manager::lvmd::Groups;
 use pollux_pool_manager::record::Records;
@@ -49,6 +52,8 @@ struct Stored {
     members: Option<BTreeSet<DiskIndex>>,
     volumes: BTreeMap<VolumeId, u64>,
     snapshots: BTreeMap<ItemId, VolumeId>,
+    /// Disks that are copied to.
+    copying: BTreeSet<DiskIndex>,
     /// Where it is active.
     active: BTreeSet<ControllerId>,
 }
@@ -78,16 +83,20 @@ impl Files {
 
     fn state_now(&self) -> State {
         let (opened, failed) = (lock(&self.opened), lock(&self.failed));
-        let leg = |slot: &DiskIndex| Leg {
-            slot: *slot,
-            health: if failed.contains(slot) {
-                Health::Failed
-            } else {
-                Health::InSync
-            },
-            copied_percent: None,
+        let stored = lock(&self.stored);
+        let leg = |slot: &DiskIndex| {
+            let (health, copied_percent) = match (failed.contains(slot), stored.copying.contains(slot)) {
+                (true, _) => (Health::Failed, None),
+                (false, true) => (Health::Copying, Some(40)),
+                (false, false) => (Health::InSync, None),
+            };
+            Leg {
+                slot: *slot,
+                health,
+                copied_percent,
+            }
         };
-        let used = lock(&self.stored).volumes.values().sum();
+        let used = stored.volumes.values().sum();
         State {
             capacity_bytes: 100 * MIB,
             used_bytes: used,
@@ -164,6 +173,19 @@ impl Groups for Files {
         }
         stored.snapshots = taken;
         drop(stored);
+        Ok(self.group())
+    }
+
+    async fn replace(&self, request: Replace) -> Result<Group, String> {
+        self.is_active()?;
+        if *lock(&self.gone) {
+            return Err("no end within 25 s".to_owned());
+        }
+        let slot = request.disk.slot;
+        let was_failed = lock(&self.failed).remove(&slot);
+        if lock(&self.opened).insert(slot) || was_failed {
+            lock(&self.stored).copying.insert(slot);
+        }
         Ok(self.group())
     }
 
@@ -488,6 +510,64 @@ async fn a_disk_that_the_kernel_has_given_up_stays_out() {
     assert_eq!(b.host().await.read(0, 8, until()).await.expect("read"), block(0));
     let errors = b.reconcile(5, &[ItemId(Hex([1; 16]))]).await;
     assert!(errors.len() == 1 && errors[0].contains("missing"), "{errors:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_comes_back_into_the_group_and_the_label_follows_the_kernel() {
+    let is = |state: LegState| {
+        move |event: &PoolEvent| match event {
+            PoolEvent::Health { health, .. } => health.legs[1].state == state,
+            _ => false,
+        }
+    };
+    let array = Array::new(LABEL_AREA_BYTES);
+    let mut a = array.serving().await;
+    let disk = DiskIndex::new(1);
+    let resync = Resync { pool: POOL, disk };
+    a.manager.resync(resync.clone()).await.expect("it is in sync");
+    assert!(lock(&array.stored).copying.is_empty());
+    let stranger = Resync {
+        disk: DiskIndex::new(7),
+        ..resync.clone()
+    };
+    let error = a.manager.resync(stranger).await.expect_err("no member");
+    assert!(error.to_string().contains("disk-07 is not a member"), "{error}");
+
+    lock(&a.groups.failed).insert(disk);
+    a.event(is(LegState::Failed)).await;
+    // What cannot come in is out, as before; and it can be asked for again.
+    *lock(&a.groups.gone) = true;
+    let error = a.manager.resync(resync.clone()).await.expect_err("lvmd does not do it");
+    assert!(error.to_string().contains("no end within"), "{error}");
+    let health = a.manager.status().await.imported[0].health.clone();
+    assert_eq!(health.legs[1].state, LegState::Failed);
+    *lock(&a.groups.gone) = false;
+    let health = a.manager.resync(resync).await.expect("it comes");
+    assert_eq!(
+        (health.legs[1].state, health.legs[1].resync_percent),
+        (LegState::Resyncing, Some(40))
+    );
+
+    // Its owner dies in the middle of the copy: whoever comes next has it, fenced, and goes on.
+    a.manager.abandon();
+    lock(&array.stored).active.clear();
+    let mut b = array.start(B);
+    b.take(2).await;
+    let imported = b.manager.import(b.import(2, false)).await.expect("imported");
+    assert_eq!(imported.health.legs[1].state, LegState::Resyncing);
+    assert_eq!(*lock(&b.groups.opened), legs().into_iter().collect());
+    lock(&array.stored).copying.clear();
+    b.event(is(LegState::InSync)).await;
+    b.manager
+        .export(Export { pool: POOL }, LONG)
+        .await
+        .expect("given up");
+
+    // And the label knows.
+    let disks = Disks::new(&array.dir.path().join("a/port"), ARRAY, A);
+    let on_disk = label::read(&disks, disk).await.expect("read");
+    let label = on_disk.newest(POOL).expect("a label");
+    assert_eq!(label.member(disk).map(|member| member.state), Some(MemberState::InSync));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

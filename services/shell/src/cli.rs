@@ -414,6 +414,21 @@ pub enum Pool {
         /// Where it belongs from now on
         home: ControllerId,
     },
+    /// Take a disk into the place of one that has failed: a new one in its slot, or that one again. What is on it is
+    /// overwritten by a copy, while the pool serves
+    ReplaceDisk {
+        /// Name or identity
+        name: String,
+        /// The slot, 3 or disk-03
+        #[arg(value_parser = disk)]
+        disk: DiskIndex,
+        /// Say what would happen, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Delete it
     Delete {
         /// Name or identity
@@ -949,7 +964,7 @@ mod tests {
             |action cancel 01890a5d-ac96-774b-bcce-b302099a8057|switchover p --dry-run|giveback|giveback p --yes|takeover --partner\
             |abort p|quorum|quorum show|quorum format|quorum replace 1 disk-07 --yes\
             |pool create p --home a --disks 0,disk-01|pool create p --home a --disks 0,1 --backend lvm --dry-run\
-            |pool list|pool show p|pool home p b|pool delete p\
+            |pool list|pool show p|pool home p b|pool replace-disk p disk-03 --yes|pool delete p\
             |volume create v --pool p --size 1G --thin|volume list|volume show v|volume resize v --size 2G|volume delete v\
             |volume convert v --to thin|volume convert v --to thick\
             |volume write-cache v --to on|volume write-cache v --to off|snapshot create s --volume v|snapshot list\

@@ -1,4 +1,4 @@
-//! `pollux pool create` and `show`: what a pool is made of.
+//! `pollux pool create`, `show` and `replace-disk`: what a pool is made of.
 //!
 //! What keeps the data of a pool follows from its disks, unless it is chosen; which disks are for what, the controllers know
 //! alone. So the one to which the pool is to belong is asked before anything is written down, and its refusal is told instead
@@ -6,6 +6,7 @@
 
 use crate::array::{Array, BOTH, CHANGE};
 use crate::error::Error;
+use crate::moves::confirm;
 use crate::print::{size, wrap};
 use crate::resources::{Shown, change, done, wait_ready};
 use pollux_api::action::ActionId;
@@ -13,7 +14,9 @@ use pollux_api::config::{self, Backend, Op};
 use pollux_api::error::{Code, RpcError};
 use pollux_api::id::{ControllerId, DiskIndex};
 use pollux_api::lvm::Level;
-use pollux_api::pool::{ImportedPool, LegState, Made, PROPOSE, PoolHealth, Propose, STATUS, Status};
+use pollux_api::pool::{
+    ImportedPool, LegState, Made, PROPOSE, PoolHealth, Propose, RESYNC, Resync, STATUS, Status,
+};
 use pollux_runtime::Ctx;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -168,6 +171,70 @@ fn legs(health: &PoolHealth) -> String {
     text
 }
 
+/// What would become of a disk that is to come into the place of a failed one; none: there is nothing to do.
+fn coming(pool: &ImportedPool, disk: DiskIndex) -> Result<Option<String>, Error> {
+    let Some(leg) = pool.health.legs.iter().find(|leg| leg.disk == disk) else {
+        let members: Vec<_> = (pool.health.legs.iter())
+            .map(|leg| leg.disk.to_string())
+            .collect();
+        return Err(Error::failed(
+            format!("{disk} is not a member of pool {}", pool.name),
+            format!("its members: {}", members.join(", ")),
+        ));
+    };
+    Ok(match leg.state {
+        LegState::InSync => None,
+        LegState::Resyncing => Some(format!("the copy to {disk} would go on")),
+        LegState::Failed => Some(format!(
+            "{disk} would be taken for pool {} alone, and everything on it overwritten by a copy from the others. \
+             The pool serves meanwhile",
+            pool.name
+        )),
+    })
+}
+
+/// Takes a disk into the place of one that has failed.
+pub(crate) async fn replace_disk(
+    array: &Array,
+    (name, disk): (&str, DiskIndex),
+    (dry_run, yes): (bool, bool),
+    action: Option<ActionId>,
+) -> Result<Shown, Error> {
+    let Some((at, pool)) = imported(array, name).await else {
+        return Err(Error::failed(
+            format!("no controller says that it has a pool {name}"),
+            "`pollux status` says where it is and why it is not served",
+        ));
+    };
+    let Some(plan) = coming(&pool, disk)? else {
+        let text = format!("{disk} is in sync: there is nothing to do\n");
+        return Ok(Shown::new(text, &pool.health));
+    };
+    let plan = wrap(&plan, 0);
+    if dry_run {
+        return Ok(Shown {
+            text: format!("{plan}nothing was done\n"),
+            json: json!({ "dry_run": true, "health": pool.health }),
+        });
+    }
+    if !yes {
+        confirm(&plan)?;
+    }
+    // Longer than what is asked of the kernel may take; afterwards the copy runs by itself.
+    let within = Duration::from_secs(120);
+    let ctx = action.map_or_else(|| Ctx::new(within), |action| Ctx::of(action, within));
+    let request = Resync {
+        pool: pool.pool,
+        disk,
+    };
+    let health: PoolHealth = array.ask(at, RESYNC, &request, &ctx).await?;
+    let text = format!(
+        "{disk} is copied to; `pollux pool show {name}` says how far it is\n{}",
+        legs(&health)
+    );
+    Ok(Shown::new(text, &health))
+}
+
 /// Adds what a pool is made of to its row.
 pub(crate) async fn with_made(array: &Array, mut shown: Shown) -> Shown {
     let row: Option<config::Pool> = serde_json::from_value(shown.json.clone()).ok();
@@ -198,6 +265,8 @@ pub(crate) async fn with_made(array: &Array, mut shown: Shown) -> Shown {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pollux_api::id::{Epoch, Generation, PoolId};
+    use pollux_api::pool;
 
     const GROUP: Made = Made {
         backend: Backend::Lvm,
@@ -233,6 +302,48 @@ mod tests {
         // Nobody looked at the disks: then it is as the pool manager will see them.
         let unasked = foresee(a, [(a, Err(gone())), (b, Err(gone()))]).expect("nobody refuses");
         assert!(unasked.made.is_none() && unasked.remarks.matches("was not asked").count() == 2);
+    }
+
+    #[test]
+    fn a_disk_that_is_no_member_or_works_is_not_touched() {
+        let leg = |disk, state, resync_percent| pool::Leg {
+            disk: DiskIndex::new(disk),
+            state,
+            resync_percent,
+        };
+        let health = PoolHealth {
+            legs: vec![
+                leg(3, LegState::InSync, None),
+                leg(4, LegState::Failed, None),
+                leg(5, LegState::Resyncing, Some(7)),
+            ],
+            suspended: false,
+        };
+        assert_eq!(
+            legs(&health),
+            "  disk-03     in sync\n  disk-04     failed\n  disk-05     is copied to, 7 %\n"
+        );
+        let pool = ImportedPool {
+            pool: PoolId::from_bytes([1; 16]),
+            name: "fast".to_owned(),
+            key: pool::ReservationKey {
+                controller: ControllerId::A,
+                epoch: Epoch::new(1),
+                generation: Generation::new(1),
+            },
+            made: Some(GROUP),
+            capacity_bytes: 1,
+            used_bytes: 0,
+            health,
+            volumes: Vec::new(),
+            snapshots: Vec::new(),
+            low_space: false,
+        };
+        let plan = |disk| coming(&pool, DiskIndex::new(disk));
+        assert!(plan(3).expect("a member").is_none());
+        assert!(plan(4).expect("a member").is_some_and(|plan| plan.contains("overwritten")));
+        let stranger = plan(9).expect_err("no member").to_string();
+        assert!(stranger.contains("disk-03, disk-04, disk-05"), "{stranger}");
     }
 
     #[test]

@@ -156,6 +156,12 @@ pub async fn pool(array: &Array, command: Pool, action: Option<ActionId>) -> Res
             let what = format!("the home of pool {name} is {home}; `pollux giveback {name}` moves it there");
             changed(array, Op::SetHome { pool: name, home }, action, what).await
         }
+        Pool::ReplaceDisk {
+            name,
+            disk,
+            dry_run,
+            yes,
+        } => pools::replace_disk(array, (&name, disk), (dry_run, yes), action).await,
         Pool::Delete { name } => delete(array, Kind::Pool, name, action).await,
     }
 }
