@@ -16,7 +16,7 @@ use crate::mirror::{Condition, MirrorError, ReadmitError};
 use pollux_api::config;
 use pollux_api::config::item::ItemId;
 use pollux_api::id::{ControllerId, DiskIndex, PoolId, VolumeId};
-use pollux_api::lvm::Level;
+use pollux_api::lvm::{FileSystem, FileSystemSnapshot, Files, Level};
 use pollux_api::pool::{Made, PoolEvent, PoolHealth, ReservationKey, SeenPool};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -212,6 +212,10 @@ pub struct Wanted {
     pub volumes: Vec<WantedVolume>,
     /// Snapshots of them.
     pub snapshots: Vec<WantedSnapshot>,
+    /// Its file systems. A pool that is a mirror of our own has none.
+    pub file_systems: Vec<FileSystem>,
+    /// Snapshots of them.
+    pub file_system_snapshots: Vec<FileSystemSnapshot>,
     /// The free space, in percent, below which it is low.
     pub low_percent: u8,
 }
@@ -273,6 +277,10 @@ pub trait Imported: Send + Sync + 'static {
     fn is_low(&self) -> bool;
     /// Snapshots that stand.
     fn snapshots(&self) -> Vec<ItemId>;
+    /// File systems, and where they are mounted.
+    fn files(&self) -> Vec<Files> {
+        Vec::new()
+    }
     /// Brings volumes and snapshots to what the configuration says as of change `index`: makes, grows, removes. Removes
     /// nothing if the pool has seen a later configuration. Returns what could not be done.
     fn reconcile(&self, index: u64, wanted: &Wanted) -> impl Future<Output = Vec<PoolError>> + Send;

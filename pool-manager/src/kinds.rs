@@ -10,6 +10,7 @@ use crate::mirror::Condition;
 use pollux_api::config;
 use pollux_api::config::item::ItemId;
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
+use pollux_api::lvm::Files;
 use pollux_api::pool::{Made, PoolEvent, PoolHealth, ReservationKey, SeenPool};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -145,6 +146,10 @@ impl<G: Groups> Imported for AnyPool<G> {
 
     fn snapshots(&self) -> Vec<ItemId> {
         either!(self, pool => pool.snapshots())
+    }
+
+    fn files(&self) -> Vec<Files> {
+        either!(self, pool => pool.files())
     }
 
     async fn reconcile(&self, index: u64, wanted: &Wanted) -> Vec<PoolError> {

@@ -34,7 +34,7 @@ use pollux_api::config::{self, Hex};
 use pollux_api::config::item::ItemId;
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
 use pollux_api::lvm::{
-    Activate, Apply, Disk, EXTENT_BYTES, Group, Health, LABEL_AREA_BYTES, Level, Replace, RollBack,
+    Activate, Apply, Disk, EXTENT_BYTES, Files, Group, Health, LABEL_AREA_BYTES, Level, Replace, RollBack,
     Snapshot, State,
 };
 use pollux_api::pool::{Leg, LegState, Made, PoolEvent, PoolHealth, PowerOff, ReservationKey, SeenPool};
@@ -299,6 +299,8 @@ impl<G: Groups> Lvm<G> {
             known: Mutex::default(),
             served: Mutex::default(),
             snapshots: Mutex::default(),
+            files: Mutex::default(),
+            applied: Mutex::default(),
             of: Mutex::default(),
             reconcile: tokio::sync::Mutex::new(()),
             tasks: Mutex::new(vec![
@@ -507,10 +509,10 @@ impl<G: Groups> Holding<G> {
                 return;
             }
             let told = self.relabel(|label| {
-                let lost = label
-                    .members
-                    .iter_mut()
-                    .filter(|member| failed.contains(&member.disk));
+                // One that comes back meanwhile is none of them any more.
+                let coming = *lock(&self.coming);
+                let lost = (label.members.iter_mut())
+                    .filter(|member| failed.contains(&member.disk) && coming != Some(member.disk));
                 lost.for_each(|member| member.state = MemberState::Failed);
             });
             if let Err(error) = told.await {
@@ -706,6 +708,9 @@ pub struct LvmPool<G: Groups> {
     known: Mutex<BTreeMap<VolumeId, Arc<Device>>>,
     served: Mutex<BTreeMap<VolumeId, Served<Device>>>,
     snapshots: Mutex<Vec<ItemId>>,
+    files: Mutex<Vec<Files>>,
+    /// What was asked for last: asked for again when the group was given up and is not gone.
+    applied: Mutex<Option<Apply>>,
     /// Of which volume a snapshot is, as the configuration has it.
     of: Mutex<BTreeMap<ItemId, VolumeId>>,
     /// Held while volumes and snapshots are changed.
@@ -728,6 +733,7 @@ impl<G: Groups> LvmPool<G> {
     /// Serves what a group has.
     async fn show(&self, group: Group) -> Result<(), PoolError> {
         *lock(&self.snapshots) = group.snapshots;
+        *lock(&self.files) = group.files;
         for volume in &group.volumes {
             if let Some(device) = lock(&self.known).get(&volume.id) {
                 device.set_size(volume.size_bytes);
@@ -817,7 +823,14 @@ impl<G: Groups> LvmPool<G> {
             create: false,
         };
         let group = self.holding.groups.activate(request).await;
-        self.show(group.map_err(|why| self.failed(why))?).await
+        self.show(group.map_err(|why| self.failed(why))?).await?;
+        // Mounts have ended, and are nothing that an activation brings back.
+        let applied = lock(&self.applied).clone();
+        if let Some(request) = applied.filter(|applied| !applied.file_systems.is_empty()) {
+            let group = self.holding.groups.apply(request).await;
+            self.show(group.map_err(|why| self.failed(why))?).await?;
+        }
+        Ok(())
     }
 
     /// Ends every session at once, and whatever runs beside.
@@ -891,6 +904,10 @@ impl<G: Groups> Imported for LvmPool<G> {
         lock(&self.snapshots).clone()
     }
 
+    fn files(&self) -> Vec<Files> {
+        lock(&self.files).clone()
+    }
+
     async fn reconcile(&self, index: u64, wanted: &Wanted) -> Vec<PoolError> {
         let _one = self.reconcile.lock().await;
         if index < lock(&self.holding.label).config_index || self.holding.is_stopped() {
@@ -902,17 +919,34 @@ impl<G: Groups> Imported for LvmPool<G> {
             .map(|snapshot| (snapshot.id, snapshot.volume))
             .collect();
         let ids: BTreeSet<_> = wanted.volumes.iter().map(|volume| volume.id).collect();
-        let taken: BTreeSet<_> = wanted.snapshots.iter().map(|snapshot| snapshot.id).collect();
+        let of_files = wanted.file_system_snapshots.iter().map(|snapshot| snapshot.id);
+        let taken: BTreeSet<_> = (wanted.snapshots.iter().map(|snapshot| snapshot.id))
+            .chain(of_files.clone())
+            .collect();
+        let kept: BTreeSet<_> = (wanted.file_systems.iter().map(|files| files.id))
+            .chain(of_files)
+            .collect();
         let removes = lock(&self.known).keys().any(|id| !ids.contains(id))
-            || lock(&self.snapshots).iter().any(|id| !taken.contains(id));
+            || lock(&self.snapshots).iter().any(|id| !taken.contains(id))
+            || lock(&self.files).iter().any(|files| !kept.contains(&files.id));
         let fits = |volume: &&WantedVolume| {
             let known = lock(&self.known);
             known
                 .get(&volume.id)
                 .is_some_and(|device| device.size_bytes() >= volume.size_bytes)
         };
+        let mounted = |id: &ItemId, size_bytes: u64| {
+            let files = lock(&self.files);
+            let found = files.iter().find(|files| files.id == *id);
+            found.is_some_and(|files| files.path.is_some() && files.size_bytes >= size_bytes)
+        };
+        let sizes = (wanted.file_systems.iter()).map(|files| (files.id, files.size_bytes));
+        let sizes: BTreeMap<_, _> = sizes.collect();
         let stands = wanted.volumes.iter().all(|volume| fits(&volume))
-            && taken.iter().all(|id| lock(&self.snapshots).contains(id));
+            && taken.iter().all(|id| lock(&self.snapshots).contains(id))
+            && kept
+                .iter()
+                .all(|id| mounted(id, sizes.get(id).copied().flatten().unwrap_or(0)));
         if stands && !removes {
             return Vec::new();
         }
@@ -934,11 +968,20 @@ impl<G: Groups> Imported for LvmPool<G> {
                 pool: self.id(),
                 volumes: wanted.volumes.iter().map(volume).collect(),
                 snapshots: wanted.snapshots.iter().map(snapshot).collect(),
+                file_systems: wanted.file_systems.clone(),
+                file_system_snapshots: wanted.file_system_snapshots.clone(),
             };
+            *lock(&self.applied) = Some(request.clone());
             let group = self.holding.groups.apply(request).await;
-            self.show(group.map_err(|why| self.failed(why))?).await
+            let group = group.map_err(|why| self.failed(why))?;
+            let problems = group.problems.clone();
+            self.show(group).await?;
+            Ok::<_, PoolError>(problems)
         };
-        told.await.err().into_iter().collect()
+        match told.await {
+            Ok(problems) => problems.into_iter().map(|why| self.failed(why)).collect(),
+            Err(error) => vec![error],
+        }
     }
 
     async fn roll_back(&self, snapshot: ItemId) -> Result<VolumeId, PoolError> {

@@ -534,6 +534,7 @@ impl<B: Backend> Manager<B> {
                     health: pool.health(),
                     volumes: pool.volumes(),
                     snapshots: pool.snapshots(),
+                    files: pool.files(),
                     low_space: pool.is_low(),
                 }
             });

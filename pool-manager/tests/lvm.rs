@@ -7,7 +7,7 @@ use pollux_api::config::item::ItemId;
 use pollux_api::error::Code;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId, VolumeId};
 use pollux_api::lvm::{
-    Activate, Apply, Device, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Leg, Level, Replace, RollBack,
+    Activate, Apply, Device, FileSystem, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Leg, Level, Replace, RollBack,
     State,
 };
 use pollux_api::pool::{
@@ -52,6 +52,9 @@ struct Stored {
     members: Option<BTreeSet<DiskIndex>>,
     volumes: BTreeMap<VolumeId, u64>,
     snapshots: BTreeMap<ItemId, VolumeId>,
+    /// File systems and their sizes; where they are mounted.
+    files: BTreeMap<ItemId, u64>,
+    mounted: BTreeSet<ControllerId>,
     /// Disks that are copied to.
     copying: BTreeSet<DiskIndex>,
     /// Where it is active.
@@ -68,6 +71,8 @@ struct Files {
     opened: Arc<Mutex<BTreeSet<DiskIndex>>>,
     /// Disks that this kernel goes on without.
     failed: Arc<Mutex<BTreeSet<DiskIndex>>>,
+    /// Somebody uses something of the group.
+    busy: Arc<Mutex<bool>>,
     /// Nobody listens at the socket.
     gone: Arc<Mutex<bool>>,
 }
@@ -115,7 +120,15 @@ impl Files {
             size_bytes: *size_bytes,
             node: self.path(id).display().to_string(),
         };
+        let mounted = stored.mounted.contains(&self.controller);
+        let files = |(id, size_bytes): (&ItemId, &u64)| pollux_api::lvm::Files {
+            id: *id,
+            size_bytes: *size_bytes,
+            path: mounted.then(|| format!("/run/pollux-files/{id}")),
+        };
         Group {
+            files: stored.files.iter().map(files).collect(),
+            problems: Vec::new(),
             volumes: stored.volumes.iter().map(device).collect(),
             snapshots: stored.snapshots.keys().copied().collect(),
             state,
@@ -172,6 +185,11 @@ impl Groups for Files {
             std::fs::copy(self.path(volume), self.path(id)).map_err(|error| error.to_string())?;
         }
         stored.snapshots = taken;
+        let all = 100 * MIB;
+        stored.files = (request.file_systems.iter())
+            .map(|files| (files.id, files.size_bytes.unwrap_or(all)))
+            .collect();
+        stored.mounted.insert(self.controller);
         drop(stored);
         Ok(self.group())
     }
@@ -202,6 +220,10 @@ impl Groups for Files {
     }
 
     async fn deactivate(&self, _: PoolId) -> Result<(), String> {
+        lock(&self.stored).mounted.remove(&self.controller);
+        if *lock(&self.busy) {
+            return Err("target is busy".to_owned());
+        }
         lock(&self.stored).active.remove(&self.controller);
         Ok(())
     }
@@ -288,6 +310,7 @@ impl Array {
             stored: self.stored.clone(),
             opened: Arc::default(),
             failed: Arc::default(),
+            busy: Arc::default(),
             gone: Arc::default(),
         };
         let backend = Kinds {
@@ -356,6 +379,7 @@ impl Controller {
                 .map(|&id| WantedSnapshot { id, volume: VOLUME })
                 .collect(),
             low_percent: 10,
+            ..Wanted::default()
         };
         let errors = self.manager.reconcile(POOL, index, &wanted).await;
         errors.iter().map(ToString::to_string).collect()
@@ -595,6 +619,52 @@ async fn a_roll_back_brings_data_back_and_keeps_reservations() {
         .await
         .expect("loaded");
     assert_eq!(kept.payload, record);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn file_systems_are_mounted_by_the_owner_alone_and_after_an_export_that_failed() {
+    let array = Array::new(LABEL_AREA_BYTES);
+    let a = array.serving().await;
+    let id = ItemId(Hex([0x40; 16]));
+    let wanted = Wanted {
+        volumes: vec![WantedVolume {
+            id: VOLUME,
+            size_bytes: 4 * MIB,
+            thin: true,
+        }],
+        file_systems: vec![FileSystem {
+            id,
+            size_bytes: Some(50 * MIB),
+        }],
+        low_percent: 10,
+        ..Wanted::default()
+    };
+    let paths = async |one: &Controller| {
+        let status = one.manager.status().await;
+        let files = status.imported.into_iter().flat_map(|pool| pool.files);
+        files.map(|files| (files.id, files.path.is_some())).collect::<Vec<_>>()
+    };
+    assert!(a.manager.reconcile(POOL, 2, &wanted).await.is_empty());
+    assert_eq!(paths(&a).await, [(id, true)]);
+    // Somebody uses it: what was mounted is mounted again.
+    *lock(&a.groups.busy) = true;
+    let error = a.manager.export(Export { pool: POOL }, LONG).await.expect_err("in use");
+    assert!(error.to_string().contains("busy"), "{error}");
+    assert_eq!(paths(&a).await, [(id, true)]);
+    assert!(lock(&array.stored).mounted.contains(&A));
+    *lock(&a.groups.busy) = false;
+    a.manager.export(Export { pool: POOL }, LONG).await.expect("given up");
+    assert!(lock(&array.stored).mounted.is_empty());
+
+    // An import does not wait for it; what the configuration wants is mounted then.
+    let b = array.start(B);
+    b.take(2).await;
+    b.manager.import(b.import(2, false)).await.expect("imported");
+    assert_eq!(paths(&b).await, [(id, false)]);
+    assert!(b.manager.reconcile(POOL, 2, &wanted).await.is_empty());
+    assert_eq!(paths(&b).await, [(id, true)]);
+    assert!(b.reconcile(3, &[]).await.is_empty());
+    assert_eq!(paths(&b).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,6 +24,10 @@ pub const LABEL_AREA_BYTES: u64 = 2 << 20;
 pub const HEAD_BYTES: u64 = 1 << 20;
 /// Sizes of volumes are multiples of it.
 pub const EXTENT_BYTES: u64 = 1 << 20;
+/// Smallest file system: a smaller one XFS does not make.
+pub const FILE_SYSTEM_MIN: u64 = 300 << 20;
+/// Where file systems and their snapshots are mounted, each in a folder that is called by its identity.
+pub const FILES: &str = "/run/pollux-files";
 
 crate::contract! {
     service "lvm", rank crate::rank::TOP, door crate::contract::Door::Socket(SOCKET);
@@ -33,7 +37,8 @@ crate::contract! {
         /// Opens the gates of a pool's disks and activates its volume group; with `create` makes it first where there is
         /// none. Everything that is done already stays as it is. Idempotent.
         idempotent nobody ACTIVATE = "lvm.activate": Activate => Group, [NotFound, Conflict, Refused, Failed];
-        /// Makes, grows and removes volumes and snapshots of an active group. Idempotent.
+        /// Makes, grows and removes volumes, file systems and snapshots of an active group, and mounts those that hold files.
+        /// Idempotent.
         idempotent nobody APPLY = "lvm.apply": Apply => Group, [NotFound, Conflict, Refused, Failed];
         /// Takes a disk into an active group in the place of one that it has lost. Everything behind the disk's label area is
         /// overwritten. Answers when the copy has begun; the state says how far it is. Idempotent.
@@ -151,6 +156,28 @@ pub struct Snapshot {
     pub volume: VolumeId,
 }
 
+/// A file system that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct FileSystem {
+    /// Its identity.
+    pub id: ItemId,
+    /// Bytes of its device; none: as many as the pool has.
+    pub size_bytes: Option<u64>,
+}
+
+/// A snapshot of a file system that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct FileSystemSnapshot {
+    /// Its identity.
+    pub id: ItemId,
+    /// Of which file system it is.
+    pub file_system: ItemId,
+}
+
 /// Parameters of [`APPLY`]: what is not in here is removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -162,6 +189,12 @@ pub struct Apply {
     pub volumes: Vec<Volume>,
     /// Snapshots of them.
     pub snapshots: Vec<Snapshot>,
+    /// File systems.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub file_systems: Vec<FileSystem>,
+    /// Snapshots of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub file_system_snapshots: Vec<FileSystemSnapshot>,
 }
 
 /// Parameters of [`REPLACE`].
@@ -206,8 +239,26 @@ pub struct Group {
     pub volumes: Vec<Device>,
     /// Its snapshots.
     pub snapshots: Vec<ItemId>,
+    /// Its file systems, and those of their snapshots that are mounted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<Files>,
+    /// What of its file systems is not as it should be, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
     /// What the kernel says of it.
     pub state: State,
+}
+
+/// A file system of a group, or a snapshot of one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Files {
+    /// Its identity.
+    pub id: ItemId,
+    /// Bytes of its device.
+    pub size_bytes: u64,
+    /// Where it is mounted; none: nowhere.
+    pub path: Option<String>,
 }
 
 /// What the kernel says of a group.

@@ -10,7 +10,7 @@
 use crate::config::Backend;
 use crate::config::item::ItemId;
 use crate::id::{ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId, VolumeId};
-use crate::lvm::Level;
+use crate::lvm::{Files, Level};
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
@@ -301,6 +301,9 @@ pub struct ImportedPool {
     /// Snapshots that stand.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<ItemId>,
+    /// File systems, and those of their snapshots that are mounted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<Files>,
     /// Less space is free than the configuration calls low.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub low_space: bool,

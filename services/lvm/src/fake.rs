@@ -9,7 +9,7 @@
 
 use crate::kernel::Number;
 use crate::names;
-use crate::programs::{Found, Program, ToolError, Tools};
+use crate::programs::{Beginning, Found, Mount, Program, ToolError, Tools};
 use crate::report::{Lv, Vg};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +28,8 @@ pub struct Shelf {
     images: BTreeMap<String, Vec<[u8; 16]>>,
     /// Disks to which a copy runs.
     copying: BTreeSet<[u8; 16]>,
+    /// Devices on which an XFS stands, by their names, and how large it is.
+    xfs: BTreeMap<String, u64>,
 }
 
 impl Shelf {
@@ -65,6 +67,8 @@ pub struct FakeTools {
     lost: Mutex<BTreeSet<[u8; 16]>>,
     /// UUIDs of those that have one.
     uuids: Mutex<BTreeMap<String, String>>,
+    /// What is mounted: where, which device, and how.
+    mounts: Mutex<BTreeMap<String, (String, String)>>,
     /// Volumes that a program has open.
     open: Mutex<BTreeSet<String>>,
     /// A command that fails when it is called next.
@@ -106,12 +110,23 @@ impl FakeTools {
     pub fn exchange(&self, old: [u8; 16], new: [u8; 16], bytes: u64) {
         let mut shelf = lock(&self.shelf);
         if let Some((number, _, group)) = shelf.disks.remove(&old) {
-            // Its number is given again, as the kernel does.
+            // And another number in the kernel.
             shelf.disks.insert(new, ((number.0, number.1 + 1), bytes, None));
             if let Some(group) = group {
                 *shelf.ghosts.entry(group).or_default() += 1;
             }
         }
+    }
+
+    /// How a file system is mounted: the options, and the bytes of it.
+    pub fn mount_of(&self, at: &str) -> Option<(String, u64)> {
+        let (device, options) = lock(&self.mounts).get(at)?.clone();
+        Some((options, lock(&self.shelf).xfs.get(&device).copied()?))
+    }
+
+    /// A program or a mount has a device open.
+    fn is_open(&self, name: &str) -> bool {
+        lock(&self.open).contains(name) || lock(&self.mounts).values().any(|(device, _)| device == name)
     }
 
     /// The next call of a command fails.
@@ -233,8 +248,7 @@ impl FakeTools {
             ["remove", name] => {
                 let mut mapped = lock(&self.mapped);
                 let number = mapped.get(*name).ok_or("no such device")?.0;
-                let used =
-                    mapped.values().any(|(.., on)| on.contains(&number)) || lock(&self.open).contains(*name);
+                let used = mapped.values().any(|(.., on)| on.contains(&number)) || self.is_open(name);
                 match used {
                     true => Err("Device or resource busy".to_owned()),
                     false => {
@@ -363,7 +377,8 @@ impl FakeTools {
             ("vgchange", Some(_)) => {
                 drop(shelf);
                 let own = format!("{name}-");
-                if lock(&self.open).iter().any(|open| open.starts_with(&own)) {
+                let mounted = lock(&self.mounts).values().any(|(device, _)| device.starts_with(&own));
+                if mounted || lock(&self.open).iter().any(|open| open.starts_with(&own)) {
                     return Err("Logical volume contains a filesystem in use".to_owned());
                 }
                 lock(&self.mapped).retain(|device, _| !device.starts_with(&own));
@@ -382,7 +397,19 @@ impl FakeTools {
             }
             _ => {
                 let made = self.change(vg, command, rest, last)?;
-                if vg.lv("pool_tdata").is_some() && !shelf.images.contains_key(&name) && seen.len() > 1 {
+                let has_data = vg.lv("pool_tdata").is_some();
+                let of = |lv: &str| format!("{name}-{lv}");
+                let target = last.rsplit('/').next().unwrap_or_default();
+                if *command == "lvremove" {
+                    shelf.xfs.remove(&of(target));
+                } else if rest.contains(&"--snapshot") {
+                    let new = rest.iter().position(|word| *word == "--name").map(|at| rest[at + 1]);
+                    let bytes = shelf.xfs.get(&of(target)).copied();
+                    if let Some((new, bytes)) = new.zip(bytes) {
+                        shelf.xfs.insert(of(new), bytes);
+                    }
+                }
+                if has_data && !shelf.images.contains_key(&name) && seen.len() > 1 {
                     shelf.images.insert(name.clone(), seen.iter().copied().collect());
                 }
                 self.raise(shelf, &name, &gates, made.iter());
@@ -505,6 +532,7 @@ impl FakeTools {
                 vg.lvs.push(new("pool_tdata", pool.bytes, &data, false));
                 Ok(vec![pool])
             }
+            "lvchange" if rest.contains(&"--ignoreactivationskip") => Ok(vec![known(vg)?]),
             "lvchange" => {
                 let pool = vg.lvs.iter_mut().find(|lv| lv.name == target).ok_or("no pool")?;
                 pool.error_when_full = of("--errorwhenfull") == Some("y");
@@ -523,7 +551,7 @@ impl FakeTools {
             "lvremove" => {
                 known(vg)?;
                 let mapped = format!("{}-{target}", vg.name);
-                if lock(&self.open).contains(&mapped) {
+                if self.is_open(&mapped) {
                     return Err(format!("{target} in use"));
                 }
                 vg.lvs.retain(|lv| lv.name != target);
@@ -550,6 +578,57 @@ impl FakeTools {
         }
     }
 
+    /// Programs that are for files.
+    fn files(&self, program: Program, args: &[&str]) -> Outcome {
+        // A gate that leads nowhere is enough: there are two copies at least, or the device is of no use.
+        let works = |name: &str| {
+            let mapped = lock(&self.mapped);
+            let leads = |(name, (.., on)): (&String, &Mapped)| names::of_gate(name).is_some() && !on.is_empty();
+            mapped.contains_key(name) && mapped.iter().any(leads)
+        };
+        let last = args.last().copied().unwrap_or_default();
+        let device = |node: &str| node.strip_prefix(names::MAPPER).unwrap_or(node).to_owned();
+        match (program, args) {
+            (Program::Mkfs, ["-q", "-f", "-K", "-m", _, node]) => {
+                let name = device(node);
+                if !works(&name) || self.is_open(&name) {
+                    return Err("cannot open the device".to_owned());
+                }
+                let bytes = self.bytes(&name).ok_or("no such device")?;
+                lock(&self.shelf).xfs.insert(name, bytes);
+            }
+            (Program::Mount, ["-t", "xfs", "-o", options, node, at]) => {
+                let name = device(node);
+                let is_xfs = lock(&self.shelf).xfs.contains_key(&name);
+                if !is_xfs || !works(&name) || lock(&self.mounts).contains_key(*at) {
+                    return Err("wrong fs type, bad superblock, or already mounted".to_owned());
+                }
+                lock(&self.mounts).insert((*at).to_owned(), (name, (*options).to_owned()));
+            }
+            (Program::Unmount, [lazy @ .., at]) => {
+                let device = lock(&self.mounts).get(*at).cloned().ok_or("not mounted")?.0;
+                if lazy.is_empty() && lock(&self.open).contains(&device) {
+                    return Err("target is busy.".to_owned());
+                }
+                lock(&self.mounts).remove(*at);
+            }
+            (Program::Grow, ["-d", at]) => {
+                let device = lock(&self.mounts).get(*at).cloned().ok_or("is not a mounted XFS")?.0;
+                let bytes = self.bytes(&device).ok_or("no such device")?;
+                lock(&self.shelf).xfs.insert(device, bytes);
+            }
+            (program, other) => return Err(format!("{program:?} does not know {other:?} ({last})")),
+        }
+        Ok(String::new())
+    }
+
+    /// Bytes of a volume.
+    fn bytes(&self, name: &str) -> Option<u64> {
+        let shelf = lock(&self.shelf);
+        let (group, lv) = name.split_once('-')?;
+        shelf.groups.get(group)?.lv(lv).map(|lv| lv.bytes)
+    }
+
     /// Makes devices of a group in the kernel, where they are not yet; the mirror is made anew, as it is now.
     fn raise<'a>(
         &self,
@@ -563,7 +642,7 @@ impl FakeTools {
             .map(|id| Some(shelf.disks.get(id)?.0))
             .collect();
         drop(shelf);
-        let number = |name: &str| lock(&self.mapped).get(name).map(|(number, ..)| *number);
+        let number = |name: &str| self.number(name);
         let (tdata, tpool) = (format!("{group}-pool_tdata"), format!("{group}-pool-tpool"));
         let behind = |disk: Number| {
             let mapped = lock(&self.mapped);
@@ -609,6 +688,10 @@ impl FakeTools {
                 self.put(&name, table, number(&tpool).into_iter().collect());
             }
         }
+    }
+
+    fn number(&self, name: &str) -> Option<Number> {
+        lock(&self.mapped).get(name).map(|(number, ..)| *number)
     }
 
     /// Makes a device, or changes the one of that name, which keeps its number.
@@ -664,9 +747,13 @@ impl Tools for FakeTools {
             _ if broken => Err("Input/output error".to_owned()),
             Program::Dmsetup => self.dmsetup(&words),
             Program::Lvm => self.lvm(&words),
+            other => self.files(other, &words),
         };
-        let told: Vec<_> = words
-            .iter()
+        let name = match program {
+            Program::Lvm | Program::Dmsetup => None,
+            other => other.path().rsplit('/').next(),
+        };
+        let told: Vec<_> = (name.iter().chain(&words))
             .filter(|word| !word.contains('{') && !word.contains(names::MAPPER))
             .copied()
             .collect();
@@ -679,6 +766,25 @@ impl Tools for FakeTools {
             status: "exit status: 5".to_owned(),
             said,
         })
+    }
+
+    async fn beginning(&self, node: &str) -> Result<Beginning, String> {
+        let name = node.strip_prefix(names::MAPPER).unwrap_or(node);
+        match (self.number(name), lock(&self.shelf).xfs.contains_key(name)) {
+            (None, _) => Err("No such device".to_owned()),
+            (Some(_), true) => Ok(Beginning::Xfs),
+            (Some(_), false) => Ok(Beginning::Blank),
+        }
+    }
+
+    async fn mounts(&self) -> Result<Vec<Mount>, String> {
+        let mounts = lock(&self.mounts).clone();
+        let mount = |(at, (device, _)): (&String, &(String, String))| {
+            let number = self.number(device)?;
+            let at = at.clone();
+            Some(Mount { number, at })
+        };
+        Ok(mounts.iter().filter_map(mount).collect())
     }
 
     async fn erase(&self, node: &str) -> Result<(), String> {

@@ -3,12 +3,14 @@
 //! Per pool one thing happens at a time, except [`Groups::cut`], which waits for nobody; pools do not wait for each other.
 //! Nothing is remembered: a restarted daemon sees in the kernel what its predecessor did.
 
+use crate::files;
 use crate::kernel::{Gate, Kernel, SECTOR};
 use crate::names;
 use crate::plan::{self, Call, Refusal, Systems};
 use crate::programs::{Found, Program, ToolError, Tools};
 use crate::report::{self, ReportError, Vg};
 use futures_util::future::{join_all, try_join_all};
+use pollux_api::config::item::ItemId;
 use pollux_api::id::{DiskIndex, PoolId};
 use pollux_api::lvm::{
     Activate, Apply, Device, Disk, EXTENT_BYTES, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Replace, RollBack,
@@ -44,6 +46,17 @@ pub enum GroupError {
     Disk {
         /// Which.
         slot: DiskIndex,
+        /// Why.
+        why: String,
+    },
+    /// What is mounted cannot be read.
+    #[error("{0}")]
+    Mounts(String),
+    /// The device of a file system.
+    #[error("file system {id}: {why}")]
+    Files {
+        /// Which.
+        id: ItemId,
         /// Why.
         why: String,
     },
@@ -101,7 +114,7 @@ fn gate_to(found: &Found) -> Gate {
     }
 }
 
-fn words(words: &[&str]) -> Vec<String> {
+pub(crate) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
@@ -130,7 +143,7 @@ impl<T: Tools> Groups<T> {
     }
 
     /// Mapped devices as they are now.
-    async fn kernel(&self) -> Result<Kernel, ToolError> {
+    pub(crate) async fn kernel(&self) -> Result<Kernel, ToolError> {
         let columns = words(&[
             "info",
             "-c",
@@ -252,6 +265,7 @@ impl<T: Tools> Groups<T> {
         if stale {
             warn!(%pool, "rests of it stand in the kernel: they are taken down first");
             self.cut_gates(pool).await?;
+            self.hide_mounts(pool).await;
             self.take_down(pool).await?;
             kernel = self.kernel().await?;
         }
@@ -307,6 +321,8 @@ impl<T: Tools> Groups<T> {
         let mut group = Group {
             volumes: Vec::new(),
             snapshots: Vec::new(),
+            files: files::listed(vg, &self.mounted(pool).await?),
+            problems: Vec::new(),
             state: self.state_of(pool).await?,
         };
         for lv in &vg.lvs {
@@ -317,7 +333,7 @@ impl<T: Tools> Groups<T> {
                     node: names::node(&names::mapped(pool, &lv.name)),
                 }),
                 Some(names::Role::Snapshot(id)) => group.snapshots.push(id),
-                Some(names::Role::Next(_)) | None => {}
+                Some(names::Role::Next(_) | names::Role::FileSystem(_)) | None => {}
             }
         }
         Ok(group)
@@ -353,22 +369,49 @@ impl<T: Tools> Groups<T> {
     /// `lvm.apply`.
     ///
     /// # Errors
-    /// The first thing that could not be done; everything else was.
+    /// The first thing about volumes that could not be done; everything else was. What is not as it should be about file systems
+    /// stands in the answer.
     pub async fn apply(&self, wanted: &Apply) -> Result<Group, GroupError> {
         let turn = self.turn(wanted.pool);
         let _turn = turn.lock().await;
         let gates = self.active(wanted.pool).await?;
         let group = names::group(wanted.pool);
-        let refused = Mutex::new(None);
-        let next = |groups: &[Vg]| {
-            let (calls, refusals) = plan::apply(plan::find(groups, &group, &self.systems)?, wanted);
-            *refused.lock().unwrap_or_else(PoisonError::into_inner) = refusals.into_iter().next();
-            Ok(calls)
-        };
-        let groups = self.follow(wanted.pool, &gates, next).await?;
-        match refused.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(refusal) => Err(refusal.into()),
-            None => self.group(wanted.pool, &groups).await,
+        // What is to be removed must not be mounted; what somebody uses is removed later.
+        let busy = self.unmount(wanted.pool, |lv| !plan::stays(lv, wanted)).await.err();
+        let mut mounted = self.mounted_names(wanted.pool).await?;
+        loop {
+            let refused = Mutex::new(Vec::new());
+            let next = |groups: &[Vg]| {
+                let vg = plan::find(groups, &group, &self.systems)?;
+                let (calls, refusals) = plan::apply(vg, wanted, &mounted);
+                *refused.lock().unwrap_or_else(PoisonError::into_inner) = refusals;
+                Ok(calls)
+            };
+            let groups = self.follow(wanted.pool, &gates, next).await?;
+            let refused = refused.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let vg = plan::find(&groups, &group, &self.systems)?;
+            let errors = self.provide_files(wanted.pool, vg, wanted).await;
+            // A snapshot of a file system that has just been made can be taken only now.
+            let now = self.mounted_names(wanted.pool).await?;
+            let grown = !now.is_subset(&mounted);
+            mounted = now;
+            if errors.is_empty() && grown && !wanted.file_system_snapshots.is_empty() {
+                continue;
+            }
+            let (of_files, refused): (Vec<_>, Vec<_>) = refused.into_iter().partition(Refusal::is_of_files);
+            if let Some(refusal) = refused.into_iter().next() {
+                return Err(refusal.into());
+            }
+            // Volumes are served whatever becomes of file systems.
+            let problems = errors.iter().map(ToString::to_string);
+            let problems = problems
+                .chain(of_files.iter().map(ToString::to_string))
+                .chain(busy.iter().map(ToString::to_string));
+            let done = self.group(wanted.pool, &groups).await?;
+            return Ok(Group {
+                problems: problems.collect(),
+                ..done
+            });
         }
     }
 
@@ -495,6 +538,7 @@ impl<T: Tools> Groups<T> {
         let kernel = self.kernel().await?;
         let was = kernel.is_active(pool);
         let gates = Self::nodes(pool, &kernel);
+        self.unmount(pool, |_| true).await?;
         if was && !gates.is_empty() {
             let began = Instant::now();
             let groups = self.report(&gates).await?;
@@ -519,6 +563,7 @@ impl<T: Tools> Groups<T> {
             Err(GroupError::Refused(Refusal::Inactive { .. })) => return Ok(false),
             Err(error) => return Err(error),
         };
+        self.unmount(pool, |_| true).await?;
         let group = names::group(pool);
         self.lvm(
             &gates,
@@ -540,10 +585,12 @@ impl<T: Tools> Groups<T> {
     /// written to it ends in an error.
     pub async fn cut(&self, pool: PoolId) -> Result<bool, GroupError> {
         let was = self.cut_gates(pool).await?;
+        self.hide_mounts(pool).await;
         // Whoever is about to do something with the group finds out by an error.
         let turn = self.turn(pool);
         let _turn = turn.lock().await;
         let late = self.cut_gates(pool).await?;
+        self.hide_mounts(pool).await;
         self.take_down(pool).await?;
         Ok(was || late)
     }

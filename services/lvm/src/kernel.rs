@@ -133,6 +133,12 @@ impl Kernel {
         self.mapped.iter().filter_map(gate).collect()
     }
 
+    /// The number of a device.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<Number> {
+        self.mapped.get(name).map(|mapped| mapped.number)
+    }
+
     /// A device of that name stands here.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {

@@ -6,6 +6,7 @@
 //! | gate of a disk (device mapper) | `pollux_gate_POOL_SLOT`, UUID `POLLUX-POOL-SLOT`, of every second one in a slot with `-2` behind |
 //! | gate of a disk that is being replaced | `pollux_gate_POOL_SLOT_aside` |
 //! | volume, snapshot, volume that is to replace one | `v_VOLUME`, `s_SNAPSHOT`, `n_VOLUME` |
+//! | file system; where it, or a snapshot of it, is mounted | `f_FILESYSTEM`; a folder called by the identity |
 //! | thin pool; its map while the group is being made | `pool`, `meta` |
 //! | system ID, one for each controller | `pollux-ARRAY-CONTROLLER` |
 //!
@@ -14,6 +15,7 @@
 use pollux_api::config::Hex;
 use pollux_api::config::item::ItemId;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, PoolId, VolumeId};
+use pollux_api::lvm::FILES;
 
 /// The thin pool, and while the group is being made the volume that becomes its data.
 pub const POOL: &str = "pool";
@@ -113,6 +115,18 @@ pub fn snapshot(id: ItemId) -> String {
     format!("s_{}", id.0)
 }
 
+/// A file system.
+#[must_use]
+pub fn file_system(id: ItemId) -> String {
+    format!("f_{}", id.0)
+}
+
+/// Where a file system or a snapshot of one is mounted.
+#[must_use]
+pub fn folder(id: ItemId) -> String {
+    format!("{FILES}/{}", id.0)
+}
+
 /// What something in a group is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -120,8 +134,10 @@ pub enum Role {
     Volume(VolumeId),
     /// What is to replace it.
     Next(VolumeId),
-    /// A snapshot.
+    /// A snapshot, of a volume or of a file system.
     Snapshot(ItemId),
+    /// A file system.
+    FileSystem(ItemId),
 }
 
 /// What something in a group is, by its name; `None`: a part of the thin pool, or nothing of ours.
@@ -133,6 +149,7 @@ pub fn role(lv: &str) -> Option<Role> {
         "v" => Some(Role::Volume(VolumeId::from_bytes(bytes.0))),
         "n" => Some(Role::Next(VolumeId::from_bytes(bytes.0))),
         "s" => Some(Role::Snapshot(ItemId(bytes))),
+        "f" => Some(Role::FileSystem(ItemId(bytes))),
         _ => None,
     }
 }
@@ -169,6 +186,7 @@ mod tests {
             (volume(volume_id), Some(Role::Volume(volume_id))),
             (next(volume_id), Some(Role::Next(volume_id))),
             (snapshot(item), Some(Role::Snapshot(item))),
+            (file_system(item), Some(Role::FileSystem(item))),
             ("pool_tdata".to_owned(), None),
             (META.to_owned(), None),
         ] {

@@ -48,6 +48,13 @@ fn told(method: &str, error: &GroupError) -> RpcError {
         GroupError::Refused(Refusal::Disks { .. } | Refusal::Small { .. } | Refusal::Shrink { .. }) => {
             (Code::Refused, "ask for what is possible")
         }
+        GroupError::Refused(Refusal::ShrinkFiles { .. } | Refusal::SmallFiles { .. }) => {
+            (Code::Refused, "ask for what is possible")
+        }
+        GroupError::Refused(Refusal::NoFiles { .. }) => (
+            Code::Refused,
+            "look at the device; if nothing of it is needed, delete the file system and make another",
+        ),
         GroupError::Refused(Refusal::Whole { .. }) => (Code::Refused, "nothing: it has all it needs"),
         GroupError::Refused(Refusal::Single { .. }) => (Code::Refused, "make another pool, and restore a backup"),
         GroupError::Disk { .. } => (Code::Refused, "bring the disk or the path to it back"),
@@ -56,6 +63,8 @@ fn told(method: &str, error: &GroupError) -> RpcError {
         }
         GroupError::Tool(_)
         | GroupError::Report(_)
+        | GroupError::Mounts(_)
+        | GroupError::Files { .. }
         | GroupError::Stuck { .. }
         | GroupError::Endless { .. } => (Code::Failed, "the journal of lvmd says what was done before"),
     };

@@ -14,7 +14,7 @@ use pollux_lvm::fake::FakeTools;
 use pollux_lvm::groups::Groups;
 use pollux_lvm::names;
 use pollux_lvm::plan::Systems;
-use pollux_lvm::programs::{Found, Program, ToolError, Tools};
+use pollux_lvm::programs::{Beginning, Found, Mount, Program, ToolError, Tools};
 use pollux_lvm::service::{Door, bind};
 use pollux_platform::lines::LineClient;
 use pollux_platform::lines::server::{self, Handler, Reply};
@@ -63,6 +63,14 @@ impl Tools for Elsewhere {
         let found = self.ask("disk", json!(id)).await?;
         let (number, bytes) = serde_json::from_value(found).map_err(|error| error.to_string())?;
         Ok(Found { number, bytes })
+    }
+
+    async fn beginning(&self, node: &str) -> Result<Beginning, String> {
+        Err(format!("nobody looks at {node} here"))
+    }
+
+    async fn mounts(&self) -> Result<Vec<Mount>, String> {
+        Ok(Vec::new())
     }
 
     async fn erase(&self, node: &str) -> Result<(), String> {
@@ -302,6 +310,8 @@ async fn sigkill_at_each_command_that_takes_a_group_leaves_its_volumes_to_the_ne
                 pool: POOL,
                 volumes: vec![volume],
                 snapshots: Vec::new(),
+                file_systems: Vec::new(),
+                file_system_snapshots: Vec::new(),
             };
             let mut client = LineClient::new(&rig.socket());
             let applied: Group = client.call(APPLY, Some(wanted), LONG).await.expect("a volume");

@@ -337,6 +337,7 @@ mod tests {
             health,
             volumes: Vec::new(),
             snapshots: Vec::new(),
+            files: Vec::new(),
             low_space: false,
         };
         let plan = |disk| coming(&pool, DiskIndex::new(disk));

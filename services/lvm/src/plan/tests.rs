@@ -230,8 +230,10 @@ fn volumes_are_made_grown_and_removed() {
                 volume: VolumeId::from_bytes(new),
             },
         ],
+        file_systems: Vec::new(),
+        file_system_snapshots: Vec::new(),
     };
-    let (calls, refusals) = apply(&group, &wanted);
+    let (calls, refusals) = apply(&group, &wanted, &BTreeSet::new());
     assert_eq!(refusals, []);
     assert_eq!(
         heads(&calls),
@@ -253,7 +255,7 @@ fn volumes_are_made_grown_and_removed() {
         volumes: vec![volume(kept, 5 * MIB)],
         ..wanted
     };
-    let (_, refusals) = apply(&group, &smaller);
+    let (_, refusals) = apply(&group, &smaller, &BTreeSet::new());
     assert!(
         matches!(refusals[..], [Refusal::Shrink { has, .. }] if has == 10 * MIB),
         "{refusals:?}"
