@@ -149,8 +149,12 @@ impl Blocks for Device {
     }
 
     async fn read(&self, at: u64, end: u64) -> Result<Bytes, Undone> {
-        self.work(move |node| Ok(Bytes::from_owner(node.read(HEAD_BYTES + at, (end - at) as usize)?)))
-            .await
+        self.work(move |node| {
+            Ok(Bytes::from_owner(
+                node.read(HEAD_BYTES + at, (end - at) as usize)?,
+            ))
+        })
+        .await
     }
 
     async fn write(&self, at: u64, data: Bytes, durable: bool) -> Result<(), Undone> {

@@ -208,11 +208,7 @@ impl Backend for Embedded {
         pools.into_values().map(|(_, seen)| seen).collect()
     }
 
-    async fn propose(
-        &self,
-        _: &[DiskIndex],
-        chosen: Option<config::Backend>,
-    ) -> Result<Made, PoolError> {
+    async fn propose(&self, _: &[DiskIndex], chosen: Option<config::Backend>) -> Result<Made, PoolError> {
         match chosen {
             None | Some(config::Backend::Embedded) => Ok(MADE),
             Some(config::Backend::Lvm) => Err(PoolError::NoGroups {

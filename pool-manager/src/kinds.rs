@@ -40,11 +40,7 @@ impl<G: Groups> Backend for Kinds<G> {
         self.embedded.discover().await
     }
 
-    async fn propose(
-        &self,
-        disks: &[DiskIndex],
-        chosen: Option<config::Backend>,
-    ) -> Result<Made, PoolError> {
+    async fn propose(&self, disks: &[DiskIndex], chosen: Option<config::Backend>) -> Result<Made, PoolError> {
         let ours = self.lvm.suits(disks).await?;
         match lvm::made(&ours, chosen)?.backend {
             backend @ config::Backend::Embedded => self.embedded.propose(disks, Some(backend)).await,

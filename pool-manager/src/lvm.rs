@@ -30,8 +30,8 @@ use crate::lvmd::Groups;
 use crate::mirror::{Condition, ReadmitError};
 use crate::record::Records;
 use futures_util::future::join_all;
-use pollux_api::config::{self, Hex};
 use pollux_api::config::item::ItemId;
+use pollux_api::config::{self, Hex};
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
 use pollux_api::lvm::{
     Activate, Apply, Disk, EXTENT_BYTES, Files, Group, Health, LABEL_AREA_BYTES, Level, Replace, RollBack,
@@ -74,7 +74,11 @@ fn not_for_groups(disk: DiskIndex) -> PoolError {
 /// # Errors
 /// A disk is for the other kind, or there is no volume group over so many.
 pub fn made(ours: &[(DiskIndex, bool)], chosen: Option<config::Backend>) -> Result<Made, PoolError> {
-    let first = |of_kernel: bool| ours.iter().find(|(_, ours)| *ours == of_kernel).map(|(disk, _)| *disk);
+    let first = |of_kernel: bool| {
+        ours.iter()
+            .find(|(_, ours)| *ours == of_kernel)
+            .map(|(disk, _)| *disk)
+    };
     match (chosen, first(true), first(false)) {
         (Some(config::Backend::Embedded), Some(disk), _) => Err(PoolError::Kind {
             disk,
@@ -330,11 +334,7 @@ impl<G: Groups> Backend for Lvm<G> {
         Vec::new()
     }
 
-    async fn propose(
-        &self,
-        disks: &[DiskIndex],
-        chosen: Option<config::Backend>,
-    ) -> Result<Made, PoolError> {
+    async fn propose(&self, disks: &[DiskIndex], chosen: Option<config::Backend>) -> Result<Made, PoolError> {
         let ours = self.suits(disks).await?;
         let made = made(&ours, chosen.or(Some(config::Backend::Lvm)))?;
         // Asked now, so that a missing daemon is told before anything has been written down.

@@ -2,17 +2,17 @@
 //! something that holds groups and obeys its rules.
 
 use bytes::Bytes;
-use pollux_api::config::{Backend, Hex};
 use pollux_api::config::item::ItemId;
+use pollux_api::config::{Backend, Hex};
 use pollux_api::error::Code;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId, VolumeId};
 use pollux_api::lvm::{
-    Activate, Apply, Device, FileSystem, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Leg, Level, Replace, RollBack,
-    State,
+    Activate, Apply, Device, FileSystem, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Leg, Level, Replace,
+    RollBack, State,
 };
 use pollux_api::pool::{
-    Export, Import, LegState, PoolEvent, PowerOff, Propose, ReservationKey, Resync,
-    RollBack as AskRollBack, Take,
+    Export, Import, LegState, PoolEvent, PowerOff, Propose, ReservationKey, Resync, RollBack as AskRollBack,
+    Take,
 };
 use pollux_block_frame::{Client, Hello, Operation, Port, Purpose};
 use pollux_chassis::shelf::{Layout, Shelf};
@@ -561,7 +561,11 @@ async fn a_disk_comes_back_into_the_group_and_the_label_follows_the_kernel() {
     a.event(is(LegState::Failed)).await;
     // What cannot come in is out, as before; and it can be asked for again.
     *lock(&a.groups.gone) = true;
-    let error = a.manager.resync(resync.clone()).await.expect_err("lvmd does not do it");
+    let error = a
+        .manager
+        .resync(resync.clone())
+        .await
+        .expect_err("lvmd does not do it");
     assert!(error.to_string().contains("no end within"), "{error}");
     let health = a.manager.status().await.imported[0].health.clone();
     assert_eq!(health.legs[1].state, LegState::Failed);
@@ -591,7 +595,10 @@ async fn a_disk_comes_back_into_the_group_and_the_label_follows_the_kernel() {
     let disks = Disks::new(&array.dir.path().join("a/port"), ARRAY, A);
     let on_disk = label::read(&disks, disk).await.expect("read");
     let label = on_disk.newest(POOL).expect("a label");
-    assert_eq!(label.member(disk).map(|member| member.state), Some(MemberState::InSync));
+    assert_eq!(
+        label.member(disk).map(|member| member.state),
+        Some(MemberState::InSync)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -642,18 +649,27 @@ async fn file_systems_are_mounted_by_the_owner_alone_and_after_an_export_that_fa
     let paths = async |one: &Controller| {
         let status = one.manager.status().await;
         let files = status.imported.into_iter().flat_map(|pool| pool.files);
-        files.map(|files| (files.id, files.path.is_some())).collect::<Vec<_>>()
+        files
+            .map(|files| (files.id, files.path.is_some()))
+            .collect::<Vec<_>>()
     };
     assert!(a.manager.reconcile(POOL, 2, &wanted).await.is_empty());
     assert_eq!(paths(&a).await, [(id, true)]);
     // Somebody uses it: what was mounted is mounted again.
     *lock(&a.groups.busy) = true;
-    let error = a.manager.export(Export { pool: POOL }, LONG).await.expect_err("in use");
+    let error = a
+        .manager
+        .export(Export { pool: POOL }, LONG)
+        .await
+        .expect_err("in use");
     assert!(error.to_string().contains("busy"), "{error}");
     assert_eq!(paths(&a).await, [(id, true)]);
     assert!(lock(&array.stored).mounted.contains(&A));
     *lock(&a.groups.busy) = false;
-    a.manager.export(Export { pool: POOL }, LONG).await.expect("given up");
+    a.manager
+        .export(Export { pool: POOL }, LONG)
+        .await
+        .expect("given up");
     assert!(lock(&array.stored).mounted.is_empty());
 
     // An import does not wait for it; what the configuration wants is mounted then.
@@ -676,7 +692,11 @@ async fn what_was_chosen_is_made_or_refused_with_why() {
     let a = array.start(A);
     let made = a.manager.propose(propose(legs(), None)).await.expect("possible");
     assert_eq!((made.backend, made.level), (Backend::Embedded, None));
-    let error = a.manager.propose(propose(legs(), lvm)).await.expect_err("other disks");
+    let error = a
+        .manager
+        .propose(propose(legs(), lvm))
+        .await
+        .expect_err("other disks");
     assert!(error.is(Code::Refused), "{error}");
     assert!(error.to_string().contains("kernel = true"), "{error}");
     a.take(1).await;
@@ -701,12 +721,27 @@ async fn what_was_chosen_is_made_or_refused_with_why() {
     assert_eq!((made.backend, made.level), (Backend::Lvm, Some(Level::Raid1)));
     let error = a.manager.propose(propose(legs(), embedded)).await;
     let error = error.expect_err("the kernel's disks");
-    assert!(error.is(Code::Refused) && error.to_string().contains("disk-00"), "{error}");
+    assert!(
+        error.is(Code::Refused) && error.to_string().contains("disk-00"),
+        "{error}"
+    );
     let nowhere = a.manager.propose(propose(vec![DiskIndex::new(7)], None)).await;
-    assert!(nowhere.expect_err("no such disk").to_string().contains("cannot be asked"));
+    assert!(
+        nowhere
+            .expect_err("no such disk")
+            .to_string()
+            .contains("cannot be asked")
+    );
     *lock(&a.groups.gone) = true;
-    let error = a.manager.propose(propose(legs(), lvm)).await.expect_err("no lvmd");
-    assert!(error.is(Code::Failed) && error.data.remedy.contains("start lvmd"), "{error}");
+    let error = a
+        .manager
+        .propose(propose(legs(), lvm))
+        .await
+        .expect_err("no lvmd");
+    assert!(
+        error.is(Code::Failed) && error.data.remedy.contains("start lvmd"),
+        "{error}"
+    );
     a.take(1).await;
     let refused = a.manager.import(a.import(1, true)).await.expect_err("no lvmd");
     assert!(refused.is(Code::Failed), "{refused}");

@@ -17,8 +17,8 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 use pollux_api::action::ActionId;
 use pollux_api::config::{
-    Address, AddressId, Backend, Change, Hex, Host, HostId, Key, Kind, LUN_MAX, Mapping, MappingId, NAME_MAX, Op,
-    Pool, PoolSpace, Redundancy, Resource, RowOp, Tables, VOLUME_BLOCK, VOLUME_MIN, Volume,
+    Address, AddressId, Backend, Change, Hex, Host, HostId, Key, Kind, LUN_MAX, Mapping, MappingId, NAME_MAX,
+    Op, Pool, PoolSpace, Redundancy, Resource, RowOp, Tables, VOLUME_BLOCK, VOLUME_MIN, Volume,
 };
 use pollux_api::error::Problem;
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};

@@ -332,15 +332,7 @@ fn there_is_a_way_from_every_state_to_every_other_or_a_reason() {
         found > 2_500 && waited > 20,
         "{found} ways, {waited} of them waited"
     );
-    let known = [
-        "class",
-        "disks",
-        "pool",
-        "redundancy",
-        "backend",
-        "size",
-        "iqns",
-    ];
+    let known = ["class", "disks", "pool", "redundancy", "backend", "size", "iqns"];
     assert!(
         reasons.keys().all(|field| known.contains(&field.as_str())),
         "{reasons:?}"

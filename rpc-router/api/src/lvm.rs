@@ -75,7 +75,8 @@ pub enum Level {
 
 impl Level {
     /// Numbers of disks over which there is one, in words.
-    pub const DISKS: &'static str = "1 (linear, no mirror), 2 or 3 (raid1, each holds all), or an even number from 4 on (raid10, pairs)";
+    pub const DISKS: &'static str =
+        "1 (linear, no mirror), 2 or 3 (raid1, each holds all), or an even number from 4 on (raid10, pairs)";
 
     /// The level over so many disks; none: there is none. RAID 5 and 6 are none: a fence takes disks one after the other, so
     /// the old owner may lose one and tear a stripe over the rest, and what is computed from a torn stripe is no longer what

@@ -276,7 +276,9 @@ impl FakeTools {
     fn letters(&self) -> BTreeMap<String, String> {
         let (shelf, mapped, lost) = (lock(&self.shelf), lock(&self.mapped), lock(&self.lost));
         let below = |on: &BTreeSet<Number>| mapped.values().find(|(number, ..)| on.contains(number));
-        let raids = mapped.iter().filter(|(_, (_, table, _))| table.contains(" raid "));
+        let raids = mapped
+            .iter()
+            .filter(|(_, (_, table, _))| table.contains(" raid "));
         let letters = raids.map(|(name, (_, table, _))| {
             // Images are without metadata of their own here: `-` stands in its place.
             let devices = table.split_whitespace().skip(8).filter_map(|word| {
@@ -377,7 +379,9 @@ impl FakeTools {
             ("vgchange", Some(_)) => {
                 drop(shelf);
                 let own = format!("{name}-");
-                let mounted = lock(&self.mounts).values().any(|(device, _)| device.starts_with(&own));
+                let mounted = lock(&self.mounts)
+                    .values()
+                    .any(|(device, _)| device.starts_with(&own));
                 if mounted || lock(&self.open).iter().any(|open| open.starts_with(&own)) {
                     return Err("Logical volume contains a filesystem in use".to_owned());
                 }
@@ -403,7 +407,10 @@ impl FakeTools {
                 if *command == "lvremove" {
                     shelf.xfs.remove(&of(target));
                 } else if rest.contains(&"--snapshot") {
-                    let new = rest.iter().position(|word| *word == "--name").map(|at| rest[at + 1]);
+                    let new = rest
+                        .iter()
+                        .position(|word| *word == "--name")
+                        .map(|at| rest[at + 1]);
                     let bytes = shelf.xfs.get(&of(target)).copied();
                     if let Some((new, bytes)) = new.zip(bytes) {
                         shelf.xfs.insert(of(new), bytes);
@@ -429,7 +436,10 @@ impl FakeTools {
     ) -> Outcome {
         let last = rest.last().copied().unwrap_or_default();
         let new = |shelf: &Shelf| {
-            let on = lock(&self.mapped).get(last.strip_prefix(names::MAPPER)?)?.2.clone();
+            let on = lock(&self.mapped)
+                .get(last.strip_prefix(names::MAPPER)?)?
+                .2
+                .clone();
             shelf.by_number(&on)
         };
         match command {
@@ -444,7 +454,10 @@ impl FakeTools {
             "lvconvert" => {
                 let id = new(&shelf).ok_or("no such disk")?;
                 let member = |shelf: &Shelf, id: &[u8; 16]| {
-                    shelf.disks.get(id).is_some_and(|disk| disk.2.as_deref() == Some(name))
+                    shelf
+                        .disks
+                        .get(id)
+                        .is_some_and(|disk| disk.2.as_deref() == Some(name))
                 };
                 if !member(&shelf, &id) {
                     return Err("the disk is in no group".to_owned());
@@ -455,7 +468,12 @@ impl FakeTools {
                 shelf.images.get_mut(name).ok_or("no mirror")?[at] = id;
                 shelf.copying.insert(id);
                 let lvs = shelf.groups[name].lvs.clone();
-                self.raise(shelf, name, gates, lvs.iter().filter(|lv| lv.name == "pool_tdata"));
+                self.raise(
+                    shelf,
+                    name,
+                    gates,
+                    lvs.iter().filter(|lv| lv.name == "pool_tdata"),
+                );
             }
             _ if shelf.is_torn(name, seen) => return Err(format!("{name} has partial LVs")),
             _ => {
@@ -583,7 +601,8 @@ impl FakeTools {
         // A gate that leads nowhere is enough: there are two copies at least, or the device is of no use.
         let works = |name: &str| {
             let mapped = lock(&self.mapped);
-            let leads = |(name, (.., on)): (&String, &Mapped)| names::of_gate(name).is_some() && !on.is_empty();
+            let leads =
+                |(name, (.., on)): (&String, &Mapped)| names::of_gate(name).is_some() && !on.is_empty();
             mapped.contains_key(name) && mapped.iter().any(leads)
         };
         let last = args.last().copied().unwrap_or_default();
@@ -613,7 +632,11 @@ impl FakeTools {
                 lock(&self.mounts).remove(*at);
             }
             (Program::Grow, ["-d", at]) => {
-                let device = lock(&self.mounts).get(*at).cloned().ok_or("is not a mounted XFS")?.0;
+                let device = lock(&self.mounts)
+                    .get(*at)
+                    .cloned()
+                    .ok_or("is not a mounted XFS")?
+                    .0;
                 let bytes = self.bytes(&device).ok_or("no such device")?;
                 lock(&self.shelf).xfs.insert(device, bytes);
             }
@@ -638,9 +661,7 @@ impl FakeTools {
         lvs: impl Iterator<Item = &'a Lv>,
     ) {
         let images = shelf.images.get(group).cloned().unwrap_or_default();
-        let numbers: Vec<Option<Number>> = (images.iter())
-            .map(|id| Some(shelf.disks.get(id)?.0))
-            .collect();
+        let numbers: Vec<Option<Number>> = (images.iter()).map(|id| Some(shelf.disks.get(id)?.0)).collect();
         drop(shelf);
         let number = |name: &str| self.number(name);
         let (tdata, tpool) = (format!("{group}-pool_tdata"), format!("{group}-pool-tpool"));
@@ -663,7 +684,11 @@ impl FakeTools {
                     let of_gate = gate.map(|(major, minor)| format!("0 819200 linear {major}:{minor} 4096"));
                     // While the group is active an image keeps the gate that it has, wherever that leads.
                     if number(&image).is_none() || (is_mirror && gate.is_some()) {
-                        self.put(&image, of_gate.unwrap_or_else(|| "0 819200 error ".to_owned()), gate.into_iter().collect());
+                        self.put(
+                            &image,
+                            of_gate.unwrap_or_else(|| "0 819200 error ".to_owned()),
+                            gate.into_iter().collect(),
+                        );
                     }
                     let (major, minor) = number(&image).unwrap_or_default();
                     table += &format!(" - {major}:{minor}");

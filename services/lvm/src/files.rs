@@ -114,7 +114,9 @@ impl<T: Tools> Groups<T> {
             self.mount(&node, id, OPTIONS).await?;
         }
         // It says that there is nothing to do where it is as large already.
-        self.tools().run(Program::Grow, &words(&["-d", &names::folder(id)])).await?;
+        self.tools()
+            .run(Program::Grow, &words(&["-d", &names::folder(id)]))
+            .await?;
         info!(%pool, %id, took = ?began.elapsed(), "a file system is mounted");
         Ok(())
     }

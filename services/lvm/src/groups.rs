@@ -13,8 +13,8 @@ use futures_util::future::{join_all, try_join_all};
 use pollux_api::config::item::ItemId;
 use pollux_api::id::{DiskIndex, PoolId};
 use pollux_api::lvm::{
-    Activate, Apply, Device, Disk, EXTENT_BYTES, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Replace, RollBack,
-    State,
+    Activate, Apply, Device, Disk, EXTENT_BYTES, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Replace,
+    RollBack, State,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -377,7 +377,10 @@ impl<T: Tools> Groups<T> {
         let gates = self.active(wanted.pool).await?;
         let group = names::group(wanted.pool);
         // What is to be removed must not be mounted; what somebody uses is removed later.
-        let busy = self.unmount(wanted.pool, |lv| !plan::stays(lv, wanted)).await.err();
+        let busy = self
+            .unmount(wanted.pool, |lv| !plan::stays(lv, wanted))
+            .await
+            .err();
         let mut mounted = self.mounted_names(wanted.pool).await?;
         loop {
             let refused = Mutex::new(Vec::new());
@@ -427,9 +430,9 @@ impl<T: Tools> Groups<T> {
         let found = self.find(&request.disk).await?;
         let kernel = self.kernel().await?;
         let group = names::group(pool);
-        let state = kernel.state(pool).ok_or_else(|| Refusal::Inactive {
-            group: group.clone(),
-        })?;
+        let state = kernel
+            .state(pool)
+            .ok_or_else(|| Refusal::Inactive { group: group.clone() })?;
         let (name, gates) = (names::gate(pool, slot), kernel.gates(pool));
         let node = names::node(&name);
         let works = (state.legs.iter()).any(|leg| leg.slot == slot && leg.health != Health::Failed);
@@ -454,7 +457,9 @@ impl<T: Tools> Groups<T> {
                 return Err(GroupError::Disk { slot, why });
             }
             // Everything that can be refused is, before a gate is opened or anything overwritten.
-            let others = Self::nodes(pool, &kernel).into_iter().filter(|open| *open != node);
+            let others = Self::nodes(pool, &kernel)
+                .into_iter()
+                .filter(|open| *open != node);
             let groups = self.report(&others.collect::<Vec<_>>()).await?;
             plan::may_replace(plan::find(&groups, &group, &self.systems)?)?;
             if gates.contains_key(&slot) {

@@ -9,8 +9,8 @@
 
 use crate::names::{self, META, POOL, Role};
 use crate::report::{Lv, Vg};
-use pollux_api::id::VolumeId;
 use pollux_api::config::item::ItemId;
+use pollux_api::id::VolumeId;
 use pollux_api::lvm::{Apply, EXTENT_BYTES, FILE_SYSTEM_MIN, FileSystem, HEAD_BYTES, Level, RollBack};
 use std::collections::BTreeSet;
 
@@ -381,7 +381,12 @@ pub fn settle(vg: &Vg) -> Vec<Call> {
 /// A thin volume that is made.
 fn thin(vg: &Vg, name: &str, bytes: u64) -> Call {
     let mut make = call(&["lvcreate", "--yes", "--type", "thin", "--wipesignatures", "n"]);
-    make.extend(call(&["--setautoactivation", "n", "--virtualsize", &format!("{bytes}b")]));
+    make.extend(call(&[
+        "--setautoactivation",
+        "n",
+        "--virtualsize",
+        &format!("{bytes}b"),
+    ]));
     make.extend(call(&["--name", name, "--thinpool", POOL, &vg.name]));
     make
 }
@@ -440,7 +445,10 @@ fn apply_files(
         }
     }
     for snapshot in &wanted.file_system_snapshots {
-        let (name, of) = (names::snapshot(snapshot.id), names::file_system(snapshot.file_system));
+        let (name, of) = (
+            names::snapshot(snapshot.id),
+            names::file_system(snapshot.file_system),
+        );
         match vg.lv(&name) {
             None if mounted.contains(&of) => calls.push(frozen(vg, &name, &of)),
             // It is to be mounted, and snapshots are left out when a group is activated.
@@ -539,8 +547,16 @@ pub fn replace(vg: &Vg, gate: &str, tried: &BTreeSet<String>) -> Vec<Call> {
         return vec![call(&["vgreduce", "--removemissing", &vg.name])];
     }
     let torn = torn.into_iter().filter(|lv| !tried.contains(&lv.name));
-    torn.map(|lv| call(&["lvconvert", "--yes", "--repair", &format!("{}/{}", vg.name, lv.name), gate]))
-        .collect()
+    torn.map(|lv| {
+        call(&[
+            "lvconvert",
+            "--yes",
+            "--repair",
+            &format!("{}/{}", vg.name, lv.name),
+            gate,
+        ])
+    })
+    .collect()
 }
 
 /// Makes a volume what a snapshot is; the snapshot stays.

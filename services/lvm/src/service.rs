@@ -21,7 +21,9 @@ use std::sync::Arc;
 use tokio::net::UnixListener;
 
 /// Everything that is answered.
-const METHODS: [&str; 9] = [ACTIVATE, APPLY, REPLACE, ROLL_BACK, STATE, DEACTIVATE, CUT, REMOVE, POOLS];
+const METHODS: [&str; 9] = [
+    ACTIVATE, APPLY, REPLACE, ROLL_BACK, STATE, DEACTIVATE, CUT, REMOVE, POOLS,
+];
 
 /// Answers at the socket.
 #[derive(Debug)]
@@ -56,7 +58,9 @@ fn told(method: &str, error: &GroupError) -> RpcError {
             "look at the device; if nothing of it is needed, delete the file system and make another",
         ),
         GroupError::Refused(Refusal::Whole { .. }) => (Code::Refused, "nothing: it has all it needs"),
-        GroupError::Refused(Refusal::Single { .. }) => (Code::Refused, "make another pool, and restore a backup"),
+        GroupError::Refused(Refusal::Single { .. }) => {
+            (Code::Refused, "make another pool, and restore a backup")
+        }
         GroupError::Disk { .. } => (Code::Refused, "bring the disk or the path to it back"),
         GroupError::Tool(ToolError::Deadline { .. }) => {
             (Code::DeadlinePassed, "ask again, or cut the group off")

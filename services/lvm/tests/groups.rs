@@ -71,10 +71,7 @@ fn files(size_bytes: Option<u64>, snapshot: bool) -> Apply {
         file_system: HOME,
     });
     Apply {
-        file_systems: vec![FileSystem {
-            id: HOME,
-            size_bytes,
-        }],
+        file_systems: vec![FileSystem { id: HOME, size_bytes }],
         file_system_snapshots: snapshot.into_iter().collect(),
         ..wanted(MIB, &[])
     }
@@ -105,17 +102,29 @@ async fn a_file_system_is_made_mounted_grown_kept_and_moved() {
     assert_eq!((bytes, group.snapshots), (300 * MIB, vec![BEFORE]));
     // Asked again nothing is made; that it is as large as its device is looked after.
     a.tools().calls();
-    a.apply(&files(Some(300 * MIB), true)).await.expect("is so already");
+    a.apply(&files(Some(300 * MIB), true))
+        .await
+        .expect("is so already");
     let calls = a.tools().calls();
-    assert!(calls.len() == 1 && calls[0].starts_with("xfs_growfs"), "{calls:?}");
+    assert!(
+        calls.len() == 1 && calls[0].starts_with("xfs_growfs"),
+        "{calls:?}"
+    );
     let group = a.apply(&files(Some(400 * MIB), true)).await.expect("grown");
-    assert_eq!(a.tools().mount_of(&names::folder(HOME)).expect("mounted").1, 400 * MIB);
+    assert_eq!(
+        a.tools().mount_of(&names::folder(HOME)).expect("mounted").1,
+        400 * MIB
+    );
     assert_eq!(of(&group, BEFORE).expect("there").size_bytes, 300 * MIB);
     // Smaller it does not become, and volumes have no part in that.
     let mut smaller = files(Some(310 * MIB), true);
     smaller.volumes[0].size_bytes = 3 * MIB;
     let group = a.apply(&smaller).await.expect("the rest is done");
-    assert!(group.problems[0].contains("does not shrink"), "{:?}", group.problems);
+    assert!(
+        group.problems[0].contains("does not shrink"),
+        "{:?}",
+        group.problems
+    );
     assert_eq!(group.volumes[0].size_bytes, 3 * MIB);
 
     // Somebody works in it: the pool is not given up, and nothing is lost.
@@ -134,7 +143,10 @@ async fn a_file_system_is_made_mounted_grown_kept_and_moved() {
     b.apply(&files(Some(400 * MIB), true)).await.expect("mounted");
     let calls = b.tools().calls();
     assert!(calls.iter().all(|call| !call.starts_with("mkfs")), "{calls:?}");
-    assert_eq!(b.tools().mount_of(&names::folder(HOME)).expect("mounted").1, 400 * MIB);
+    assert_eq!(
+        b.tools().mount_of(&names::folder(HOME)).expect("mounted").1,
+        400 * MIB
+    );
     assert!(b.tools().mount_of(&names::folder(BEFORE)).is_some());
     // What is not wanted any more is unmounted, and goes; what somebody uses goes later, and nothing else waits for it.
     b.tools().hold(&device, true);
@@ -156,7 +168,10 @@ async fn a_cut_takes_mounts_away_while_somebody_uses_them() {
     a.tools().hold(&device, true);
     a.tools().calls();
     let error = a.cut(POOL).await.expect_err("somebody has it open");
-    assert!(matches!(&error, GroupError::Stuck { names } if names.contains(&device)), "{error}");
+    assert!(
+        matches!(&error, GroupError::Stuck { names } if names.contains(&device)),
+        "{error}"
+    );
     let calls = a.tools().calls();
     let place = |head: &str| calls.iter().position(|call| call.starts_with(head)).expect(head);
     assert!(
@@ -166,19 +181,28 @@ async fn a_cut_takes_mounts_away_while_somebody_uses_them() {
     assert_eq!(a.tools().mount_of(&names::folder(HOME)), None);
     b.activate(&activate(0..2, false)).await.expect("taken meanwhile");
     let group = b.apply(&files(None, false)).await.expect("mounted");
-    assert!(group.problems.is_empty() && group.files[0].path.is_some(), "{group:?}");
+    assert!(
+        group.problems.is_empty() && group.files[0].path.is_some(),
+        "{group:?}"
+    );
 }
 
 #[tokio::test]
 async fn what_goes_wrong_with_files_is_told_and_keeps_nothing_else() {
     let [a, _] = pair(2);
     a.activate(&activate(0..2, true)).await.expect("made");
-    let group = a.apply(&files(Some(MIB), false)).await.expect("the volume is made");
+    let group = a
+        .apply(&files(Some(MIB), false))
+        .await
+        .expect("the volume is made");
     assert!(group.problems[0].contains("XFS needs"), "{:?}", group.problems);
     assert_eq!((group.volumes.len(), group.files.len()), (1, 0));
     // The program for it is not there at first.
     a.tools().break_at("-q");
-    let group = a.apply(&files(Some(300 * MIB), true)).await.expect("the rest is done");
+    let group = a
+        .apply(&files(Some(300 * MIB), true))
+        .await
+        .expect("the rest is done");
     assert_eq!((group.problems.len(), group.files[0].path.as_ref()), (1, None));
     assert!(group.problems[0].contains("mkfs.xfs"), "{:?}", group.problems);
     let group = a.apply(&files(Some(300 * MIB), true)).await.expect("done");
@@ -305,7 +329,11 @@ async fn a_disk_that_has_died_is_replaced_while_the_group_serves() {
     };
     a.tools().calls();
     a.replace(&come(1)).await.expect("it works");
-    assert_eq!(a.tools().calls(), Vec::<String>::new(), "nothing is done to what works");
+    assert_eq!(
+        a.tools().calls(),
+        Vec::<String>::new(),
+        "nothing is done to what works"
+    );
     let error = a.replace(&come(2)).await.expect_err("another in its place");
     assert!(error.to_string().contains("works"), "{error}");
 
@@ -338,7 +366,9 @@ async fn a_disk_that_has_died_is_replaced_while_the_group_serves() {
     ];
     assert_eq!(heads, expected, "{calls:?}");
     assert_eq!(a.tools().table(&names::aside(POOL, DiskIndex::new(1))), None);
-    a.apply(&wanted(2 * MIB, &[])).await.expect("it can be changed again");
+    a.apply(&wanted(2 * MIB, &[]))
+        .await
+        .expect("it can be changed again");
     a.tools().copied();
     assert_eq!(leg(&a, 1).await, (Health::InSync, None));
     a.tools().calls();
@@ -395,7 +425,11 @@ async fn a_group_that_was_taken_without_a_disk_gets_another_and_its_own_name() {
     b.tools().exchange([1; 16], [9; 16], 512 << 20);
     b.activate(&activate(0..1, false)).await.expect("taken");
     let owner = || b.tools().owner(&names::group(POOL));
-    assert_eq!(owner().as_deref(), Some("pollux-x-a"), "nothing of it could be changed");
+    assert_eq!(
+        owner().as_deref(),
+        Some("pollux-x-a"),
+        "nothing of it could be changed"
+    );
     let request = Replace {
         pool: POOL,
         disk: disk(1, 9),
@@ -413,7 +447,10 @@ async fn a_group_on_one_disk_has_nothing_to_copy_from() {
         disk: disk(1, 1),
     };
     let error = a.replace(&request).await.expect_err("nothing is twice");
-    assert!(matches!(error, GroupError::Refused(Refusal::Single { .. })), "{error}");
+    assert!(
+        matches!(error, GroupError::Refused(Refusal::Single { .. })),
+        "{error}"
+    );
     let [a, _] = pair(3);
     a.activate(&activate(0..2, true)).await.expect("made");
     let request = Replace {
@@ -421,7 +458,10 @@ async fn a_group_on_one_disk_has_nothing_to_copy_from() {
         disk: disk(2, 2),
     };
     let error = a.replace(&request).await.expect_err("nothing is missing");
-    assert!(matches!(error, GroupError::Refused(Refusal::Whole { .. })), "{error}");
+    assert!(
+        matches!(error, GroupError::Refused(Refusal::Whole { .. })),
+        "{error}"
+    );
     let gate = names::gate(POOL, DiskIndex::new(2));
     assert_eq!(a.tools().table(&gate), None, "and nothing was opened for it");
 }

@@ -92,7 +92,11 @@ async fn daemon_that_is_killed() {
     let listener = bind(&directory.join(SOCKET)).expect("a socket");
     let (own, partner) = ("pollux-x-a".to_owned(), "pollux-x-b".to_owned());
     programs.ask("ready", json!(null)).await.expect("heard");
-    server::serve(listener, Door::new(Groups::new(programs, Systems { own, partner }))).await;
+    server::serve(
+        listener,
+        Door::new(Groups::new(programs, Systems { own, partner })),
+    )
+    .await;
 }
 
 /// What the process that has the programs sees of the daemon.
@@ -139,14 +143,19 @@ impl Programs {
                 if silent.is_none_or(|(_, done)| done) {
                     let done = self.machine.run(program, &args).await;
                     if silent.is_none() {
-                        return done.map(|said| Some(json!(said))).map_err(|error| error.to_string());
+                        return done
+                            .map(|said| Some(json!(said)))
+                            .map_err(|error| error.to_string());
                     }
                 }
                 let _ = self.seen.send(Seen::Waits);
                 Ok(None)
             }
             "disk" => {
-                let found = self.machine.disk(serde_json::from_value(given).map_err(wrong)?).await?;
+                let found = self
+                    .machine
+                    .disk(serde_json::from_value(given).map_err(wrong)?)
+                    .await?;
                 Ok(Some(json!([found.number, found.bytes])))
             }
             other => Err(format!("nobody asks for {other} here")),
@@ -216,7 +225,11 @@ impl Rig {
     /// Has the command of that number never answered, counted from now on.
     fn silence(&self, silent: Option<(usize, bool)>) {
         self.programs.count.store(0, Ordering::SeqCst);
-        *self.programs.silent.lock().unwrap_or_else(PoisonError::into_inner) = silent;
+        *self
+            .programs
+            .silent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = silent;
     }
 
     /// How often a command was carried out.
@@ -255,10 +268,7 @@ async fn kill_and_go_on(rig: &mut Rig, create: bool, silent: (usize, bool)) {
     let asked = tokio::spawn(async move { activate(&socket, create).await });
     rig.sees(Seen::Waits).await;
     first.kill().await.expect("killed");
-    asked
-        .await
-        .expect("no panic")
-        .expect_err("who was asked is dead");
+    asked.await.expect("no panic").expect_err("who was asked is dead");
     rig.silence(None);
     let mut second = rig.start().await;
     let group = activate(&rig.socket(), create).await;
@@ -277,7 +287,10 @@ async fn sigkill_at_each_command_that_makes_a_group_leaves_what_the_next_one_goe
     activate(&rig.socket(), true).await.expect("made");
     whole.kill().await.expect("killed");
     let commands = rig.programs.count.load(Ordering::SeqCst);
-    assert!(commands >= 7, "gates, a group, its parts, its activation: {commands}");
+    assert!(
+        commands >= 7,
+        "gates, a group, its parts, its activation: {commands}"
+    );
     for at in 0..commands {
         for done in [false, true] {
             let mut rig = Rig::new();
@@ -285,7 +298,11 @@ async fn sigkill_at_each_command_that_makes_a_group_leaves_what_the_next_one_goe
             let calls = rig.programs.machine.calls();
             // Nothing is made twice, and nothing is taken down for it.
             for (command, times) in [("vgcreate", 1), ("lvcreate", 2), ("lvconvert", 1), ("remove", 0)] {
-                assert_eq!(Rig::times(&calls, command), times, "{at} {done}: {command} in {calls:?}");
+                assert_eq!(
+                    Rig::times(&calls, command),
+                    times,
+                    "{at} {done}: {command} in {calls:?}"
+                );
             }
             let owner = rig.programs.machine.owner(&names::group(POOL));
             assert_eq!(owner.as_deref(), Some("pollux-x-a"));

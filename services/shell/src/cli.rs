@@ -1077,7 +1077,10 @@ mod tests {
             ("token add ops --role admin --expires 0", "1..=3650"),
             ("takeover", "--partner"),
             ("snapshot create s", "--volume"),
-            ("snapshot create s --volume v --file-system f", "cannot be used with"),
+            (
+                "snapshot create s --volume v --file-system f",
+                "cannot be used with",
+            ),
         ] {
             let line = ["pollux"].into_iter().chain(command.split_whitespace());
             let refusal = Line::try_parse_from(line).expect_err(command).to_string();

@@ -400,27 +400,30 @@ fn fields(tables: &Tables, row: &Resource) -> Vec<(String, String)> {
         Resource::Item(item) => return crate::item::fields(tables, item),
         Resource::Pool(row) => {
             let mut fields = vec![
-            ("name", row.name.clone()),
-            ("class", word(&row.class)),
-            ("home", row.home.to_string()),
-            ("redundancy", word(&row.redundancy)),
-            (
-                "disks",
-                row.disks
-                    .iter()
-                    .map(|disk| disk.get().to_string())
-                    .collect::<Vec<_>>()
-                    .join(","),
-            ),
-            (
-                "space",
-                row.ready.map_or_else(
-                    || "not ready".to_owned(),
-                    |space| Size(space.capacity_bytes).to_string(),
+                ("name", row.name.clone()),
+                ("class", word(&row.class)),
+                ("home", row.home.to_string()),
+                ("redundancy", word(&row.redundancy)),
+                (
+                    "disks",
+                    row.disks
+                        .iter()
+                        .map(|disk| disk.get().to_string())
+                        .collect::<Vec<_>>()
+                        .join(","),
                 ),
-            ),
-        ];
-            fields.extend(row.backend.map(|backend| ("backend", backend.as_str().to_owned())));
+                (
+                    "space",
+                    row.ready.map_or_else(
+                        || "not ready".to_owned(),
+                        |space| Size(space.capacity_bytes).to_string(),
+                    ),
+                ),
+            ];
+            fields.extend(
+                row.backend
+                    .map(|backend| ("backend", backend.as_str().to_owned())),
+            );
             fields
         }
         Resource::Volume(row) => vec![

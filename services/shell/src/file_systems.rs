@@ -132,7 +132,10 @@ fn may_make(pool: &config::Pool, pools: &[ImportedPool], size: Option<Size>) -> 
     let made = pools.iter().find(|made| made.pool == pool.id);
     let backend = made.and_then(|made| Some(made.made?.backend)).or(pool.backend);
     if backend.unwrap_or(Backend::Embedded) != Backend::Lvm {
-        let what = format!("pool {} is no volume group of the kernel: there are no file systems on it", pool.name);
+        let what = format!(
+            "pool {} is no volume group of the kernel: there are no file systems on it",
+            pool.name
+        );
         return Err(Error::failed(what, "a pool that is made with `--backend lvm`"));
     }
     match size {
@@ -170,7 +173,10 @@ async fn create(
         reserved_bytes: 0,
         id: ItemId::default(),
     });
-    let room = size.map_or_else(|| "as large as the pool".to_owned(), |Size(bytes)| self::size(bytes));
+    let room = size.map_or_else(
+        || "as large as the pool".to_owned(),
+        |Size(bytes)| self::size(bytes),
+    );
     let what = format!("file system {name} made on pool {}, {room}", row.name);
     bring(array, item, snapshot.as_of, &what, how).await
 }
@@ -183,7 +189,11 @@ fn larger(row: &item::FileSystem, Size(bytes): Size) -> Result<item::FileSystem,
             "nothing: it has all there is",
         )),
         Some(now) if bytes < now => Err(Error::usage(
-            format!("file system {} has {}, and XFS does not shrink", row.name, Size(now)),
+            format!(
+                "file system {} has {}, and XFS does not shrink",
+                row.name,
+                Size(now)
+            ),
             format!("{} or more", Size(now)),
         )),
         Some(_) => Ok(item::FileSystem {
@@ -237,7 +247,10 @@ async fn bring(array: &Array, item: Item, as_of: u64, what: &str, how: How) -> R
     let files = wait_mounted(array, id, wanted, Duration::from_secs(how.wait)).await;
     shown.text += &match files.as_ref().and_then(|files| files.path.as_ref()) {
         Some(path) => format!("  mounted at {path} on the owner of its pool\n"),
-        None => "  not so yet: `pollux file-system list` says when; the journal of pool-managerd says why not\n".to_owned(),
+        None => {
+            "  not so yet: `pollux file-system list` says when; the journal of pool-managerd says why not\n"
+                .to_owned()
+        }
     };
     shown.json["files"] = serde_json::to_value(&files).unwrap_or(Value::Null);
     Ok(shown)
@@ -309,7 +322,12 @@ async fn show(array: &Array, which: &str) -> Result<Shown, Error> {
         _ => None,
     });
     for snapshot in snapshots {
-        let _ = writeln!(text, "  snapshot {}: {}, only to be read", snapshot.name, place(snapshot.id));
+        let _ = writeln!(
+            text,
+            "  snapshot {}: {}, only to be read",
+            snapshot.name,
+            place(snapshot.id)
+        );
     }
     let json = json!({ "file_system": row, "files": where_is(&pools, row.id) });
     Ok(Shown { text, json })

@@ -12,8 +12,8 @@ use pollux_shell::print::Style;
 use pollux_shell::resources::{self, Shown};
 use pollux_shell::shutdown::Wanted;
 use pollux_shell::{
-    action, disarm, disk, enclosure, file_systems, machine, pair, quorum, setup, shutdown, space, status, timeline, token,
-    trace, words,
+    action, disarm, disk, enclosure, file_systems, machine, pair, quorum, setup, shutdown, space, status,
+    timeline, token, trace, words,
 };
 use serde_json::{Value, json};
 use std::ffi::OsString;

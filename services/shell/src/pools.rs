@@ -81,7 +81,9 @@ fn foresee(
 /// What is written down of the choice. That disks which are not the kernel's make mirrors of our own goes without saying, and a
 /// partner with an older program knows no other pools.
 fn kept(chosen: Option<Backend>, made: Option<Made>) -> Option<Backend> {
-    chosen.or(made.map(|made| made.backend).filter(|backend| *backend == Backend::Lvm))
+    chosen.or(made
+        .map(|made| made.backend)
+        .filter(|backend| *backend == Backend::Lvm))
 }
 
 /// Makes a pool and waits until volumes can be made on it.
@@ -109,7 +111,12 @@ pub(crate) async fn create(
         disks: new.disks,
     };
     let made = foreseen.made.map_or_else(
-        || format!("made of  what its disks are for: controller {} does not say", new.home),
+        || {
+            format!(
+                "made of  what its disks are for: controller {} does not say",
+                new.home
+            )
+        },
         |made| format!("made of  {}", in_words(made)),
     );
     if dry_run {
@@ -122,7 +129,10 @@ pub(crate) async fn create(
             (array.ask(array.here, config::CHANGE, &request, &Ctx::new(CHANGE))).await;
         asked?;
         return Ok(Shown {
-            text: format!("pool {name} would be made\n  {made}\n{}nothing was done\n", foreseen.remarks),
+            text: format!(
+                "pool {name} would be made\n  {made}\n{}nothing was done\n",
+                foreseen.remarks
+            ),
             json: json!({ "dry_run": true, "made": foreseen.made }),
         });
     }
@@ -298,7 +308,11 @@ mod tests {
         assert!(foresee(b, [(a, Ok(GROUP)), (b, Err(no()))]).is_err());
         let heard = foresee(a, [(a, Ok(GROUP)), (b, Err(no()))]).expect("the home can");
         assert_eq!(heard.made, Some(GROUP));
-        assert!(heard.remarks.contains("controller b could not take it over"), "{}", heard.remarks);
+        assert!(
+            heard.remarks.contains("controller b could not take it over"),
+            "{}",
+            heard.remarks
+        );
         // Nobody looked at the disks: then it is as the pool manager will see them.
         let unasked = foresee(a, [(a, Err(gone())), (b, Err(gone()))]).expect("nobody refuses");
         assert!(unasked.made.is_none() && unasked.remarks.matches("was not asked").count() == 2);
@@ -342,7 +356,11 @@ mod tests {
         };
         let plan = |disk| coming(&pool, DiskIndex::new(disk));
         assert!(plan(3).expect("a member").is_none());
-        assert!(plan(4).expect("a member").is_some_and(|plan| plan.contains("overwritten")));
+        assert!(
+            plan(4)
+                .expect("a member")
+                .is_some_and(|plan| plan.contains("overwritten"))
+        );
         let stranger = plan(9).expect_err("no member").to_string();
         assert!(stranger.contains("disk-03, disk-04, disk-05"), "{stranger}");
     }

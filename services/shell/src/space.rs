@@ -185,11 +185,7 @@ pub async fn snapshot(array: &Array, command: Snapshot, action: Option<ActionId>
                 RowOp::Put(Resource::Item(item)) => Some(item.id()),
                 _ => None,
             });
-            let mut shown = done(
-                action,
-                &changed,
-                &format!("snapshot {name} of {of} asked for"),
-            );
+            let mut shown = done(action, &changed, &format!("snapshot {name} of {of} asked for"));
             let stands = match id {
                 Some(id) => wait_stands(array, id, Duration::from_secs(wait)).await,
                 None => false,

@@ -314,14 +314,24 @@ fn a_disk_comes_in_the_place_of_a_lost_one_step_by_step() {
     let calls = replace(&group, gate, &none);
     let lines: Vec<_> = calls.iter().map(|call| call.join(" ")).collect();
     // What stands on the mirrors is in pieces with them, and whole with them.
-    assert!(lines.contains(&format!("lvconvert --yes --repair pollux_0123/pool_tdata {gate}")), "{lines:?}");
+    assert!(
+        lines.contains(&format!("lvconvert --yes --repair pollux_0123/pool_tdata {gate}")),
+        "{lines:?}"
+    );
     assert!(lines.iter().all(|line| line.contains("/pool_t")), "{lines:?}");
     let tried = group.lvs.iter().map(|lv| lv.name.clone()).collect();
-    assert_eq!(replace(&group, gate, &tried), Vec::<Call>::new(), "two are lost, and one has come");
+    assert_eq!(
+        replace(&group, gate, &tried),
+        Vec::<Call>::new(),
+        "two are lost, and one has come"
+    );
     group.lvs.iter_mut().for_each(|lv| lv.partial = false);
     assert_eq!(heads(&replace(&group, gate, &none)), ["vgreduce pollux_0123"]);
     group.missing = 0;
     assert_eq!(replace(&group, gate, &none), Vec::<Call>::new());
     assert!(matches!(may_replace(&group), Err(Refusal::Whole { .. })));
-    assert!(matches!(may_replace(&vg(vec![thin()])), Err(Refusal::Single { .. })));
+    assert!(matches!(
+        may_replace(&vg(vec![thin()])),
+        Err(Refusal::Single { .. })
+    ));
 }
