@@ -98,6 +98,7 @@ impl Array {
             disks: row.disks,
             key: self.key(task),
             create: row.ready.is_none(),
+            backend: row.backend,
             power_off,
         };
         self.step(task, "import", pool::IMPORT, &request).await

@@ -1,11 +1,78 @@
-//! The label with which a pool is imported: the newest of those that its disks carry, if every disk that may hold acknowledged
-//! writes is there and fenced. The same for every kind of pool.
+//! The label with which a pool is made or imported. The same for every kind of pool.
+//!
+//! Made: on disks that hold nothing. Imported: the newest of those that its disks carry, if every disk that may hold
+//! acknowledged writes is there and fenced.
 
 use crate::backend::PoolError;
-use crate::disks::Disks;
+use crate::disks::{Disks, Session};
 use crate::fence::Exclusion;
-use crate::label::{self, Label, MemberState};
+use crate::label::{self, Label, Member, MemberState};
+use pollux_api::id::DiskIndex;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// The label of a pool that is being made. Nothing has been written yet. The label of a pool that cannot hold data (an earlier
+/// attempt's, a deleted one's) is written over, and so is one that is `own`: what an earlier attempt has made is gone on with.
+///
+/// `room` says how many extents a disk has for this kind of pool, or why it cannot be used; the label has the least of them.
+///
+/// # Errors
+/// A disk is not fenced, cannot be read, is another's, or is none for this kind of pool.
+pub async fn first(
+    disks: &Disks,
+    evidence: &Exclusion,
+    name: &str,
+    on: &[DiskIndex],
+    own: impl Fn(&Label) -> bool,
+    room: impl Fn(DiskIndex, &Session) -> Result<u64, PoolError>,
+) -> Result<Label, PoolError> {
+    let pool = evidence.pool();
+    let unguarded: Vec<_> = on
+        .iter()
+        .copied()
+        .filter(|disk| !evidence.guards(*disk))
+        .collect();
+    if !unguarded.is_empty() || on.is_empty() {
+        return Err(PoolError::NotExclusive {
+            pool,
+            disks: unguarded,
+        });
+    }
+    let (mut members, mut extents, mut txg) = (Vec::new(), u64::MAX, 0);
+    for (disk, found) in disks.each(on, |disk| label::read(disks, disk)).await {
+        let occupied = |why: String| PoolError::Occupied { pool, disk, why };
+        let found = found.map_err(|error| occupied(error.to_string()))?;
+        // A copy that is damaged, of a later version or of elsewhere may describe something; an empty pool does not.
+        if !found.legible() || (found.holds_data() && !found.any().is_some_and(&own)) {
+            return Err(occupied(found.why()));
+        }
+        txg = txg.max(found.any().map_or(0, |label| label.txg));
+        let session = disks
+            .session(disk)
+            .await
+            .map_err(|error| occupied(error.to_string()))?;
+        extents = extents.min(room(disk, &session)?);
+        members.push(Member {
+            disk,
+            id: session.info.id,
+            state: MemberState::InSync,
+        });
+    }
+    members.sort_unstable_by_key(|member| member.disk);
+    Ok(Label {
+        txg,
+        array: disks.array(),
+        pool,
+        name: name.to_owned(),
+        key: evidence.key(),
+        clean: true,
+        members,
+        extents,
+        config_index: 0,
+        volumes: BTreeMap::new(),
+        snapshots: BTreeMap::new(),
+        group: None,
+    })
+}
 
 /// The label with which a pool is imported.
 ///

@@ -5,7 +5,7 @@
 //! | [`embedded`](crate::embedded) | mirror over the shelf's disks, labels, extents |
 //! | [`lvm`](crate::lvm) | volume group of the kernel on disks whose data are the kernel's; the same labels |
 //!
-//! Which one a pool is made of follows from its disks: [`kinds`](crate::kinds).
+//! Which one a pool is made of: [`kinds`](crate::kinds).
 //!
 //! [`Backend::create`] and [`Backend::import`] take an [`Exclusion`] by value: there is no way to write to a pool's disks
 //! without having fenced them first, and none to use one proof for two imports.
@@ -13,9 +13,11 @@
 use crate::fence::Exclusion;
 use crate::label::TooLarge;
 use crate::mirror::{Condition, MirrorError, ReadmitError};
+use pollux_api::config;
 use pollux_api::config::item::ItemId;
-use pollux_api::id::{DiskIndex, PoolId, VolumeId};
-use pollux_api::pool::{PoolEvent, PoolHealth, ReservationKey, SeenPool};
+use pollux_api::id::{ControllerId, DiskIndex, PoolId, VolumeId};
+use pollux_api::lvm::{FileSystem, FileSystemSnapshot, Files, Level};
+use pollux_api::pool::{Made, PoolEvent, PoolHealth, ReservationKey, SeenPool};
 use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
@@ -62,6 +64,28 @@ pub enum PoolError {
         /// The disk.
         disk: DiskIndex,
         /// What stands on it.
+        why: String,
+    },
+    /// A disk is for another kind of pool, or it cannot be asked which.
+    #[error("{disk}: {why}")]
+    Kind {
+        /// The disk.
+        disk: DiskIndex,
+        /// Why.
+        why: String,
+    },
+    /// A volume group cannot be had over so many disks.
+    #[error("a volume group of {disks} disks: possible are {}", Level::DISKS)]
+    Level {
+        /// How many.
+        disks: usize,
+    },
+    /// There are no volume groups on this controller.
+    #[error("controller {controller} has no volume groups: {why}")]
+    NoGroups {
+        /// Which.
+        controller: ControllerId,
+        /// Why.
         why: String,
     },
     /// The pool would have no room.
@@ -132,14 +156,6 @@ pub enum PoolError {
         /// Why.
         why: String,
     },
-    /// This kind of pool cannot do it.
-    #[error("pool {pool} is of a kind that has no way {what}")]
-    Unsupported {
-        /// The pool.
-        pool: PoolId,
-        /// What.
-        what: String,
-    },
     /// It was not done within its deadline.
     #[error("pool {pool}: {what} did not end within {after:?}")]
     Deadline {
@@ -196,6 +212,10 @@ pub struct Wanted {
     pub volumes: Vec<WantedVolume>,
     /// Snapshots of them.
     pub snapshots: Vec<WantedSnapshot>,
+    /// Its file systems. A pool that is a mirror of our own has none.
+    pub file_systems: Vec<FileSystem>,
+    /// Snapshots of them.
+    pub file_system_snapshots: Vec<FileSystemSnapshot>,
     /// The free space, in percent, below which it is low.
     pub low_percent: u8,
 }
@@ -208,12 +228,20 @@ pub trait Backend: Send + Sync + 'static {
     /// Pools whose labels are on the disks, imported or not.
     fn discover(&self) -> impl Future<Output = Vec<SeenPool>> + Send;
 
+    /// What a pool on these disks would be made of; `chosen`: it has to be that.
+    fn propose(
+        &self,
+        disks: &[DiskIndex],
+        chosen: Option<config::Backend>,
+    ) -> impl Future<Output = Result<Made, PoolError>> + Send;
+
     /// Makes a pool of blank disks and imports it.
     fn create(
         &self,
         evidence: Exclusion,
         name: &str,
         disks: &[DiskIndex],
+        chosen: Option<config::Backend>,
         events: mpsc::UnboundedSender<PoolEvent>,
     ) -> impl Future<Output = Result<Self::Pool, (Exclusion, PoolError)>> + Send;
 
@@ -231,6 +259,8 @@ pub trait Imported: Send + Sync + 'static {
     fn id(&self) -> PoolId;
     /// Its name.
     fn name(&self) -> String;
+    /// What it is made of.
+    fn made(&self) -> Made;
     /// The key under which it is held.
     fn key(&self) -> ReservationKey;
     /// Bytes that volumes can use, bytes that they use, bytes of an extent.
@@ -247,6 +277,10 @@ pub trait Imported: Send + Sync + 'static {
     fn is_low(&self) -> bool;
     /// Snapshots that stand.
     fn snapshots(&self) -> Vec<ItemId>;
+    /// File systems, and where they are mounted.
+    fn files(&self) -> Vec<Files> {
+        Vec::new()
+    }
     /// Brings volumes and snapshots to what the configuration says as of change `index`: makes, grows, removes. Removes
     /// nothing if the pool has seen a later configuration. Returns what could not be done.
     fn reconcile(&self, index: u64, wanted: &Wanted) -> impl Future<Output = Vec<PoolError>> + Send;

@@ -9,19 +9,21 @@
 
 use crate::assemble;
 use crate::backend::{Backend, Imported, PoolError, Wanted};
-use crate::disks::Disks;
+use crate::commands::{Blocks, Commands};
+use crate::disks::{Disks, Session};
 use crate::extents::{Extents, Space};
 use crate::fence::{self, Exclusion};
 use crate::intent::{self, Intents};
-use crate::label::{self, EXTENT_BYTES, Label, Member, MemberState, VolumeEntry};
+use crate::label::{self, EXTENT_BYTES, Label, MemberState, VolumeEntry};
 use crate::mirror::{Condition, Mirror, MirrorError, Surroundings, read_intents};
 use crate::record::Records;
 use crate::volume::{Layout, Volume};
 use futures_util::future::join_all;
+use pollux_api::config;
 use pollux_api::config::item::ItemId;
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
-use pollux_api::pool::{PoolEvent, PoolHealth, ReservationKey, SeenPool};
-use pollux_block_frame::{Handler, Purpose, Server, ServerOptions};
+use pollux_api::pool::{Made, PoolEvent, PoolHealth, ReservationKey, SeenPool};
+use pollux_block_frame::{Purpose, Server, ServerOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +37,12 @@ use uuid::Uuid;
 
 /// How often idle write intents are looked for.
 const CLEAR_EVERY: Duration = Duration::from_millis(500);
+
+/// What such a pool is made of.
+const MADE: Made = Made {
+    backend: config::Backend::Embedded,
+    level: None,
+};
 
 /// Free space in percent that is low, until the configuration has said another figure.
 pub const LOW_PERCENT: u8 = 10;
@@ -200,14 +208,35 @@ impl Backend for Embedded {
         pools.into_values().map(|(_, seen)| seen).collect()
     }
 
+    async fn propose(&self, _: &[DiskIndex], chosen: Option<config::Backend>) -> Result<Made, PoolError> {
+        match chosen {
+            None | Some(config::Backend::Embedded) => Ok(MADE),
+            Some(config::Backend::Lvm) => Err(PoolError::NoGroups {
+                controller: self.disks.controller(),
+                why: "this pool manager was started without them".to_owned(),
+            }),
+        }
+    }
+
     async fn create(
         &self,
         evidence: Exclusion,
         name: &str,
         disks: &[DiskIndex],
+        chosen: Option<config::Backend>,
         events: mpsc::UnboundedSender<PoolEvent>,
     ) -> Result<EmbeddedPool, (Exclusion, PoolError)> {
-        match self.first_label(&evidence, name, disks).await {
+        if let Err(error) = self.propose(disks, chosen).await {
+            return Err((evidence, error));
+        }
+        let room = |disk, session: &Session| match label::extents(session.bytes()) {
+            0 => Err(PoolError::TooSmall {
+                disk,
+                bytes: session.bytes(),
+            }),
+            extents => Ok(extents),
+        };
+        match assemble::first(&self.disks, &evidence, name, disks, |_| false, room).await {
             Err(error) => Err((evidence, error)),
             Ok(label) => {
                 self.open(evidence, label, Intents::new(0, BTreeSet::new()), events)
@@ -225,77 +254,6 @@ impl Backend for Embedded {
             Err(error) => Err((evidence, error)),
             Ok((label, intents)) => self.open(evidence, label, intents, events).await,
         }
-    }
-}
-
-impl Embedded {
-    /// The label of a pool that is being made. Nothing has been written yet; the label of a pool without volumes, an
-    /// earlier attempt's or a deleted one's, is written over.
-    async fn first_label(
-        &self,
-        evidence: &Exclusion,
-        name: &str,
-        disks: &[DiskIndex],
-    ) -> Result<Label, PoolError> {
-        let pool = evidence.pool();
-        let unguarded: Vec<_> = disks
-            .iter()
-            .copied()
-            .filter(|disk| !evidence.guards(*disk))
-            .collect();
-        if !unguarded.is_empty() || disks.is_empty() {
-            return Err(PoolError::NotExclusive {
-                pool,
-                disks: unguarded,
-            });
-        }
-        let (mut members, mut extents, mut txg) = (Vec::new(), u64::MAX, 0);
-        for (disk, found) in self
-            .disks
-            .each(disks, |disk| label::read(&self.disks, disk))
-            .await
-        {
-            let occupied = |why: String| PoolError::Occupied { pool, disk, why };
-            let found = found.map_err(|error| occupied(error.to_string()))?;
-            // A copy that is damaged, of a later version or of elsewhere may describe something; an empty pool does not.
-            let present = found.any();
-            if !found.legible() || found.holds_data() {
-                return Err(occupied(found.why()));
-            }
-            txg = txg.max(present.map_or(0, |label| label.txg));
-            let session = self
-                .disks
-                .session(disk)
-                .await
-                .map_err(|error| occupied(error.to_string()))?;
-            if label::extents(session.bytes()) == 0 {
-                return Err(PoolError::TooSmall {
-                    disk,
-                    bytes: session.bytes(),
-                });
-            }
-            extents = extents.min(label::extents(session.bytes()));
-            members.push(Member {
-                disk,
-                id: session.info.id,
-                state: MemberState::InSync,
-            });
-        }
-        members.sort_unstable_by_key(|member| member.disk);
-        Ok(Label {
-            txg,
-            array: self.disks.array(),
-            pool,
-            name: name.to_owned(),
-            key: evidence.key(),
-            clean: true,
-            members,
-            extents,
-            config_index: 0,
-            volumes: BTreeMap::new(),
-            snapshots: BTreeMap::new(),
-            group: None,
-        })
     }
 }
 
@@ -379,15 +337,15 @@ async fn watch_space(
 
 /// A volume that is served.
 #[derive(Debug)]
-pub(crate) struct Served<H: Handler> {
-    server: Arc<Server<H>>,
+pub(crate) struct Served<B: Blocks> {
+    server: Arc<Server<Commands<B>>>,
     serving: JoinHandle<()>,
     socket: PathBuf,
 }
 
-impl<H: Handler> Served<H> {
+impl<B: Blocks> Served<B> {
     /// Opens the socket of a volume.
-    pub(crate) fn open(volume: Arc<H>, sockets: &Path, id: VolumeId, array: Uuid) -> Result<Self, PoolError> {
+    pub(crate) fn open(volume: Arc<B>, sockets: &Path, id: VolumeId, array: Uuid) -> Result<Self, PoolError> {
         let socket = sockets.join(format!("{id}.sock"));
         let io = |source| PoolError::Io {
             path: socket.clone(),
@@ -399,7 +357,10 @@ impl<H: Handler> Served<H> {
             _ => {}
         }
         let listener = UnixListener::bind(&socket).map_err(io)?;
-        let server = Server::new(volume, ServerOptions::new(array, Purpose::Volume, None));
+        let server = Server::new(
+            Arc::new(Commands(volume)),
+            ServerOptions::new(array, Purpose::Volume, None),
+        );
         let serving = {
             let server = server.clone();
             tokio::spawn(async move { server.serve_unix(listener).await })
@@ -545,6 +506,10 @@ impl Imported for EmbeddedPool {
 
     fn name(&self) -> String {
         self.mirror.label().name.clone()
+    }
+
+    fn made(&self) -> Made {
+        MADE
     }
 
     fn key(&self) -> ReservationKey {

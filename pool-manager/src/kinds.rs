@@ -1,15 +1,17 @@
-//! Both kinds of pool under one roof. Nobody chooses: disks whose data are the kernel's make a pool in a volume group, others a
-//! mirror of our own; what a pool is, its label says.
+//! Both kinds of pool under one roof. A new pool is what was chosen, or what its disks are for: those whose data are the
+//! kernel's make a pool in a volume group, others a mirror of our own. What a pool is, its label says.
 
 use crate::backend::{Backend, Imported, PoolError, Wanted};
 use crate::embedded::{Embedded, EmbeddedPool};
 use crate::fence::Exclusion;
-use crate::lvm::{Lvm, LvmPool};
+use crate::lvm::{self, Lvm, LvmPool};
 use crate::lvmd::Groups;
 use crate::mirror::Condition;
+use pollux_api::config;
 use pollux_api::config::item::ItemId;
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
-use pollux_api::pool::{PoolEvent, PoolHealth, ReservationKey, SeenPool};
+use pollux_api::lvm::Files;
+use pollux_api::pool::{Made, PoolEvent, PoolHealth, ReservationKey, SeenPool};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -38,30 +40,35 @@ impl<G: Groups> Backend for Kinds<G> {
         self.embedded.discover().await
     }
 
+    async fn propose(&self, disks: &[DiskIndex], chosen: Option<config::Backend>) -> Result<Made, PoolError> {
+        let ours = self.lvm.suits(disks).await?;
+        match lvm::made(&ours, chosen)?.backend {
+            backend @ config::Backend::Embedded => self.embedded.propose(disks, Some(backend)).await,
+            backend @ config::Backend::Lvm => self.lvm.propose(disks, Some(backend)).await,
+        }
+    }
+
     async fn create(
         &self,
         evidence: Exclusion,
         name: &str,
         disks: &[DiskIndex],
+        chosen: Option<config::Backend>,
         events: mpsc::UnboundedSender<PoolEvent>,
     ) -> Result<AnyPool<G>, (Exclusion, PoolError)> {
-        match self.lvm.suits(disks).await {
-            Some(true) => self
-                .lvm
-                .create(evidence, name, disks, events)
-                .await
-                .map(AnyPool::Lvm),
-            Some(false) => (self.embedded.create(evidence, name, disks, events).await).map(AnyPool::Embedded),
-            None => {
-                let why = "some of the pool's disks are those whose data are the kernel's (kernel = true in enclosure.toml), \
-                           and some are not"
-                    .to_owned();
-                let error = PoolError::Occupied {
-                    pool: evidence.pool(),
-                    disk: disks.first().copied().unwrap_or_default(),
-                    why,
-                };
-                Err((evidence, error))
+        let made = match self.propose(disks, chosen).await {
+            Ok(made) => made,
+            Err(error) => return Err((evidence, error)),
+        };
+        let chosen = Some(made.backend);
+        match made.backend {
+            config::Backend::Lvm => {
+                let pool = self.lvm.create(evidence, name, disks, chosen, events).await;
+                pool.map(AnyPool::Lvm)
+            }
+            config::Backend::Embedded => {
+                let pool = self.embedded.create(evidence, name, disks, chosen, events).await;
+                pool.map(AnyPool::Embedded)
             }
         }
     }
@@ -101,6 +108,10 @@ impl<G: Groups> Imported for AnyPool<G> {
         either!(self, pool => pool.name())
     }
 
+    fn made(&self) -> Made {
+        either!(self, pool => pool.made())
+    }
+
     fn key(&self) -> ReservationKey {
         either!(self, pool => pool.key())
     }
@@ -131,6 +142,10 @@ impl<G: Groups> Imported for AnyPool<G> {
 
     fn snapshots(&self) -> Vec<ItemId> {
         either!(self, pool => pool.snapshots())
+    }
+
+    fn files(&self) -> Vec<Files> {
+        either!(self, pool => pool.files())
     }
 
     async fn reconcile(&self, index: u64, wanted: &Wanted) -> Vec<PoolError> {

@@ -19,6 +19,7 @@
 
 pub mod assemble;
 pub mod backend;
+mod commands;
 pub mod device;
 pub mod disks;
 pub mod embedded;

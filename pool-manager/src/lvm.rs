@@ -15,26 +15,30 @@
 //!
 //! When the kernel goes on without a disk, the label is told. It may be told too late: then the disk has to be fenced at the next
 //! import, and the kernel's own records on the other disks say that it is behind.
+//!
+//! A disk comes in the place of a failed one in that order: fenced, in the label as being copied to, in the group. The label calls
+//! it in sync when the kernel does. What is cut short in between the next import goes on with.
 
 use crate::assemble;
 use crate::backend::{Backend, Imported, PoolError, Wanted, WantedSnapshot, WantedVolume};
 use crate::device::Device;
-use crate::disks::{COMMAND_DEADLINE, Disks};
+use crate::disks::{COMMAND_DEADLINE, Disks, Session};
 use crate::embedded::{LOW_PERCENT, Served};
 use crate::fence::{self, Exclusion, FenceError};
 use crate::label::{self, GroupEntry, Label, Member, MemberState};
 use crate::lvmd::Groups;
-use crate::mirror::Condition;
+use crate::mirror::{Condition, ReadmitError};
 use crate::record::Records;
 use futures_util::future::join_all;
-use pollux_api::config::Hex;
 use pollux_api::config::item::ItemId;
+use pollux_api::config::{self, Hex};
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
 use pollux_api::lvm::{
-    Activate, Apply, Disk, EXTENT_BYTES, Group, Health, LABEL_AREA_BYTES, RollBack, Snapshot, State,
+    Activate, Apply, Disk, EXTENT_BYTES, Files, Group, Health, LABEL_AREA_BYTES, Level, Replace, RollBack,
+    Snapshot, State,
 };
-use pollux_api::pool::{Leg, LegState, PoolEvent, PoolHealth, PowerOff, ReservationKey, SeenPool};
-use pollux_block_frame::Status;
+use pollux_api::pool::{Leg, LegState, Made, PoolEvent, PoolHealth, PowerOff, ReservationKey, SeenPool};
+use pollux_block_frame::{Error, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +54,57 @@ const LOOK: Duration = Duration::from_secs(2);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A disk whose data are the kernel's: its socket ends behind its label area.
+fn is_for_groups(session: &Session) -> bool {
+    session.bytes() == LABEL_AREA_BYTES
+}
+
+fn not_for_groups(disk: DiskIndex) -> PoolError {
+    let why = "its data are not the kernel's (`kernel = true` in enclosure.toml), and a volume group is on such disks alone";
+    PoolError::Kind {
+        disk,
+        why: why.to_owned(),
+    }
+}
+
+/// What a pool on these disks would be made of, where each is known to be one of the kernel's or not.
+///
+/// # Errors
+/// A disk is for the other kind, or there is no volume group over so many.
+pub fn made(ours: &[(DiskIndex, bool)], chosen: Option<config::Backend>) -> Result<Made, PoolError> {
+    let first = |of_kernel: bool| {
+        ours.iter()
+            .find(|(_, ours)| *ours == of_kernel)
+            .map(|(disk, _)| *disk)
+    };
+    match (chosen, first(true), first(false)) {
+        (Some(config::Backend::Embedded), Some(disk), _) => Err(PoolError::Kind {
+            disk,
+            why: "its data are the kernel's (`kernel = true` in enclosure.toml): a volume group alone (`lvm`) can be on it"
+                .to_owned(),
+        }),
+        (Some(config::Backend::Lvm), _, Some(disk)) => Err(not_for_groups(disk)),
+        (None, Some(other), Some(disk)) => Err(PoolError::Kind {
+            disk,
+            why: format!(
+                "its data are not the kernel's, and those of {other} are (`kernel = true` in enclosure.toml): \
+                 a pool has disks of one kind"
+            ),
+        }),
+        (_, None, _) => Ok(Made {
+            backend: config::Backend::Embedded,
+            level: None,
+        }),
+        (_, Some(_), _) => {
+            let disks = ours.len();
+            Ok(Made {
+                backend: config::Backend::Lvm,
+                level: Some(Level::over(disks).ok_or(PoolError::Level { disks })?),
+            })
+        }
+    }
 }
 
 /// Pools in volume groups.
@@ -80,6 +135,8 @@ struct Holding<G> {
     events: mpsc::UnboundedSender<PoolEvent>,
     /// Free space in percent that is low, and whether it is.
     low: Mutex<(u8, bool)>,
+    /// A disk that is on its way into the group: the label has it already, and the kernel does not yet.
+    coming: Mutex<Option<DiskIndex>>,
 }
 
 impl<G: Groups> Lvm<G> {
@@ -100,18 +157,20 @@ impl<G: Groups> Lvm<G> {
         }
     }
 
-    /// Whether every one of these disks is for pools of this kind. `None`: some are, and some are not.
-    pub async fn suits(&self, disks: &[DiskIndex]) -> Option<bool> {
-        let sizes = self.disks.each(disks, |disk| async move {
-            let session = self.disks.session(disk).await;
-            session.is_ok_and(|session| session.bytes() == LABEL_AREA_BYTES)
-        });
-        let ours = sizes.await.into_iter().filter(|(_, ours)| *ours).count();
-        match ours {
-            0 => Some(false),
-            all if all == disks.len() => Some(true),
-            _ => None,
-        }
+    /// Which of these disks are for pools of this kind.
+    ///
+    /// # Errors
+    /// One of them cannot be asked.
+    pub async fn suits(&self, disks: &[DiskIndex]) -> Result<Vec<(DiskIndex, bool)>, PoolError> {
+        let sessions = self.disks.each(disks, |disk| self.disks.session(disk)).await;
+        let ours = |(disk, session): (DiskIndex, Result<Session, Error>)| match session {
+            Ok(session) => Ok((disk, is_for_groups(&session))),
+            Err(error) => {
+                let why = format!("it cannot be asked what it is for: {error}");
+                Err(PoolError::Kind { disk, why })
+            }
+        };
+        sessions.into_iter().map(ours).collect()
     }
 
     /// Whether the newest label of a pool on the disks of a proof is that of a group.
@@ -145,63 +204,16 @@ impl<G: Groups> Lvm<G> {
         disks: &[DiskIndex],
     ) -> Result<Label, PoolError> {
         let pool = evidence.pool();
-        let unguarded: Vec<_> = disks
-            .iter()
-            .copied()
-            .filter(|disk| !evidence.guards(*disk))
-            .collect();
-        if !unguarded.is_empty() || disks.is_empty() {
-            return Err(PoolError::NotExclusive {
-                pool,
-                disks: unguarded,
-            });
-        }
-        let (mut members, mut txg) = (Vec::new(), 0);
-        for (disk, found) in self
-            .disks
-            .each(disks, |disk| label::read(&self.disks, disk))
-            .await
-        {
-            let occupied = |why: String| PoolError::Occupied { pool, disk, why };
-            let found = found.map_err(|error| occupied(error.to_string()))?;
-            // What an earlier attempt has made is gone on with.
-            let own = found
-                .any()
-                .is_some_and(|label| label.pool == pool && label.group.is_some());
-            if !found.legible() || (found.holds_data() && !own) {
-                return Err(occupied(found.why()));
-            }
-            txg = txg.max(found.any().map_or(0, |label| label.txg));
-            let session = self
-                .disks
-                .session(disk)
-                .await
-                .map_err(|error| occupied(error.to_string()))?;
-            if session.bytes() != LABEL_AREA_BYTES {
-                return Err(occupied(
-                    "it is not one of those whose data are the kernel's".to_owned(),
-                ));
-            }
-            members.push(Member {
-                disk,
-                id: session.info.id,
-                state: MemberState::InSync,
-            });
-        }
-        members.sort_unstable_by_key(|member| member.disk);
+        let own = |label: &Label| label.pool == pool && label.group.is_some();
+        // Extents are the group's own business.
+        let room = |disk, session: &Session| match is_for_groups(session) {
+            true => Ok(0),
+            false => Err(not_for_groups(disk)),
+        };
+        let label = assemble::first(&self.disks, evidence, name, disks, own, room).await?;
         Ok(Label {
-            txg,
-            array: self.disks.array(),
-            pool,
-            name: name.to_owned(),
-            key: evidence.key(),
-            clean: true,
-            members,
-            extents: 0,
-            config_index: 0,
-            volumes: BTreeMap::new(),
-            snapshots: BTreeMap::new(),
             group: Some(GroupEntry { made: false }),
+            ..label
         })
     }
 
@@ -256,6 +268,7 @@ impl<G: Groups> Lvm<G> {
             condition: watch::Sender::new(Condition::Active),
             events,
             low: Mutex::new((LOW_PERCENT, false)),
+            coming: Mutex::default(),
         });
         let opened = async {
             // Every disk learns whose the pool is now, before anything behind the label is touched.
@@ -290,6 +303,8 @@ impl<G: Groups> Lvm<G> {
             known: Mutex::default(),
             served: Mutex::default(),
             snapshots: Mutex::default(),
+            files: Mutex::default(),
+            applied: Mutex::default(),
             of: Mutex::default(),
             reconcile: tokio::sync::Mutex::new(()),
             tasks: Mutex::new(vec![
@@ -305,6 +320,7 @@ impl<G: Groups> Lvm<G> {
             let evidence = holding.exclusion.lock().await.take();
             return Err((evidence, error));
         }
+        lock(&imported.tasks).push(tokio::spawn(go_on(holding)).abort_handle());
         info!(%pool, volumes = imported.volumes().len(), took = ?began.elapsed(), "imported");
         Ok(imported)
     }
@@ -318,14 +334,31 @@ impl<G: Groups> Backend for Lvm<G> {
         Vec::new()
     }
 
+    async fn propose(&self, disks: &[DiskIndex], chosen: Option<config::Backend>) -> Result<Made, PoolError> {
+        let ours = self.suits(disks).await?;
+        let made = made(&ours, chosen.or(Some(config::Backend::Lvm)))?;
+        // Asked now, so that a missing daemon is told before anything has been written down.
+        let there = self.groups.pools().await;
+        there.map_err(|why| PoolError::NoGroups {
+            controller: self.disks.controller(),
+            why,
+        })?;
+        Ok(made)
+    }
+
     async fn create(
         &self,
         evidence: Exclusion,
         name: &str,
         disks: &[DiskIndex],
+        chosen: Option<config::Backend>,
         events: mpsc::UnboundedSender<PoolEvent>,
     ) -> Result<LvmPool<G>, (Exclusion, PoolError)> {
-        match self.first_label(&evidence, name, disks).await {
+        let label = match self.propose(disks, chosen).await {
+            Ok(_) => self.first_label(&evidence, name, disks).await,
+            Err(error) => Err(error),
+        };
+        match label {
             Err(error) => Err((evidence, error)),
             Ok(label) => self.open(evidence, label, true, events).await,
         }
@@ -432,10 +465,14 @@ impl<G: Groups> Holding<G> {
     }
 
     fn health(&self) -> PoolHealth {
+        let coming = *lock(&self.coming);
         let (label, state) = (lock(&self.label), self.state.borrow());
         let leg = |member: &Member| {
             let seen = state.legs.iter().find(|leg| leg.slot == member.disk);
-            let by_kernel = seen.map_or(Health::Failed, |leg| leg.health);
+            let by_kernel = match coming == Some(member.disk) {
+                true => Health::Copying,
+                false => seen.map_or(Health::Failed, |leg| leg.health),
+            };
             Leg {
                 disk: member.disk,
                 state: match (member.state, by_kernel) {
@@ -472,16 +509,17 @@ impl<G: Groups> Holding<G> {
                 return;
             }
             let told = self.relabel(|label| {
-                let lost = label
-                    .members
-                    .iter_mut()
-                    .filter(|member| failed.contains(&member.disk));
+                // One that comes back meanwhile is none of them any more.
+                let coming = *lock(&self.coming);
+                let lost = (label.members.iter_mut())
+                    .filter(|member| failed.contains(&member.disk) && coming != Some(member.disk));
                 lost.for_each(|member| member.state = MemberState::Failed);
             });
             if let Err(error) = told.await {
                 warn!(%error, "the label does not know of a failed disk yet");
             }
         }
+        self.take_in_copies(&now).await;
         if before != now {
             warn!(pool = %self.pool, ?now, "disks of a group");
             self.report(PoolEvent::Health {
@@ -490,6 +528,95 @@ impl<G: Groups> Holding<G> {
             });
         }
         self.watch_space();
+    }
+
+    /// Tells the label of disks to which the copy has come to its end.
+    async fn take_in_copies(&self, now: &PoolHealth) {
+        let is_done = |member: &Member| {
+            let mut legs = now.legs.iter();
+            let leg = legs.find(|leg| leg.disk == member.disk);
+            member.state == MemberState::Resyncing
+                && leg.is_some_and(|leg| leg.state == LegState::InSync && leg.resync_percent.is_none())
+        };
+        if !lock(&self.label).members.iter().any(is_done) {
+            return;
+        }
+        let told = self.relabel(|label| {
+            let done = label.members.iter_mut().filter(|member| is_done(member));
+            done.for_each(|member| member.state = MemberState::InSync);
+        });
+        if let Err(error) = told.await {
+            warn!(%error, "the label does not know yet that a copy has come to its end");
+        }
+    }
+
+    /// Takes a disk into the place of a member that has failed: a new one in its slot, or that one again.
+    async fn join(&self, disk: DiskIndex) -> Result<(), PoolError> {
+        let pool = self.pool;
+        let unreadable = |error: Error| PoolError::Readmit {
+            pool,
+            source: ReadmitError::Disk(error),
+        };
+        let session = self.disks.session(disk).await.map_err(unreadable)?;
+        if !is_for_groups(&session) {
+            return Err(not_for_groups(disk));
+        }
+        let found = label::read(&self.disks, disk).await.map_err(unreadable)?;
+        let others = found.any().is_some_and(|label| label.pool != pool) && found.holds_data();
+        if !found.legible() || others {
+            let why = found.why();
+            return Err(PoolError::Occupied { pool, disk, why });
+        }
+        let label = lock(&self.label).clone();
+        let fenced = fence::extend(&self.disks, &mut *self.exclusion.lock().await, disk, &label).await;
+        fenced.map_err(|error| PoolError::Readmit {
+            pool,
+            source: ReadmitError::Fence(error),
+        })?;
+        *lock(&self.coming) = Some(disk);
+        let joined = async {
+            self.relabel(|label| {
+                for member in label.members.iter_mut().filter(|member| member.disk == disk) {
+                    member.id = session.info.id;
+                    member.state = MemberState::Resyncing;
+                }
+            })
+            .await?;
+            self.enter(disk).await
+        };
+        let joined = joined.await;
+        if joined.is_err() {
+            self.give_up(disk).await;
+        }
+        *lock(&self.coming) = None;
+        joined
+    }
+
+    /// Has a disk taken into the group that the label has as being copied to.
+    async fn enter(&self, disk: DiskIndex) -> Result<(), PoolError> {
+        let pool = self.pool;
+        let of_disk = self.open_disks().into_iter().find(|open| open.slot == disk);
+        let Some(of_disk) = of_disk else {
+            let source = ReadmitError::NoMember(disk);
+            return Err(PoolError::Readmit { pool, source });
+        };
+        let request = Replace { pool, disk: of_disk };
+        let group = self.groups.replace(request).await;
+        let group = group.map_err(|why| PoolError::Group { pool, why })?;
+        *lock(&self.coming) = None;
+        self.take_in(group.state).await;
+        Ok(())
+    }
+
+    /// A disk that has not come into the group has failed, as before.
+    async fn give_up(&self, disk: DiskIndex) {
+        let told = self.relabel(|label| {
+            let coming = label.members.iter_mut().filter(|member| member.disk == disk);
+            coming.for_each(|member| member.state = MemberState::Failed);
+        });
+        if let Err(error) = told.await {
+            warn!(%error, %disk, "the label does not know yet that a disk has not come");
+        }
     }
 
     fn watch_space(&self) {
@@ -560,6 +687,17 @@ async fn look<G: Groups>(holding: Arc<Holding<G>>) {
     }
 }
 
+/// Takes disks into the group that were on their way into it when the pool was imported.
+async fn go_on<G: Groups>(holding: Arc<Holding<G>>) {
+    let coming: Vec<_> = lock(&holding.label).disks_in(MemberState::Resyncing).collect();
+    for disk in coming {
+        if let Err(error) = holding.enter(disk).await {
+            warn!(%error, %disk, "a disk was on its way into the group, and does not come");
+            holding.give_up(disk).await;
+        }
+    }
+}
+
 /// A group that is active here.
 #[derive(Debug)]
 pub struct LvmPool<G: Groups> {
@@ -570,6 +708,9 @@ pub struct LvmPool<G: Groups> {
     known: Mutex<BTreeMap<VolumeId, Arc<Device>>>,
     served: Mutex<BTreeMap<VolumeId, Served<Device>>>,
     snapshots: Mutex<Vec<ItemId>>,
+    files: Mutex<Vec<Files>>,
+    /// What was asked for last: asked for again when the group was given up and is not gone.
+    applied: Mutex<Option<Apply>>,
     /// Of which volume a snapshot is, as the configuration has it.
     of: Mutex<BTreeMap<ItemId, VolumeId>>,
     /// Held while volumes and snapshots are changed.
@@ -592,6 +733,7 @@ impl<G: Groups> LvmPool<G> {
     /// Serves what a group has.
     async fn show(&self, group: Group) -> Result<(), PoolError> {
         *lock(&self.snapshots) = group.snapshots;
+        *lock(&self.files) = group.files;
         for volume in &group.volumes {
             if let Some(device) = lock(&self.known).get(&volume.id) {
                 device.set_size(volume.size_bytes);
@@ -681,7 +823,14 @@ impl<G: Groups> LvmPool<G> {
             create: false,
         };
         let group = self.holding.groups.activate(request).await;
-        self.show(group.map_err(|why| self.failed(why))?).await
+        self.show(group.map_err(|why| self.failed(why))?).await?;
+        // Mounts have ended, and are nothing that an activation brings back.
+        let applied = lock(&self.applied).clone();
+        if let Some(request) = applied.filter(|applied| !applied.file_systems.is_empty()) {
+            let group = self.holding.groups.apply(request).await;
+            self.show(group.map_err(|why| self.failed(why))?).await?;
+        }
+        Ok(())
     }
 
     /// Ends every session at once, and whatever runs beside.
@@ -706,6 +855,13 @@ impl<G: Groups> Imported for LvmPool<G> {
 
     fn name(&self) -> String {
         lock(&self.holding.label).name.clone()
+    }
+
+    fn made(&self) -> Made {
+        Made {
+            backend: config::Backend::Lvm,
+            level: Level::over(lock(&self.holding.label).members.len()),
+        }
     }
 
     fn key(&self) -> ReservationKey {
@@ -748,6 +904,10 @@ impl<G: Groups> Imported for LvmPool<G> {
         lock(&self.snapshots).clone()
     }
 
+    fn files(&self) -> Vec<Files> {
+        lock(&self.files).clone()
+    }
+
     async fn reconcile(&self, index: u64, wanted: &Wanted) -> Vec<PoolError> {
         let _one = self.reconcile.lock().await;
         if index < lock(&self.holding.label).config_index || self.holding.is_stopped() {
@@ -759,17 +919,34 @@ impl<G: Groups> Imported for LvmPool<G> {
             .map(|snapshot| (snapshot.id, snapshot.volume))
             .collect();
         let ids: BTreeSet<_> = wanted.volumes.iter().map(|volume| volume.id).collect();
-        let taken: BTreeSet<_> = wanted.snapshots.iter().map(|snapshot| snapshot.id).collect();
+        let of_files = wanted.file_system_snapshots.iter().map(|snapshot| snapshot.id);
+        let taken: BTreeSet<_> = (wanted.snapshots.iter().map(|snapshot| snapshot.id))
+            .chain(of_files.clone())
+            .collect();
+        let kept: BTreeSet<_> = (wanted.file_systems.iter().map(|files| files.id))
+            .chain(of_files)
+            .collect();
         let removes = lock(&self.known).keys().any(|id| !ids.contains(id))
-            || lock(&self.snapshots).iter().any(|id| !taken.contains(id));
+            || lock(&self.snapshots).iter().any(|id| !taken.contains(id))
+            || lock(&self.files).iter().any(|files| !kept.contains(&files.id));
         let fits = |volume: &&WantedVolume| {
             let known = lock(&self.known);
             known
                 .get(&volume.id)
                 .is_some_and(|device| device.size_bytes() >= volume.size_bytes)
         };
+        let mounted = |id: &ItemId, size_bytes: u64| {
+            let files = lock(&self.files);
+            let found = files.iter().find(|files| files.id == *id);
+            found.is_some_and(|files| files.path.is_some() && files.size_bytes >= size_bytes)
+        };
+        let sizes = (wanted.file_systems.iter()).map(|files| (files.id, files.size_bytes));
+        let sizes: BTreeMap<_, _> = sizes.collect();
         let stands = wanted.volumes.iter().all(|volume| fits(&volume))
-            && taken.iter().all(|id| lock(&self.snapshots).contains(id));
+            && taken.iter().all(|id| lock(&self.snapshots).contains(id))
+            && kept
+                .iter()
+                .all(|id| mounted(id, sizes.get(id).copied().flatten().unwrap_or(0)));
         if stands && !removes {
             return Vec::new();
         }
@@ -791,11 +968,20 @@ impl<G: Groups> Imported for LvmPool<G> {
                 pool: self.id(),
                 volumes: wanted.volumes.iter().map(volume).collect(),
                 snapshots: wanted.snapshots.iter().map(snapshot).collect(),
+                file_systems: wanted.file_systems.clone(),
+                file_system_snapshots: wanted.file_system_snapshots.clone(),
             };
+            *lock(&self.applied) = Some(request.clone());
             let group = self.holding.groups.apply(request).await;
-            self.show(group.map_err(|why| self.failed(why))?).await
+            let group = group.map_err(|why| self.failed(why))?;
+            let problems = group.problems.clone();
+            self.show(group).await?;
+            Ok::<_, PoolError>(problems)
         };
-        told.await.err().into_iter().collect()
+        match told.await {
+            Ok(problems) => problems.into_iter().map(|why| self.failed(why)).collect(),
+            Err(error) => vec![error],
+        }
     }
 
     async fn roll_back(&self, snapshot: ItemId) -> Result<VolumeId, PoolError> {
@@ -829,10 +1015,24 @@ impl<G: Groups> Imported for LvmPool<G> {
     }
 
     async fn resync(&self, disk: DiskIndex) -> Result<(), PoolError> {
-        Err(PoolError::Unsupported {
-            pool: self.id(),
-            what: format!("to take {disk} back into a volume group"),
-        })
+        let _one = self.reconcile.lock().await;
+        let (holding, pool) = (&self.holding, self.id());
+        // A disk may have failed since the kernel was asked last.
+        let state = holding.groups.state(pool).await;
+        holding.take_in(state.map_err(|why| self.failed(why))?).await;
+        if holding.is_stopped() {
+            return Err(holding.stopped());
+        }
+        let member = lock(&holding.label).member(disk).map(|member| member.state);
+        match member {
+            None => Err(PoolError::Readmit {
+                pool,
+                source: ReadmitError::NoMember(disk),
+            }),
+            Some(MemberState::InSync) => Ok(()),
+            Some(MemberState::Resyncing) => holding.enter(disk).await,
+            Some(MemberState::Failed) => holding.join(disk).await,
+        }
     }
 
     async fn export(&self, within: Duration) -> Result<(), PoolError> {
@@ -851,5 +1051,48 @@ impl<G: Groups> Imported for LvmPool<G> {
                 error!(%pool, why, "a stopped group stays in the kernel");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_pool_is_made_of_follows_from_its_disks_unless_it_is_chosen() {
+        use config::Backend::{Embedded, Lvm};
+        let disks = |ours: &[bool]| -> Vec<(DiskIndex, bool)> {
+            let numbered = ours.iter().enumerate();
+            numbered
+                .map(|(at, ours)| (DiskIndex::new(at as u16), *ours))
+                .collect()
+        };
+        for (ours, chosen, level) in [
+            (&[true][..], None, Level::Linear),
+            (&[true, true], Some(Lvm), Level::Raid1),
+            (&[true; 3], None, Level::Raid1),
+            (&[true; 6], Some(Lvm), Level::Raid10),
+        ] {
+            let made = made(&disks(ours), chosen).expect("possible");
+            assert_eq!((made.backend, made.level), (Lvm, Some(level)), "{ours:?}");
+        }
+        for chosen in [None, Some(Embedded)] {
+            let made = made(&disks(&[false, false]), chosen).expect("possible");
+            assert_eq!((made.backend, made.level), (Embedded, None));
+        }
+        for (ours, chosen, which) in [
+            (&[true, false][..], None, 1),
+            (&[true, false], Some(Lvm), 1),
+            (&[false, true], Some(Embedded), 1),
+            (&[true, true], Some(Embedded), 0),
+        ] {
+            let error = made(&disks(ours), chosen).expect_err("refused");
+            assert!(
+                matches!(error, PoolError::Kind { disk, .. } if disk == DiskIndex::new(which)),
+                "{ours:?}: {error}"
+            );
+        }
+        let error = made(&disks(&[true; 5]), None).expect_err("no level over five");
+        assert!(error.to_string().contains("an even number from 4 on"), "{error}");
     }
 }

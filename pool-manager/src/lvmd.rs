@@ -3,8 +3,8 @@
 use crate::device::Node;
 use pollux_api::id::PoolId;
 use pollux_api::lvm::{
-    ACTIVATE, APPLY, Activate, Apply, CUT, DEACTIVATE, Group, POOLS, REMOVE, ROLL_BACK, RollBack, STATE,
-    State, Which,
+    ACTIVATE, APPLY, Activate, Apply, CUT, DEACTIVATE, Group, POOLS, REMOVE, REPLACE, ROLL_BACK, Replace,
+    RollBack, STATE, State, Which,
 };
 use pollux_platform::lines::LineClient;
 use pollux_platform::scsi::{LinuxDisk, Sharing};
@@ -28,6 +28,8 @@ pub trait Groups: Send + Sync + 'static {
     fn activate(&self, request: Activate) -> impl Future<Output = Result<Group, String>> + Send;
     /// Brings volumes and snapshots to what is wanted.
     fn apply(&self, request: Apply) -> impl Future<Output = Result<Group, String>> + Send;
+    /// Takes a disk into the place of one that the group has lost.
+    fn replace(&self, request: Replace) -> impl Future<Output = Result<Group, String>> + Send;
     /// Makes a volume what a snapshot is.
     fn roll_back(&self, request: RollBack) -> impl Future<Output = Result<Group, String>> + Send;
     /// What the kernel says of a group.
@@ -82,6 +84,10 @@ impl Groups for Lvmd {
 
     async fn apply(&self, request: Apply) -> Result<Group, String> {
         self.ask(APPLY, request, CHANGE).await
+    }
+
+    async fn replace(&self, request: Replace) -> Result<Group, String> {
+        self.ask(REPLACE, request, CHANGE).await
     }
 
     async fn roll_back(&self, request: RollBack) -> Result<Group, String> {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the volumes of the pool; the list `thin` of the settings of service `pool` | [`WantedVolume`] |
 //! | snapshots of them | [`WantedSnapshot`] |
+//! | file systems of the pool, as large as their quota; snapshots of them | [`Wanted::file_systems`], [`Wanted::file_system_snapshots`] |
 //! | the policy `alarms`: `pool_free_percent` | [`Wanted::low_percent`] |
 //! | the value `overcommit_percent` of the settings of service `pool` | [`announced`] |
 
@@ -12,6 +13,7 @@ use crate::embedded::LOW_PERCENT;
 use pollux_api::config::item::{Item, ItemId, Rule, Settings};
 use pollux_api::config::{PoolSpace, Tables};
 use pollux_api::id::{PoolId, VolumeId};
+use pollux_api::lvm::{FileSystem, FileSystemSnapshot};
 use pollux_api::pool::SERVICE;
 use std::sync::Arc;
 
@@ -50,6 +52,27 @@ pub fn wanted(tables: &Tables, pool: PoolId) -> Wanted {
         let id = snapshot.id;
         here.then_some(WantedSnapshot { id, volume })
     });
+    let id = pool.to_string();
+    let file_systems: Vec<FileSystem> = (tables.items())
+        .filter_map(|item| match item {
+            Item::FileSystem(row) if row.pool == id => Some(FileSystem {
+                id: row.id,
+                size_bytes: row.quota_bytes,
+            }),
+            _ => None,
+        })
+        .collect();
+    let file_system_snapshots = tables.items().filter_map(|item| {
+        let Item::Snapshot(snapshot) = item else {
+            return None;
+        };
+        let of = snapshot.file_system.as_ref()?;
+        let of = file_systems.iter().find(|files| files.id.to_string() == *of)?;
+        Some(FileSystemSnapshot {
+            id: snapshot.id,
+            file_system: of.id,
+        })
+    });
     let low = tables.items().find_map(|item| match item {
         Item::Policy(policy) => match policy.rule {
             Rule::Alarms {
@@ -62,6 +85,8 @@ pub fn wanted(tables: &Tables, pool: PoolId) -> Wanted {
     Wanted {
         volumes: volumes.collect(),
         snapshots: snapshots.collect(),
+        file_system_snapshots: file_system_snapshots.collect(),
+        file_systems,
         low_percent: low.unwrap_or(LOW_PERCENT),
     }
 }
@@ -114,5 +139,58 @@ pub fn may_roll_back(tables: &Tables, snapshot: ItemId) -> Result<(), String> {
     match seen.count() {
         0 => Ok(()),
         hosts => Err(format!("{hosts} hosts see volume {volume}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pollux_api::config::item::{FileSystem as Row, Snapshot};
+    use pollux_api::config::{Hex, Resource, RowOp};
+
+    #[test]
+    fn a_pool_has_the_file_systems_that_are_on_it_and_their_snapshots() {
+        let (here, there) = (PoolId::from_bytes([1; 16]), PoolId::from_bytes([2; 16]));
+        let id = |number| ItemId(Hex([number; 16]));
+        let files = |number, pool: PoolId, quota_bytes| {
+            Item::FileSystem(Row {
+                name: format!("f{number}"),
+                pool: pool.to_string(),
+                quota_bytes,
+                reserved_bytes: 0,
+                id: id(number),
+            })
+        };
+        let snapshot = |number, of: u8| {
+            Item::Snapshot(Snapshot {
+                name: format!("s{number}"),
+                volume: None,
+                file_system: Some(id(of).to_string()),
+                taken_ms: 1,
+                schedule: None,
+                id: id(number),
+            })
+        };
+        let mut tables = Tables::default();
+        for item in [
+            files(3, here, Some(1 << 30)),
+            files(4, there, None),
+            files(5, here, None),
+            snapshot(6, 3),
+            snapshot(7, 4),
+        ] {
+            tables.apply(&RowOp::Put(Resource::Item(item)));
+        }
+        let wanted = wanted(&tables, here);
+        let sizes: Vec<_> = (wanted.file_systems.iter())
+            .map(|files| (files.id, files.size_bytes))
+            .collect();
+        assert_eq!(sizes, [(id(3), Some(1 << 30)), (id(5), None)]);
+        let taken = FileSystemSnapshot {
+            id: id(6),
+            file_system: id(3),
+        };
+        assert_eq!(wanted.file_system_snapshots, [taken]);
+        assert!(wanted.snapshots.is_empty());
     }
 }

@@ -1,20 +1,20 @@
 //! When snapshots are due, as a function of the configuration and the time of day.
 //!
 //! A schedule divides the time into slots: from `offset_minutes` after midnight UTC every `every_minutes`, and each day
-//! anew where that is less than a day. In each slot there is one snapshot of each of its volumes; one that was missed,
+//! anew where that is less than a day. In each slot there is one snapshot of each of its volumes and file systems; one that was missed,
 //! because nobody served the pool, is taken as soon as somebody does. Beyond `keep` the oldest that the schedule took go.
 //!
 //! The owner of a pool asks the configuration for what is due; it takes the snapshots when the configuration has them. A
 //! name says volume, slot and schedule, so that two owners who follow one another ask for the same.
 
 use pollux_api::config::item::{Item, ItemId, Schedule, Snapshot};
-use pollux_api::config::{Kind, Op, Tables, Volume};
+use pollux_api::config::{Backend, Kind, Op, Tables};
 use pollux_api::id::PoolId;
 use std::collections::BTreeSet;
 
 const MINUTE_MS: u64 = 60_000;
 const DAY_MINUTES: u64 = 24 * 60;
-/// As much of a volume's name as stands in the name of its snapshots.
+/// As much of its volume's name as stands in the name of its snapshots.
 const NAME_PART: usize = 24;
 
 /// The beginning of the slot in which `now` is, minutes since 1970 UTC.
@@ -35,21 +35,70 @@ pub fn slot(now: u64, every: u64, offset: u64) -> u64 {
     }
 }
 
-fn name(schedule: ItemId, volume: &Volume, slot: u64) -> String {
-    let head = |id: String| id.chars().take(8).collect::<String>();
-    let part: String = volume.name.chars().take(NAME_PART).collect();
-    let (by, of) = (head(schedule.to_string()), head(volume.id.to_string()));
+/// What snapshots are taken of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Origin {
+    name: String,
+    /// The volume, or the file system: one of the two.
+    volume: Option<String>,
+    file_system: Option<String>,
+}
+
+impl Origin {
+    fn id(&self) -> &str {
+        let id = self.volume.as_ref().or(self.file_system.as_ref());
+        id.map_or("", String::as_str)
+    }
+}
+
+/// What of a schedule is on these pools. Where mirrors of our own keep a pool there are no file systems.
+fn origins(tables: &Tables, schedule: &Schedule, pools: &BTreeSet<PoolId>) -> Vec<Origin> {
+    let volumes = schedule
+        .volumes
+        .iter()
+        .filter_map(|id| tables.volumes.get(&id.parse().ok()?))
+        .filter(|volume| pools.contains(&volume.pool))
+        .map(|volume| Origin {
+            name: volume.name.clone(),
+            volume: Some(volume.id.to_string()),
+            file_system: None,
+        });
+    let is_group = |pool: &PoolId| {
+        let row = tables.pools.get(pool);
+        row.is_some_and(|row| row.backend == Some(Backend::Lvm))
+    };
+    let files = tables.items().filter_map(|item| match item {
+        Item::FileSystem(row) => {
+            let (id, pool) = (row.id.to_string(), row.pool.parse().ok()?);
+            let is_ours = schedule.file_systems.contains(&id) && pools.contains(&pool) && is_group(&pool);
+            is_ours.then(|| Origin {
+                name: row.name.clone(),
+                volume: None,
+                file_system: Some(id),
+            })
+        }
+        _ => None,
+    });
+    volumes.chain(files).collect()
+}
+
+fn name(schedule: ItemId, origin: &Origin, slot: u64) -> String {
+    let head = |id: &str| id.chars().take(8).collect::<String>();
+    let part: String = origin.name.chars().take(NAME_PART).collect();
+    let (by, of) = (head(&schedule.to_string()), head(origin.id()));
     format!("{part}-{slot}-{by}{of}")
 }
 
-fn of_schedule<'a>(tables: &'a Tables, schedule: &'a Schedule, volume: &'a Volume) -> Vec<&'a Snapshot> {
-    let (by, of) = (schedule.id.to_string(), volume.id.to_string());
+fn of_schedule<'a>(tables: &'a Tables, schedule: &Schedule, origin: &Origin) -> Vec<&'a Snapshot> {
+    let by = schedule.id.to_string();
+    let is_of = |row: &Snapshot| {
+        let same = row.volume == origin.volume && row.file_system == origin.file_system;
+        same && row.schedule.as_ref() == Some(&by)
+    };
     let mut found: Vec<&Snapshot> = tables
         .items()
         .filter_map(|item| match item {
-            Item::Snapshot(row) if row.schedule.as_ref() == Some(&by) && row.volume.as_ref() == Some(&of) => {
-                Some(row)
-            }
+            Item::Snapshot(row) if is_of(row) => Some(row),
             _ => None,
         })
         .collect();
@@ -57,7 +106,7 @@ fn of_schedule<'a>(tables: &'a Tables, schedule: &'a Schedule, volume: &'a Volum
     found
 }
 
-/// What the configuration is to be asked for now, for volumes of these pools.
+/// What the configuration is to be asked for now, for volumes and file systems of these pools.
 #[must_use]
 pub fn due(tables: &Tables, pools: &BTreeSet<PoolId>, now_ms: u64) -> Vec<Op> {
     let (mut made, mut ended) = (Vec::new(), Vec::new());
@@ -68,18 +117,14 @@ pub fn due(tables: &Tables, pools: &BTreeSet<PoolId>, now_ms: u64) -> Vec<Op> {
     for schedule in schedules {
         let every = u64::from(schedule.every_minutes);
         let slot = slot(now_ms / MINUTE_MS, every, schedule.offset_minutes.into());
-        let volumes = schedule
-            .volumes
-            .iter()
-            .filter_map(|id| tables.volumes.get(&id.parse().ok()?));
-        for volume in volumes.filter(|volume| pools.contains(&volume.pool)) {
-            let present = of_schedule(tables, schedule, volume);
+        for origin in origins(tables, schedule, pools) {
+            let present = of_schedule(tables, schedule, &origin);
             let fresh = present.last().is_none_or(|row| row.taken_ms < slot * MINUTE_MS);
             if fresh {
                 let item = Item::Snapshot(Snapshot {
-                    name: name(schedule.id, volume, slot),
-                    volume: Some(volume.id.to_string()),
-                    file_system: None,
+                    name: name(schedule.id, &origin, slot),
+                    volume: origin.volume.clone(),
+                    file_system: origin.file_system.clone(),
                     taken_ms: now_ms,
                     schedule: Some(schedule.id.to_string()),
                     id: ItemId::default(),
@@ -101,8 +146,9 @@ pub fn due(tables: &Tables, pools: &BTreeSet<PoolId>, now_ms: u64) -> Vec<Op> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pollux_api::config::{Hex, Resource, RowOp};
-    use pollux_api::id::VolumeId;
+    use pollux_api::config::item::FileSystem;
+    use pollux_api::config::{Class, Hex, Pool, Redundancy, Resource, RowOp, Volume};
+    use pollux_api::id::{ControllerId, VolumeId};
 
     const POOL: PoolId = PoolId::from_bytes([2; 16]);
     const HOUR_MS: u64 = 60 * MINUTE_MS;
@@ -208,15 +254,72 @@ mod tests {
     }
 
     #[test]
-    fn names_are_names() {
-        let volume = Volume {
-            id: VolumeId::from_bytes([1; 16]),
-            name: "v".repeat(63),
-            pool: POOL,
-            size_bytes: 1 << 20,
-            serial: "0123456789abcdef".into(),
+    fn file_systems_are_kept_where_there_are_any() {
+        let mut tables = tables(60, 1);
+        let put = |tables: &mut Tables, row| tables.apply(&RowOp::Put(row));
+        let group = PoolId::from_bytes([4; 16]);
+        for (id, backend) in [(group, Some(Backend::Lvm)), (POOL, None)] {
+            let pool = Pool {
+                id,
+                name: format!("pool-{id}"),
+                class: Class::Fast,
+                home: ControllerId::A,
+                redundancy: Redundancy::Mirror,
+                backend,
+                disks: vec![],
+                ready: None,
+            };
+            put(&mut tables, Resource::Pool(pool));
+        }
+        let ids = [20, 21].map(|number| ItemId(Hex([number; 16])));
+        for (id, pool) in ids.into_iter().zip([group, POOL]) {
+            let row = FileSystem {
+                name: format!("files-{id}"),
+                pool: pool.to_string(),
+                quota_bytes: None,
+                reserved_bytes: 0,
+                id,
+            };
+            put(&mut tables, Resource::Item(Item::FileSystem(row)));
+        }
+        let schedule = tables.items().find_map(|item| match item {
+            Item::Schedule(row) => Some(row.clone()),
+            _ => None,
+        });
+        let schedule = Schedule {
+            volumes: vec![],
+            file_systems: ids.map(|id| id.to_string()).to_vec(),
+            ..schedule.expect("one")
         };
-        let name = name(ItemId(Hex([7; 16])), &volume, u64::from(u32::MAX));
+        put(&mut tables, Resource::Item(Item::Schedule(schedule)));
+        let pools = BTreeSet::from([POOL, group]);
+        let begin = 1000 * DAY_MINUTES * MINUTE_MS;
+        let mut number = 100;
+        for hour in 0..2 {
+            let ops = due(&tables, &pools, begin + hour * HOUR_MS);
+            let made: Vec<_> = ops
+                .iter()
+                .filter_map(|op| match op {
+                    Op::Set {
+                        item: Item::Snapshot(row),
+                    } => Some((row.volume.clone(), row.file_system.clone())),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(made, [(None, Some(ids[0].to_string()))], "not on a mirror of our own");
+            assert_eq!(ops.len() as u64, 1 + hour, "the one before goes");
+            apply(&mut tables, &ops, &mut number);
+        }
+    }
+
+    #[test]
+    fn names_are_names() {
+        let origin = Origin {
+            name: "v".repeat(63),
+            volume: Some(VolumeId::from_bytes([1; 16]).to_string()),
+            file_system: None,
+        };
+        let name = name(ItemId(Hex([7; 16])), &origin, u64::from(u32::MAX));
         assert!(name.len() <= pollux_api::config::NAME_MAX, "{name}");
     }
 }

@@ -29,8 +29,8 @@ use pollux_api::id::PoolId;
 use pollux_api::lvm;
 use pollux_api::pool::{
     CLEAR_KEY, ClearKey, ClearedKey, Contract, EVENTS, EXPORT, Export, Exported, IMPORT, Import,
-    Imported as ImportedReply, ImportedPool, LegState, PoolEvent, PoolHealth, RESYNC, ROLL_BACK, Resync,
-    RollBack, RolledBack, SERVICE, STATUS, STOP, Status, TAKE, Take, Taken,
+    Imported as ImportedReply, ImportedPool, LegState, Made, PROPOSE, PoolEvent, PoolHealth, Propose, RESYNC,
+    ROLL_BACK, Resync, RollBack, RolledBack, SERVICE, STATUS, STOP, Status, TAKE, Take, Taken,
 };
 use pollux_block_frame::Status as DiskStatus;
 use pollux_platform::signal::Shutdown;
@@ -144,13 +144,21 @@ impl<B: Backend> Manager<B> {
             ),
             PoolError::MemberMissing { .. } => (Code::Refused, "bring the disk or the path to it back"),
             PoolError::Occupied { .. } | PoolError::TooSmall { .. } => (Code::Conflict, "choose other disks"),
+            PoolError::Kind { .. } => (
+                Code::Refused,
+                "choose other disks or the other backend; what a disk is for, enclosure.toml says on both controllers",
+            ),
+            PoolError::Level { .. } => (Code::Refused, "choose so many disks"),
+            PoolError::NoGroups { .. } => (
+                Code::Failed,
+                "install the packages lvm2, dmsetup and thin-provisioning-tools, and start lvmd on both controllers",
+            ),
             PoolError::Full { .. } => (Code::Refused, "make it smaller, or free space"),
             PoolError::NoVolume { .. } | PoolError::NoSnapshot { .. } => {
                 (Code::NotFound, "pool.status says which snapshots stand")
             }
             PoolError::Deadline { .. } => (Code::DeadlinePassed, "ask again, or stop the pool"),
             PoolError::Label { .. } => (Code::Refused, "delete volumes"),
-            PoolError::Unsupported { .. } => (Code::Refused, "make another pool, and copy"),
             PoolError::Group { .. } => (
                 Code::Failed,
                 "see the journal of lvmd, and the state of the pool's disks",
@@ -297,7 +305,13 @@ impl<B: Backend> Manager<B> {
         let result = match request.create {
             true => {
                 self.backend
-                    .create(proof, &request.name, &request.disks, self.events.clone())
+                    .create(
+                        proof,
+                        &request.name,
+                        &request.disks,
+                        request.backend,
+                        self.events.clone(),
+                    )
                     .await
             }
             false => self.backend.import(proof, self.events.clone()).await,
@@ -386,6 +400,12 @@ impl<B: Backend> Manager<B> {
         self.records.forget(pool);
         self.dropped(pool);
         imported.is_some()
+    }
+
+    /// `pool.propose`.
+    pub async fn propose(&self, request: Propose) -> Result<Made, RpcError> {
+        let made = self.backend.propose(&request.disks, request.backend).await;
+        made.map_err(|error| self.pool_error(&error))
     }
 
     /// `pool.resync`.
@@ -508,11 +528,13 @@ impl<B: Backend> Manager<B> {
                     pool: pool.id(),
                     name: pool.name(),
                     key: pool.key(),
+                    made: Some(pool.made()),
                     capacity_bytes,
                     used_bytes,
                     health: pool.health(),
                     volumes: pool.volumes(),
                     snapshots: pool.snapshots(),
+                    files: pool.files(),
                     low_space: pool.is_low(),
                 }
             });
@@ -869,7 +891,8 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
     let manager = Manager::new(backend, disks, records, events);
     manager.adopt_all().await?;
 
-    let (take, import, export, stop, resync, roll_back, clear_key, status) = (
+    let (take, import, export, stop, propose, resync, roll_back, clear_key, status) = (
+        manager.clone(),
         manager.clone(),
         manager.clone(),
         manager.clone(),
@@ -895,6 +918,10 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
         .serve::<STOP>(move |_, request: Export| {
             let manager = stop.clone();
             async move { manager.stop(request).await }
+        })
+        .serve::<PROPOSE>(move |_, request: Propose| {
+            let manager = propose.clone();
+            async move { manager.propose(request).await }
         })
         .serve::<RESYNC>(move |_, request: Resync| {
             let manager = resync.clone();

@@ -1,7 +1,8 @@
-//! A volume as a socket: block frames in, ranges of the mirror out; and the journal that goes with it.
+//! A volume whose bytes are in a mirror: what hosts ask ([`commands`](crate::commands)) becomes ranges of it.
 
+use crate::commands::{Blocks, Journal, NO_ROOM, Undone};
 use crate::extents::Space;
-use crate::journal::{self, Found, Place, RECORD_MAX, SLOT_BYTES};
+use crate::journal::SLOT_BYTES;
 use crate::label::{EXTENT_BYTES, Label, VolumeEntry};
 use crate::mapped::{Mapped, MappedError};
 use crate::mirror::{Mirror, MirrorError};
@@ -9,16 +10,8 @@ use crate::range::{Guard, Ranges};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::try_join_all;
 use pollux_api::id::VolumeId;
-use pollux_block_frame::{
-    EndpointInfo, Handler, Hello, LbaRun, MAX_PAYLOAD, Operation, Reply, Request, Status,
-};
+use pollux_block_frame::Status;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use uuid::Uuid;
-
-/// Bytes per logical block of a volume.
-pub const BLOCK_SIZE: u32 = 512;
-/// Bytes per physical block of a volume.
-pub const PHYSICAL_BLOCK_SIZE: u32 = 4096;
 
 /// Runs of blocks in one answer to [`Operation::LbaStatus`].
 const LBA_RUNS: usize = 256;
@@ -41,8 +34,7 @@ pub struct Volume {
     mirror: Arc<Mirror>,
     shape: Mutex<(VolumeEntry, Layout)>,
     ranges: Ranges,
-    /// Where the record in force stands, once it was read. Held while the journal is read or written.
-    journal: tokio::sync::Mutex<Option<Place>>,
+    journal: Journal,
     /// Where its journal gets an extent from.
     space: Arc<Space>,
     cached: Mutex<Option<Cached>>,
@@ -55,18 +47,6 @@ struct Cached {
     losses: u64,
     /// Writes.
     writes: u64,
-}
-
-/// Detail of [`Status::NoResources`]: there will be no room later either, unless somebody makes some.
-pub const NO_ROOM: u64 = 1;
-
-/// Why a command was not done: a status, with the figure that belongs to it.
-struct Undone(Status, u64);
-
-impl From<Status> for Undone {
-    fn from(status: Status) -> Self {
-        Undone(status, 0)
-    }
 }
 
 impl From<MirrorError> for Undone {
@@ -98,7 +78,7 @@ impl Volume {
             mirror,
             shape: Mutex::new((entry, layout)),
             ranges: Ranges::default(),
-            journal: tokio::sync::Mutex::default(),
+            journal: Journal::default(),
             space,
             cached: Mutex::default(),
         }
@@ -115,10 +95,6 @@ impl Volume {
 
     fn cached(&self) -> MutexGuard<'_, Option<Cached>> {
         self.cached.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn entry(&self) -> VolumeEntry {
-        self.lock().0.clone()
     }
 
     /// How its extents are found.
@@ -148,8 +124,57 @@ impl Volume {
         Ok(())
     }
 
-    /// Takes a range for a change of it: whole extents where the change is more than bytes on the volume's own extents.
-    async fn range(&self, at: u64, end: u64, unmap: bool) -> Guard<'_> {
+    /// The extent of the journal, taken now if there is none yet.
+    async fn journal_extent(&self) -> Result<Option<u64>, Status> {
+        if let Some(at) = self.journal_known() {
+            return Ok(Some(at));
+        }
+        let taken = self.space.with(|extents| extents.take(1));
+        let Some(at) = taken.and_then(|runs| Some(runs.first()?.start)) else {
+            return Ok(None);
+        };
+        // Whoever had the extent before must not be taken for a record, and legs that never were equal become so.
+        let zeroed = self.mirror.unmap(at * EXTENT_BYTES, EXTENT_BYTES).await;
+        zeroed.map_err(status)?;
+        let put = |label: &mut Label| {
+            if let Some(entry) = label.volumes.get_mut(&self.id) {
+                entry.journal = Some(at);
+            }
+            Ok(())
+        };
+        match self.mirror.relabel(put).await {
+            Ok(_) => Ok(self.journal_known()),
+            Err(MirrorError::Label(_)) => {
+                // No label says so, and none will.
+                self.space.with(|extents| extents.release(at));
+                Ok(None)
+            }
+            // It may stand in a label: it stays taken.
+            Err(error) => Err(status(error)),
+        }
+    }
+
+    /// As the label in force has it: the entry here may be older.
+    fn journal_known(&self) -> Option<u64> {
+        self.mirror.label().volumes.get(&self.id)?.journal
+    }
+}
+
+impl Blocks for Volume {
+    fn id(&self) -> VolumeId {
+        self.id
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.lock().0.size_bytes
+    }
+
+    fn ranges(&self) -> &Ranges {
+        &self.ranges
+    }
+
+    /// Whole extents where the change is more than bytes on the volume's own extents.
+    async fn claim(&self, at: u64, end: u64, unmap: bool) -> Guard<'_> {
         let mut whole = unmap;
         loop {
             let (from, until) = match whole {
@@ -167,234 +192,21 @@ impl Volume {
         }
     }
 
-    async fn carry_out(&self, operation: Operation) -> Result<Reply, Undone> {
-        let entry = self.entry();
-        let block = u64::from(BLOCK_SIZE);
-        let range = |lba: u64, bytes: u64| match lba
-            .checked_mul(block)
-            .and_then(|at| Some((at, at.checked_add(bytes)?)))
-        {
-            Some((at, end)) if end <= entry.size_bytes => Ok((at, end)),
-            _ => Err(Status::OutOfRange),
-        };
-        let whole = |data: &Bytes| match data.len() as u64 {
-            length if length.is_multiple_of(block) => Ok(length),
-            _ => Err(Status::BadRequest),
-        };
-        match operation {
-            Operation::Info => Ok(Reply::info(&EndpointInfo {
-                block_size: BLOCK_SIZE,
-                physical_block_size: PHYSICAL_BLOCK_SIZE,
-                blocks: entry.size_bytes / block,
-                id: Uuid::from_bytes(*self.id.as_bytes()),
-                // What was written without force unit access stays in the disks' caches until it is flushed.
-                volatile_cache: true,
-                serial: Uuid::from_bytes(*self.id.as_bytes()).simple().to_string(),
-            })),
-            Operation::Read { lba, blocks } => {
-                let (at, end) = range(lba, u64::from(blocks) * block)?;
-                if end - at > u64::from(MAX_PAYLOAD) {
-                    return Err(Status::BadRequest.into());
-                }
-                let _range = self.ranges.take(at, end, true).await;
-                Ok(Reply::data(self.read(at, end).await?))
-            }
-            Operation::Write { lba, data, fua } => {
-                let (at, end) = range(lba, whole(&data)?)?;
-                let _range = self.range(at, end, false).await;
-                if !fua {
-                    // Before it is written: caches that are lost meanwhile are lost for it.
-                    let losses = self.mirror.losses();
-                    self.cached().get_or_insert(Cached { losses, writes: 0 }).writes += 1;
-                }
-                self.write(at, data, fua).await?;
-                Ok(Reply::ok())
-            }
-            Operation::Flush => {
-                let before = *self.cached();
-                self.mirror.flush().await?;
-                let losses = self.mirror.losses();
-                let mut cached = self.cached();
-                let lost = before.is_some_and(|before| before.losses < losses);
-                // Said once: what was lost stays lost. What was written meanwhile waits for the next flush.
-                match cached.as_mut() {
-                    Some(now) if Some(*now) != before => now.losses = losses,
-                    _ => *cached = None,
-                }
-                if lost {
-                    Err(Status::MediumError.into())
-                } else {
-                    Ok(Reply::ok())
-                }
-            }
-            Operation::Unmap { lba, blocks } => {
-                let (at, end) = range(lba, u64::from(blocks) * block)?;
-                let _range = self.range(at, end, true).await;
-                let (entry, layout) = self.lock().clone();
-                match layout {
-                    Layout::Mapped(mapped) => mapped.unmap(at, end, entry.size_bytes).await?,
-                    Layout::Lost => return Err(Status::MediumError.into()),
-                    Layout::Runs => {
-                        for (at, length) in segments(&entry, at, end) {
-                            self.mirror.unmap(at, length).await?;
-                        }
-                    }
-                }
-                Ok(Reply::ok())
-            }
-            Operation::CompareAndWrite {
-                lba,
-                compare,
-                data,
-                fua: _,
-            } => {
-                let (at, end) = range(lba, whole(&data)?)?;
-                let _range = self.range(at, end, false).await;
-                let found = self.read(at, end).await?;
-                if let Some(differs) = found.iter().zip(&compare).position(|(a, b)| a != b) {
-                    return Ok(Reply::with_detail(Status::Miscompare, differs as u64));
-                }
-                self.write(at, data, true).await?;
-                Ok(Reply::ok())
-            }
-            Operation::LbaStatus { lba, blocks } => {
-                let (at, end) = range(lba, u64::from(blocks) * block)?;
-                Ok(self.lba_status(at, end)?)
-            }
-            Operation::RecordLoad => Ok(Reply::data(self.record().await?)),
-            Operation::RecordStore { record } => Ok(self.store(&record).await?),
-            // Hosts' reservations are the block target's; those of the disks are no host's business.
-            Operation::ReservationOut(_) | Operation::ReservationIn | Operation::Scsi { .. } => {
-                Err(Status::Unsupported.into())
-            }
-        }
-    }
-
-    fn lba_status(&self, at: u64, end: u64) -> Result<Reply, Status> {
-        let block = u64::from(BLOCK_SIZE);
-        let parts = match self.layout() {
-            Layout::Runs => vec![(end - at, true)],
-            Layout::Mapped(mapped) => mapped.status(at, end, LBA_RUNS),
-            Layout::Lost => return Err(Status::MediumError),
-        };
-        let mut lba = at / block;
-        let mut runs = Vec::with_capacity(parts.len());
-        for (length, mapped) in parts.into_iter().filter(|(length, _)| *length > 0) {
-            // The range has no more blocks than this figure holds.
-            let blocks = (length / block) as u32;
-            runs.push(LbaRun { lba, blocks, mapped });
-            lba += u64::from(blocks);
-        }
-        Ok(Reply::lba_status(&runs))
-    }
-
-    async fn read_journal(&self, at: u64) -> Result<Found, Status> {
-        let slot = |number: u64| {
-            self.mirror
-                .read(at * EXTENT_BYTES + number * SLOT_BYTES, SLOT_BYTES)
-        };
-        let (first, second) = futures_util::future::try_join(slot(0), slot(1))
-            .await
-            .map_err(status)?;
-        Ok(journal::read([&first, &second], self.id))
-    }
-
-    /// The extent of the journal, taken now if there is none yet.
-    async fn journal_extent(&self) -> Result<Option<u64>, Status> {
-        if let Some(at) = self.journal_at() {
-            return Ok(Some(at));
-        }
-        let taken = self.space.with(|extents| extents.take(1));
-        let Some(at) = taken.and_then(|runs| Some(runs.first()?.start)) else {
-            return Ok(None);
-        };
-        // Whoever had the extent before must not be taken for a record, and legs that never were equal become so.
-        let zeroed = self.mirror.unmap(at * EXTENT_BYTES, EXTENT_BYTES).await;
-        zeroed.map_err(status)?;
-        let put = |label: &mut Label| {
-            if let Some(entry) = label.volumes.get_mut(&self.id) {
-                entry.journal = Some(at);
-            }
-            Ok(())
-        };
-        match self.mirror.relabel(put).await {
-            Ok(_) => Ok(self.journal_at()),
-            Err(MirrorError::Label(_)) => {
-                // No label says so, and none will.
-                self.space.with(|extents| extents.release(at));
-                Ok(None)
-            }
-            // It may stand in a label: it stays taken.
-            Err(error) => Err(status(error)),
-        }
-    }
-
-    /// As the label in force has it: the entry here may be older.
-    fn journal_at(&self) -> Option<u64> {
-        self.mirror.label().volumes.get(&self.id)?.journal
-    }
-
-    async fn record(&self) -> Result<Bytes, Status> {
-        let mut place = self.journal.lock().await;
-        let Some(at) = self.journal_at() else {
-            return Ok(Bytes::new());
-        };
-        match self.read_journal(at).await? {
-            Found::Record(found, record) => {
-                *place = Some(found);
-                Ok(record)
-            }
-            Found::Damaged(_) => {
-                tracing::error!(volume = %self.id, extent = at, "its journal is damaged");
-                Err(Status::MediumError)
-            }
-        }
-    }
-
-    async fn store(&self, record: &Bytes) -> Result<Reply, Status> {
-        if record.len() > RECORD_MAX {
-            return Err(Status::BadRequest);
-        }
-        let mut known = self.journal.lock().await;
-        let Some(at) = self.journal_extent().await? else {
-            return Ok(Reply::with_detail(Status::NoResources, NO_ROOM));
-        };
-        let (mut place, slots) = match *known {
-            Some(place) => (place, 1),
-            None => match self.read_journal(at).await? {
-                Found::Record(place, _) => (place, 1),
-                Found::Damaged(place) => (place, 2),
-            },
-        };
-        for _ in 0..slots {
-            let (sequence, slot) = place.begin();
-            if slots == 1 {
-                *known = Some(place);
-            }
-            let bytes = journal::encode(self.id, sequence, record);
-            let to = at * EXTENT_BYTES + slot as u64 * SLOT_BYTES;
-            self.mirror.write(to, bytes).await.map_err(status)?;
-            place.stands(slot);
-        }
-        *known = Some(place);
-        Ok(Reply::ok())
-    }
-
-    async fn read(&self, at: u64, end: u64) -> Result<Bytes, Status> {
+    async fn read(&self, at: u64, end: u64) -> Result<Bytes, Undone> {
         let (entry, layout) = self.lock().clone();
         match layout {
             Layout::Runs => {}
-            Layout::Mapped(mapped) => return mapped.read(at, end).await.map_err(status),
-            Layout::Lost => return Err(Status::MediumError),
+            Layout::Mapped(mapped) => return Ok(mapped.read(at, end).await?),
+            Layout::Lost => return Err(Status::MediumError.into()),
         }
         let segments = segments(&entry, at, end);
         if let [(at, length)] = segments[..] {
-            return self.mirror.read(at, length).await.map_err(status);
+            return Ok(self.mirror.read(at, length).await?);
         }
         let parts = segments
             .into_iter()
             .map(|(at, length)| self.mirror.read(at, length));
-        let parts = try_join_all(parts).await.map_err(status)?;
+        let parts = try_join_all(parts).await?;
         Ok(parts
             .into_iter()
             .fold(BytesMut::with_capacity((end - at) as usize), |mut all, part| {
@@ -404,18 +216,23 @@ impl Volume {
             .freeze())
     }
 
-    async fn write(&self, at: u64, mut data: Bytes, fua: bool) -> Result<(), Undone> {
+    async fn write(&self, at: u64, mut data: Bytes, durable: bool) -> Result<(), Undone> {
+        if !durable {
+            // Before it is written: caches that are lost meanwhile are lost for it.
+            let losses = self.mirror.losses();
+            self.cached().get_or_insert(Cached { losses, writes: 0 }).writes += 1;
+        }
         let (entry, layout) = self.lock().clone();
         match layout {
             Layout::Runs => {}
-            Layout::Mapped(mapped) => return Ok(mapped.write(at, data, fua).await?),
+            Layout::Mapped(mapped) => return Ok(mapped.write(at, data, durable).await?),
             Layout::Lost => return Err(Status::MediumError.into()),
         }
         let segments = segments(&entry, at, at + data.len() as u64);
         let parts = segments
             .into_iter()
             .map(|(at, length)| (at, data.split_to(length as usize)))
-            .map(async |(at, part)| match fua {
+            .map(async |(at, part)| match durable {
                 true => self.mirror.write(at, part).await,
                 false => self.mirror.write_cached(at, part).await,
             })
@@ -423,6 +240,65 @@ impl Volume {
         // Every part runs to its end, so that nothing is under way any more when the range is given back.
         let results = futures_util::future::join_all(parts).await;
         Ok(results.into_iter().collect::<Result<(), _>>()?)
+    }
+
+    async fn flush(&self) -> Result<(), Undone> {
+        let before = *self.cached();
+        self.mirror.flush().await?;
+        let losses = self.mirror.losses();
+        let mut cached = self.cached();
+        let lost = before.is_some_and(|before| before.losses < losses);
+        // Said once: what was lost stays lost. What was written meanwhile waits for the next flush.
+        match cached.as_mut() {
+            Some(now) if Some(*now) != before => now.losses = losses,
+            _ => *cached = None,
+        }
+        match lost {
+            true => Err(Status::MediumError.into()),
+            false => Ok(()),
+        }
+    }
+
+    async fn unmap(&self, at: u64, end: u64) -> Result<(), Undone> {
+        let (entry, layout) = self.lock().clone();
+        match layout {
+            Layout::Mapped(mapped) => mapped.unmap(at, end, entry.size_bytes).await?,
+            Layout::Lost => return Err(Status::MediumError.into()),
+            Layout::Runs => {
+                for (at, length) in segments(&entry, at, end) {
+                    self.mirror.unmap(at, length).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn mapped(&self, at: u64, end: u64) -> Result<Vec<(u64, bool)>, Undone> {
+        match self.layout() {
+            Layout::Runs => Ok(vec![(end - at, true)]),
+            Layout::Mapped(mapped) => Ok(mapped.status(at, end, LBA_RUNS)),
+            Layout::Lost => Err(Status::MediumError.into()),
+        }
+    }
+
+    fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    async fn journal_at(&self, make: bool) -> Result<Option<u64>, Undone> {
+        let extent = match make {
+            true => self.journal_extent().await?,
+            false => self.journal_known(),
+        };
+        Ok(extent.map(|extent| extent * EXTENT_BYTES))
+    }
+
+    async fn read_slot(&self, at: u64) -> Result<Bytes, Undone> {
+        Ok(self.mirror.read(at, SLOT_BYTES).await?)
+    }
+
+    async fn write_slot(&self, at: u64, bytes: Bytes) -> Result<(), Undone> {
+        Ok(self.mirror.write(at, bytes).await?)
     }
 }
 
@@ -452,30 +328,6 @@ fn segments(entry: &VolumeEntry, at: u64, end: u64) -> Vec<(u64, u64)> {
         passed += length;
     }
     out
-}
-
-/// A session of the block target.
-#[derive(Debug)]
-pub struct Visitor;
-
-impl Handler for Volume {
-    type Session = Visitor;
-
-    async fn log_in(&self, _: &Hello) -> Result<Visitor, Status> {
-        Ok(Visitor)
-    }
-
-    async fn handle(&self, _: &Arc<Visitor>, request: Request) -> Reply {
-        let mine = request.volume.is_nil() || request.volume.as_bytes() == self.id.as_bytes();
-        if !mine {
-            return Reply::status(Status::UnknownVolume);
-        }
-        self.carry_out(request.operation)
-            .await
-            .unwrap_or_else(|Undone(status, detail)| Reply::with_detail(status, detail))
-    }
-
-    fn ended(&self, _: &Arc<Visitor>) {}
 }
 
 #[cfg(test)]

@@ -2,15 +2,17 @@
 //! something that holds groups and obeys its rules.
 
 use bytes::Bytes;
-use pollux_api::config::Hex;
 use pollux_api::config::item::ItemId;
+use pollux_api::config::{Backend, Hex};
 use pollux_api::error::Code;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId, VolumeId};
 use pollux_api::lvm::{
-    Activate, Apply, Device, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Leg, RollBack, State,
+    Activate, Apply, Device, FileSystem, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Leg, Level, Replace,
+    RollBack, State,
 };
 use pollux_api::pool::{
-    Export, Import, LegState, PoolEvent, PowerOff, ReservationKey, RollBack as AskRollBack, Take,
+    Export, Import, LegState, PoolEvent, PowerOff, Propose, ReservationKey, Resync, RollBack as AskRollBack,
+    Take,
 };
 use pollux_block_frame::{Client, Hello, Operation, Port, Purpose};
 use pollux_chassis::shelf::{Layout, Shelf};
@@ -20,6 +22,7 @@ use pollux_pool_manager::device::Node;
 use pollux_pool_manager::disks::Disks;
 use pollux_pool_manager::embedded::Embedded;
 use pollux_pool_manager::kinds::Kinds;
+use pollux_pool_manager::label::{self, MemberState};
 use pollux_pool_manager::lvm::Lvm;
 use pollux_pool_manager::lvmd::Groups;
 use pollux_pool_manager::record::Records;
@@ -49,6 +52,11 @@ struct Stored {
     members: Option<BTreeSet<DiskIndex>>,
     volumes: BTreeMap<VolumeId, u64>,
     snapshots: BTreeMap<ItemId, VolumeId>,
+    /// File systems and their sizes; where they are mounted.
+    files: BTreeMap<ItemId, u64>,
+    mounted: BTreeSet<ControllerId>,
+    /// Disks that are copied to.
+    copying: BTreeSet<DiskIndex>,
     /// Where it is active.
     active: BTreeSet<ControllerId>,
 }
@@ -63,6 +71,10 @@ struct Files {
     opened: Arc<Mutex<BTreeSet<DiskIndex>>>,
     /// Disks that this kernel goes on without.
     failed: Arc<Mutex<BTreeSet<DiskIndex>>>,
+    /// Somebody uses something of the group.
+    busy: Arc<Mutex<bool>>,
+    /// Nobody listens at the socket.
+    gone: Arc<Mutex<bool>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -76,16 +88,20 @@ impl Files {
 
     fn state_now(&self) -> State {
         let (opened, failed) = (lock(&self.opened), lock(&self.failed));
-        let leg = |slot: &DiskIndex| Leg {
-            slot: *slot,
-            health: if failed.contains(slot) {
-                Health::Failed
-            } else {
-                Health::InSync
-            },
-            copied_percent: None,
+        let stored = lock(&self.stored);
+        let leg = |slot: &DiskIndex| {
+            let (health, copied_percent) = match (failed.contains(slot), stored.copying.contains(slot)) {
+                (true, _) => (Health::Failed, None),
+                (false, true) => (Health::Copying, Some(40)),
+                (false, false) => (Health::InSync, None),
+            };
+            Leg {
+                slot: *slot,
+                health,
+                copied_percent,
+            }
         };
-        let used = lock(&self.stored).volumes.values().sum();
+        let used = stored.volumes.values().sum();
         State {
             capacity_bytes: 100 * MIB,
             used_bytes: used,
@@ -104,7 +120,15 @@ impl Files {
             size_bytes: *size_bytes,
             node: self.path(id).display().to_string(),
         };
+        let mounted = stored.mounted.contains(&self.controller);
+        let files = |(id, size_bytes): (&ItemId, &u64)| pollux_api::lvm::Files {
+            id: *id,
+            size_bytes: *size_bytes,
+            path: mounted.then(|| format!("/run/pollux-files/{id}")),
+        };
         Group {
+            files: stored.files.iter().map(files).collect(),
+            problems: Vec::new(),
             volumes: stored.volumes.iter().map(device).collect(),
             snapshots: stored.snapshots.keys().copied().collect(),
             state,
@@ -161,7 +185,25 @@ impl Groups for Files {
             std::fs::copy(self.path(volume), self.path(id)).map_err(|error| error.to_string())?;
         }
         stored.snapshots = taken;
+        let all = 100 * MIB;
+        stored.files = (request.file_systems.iter())
+            .map(|files| (files.id, files.size_bytes.unwrap_or(all)))
+            .collect();
+        stored.mounted.insert(self.controller);
         drop(stored);
+        Ok(self.group())
+    }
+
+    async fn replace(&self, request: Replace) -> Result<Group, String> {
+        self.is_active()?;
+        if *lock(&self.gone) {
+            return Err("no end within 25 s".to_owned());
+        }
+        let slot = request.disk.slot;
+        let was_failed = lock(&self.failed).remove(&slot);
+        if lock(&self.opened).insert(slot) || was_failed {
+            lock(&self.stored).copying.insert(slot);
+        }
         Ok(self.group())
     }
 
@@ -178,6 +220,10 @@ impl Groups for Files {
     }
 
     async fn deactivate(&self, _: PoolId) -> Result<(), String> {
+        lock(&self.stored).mounted.remove(&self.controller);
+        if *lock(&self.busy) {
+            return Err("target is busy".to_owned());
+        }
         lock(&self.stored).active.remove(&self.controller);
         Ok(())
     }
@@ -192,6 +238,9 @@ impl Groups for Files {
     }
 
     async fn pools(&self) -> Result<Vec<PoolId>, String> {
+        if *lock(&self.gone) {
+            return Err("lvmd.sock: No such file or directory".to_owned());
+        }
         Ok(Vec::from_iter(self.is_active().is_ok().then_some(POOL)))
     }
 
@@ -261,6 +310,8 @@ impl Array {
             stored: self.stored.clone(),
             opened: Arc::default(),
             failed: Arc::default(),
+            busy: Arc::default(),
+            gone: Arc::default(),
         };
         let backend = Kinds {
             embedded: Embedded::new(disks.clone(), &volumes, records.clone(), KEY_CHECK),
@@ -301,6 +352,7 @@ impl Controller {
             disks: legs(),
             key: key(self.controller, epoch),
             create,
+            backend: None,
             power_off: None,
         }
     }
@@ -327,6 +379,7 @@ impl Controller {
                 .map(|&id| WantedSnapshot { id, volume: VOLUME })
                 .collect(),
             low_percent: 10,
+            ..Wanted::default()
         };
         let errors = self.manager.reconcile(POOL, index, &wanted).await;
         errors.iter().map(ToString::to_string).collect()
@@ -484,6 +537,71 @@ async fn a_disk_that_the_kernel_has_given_up_stays_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_comes_back_into_the_group_and_the_label_follows_the_kernel() {
+    let is = |state: LegState| {
+        move |event: &PoolEvent| match event {
+            PoolEvent::Health { health, .. } => health.legs[1].state == state,
+            _ => false,
+        }
+    };
+    let array = Array::new(LABEL_AREA_BYTES);
+    let mut a = array.serving().await;
+    let disk = DiskIndex::new(1);
+    let resync = Resync { pool: POOL, disk };
+    a.manager.resync(resync.clone()).await.expect("it is in sync");
+    assert!(lock(&array.stored).copying.is_empty());
+    let stranger = Resync {
+        disk: DiskIndex::new(7),
+        ..resync.clone()
+    };
+    let error = a.manager.resync(stranger).await.expect_err("no member");
+    assert!(error.to_string().contains("disk-07 is not a member"), "{error}");
+
+    lock(&a.groups.failed).insert(disk);
+    a.event(is(LegState::Failed)).await;
+    // What cannot come in is out, as before; and it can be asked for again.
+    *lock(&a.groups.gone) = true;
+    let error = a
+        .manager
+        .resync(resync.clone())
+        .await
+        .expect_err("lvmd does not do it");
+    assert!(error.to_string().contains("no end within"), "{error}");
+    let health = a.manager.status().await.imported[0].health.clone();
+    assert_eq!(health.legs[1].state, LegState::Failed);
+    *lock(&a.groups.gone) = false;
+    let health = a.manager.resync(resync).await.expect("it comes");
+    assert_eq!(
+        (health.legs[1].state, health.legs[1].resync_percent),
+        (LegState::Resyncing, Some(40))
+    );
+
+    // Its owner dies in the middle of the copy: whoever comes next has it, fenced, and goes on.
+    a.manager.abandon();
+    lock(&array.stored).active.clear();
+    let mut b = array.start(B);
+    b.take(2).await;
+    let imported = b.manager.import(b.import(2, false)).await.expect("imported");
+    assert_eq!(imported.health.legs[1].state, LegState::Resyncing);
+    assert_eq!(*lock(&b.groups.opened), legs().into_iter().collect());
+    lock(&array.stored).copying.clear();
+    b.event(is(LegState::InSync)).await;
+    b.manager
+        .export(Export { pool: POOL }, LONG)
+        .await
+        .expect("given up");
+
+    // And the label knows.
+    let disks = Disks::new(&array.dir.path().join("a/port"), ARRAY, A);
+    let on_disk = label::read(&disks, disk).await.expect("read");
+    let label = on_disk.newest(POOL).expect("a label");
+    assert_eq!(
+        label.member(disk).map(|member| member.state),
+        Some(MemberState::InSync)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_roll_back_brings_data_back_and_keeps_reservations() {
     let array = Array::new(LABEL_AREA_BYTES);
     let a = array.serving().await;
@@ -508,6 +626,128 @@ async fn a_roll_back_brings_data_back_and_keeps_reservations() {
         .await
         .expect("loaded");
     assert_eq!(kept.payload, record);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn file_systems_are_mounted_by_the_owner_alone_and_after_an_export_that_failed() {
+    let array = Array::new(LABEL_AREA_BYTES);
+    let a = array.serving().await;
+    let id = ItemId(Hex([0x40; 16]));
+    let wanted = Wanted {
+        volumes: vec![WantedVolume {
+            id: VOLUME,
+            size_bytes: 4 * MIB,
+            thin: true,
+        }],
+        file_systems: vec![FileSystem {
+            id,
+            size_bytes: Some(50 * MIB),
+        }],
+        low_percent: 10,
+        ..Wanted::default()
+    };
+    let paths = async |one: &Controller| {
+        let status = one.manager.status().await;
+        let files = status.imported.into_iter().flat_map(|pool| pool.files);
+        files
+            .map(|files| (files.id, files.path.is_some()))
+            .collect::<Vec<_>>()
+    };
+    assert!(a.manager.reconcile(POOL, 2, &wanted).await.is_empty());
+    assert_eq!(paths(&a).await, [(id, true)]);
+    // Somebody uses it: what was mounted is mounted again.
+    *lock(&a.groups.busy) = true;
+    let error = a
+        .manager
+        .export(Export { pool: POOL }, LONG)
+        .await
+        .expect_err("in use");
+    assert!(error.to_string().contains("busy"), "{error}");
+    assert_eq!(paths(&a).await, [(id, true)]);
+    assert!(lock(&array.stored).mounted.contains(&A));
+    *lock(&a.groups.busy) = false;
+    a.manager
+        .export(Export { pool: POOL }, LONG)
+        .await
+        .expect("given up");
+    assert!(lock(&array.stored).mounted.is_empty());
+
+    // An import does not wait for it; what the configuration wants is mounted then.
+    let b = array.start(B);
+    b.take(2).await;
+    b.manager.import(b.import(2, false)).await.expect("imported");
+    assert_eq!(paths(&b).await, [(id, false)]);
+    assert!(b.manager.reconcile(POOL, 2, &wanted).await.is_empty());
+    assert_eq!(paths(&b).await, [(id, true)]);
+    assert!(b.reconcile(3, &[]).await.is_empty());
+    assert_eq!(paths(&b).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_chosen_is_made_or_refused_with_why() {
+    let propose = |disks, backend| Propose { disks, backend };
+    let (lvm, embedded) = (Some(Backend::Lvm), Some(Backend::Embedded));
+
+    let array = Array::new(16 * MIB);
+    let a = array.start(A);
+    let made = a.manager.propose(propose(legs(), None)).await.expect("possible");
+    assert_eq!((made.backend, made.level), (Backend::Embedded, None));
+    let error = a
+        .manager
+        .propose(propose(legs(), lvm))
+        .await
+        .expect_err("other disks");
+    assert!(error.is(Code::Refused), "{error}");
+    assert!(error.to_string().contains("kernel = true"), "{error}");
+    a.take(1).await;
+    let request = Import {
+        backend: lvm,
+        ..a.import(1, true)
+    };
+    let error = a.manager.import(request).await.expect_err("other disks");
+    assert!(error.is(Code::Refused), "{error}");
+    // Nothing was written: the disks are as good for the other kind as before.
+    let request = Import {
+        backend: embedded,
+        ..a.import(1, true)
+    };
+    a.manager.import(request).await.expect("made");
+    let status = a.manager.status().await;
+    assert_eq!(status.imported[0].made, Some(made));
+
+    let array = Array::new(LABEL_AREA_BYTES);
+    let a = array.start(A);
+    let made = a.manager.propose(propose(legs(), None)).await.expect("possible");
+    assert_eq!((made.backend, made.level), (Backend::Lvm, Some(Level::Raid1)));
+    let error = a.manager.propose(propose(legs(), embedded)).await;
+    let error = error.expect_err("the kernel's disks");
+    assert!(
+        error.is(Code::Refused) && error.to_string().contains("disk-00"),
+        "{error}"
+    );
+    let nowhere = a.manager.propose(propose(vec![DiskIndex::new(7)], None)).await;
+    assert!(
+        nowhere
+            .expect_err("no such disk")
+            .to_string()
+            .contains("cannot be asked")
+    );
+    *lock(&a.groups.gone) = true;
+    let error = a
+        .manager
+        .propose(propose(legs(), lvm))
+        .await
+        .expect_err("no lvmd");
+    assert!(
+        error.is(Code::Failed) && error.data.remedy.contains("start lvmd"),
+        "{error}"
+    );
+    a.take(1).await;
+    let refused = a.manager.import(a.import(1, true)).await.expect_err("no lvmd");
+    assert!(refused.is(Code::Failed), "{refused}");
+    *lock(&a.groups.gone) = false;
+    a.manager.import(a.import(1, true)).await.expect("made");
+    assert_eq!(a.manager.status().await.imported[0].made, Some(made));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -183,6 +183,7 @@ impl Controller {
             disks: self.legs.clone(),
             key,
             create: false,
+            backend: None,
             power_off: None,
         }
     }

@@ -17,14 +17,18 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 use pollux_api::action::ActionId;
 use pollux_api::config::{
-    Address, AddressId, Change, Hex, Host, HostId, Key, Kind, LUN_MAX, Mapping, MappingId, NAME_MAX, Op,
-    Pool, PoolSpace, Redundancy, Resource, RowOp, Tables, VOLUME_BLOCK, VOLUME_MIN, Volume,
+    Address, AddressId, Backend, Change, Hex, Host, HostId, Key, Kind, LUN_MAX, Mapping, MappingId, NAME_MAX,
+    Op, Pool, PoolSpace, Redundancy, Resource, RowOp, Tables, VOLUME_BLOCK, VOLUME_MIN, Volume,
 };
 use pollux_api::error::Problem;
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
+use pollux_api::lvm::Level;
 
 /// Most legs of a mirror.
 const LEGS_MAX: usize = 4;
+/// Most disks of a volume group. Its data stand twice or three times, however many there are: with each pair of disks more
+/// there is one pair more whose loss is that of the pool.
+const GROUP_DISKS_MAX: usize = 16;
 /// Longest iSCSI name (bytes; RFC 7143, 4.2.7.2).
 const ISCSI_NAME_MAX: usize = 223;
 /// Most deeds of one change.
@@ -145,13 +149,14 @@ impl Planner<'_> {
                 class,
                 home,
                 redundancy,
+                backend,
                 disks,
             } => {
                 self.name(Kind::Pool, name);
                 let mut sorted = disks.clone();
                 sorted.sort_unstable();
                 sorted.dedup();
-                self.disks(*redundancy, disks, &sorted);
+                self.disks(*redundancy, *backend, disks, &sorted);
                 if self.refuse(before, Kind::Pool, name) {
                     let id = PoolId::from_bytes(self.identity());
                     let (name, class, home, redundancy) = (name.clone(), *class, *home, *redundancy);
@@ -161,6 +166,7 @@ impl Planner<'_> {
                         class,
                         home,
                         redundancy,
+                        backend: *backend,
                         disks: sorted,
                         ready: None,
                     }));
@@ -334,15 +340,27 @@ impl Planner<'_> {
         }
     }
 
-    fn disks(&mut self, redundancy: Redundancy, disks: &[DiskIndex], sorted: &[DiskIndex]) {
-        let right = match redundancy {
-            Redundancy::Single => sorted.len() == 1,
-            Redundancy::Mirror => (2..=LEGS_MAX).contains(&sorted.len()),
+    fn disks(
+        &mut self,
+        redundancy: Redundancy,
+        backend: Option<Backend>,
+        disks: &[DiskIndex],
+        sorted: &[DiskIndex],
+    ) {
+        let right = match (redundancy, backend) {
+            (Redundancy::Single, _) => sorted.len() == 1,
+            (Redundancy::Mirror, Some(Backend::Lvm)) => {
+                (2..=GROUP_DISKS_MAX).contains(&sorted.len()) && Level::over(sorted.len()).is_some()
+            }
+            (Redundancy::Mirror, _) => (2..=LEGS_MAX).contains(&sorted.len()),
         };
         if !right {
-            let want = match redundancy {
-                Redundancy::Single => "exactly 1 disk for `single`".to_owned(),
-                Redundancy::Mirror => format!("2 to {LEGS_MAX} disks for `mirror`"),
+            let want = match (redundancy, backend) {
+                (Redundancy::Single, _) => "exactly 1 disk for `single`".to_owned(),
+                (Redundancy::Mirror, Some(Backend::Lvm)) => format!(
+                    "2, 3 or an even number up to {GROUP_DISKS_MAX} of disks for `mirror` in a volume group (`lvm`)"
+                ),
+                (Redundancy::Mirror, _) => format!("2 to {LEGS_MAX} disks for `mirror`"),
             };
             self.wrong(
                 "disks",

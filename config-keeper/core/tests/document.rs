@@ -4,7 +4,7 @@ use pollux_api::action::ActionId;
 use pollux_api::config::item::{
     Access, AccessRole, FileSystem, HostGroup, Item, ItemId, Schedule, Secret, Share, Smb, Snapshot, User,
 };
-use pollux_api::config::{Change, Class, Kind, Op, Redundancy, RowOp, Tables};
+use pollux_api::config::{Backend, Change, Class, Kind, Op, Redundancy, RowOp, Tables};
 use pollux_api::error::Problem;
 use pollux_api::id::{ControllerId, DiskIndex};
 use pollux_api::role::Role;
@@ -150,6 +150,7 @@ fn deed(dice: &mut Dice) -> Op {
                 class: [Class::Fast, Class::Ordinary][dice.below(2)],
                 home: ControllerId::ALL[dice.below(2)],
                 redundancy: Redundancy::Mirror,
+                backend: (dice.below(8) == 0).then_some(Backend::Lvm),
                 disks: [first, first + 1].map(DiskIndex::new).to_vec(),
             }
         }
@@ -331,7 +332,7 @@ fn there_is_a_way_from_every_state_to_every_other_or_a_reason() {
         found > 2_500 && waited > 20,
         "{found} ways, {waited} of them waited"
     );
-    let known = ["class", "disks", "pool", "redundancy", "size", "iqns"];
+    let known = ["class", "disks", "pool", "redundancy", "backend", "size", "iqns"];
     assert!(
         reasons.keys().all(|field| known.contains(&field.as_str())),
         "{reasons:?}"
@@ -347,6 +348,7 @@ fn example() -> (Tables, Document) {
             class: Class::Fast,
             home: ControllerId::A,
             redundancy: Redundancy::Mirror,
+            backend: None,
             disks: [4, 5].map(DiskIndex::new).to_vec(),
         },
         Op::PoolReady {

@@ -22,7 +22,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 use pollux_api::config::item::{self, Item, ItemId, reference};
-use pollux_api::config::{self, Class, HostId, Key, Kind, Op, Redundancy, Resource, Tables};
+use pollux_api::config::{self, Backend, Class, HostId, Key, Kind, Op, Redundancy, Resource, Tables};
 use pollux_api::error::Problem;
 use pollux_api::id::{ControllerId, DiskIndex, PoolId, VolumeId};
 use pollux_api::size::Size;
@@ -119,6 +119,9 @@ pub struct Pool {
     pub home: ControllerId,
     /// How it survives the loss of disks.
     pub redundancy: Redundancy,
+    /// What keeps its data; left out: what its disks are for, or for a pool that is there, what it is made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
     /// Slots of its disks.
     pub disks: Vec<DiskIndex>,
     /// Its identity.
@@ -194,6 +197,7 @@ impl Document {
                     class: row.class,
                     home: row.home,
                     redundancy: row.redundancy,
+                    backend: row.backend,
                     disks: row.disks.clone(),
                     id: Some(row.id),
                 })
@@ -405,6 +409,7 @@ impl Way<'_> {
                     class: pool.class,
                     home: pool.home,
                     redundancy: pool.redundancy,
+                    backend: pool.backend,
                     disks: pool.disks.clone(),
                 });
                 continue;
@@ -414,6 +419,7 @@ impl Way<'_> {
             for (field, same) in [
                 ("class", pool.class == row.class),
                 ("redundancy", pool.redundancy == row.redundancy),
+                ("backend", pool.backend.is_none() || pool.backend == row.backend),
                 ("disks", disks == row.disks),
             ] {
                 if !same {

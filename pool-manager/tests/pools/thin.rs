@@ -30,6 +30,7 @@ fn wanted(volumes: &[WantedVolume], snapshots: &[WantedSnapshot]) -> Wanted {
         volumes: volumes.to_vec(),
         snapshots: snapshots.to_vec(),
         low_percent: 10,
+        ..Wanted::default()
     }
 }
 

@@ -105,11 +105,12 @@ crate::contract! {
 /// Newest version of the encoding of [`LogEntry`] that is known here; part of what the hash covers. An entry has the oldest
 /// version that can say what it says ([`format_of`]).
 ///
+/// * 5: pools with a [`Backend`].
 /// * 4: volumes with a write cache in [`item::Settings`].
 /// * 3: thin volumes in [`item::Settings`].
 /// * 2: [`Item`]s.
 /// * 1: pools, volumes, hosts, mappings, addresses.
-pub const FORMAT: u16 = 4;
+pub const FORMAT: u16 = 5;
 /// The first version.
 pub const FORMAT_FIRST: u16 = 1;
 /// Sizes of volumes are multiples of it (bytes).
@@ -258,6 +259,29 @@ pub enum Redundancy {
     Mirror,
 }
 
+/// What keeps the data of a pool. Its disks have to be for it: those that `enclosure.toml` calls `kernel = true` are for
+/// [`Backend::Lvm`], all others for [`Backend::Embedded`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// Mirrors of our own.
+    Embedded,
+    /// A volume group of the kernel.
+    Lvm,
+}
+
+impl Backend {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Lvm => "lvm",
+        }
+    }
+}
+
 /// A pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -272,6 +296,9 @@ pub struct Pool {
     pub home: ControllerId,
     /// How it survives the loss of disks.
     pub redundancy: Redundancy,
+    /// What keeps its data; none: what its disks are for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
     /// Member disks, ascending.
     pub disks: Vec<DiskIndex>,
     /// Space, reported by the pool manager when it has labelled the disks ([`Op::PoolReady`]). None: the pool
@@ -683,6 +710,7 @@ pub enum RowOp {
 #[must_use]
 pub fn format_of(rows: &[RowOp]) -> u16 {
     let format = |row: &RowOp| match row {
+        RowOp::Put(Resource::Pool(pool)) if pool.backend.is_some() => 5,
         RowOp::Put(Resource::Item(Item::Settings(settings))) if !settings.write_cache.is_empty() => 4,
         RowOp::Put(Resource::Item(Item::Settings(settings))) if !settings.thin.is_empty() => 3,
         RowOp::Put(Resource::Item(_)) => 2,
@@ -876,6 +904,9 @@ pub enum Op {
         home: ControllerId,
         /// How it survives the loss of disks.
         redundancy: Redundancy,
+        /// What keeps its data; none: what its disks are for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        backend: Option<Backend>,
         /// Member disks.
         disks: Vec<DiskIndex>,
     },

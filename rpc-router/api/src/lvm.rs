@@ -24,6 +24,10 @@ pub const LABEL_AREA_BYTES: u64 = 2 << 20;
 pub const HEAD_BYTES: u64 = 1 << 20;
 /// Sizes of volumes are multiples of it.
 pub const EXTENT_BYTES: u64 = 1 << 20;
+/// Smallest file system: a smaller one XFS does not make.
+pub const FILE_SYSTEM_MIN: u64 = 300 << 20;
+/// Where file systems and their snapshots are mounted, each in a folder that is called by its identity.
+pub const FILES: &str = "/run/pollux-files";
 
 crate::contract! {
     service "lvm", rank crate::rank::TOP, door crate::contract::Door::Socket(SOCKET);
@@ -33,8 +37,12 @@ crate::contract! {
         /// Opens the gates of a pool's disks and activates its volume group; with `create` makes it first where there is
         /// none. Everything that is done already stays as it is. Idempotent.
         idempotent nobody ACTIVATE = "lvm.activate": Activate => Group, [NotFound, Conflict, Refused, Failed];
-        /// Makes, grows and removes volumes and snapshots of an active group. Idempotent.
+        /// Makes, grows and removes volumes, file systems and snapshots of an active group, and mounts those that hold files.
+        /// Idempotent.
         idempotent nobody APPLY = "lvm.apply": Apply => Group, [NotFound, Conflict, Refused, Failed];
+        /// Takes a disk into an active group in the place of one that it has lost. Everything behind the disk's label area is
+        /// overwritten. Answers when the copy has begun; the state says how far it is. Idempotent.
+        idempotent nobody REPLACE = "lvm.replace": Replace => Group, [NotFound, Refused, Failed];
         /// Makes a volume what a snapshot is. Nobody may have the volume's device open. Idempotent.
         idempotent nobody ROLL_BACK = "lvm.roll_back": RollBack => Group, [NotFound, Conflict, Refused, Failed];
         /// What the kernel says of an active group; asks no disk.
@@ -50,6 +58,48 @@ crate::contract! {
     }
     notifications {}
     topics {}
+}
+
+/// How the data of a group lie on its disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// On one disk, once.
+    Linear,
+    /// On every disk.
+    Raid1,
+    /// On pairs of disks, in stripes over the pairs.
+    Raid10,
+}
+
+impl Level {
+    /// Numbers of disks over which there is one, in words.
+    pub const DISKS: &'static str =
+        "1 (linear, no mirror), 2 or 3 (raid1, each holds all), or an even number from 4 on (raid10, pairs)";
+
+    /// The level over so many disks; none: there is none. RAID 5 and 6 are none: a fence takes disks one after the other, so
+    /// the old owner may lose one and tear a stripe over the rest, and what is computed from a torn stripe is no longer what
+    /// was written.
+    #[must_use]
+    pub const fn over(disks: usize) -> Option<Self> {
+        match disks {
+            1 => Some(Self::Linear),
+            2 | 3 => Some(Self::Raid1),
+            4.. if disks.is_multiple_of(2) => Some(Self::Raid10),
+            _ => None,
+        }
+    }
+
+    /// The word for it, as LVM has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Raid1 => "raid1",
+            Self::Raid10 => "raid10",
+        }
+    }
 }
 
 /// A pool.
@@ -107,6 +157,28 @@ pub struct Snapshot {
     pub volume: VolumeId,
 }
 
+/// A file system that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct FileSystem {
+    /// Its identity.
+    pub id: ItemId,
+    /// Bytes of its device; none: as many as the pool has.
+    pub size_bytes: Option<u64>,
+}
+
+/// A snapshot of a file system that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct FileSystemSnapshot {
+    /// Its identity.
+    pub id: ItemId,
+    /// Of which file system it is.
+    pub file_system: ItemId,
+}
+
 /// Parameters of [`APPLY`]: what is not in here is removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -118,6 +190,23 @@ pub struct Apply {
     pub volumes: Vec<Volume>,
     /// Snapshots of them.
     pub snapshots: Vec<Snapshot>,
+    /// File systems.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub file_systems: Vec<FileSystem>,
+    /// Snapshots of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub file_system_snapshots: Vec<FileSystemSnapshot>,
+}
+
+/// Parameters of [`REPLACE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Replace {
+    /// The pool.
+    pub pool: PoolId,
+    /// The disk that comes, held by the caller: a new one in the slot of the lost one, or that one again.
+    pub disk: Disk,
 }
 
 /// Parameters of [`ROLL_BACK`].
@@ -151,8 +240,26 @@ pub struct Group {
     pub volumes: Vec<Device>,
     /// Its snapshots.
     pub snapshots: Vec<ItemId>,
+    /// Its file systems, and those of their snapshots that are mounted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<Files>,
+    /// What of its file systems is not as it should be, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
     /// What the kernel says of it.
     pub state: State,
+}
+
+/// A file system of a group, or a snapshot of one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Files {
+    /// Its identity.
+    pub id: ItemId,
+    /// Bytes of its device.
+    pub size_bytes: u64,
+    /// Where it is mounted; none: nowhere.
+    pub path: Option<String>,
 }
 
 /// What the kernel says of a group.

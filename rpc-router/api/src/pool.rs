@@ -7,8 +7,10 @@
 //!
 //! Order of a take: `pool.take` -> `pool.import`. Order of a release: `pool.export`.
 
+use crate::config::Backend;
 use crate::config::item::ItemId;
 use crate::id::{ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId, VolumeId};
+use crate::lvm::{Files, Level};
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
@@ -17,8 +19,8 @@ crate::contract! {
     /// Imports and exports pools, holds their disks exclusively, and keeps their mirrors whole.
     calls [
         crate::config::WATCH, crate::config::CHANGE, crate::heartbeat::POOL_EVENT,
-        crate::lvm::ACTIVATE, crate::lvm::APPLY, crate::lvm::ROLL_BACK, crate::lvm::STATE, crate::lvm::DEACTIVATE,
-        crate::lvm::CUT, crate::lvm::REMOVE, crate::lvm::POOLS,
+        crate::lvm::ACTIVATE, crate::lvm::APPLY, crate::lvm::REPLACE, crate::lvm::ROLL_BACK, crate::lvm::STATE,
+        crate::lvm::DEACTIVATE, crate::lvm::CUT, crate::lvm::REMOVE, crate::lvm::POOLS,
     ];
     requests {
         /// Takes exclusion: registers a key on every member disk, preempts and aborts every other, reads back.
@@ -33,6 +35,8 @@ crate::contract! {
         /// Brings a returned or replaced leg back into its mirror. Answers when the copy has begun; its progress is
         /// in the status. Idempotent.
         idempotent operator RESYNC = "pool.resync": Resync => PoolHealth, [NotFound, Conflict, Refused, Failed];
+        /// What a pool on these disks would be made of; refused where no such pool can be made here, with why. Makes nothing.
+        idempotent viewer PROPOSE = "pool.propose": Propose => Made, [Refused, Failed];
         /// Makes a volume what it was when a snapshot was taken; refused while a host sees the volume. Idempotent.
         idempotent operator ROLL_BACK = "pool.roll_back": RollBack => RolledBack, [NotFound, Conflict, Refused, Failed];
         /// Removes a key of a stranger from a disk; refused where a controller of this array could own the disk. Idempotent.
@@ -102,6 +106,10 @@ pub struct Import {
     /// The configuration says that the pool was never ready: blank disks may be labelled. Otherwise a
     /// missing label is damage, never a reason to create.
     pub create: bool,
+    /// What keeps its data, as the configuration has it; none: what its disks are for. Counts with `create` alone: what a
+    /// pool is, its label says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
     /// Stands in for reservations that could not be confirmed: the previous owner's incarnation was
     /// reported off after the epoch was chosen.
     pub power_off: Option<PowerOff>,
@@ -159,6 +167,27 @@ pub struct Resync {
     pub pool: PoolId,
     /// The disk to copy to.
     pub disk: DiskIndex,
+}
+
+/// Ask what a pool would be made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Propose {
+    /// Its disks.
+    pub disks: Vec<DiskIndex>,
+    /// What is to keep its data; none: what its disks are for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
+}
+
+/// What a pool is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Made {
+    /// What keeps its data.
+    pub backend: Backend,
+    /// How its data lie on its disks, where a volume group keeps them; otherwise each disk holds all.
+    pub level: Option<Level>,
 }
 
 /// Health of a pool.
@@ -258,6 +287,9 @@ pub struct ImportedPool {
     pub name: String,
     /// The key under which it is held.
     pub key: ReservationKey,
+    /// What it is made of; none: a program from before there was a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Made>,
     /// Bytes that volumes can use, and how many they use.
     pub capacity_bytes: u64,
     /// Bytes given to volumes.
@@ -269,6 +301,9 @@ pub struct ImportedPool {
     /// Snapshots that stand.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<ItemId>,
+    /// File systems, and those of their snapshots that are mounted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<Files>,
     /// Less space is free than the configuration calls low.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub low_space: bool,

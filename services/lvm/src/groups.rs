@@ -3,17 +3,20 @@
 //! Per pool one thing happens at a time, except [`Groups::cut`], which waits for nobody; pools do not wait for each other.
 //! Nothing is remembered: a restarted daemon sees in the kernel what its predecessor did.
 
+use crate::files;
 use crate::kernel::{Gate, Kernel, SECTOR};
 use crate::names;
 use crate::plan::{self, Call, Refusal, Systems};
 use crate::programs::{Found, Program, ToolError, Tools};
 use crate::report::{self, ReportError, Vg};
 use futures_util::future::{join_all, try_join_all};
+use pollux_api::config::item::ItemId;
 use pollux_api::id::{DiskIndex, PoolId};
 use pollux_api::lvm::{
-    Activate, Apply, Device, Disk, EXTENT_BYTES, Group, HEAD_BYTES, LABEL_AREA_BYTES, RollBack, State,
+    Activate, Apply, Device, Disk, EXTENT_BYTES, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Replace,
+    RollBack, State,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -43,6 +46,17 @@ pub enum GroupError {
     Disk {
         /// Which.
         slot: DiskIndex,
+        /// Why.
+        why: String,
+    },
+    /// What is mounted cannot be read.
+    #[error("{0}")]
+    Mounts(String),
+    /// The device of a file system.
+    #[error("file system {id}: {why}")]
+    Files {
+        /// Which.
+        id: ItemId,
         /// Why.
         why: String,
     },
@@ -84,7 +98,23 @@ fn configuration(system: &str, udev: bool) -> String {
     )
 }
 
-fn words(words: &[&str]) -> Vec<String> {
+/// First sector, and how many, of a disk behind its label area.
+fn behind_label(found: &Found) -> (u64, u64) {
+    let from = LABEL_AREA_BYTES / SECTOR;
+    (from, (found.bytes / SECTOR).saturating_sub(from))
+}
+
+/// The gate that leads to a disk.
+fn gate_to(found: &Found) -> Gate {
+    let (from, sectors) = behind_label(found);
+    Gate::Open {
+        disk: found.number,
+        from,
+        sectors,
+    }
+}
+
+pub(crate) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
@@ -113,7 +143,7 @@ impl<T: Tools> Groups<T> {
     }
 
     /// Mapped devices as they are now.
-    async fn kernel(&self) -> Result<Kernel, ToolError> {
+    pub(crate) async fn kernel(&self) -> Result<Kernel, ToolError> {
         let columns = words(&[
             "info",
             "-c",
@@ -219,48 +249,70 @@ impl<T: Tools> Groups<T> {
 
     /// Opens the gates of these disks; those that are open already stay.
     async fn open_gates(&self, pool: PoolId, disks: &[Disk]) -> Result<(), GroupError> {
-        let found = try_join_all(disks.iter().map(async |disk| {
-            let wrong = |why| GroupError::Disk { slot: disk.slot, why };
-            let found = self.tools.disk(disk.id.0).await.map_err(wrong)?;
-            match found.bytes > LABEL_AREA_BYTES {
-                true => Ok((disk.slot, found)),
-                false => Err(wrong(format!(
-                    "{} bytes leave no room behind the label area",
-                    found.bytes
-                ))),
-            }
-        }));
+        let found = try_join_all(
+            disks
+                .iter()
+                .map(async |disk| Ok::<_, GroupError>((disk.slot, self.find(disk).await?))),
+        );
         let found: BTreeMap<DiskIndex, Found> = found.await?.into_iter().collect();
-        let mut gates = self.kernel().await?.gates(pool);
-        let wanted = |found: &Found| Gate::Open {
-            disk: found.number,
-            from: LABEL_AREA_BYTES / SECTOR,
-            sectors: (found.bytes - LABEL_AREA_BYTES) / SECTOR,
-        };
+        let mut kernel = self.kernel().await?;
+        let gates = kernel.gates(pool);
         // A gate that leads nowhere, or to a device that is not the disk any more, is the rest of something that has ended.
         let stale = gates.iter().any(|(slot, gate)| match found.get(slot) {
-            Some(found) => *gate != wanted(found),
+            Some(found) => *gate != gate_to(found),
             None => *gate == Gate::Cut,
         });
         if stale {
             warn!(%pool, "rests of it stand in the kernel: they are taken down first");
             self.cut_gates(pool).await?;
+            self.hide_mounts(pool).await;
             self.take_down(pool).await?;
-            gates.clear();
+            kernel = self.kernel().await?;
         }
+        let gates = kernel.gates(pool);
         let opened = found.iter().filter(|(slot, _)| !gates.contains_key(slot));
-        let opened = join_all(opened.map(async |(slot, found)| {
-            let (major, minor) = found.number;
-            let (from, sectors) = (
-                LABEL_AREA_BYTES / SECTOR,
-                (found.bytes - LABEL_AREA_BYTES) / SECTOR,
-            );
-            let table = format!("0 {sectors} linear {major}:{minor} {from}");
-            let (name, uuid) = (names::gate(pool, *slot), names::gate_uuid(pool, *slot));
-            self.dmsetup(words(&["create", &name, "--uuid", &uuid, "--table", &table]))
-                .await
-        }));
+        let opened =
+            join_all(opened.map(async |(slot, found)| self.open_gate(pool, *slot, found, &kernel).await));
         opened.await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(())
+    }
+
+    /// The disk with an identity, if there is room behind its label area.
+    async fn find(&self, disk: &Disk) -> Result<Found, GroupError> {
+        let wrong = |why| GroupError::Disk { slot: disk.slot, why };
+        let found = self.tools.disk(disk.id.0).await.map_err(wrong)?;
+        match found.bytes > LABEL_AREA_BYTES {
+            true => Ok(found),
+            false => Err(wrong(format!(
+                "{} bytes leave no room behind the label area",
+                found.bytes
+            ))),
+        }
+    }
+
+    /// Opens the gate of a disk. Another one of that slot may have been put aside.
+    async fn open_gate(
+        &self,
+        pool: PoolId,
+        slot: DiskIndex,
+        found: &Found,
+        kernel: &Kernel,
+    ) -> Result<(), GroupError> {
+        let aside = names::aside(pool, slot);
+        let other = match kernel.has(&aside) {
+            true => {
+                let of = words(&["info", "-c", "--noheadings", "-o", "uuid", &aside]);
+                Some(self.dmsetup(of).await?)
+            }
+            false => None,
+        };
+        let (major, minor) = found.number;
+        let (from, sectors) = behind_label(found);
+        let table = format!("0 {sectors} linear {major}:{minor} {from}");
+        let name = names::gate(pool, slot);
+        let uuid = names::gate_uuid(pool, slot, other.as_deref().map(str::trim));
+        self.dmsetup(words(&["create", &name, "--uuid", &uuid, "--table", &table]))
+            .await?;
         Ok(())
     }
 
@@ -269,6 +321,8 @@ impl<T: Tools> Groups<T> {
         let mut group = Group {
             volumes: Vec::new(),
             snapshots: Vec::new(),
+            files: files::listed(vg, &self.mounted(pool).await?),
+            problems: Vec::new(),
             state: self.state_of(pool).await?,
         };
         for lv in &vg.lvs {
@@ -279,7 +333,7 @@ impl<T: Tools> Groups<T> {
                     node: names::node(&names::mapped(pool, &lv.name)),
                 }),
                 Some(names::Role::Snapshot(id)) => group.snapshots.push(id),
-                Some(names::Role::Next(_)) | None => {}
+                Some(names::Role::Next(_) | names::Role::FileSystem(_)) | None => {}
             }
         }
         Ok(group)
@@ -315,23 +369,149 @@ impl<T: Tools> Groups<T> {
     /// `lvm.apply`.
     ///
     /// # Errors
-    /// The first thing that could not be done; everything else was.
+    /// The first thing about volumes that could not be done; everything else was. What is not as it should be about file systems
+    /// stands in the answer.
     pub async fn apply(&self, wanted: &Apply) -> Result<Group, GroupError> {
         let turn = self.turn(wanted.pool);
         let _turn = turn.lock().await;
         let gates = self.active(wanted.pool).await?;
         let group = names::group(wanted.pool);
-        let refused = Mutex::new(None);
+        // What is to be removed must not be mounted; what somebody uses is removed later.
+        let busy = self
+            .unmount(wanted.pool, |lv| !plan::stays(lv, wanted))
+            .await
+            .err();
+        let mut mounted = self.mounted_names(wanted.pool).await?;
+        loop {
+            let refused = Mutex::new(Vec::new());
+            let next = |groups: &[Vg]| {
+                let vg = plan::find(groups, &group, &self.systems)?;
+                let (calls, refusals) = plan::apply(vg, wanted, &mounted);
+                *refused.lock().unwrap_or_else(PoisonError::into_inner) = refusals;
+                Ok(calls)
+            };
+            let groups = self.follow(wanted.pool, &gates, next).await?;
+            let refused = refused.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let vg = plan::find(&groups, &group, &self.systems)?;
+            let errors = self.provide_files(wanted.pool, vg, wanted).await;
+            // A snapshot of a file system that has just been made can be taken only now.
+            let now = self.mounted_names(wanted.pool).await?;
+            let grown = !now.is_subset(&mounted);
+            mounted = now;
+            if errors.is_empty() && grown && !wanted.file_system_snapshots.is_empty() {
+                continue;
+            }
+            let (of_files, refused): (Vec<_>, Vec<_>) = refused.into_iter().partition(Refusal::is_of_files);
+            if let Some(refusal) = refused.into_iter().next() {
+                return Err(refusal.into());
+            }
+            // Volumes are served whatever becomes of file systems.
+            let problems = errors.iter().map(ToString::to_string);
+            let problems = problems
+                .chain(of_files.iter().map(ToString::to_string))
+                .chain(busy.iter().map(ToString::to_string));
+            let done = self.group(wanted.pool, &groups).await?;
+            return Ok(Group {
+                problems: problems.collect(),
+                ..done
+            });
+        }
+    }
+
+    /// `lvm.replace`.
+    ///
+    /// # Errors
+    /// The group has lost no disk, the one that comes is too small, or LVM refuses. A repetition goes on where this ended.
+    pub async fn replace(&self, request: &Replace) -> Result<Group, GroupError> {
+        let (pool, slot) = (request.pool, request.disk.slot);
+        let turn = self.turn(pool);
+        let _turn = turn.lock().await;
+        let began = Instant::now();
+        let found = self.find(&request.disk).await?;
+        let kernel = self.kernel().await?;
+        let group = names::group(pool);
+        let state = kernel
+            .state(pool)
+            .ok_or_else(|| Refusal::Inactive { group: group.clone() })?;
+        let (name, gates) = (names::gate(pool, slot), kernel.gates(pool));
+        let node = names::node(&name);
+        let works = (state.legs.iter()).any(|leg| leg.slot == slot && leg.health != Health::Failed);
+        let is_its = gates.get(&slot) == Some(&gate_to(&found));
+        if works && !is_its {
+            let why = "the disk that the group has in its slot works, and is another one".to_owned();
+            return Err(GroupError::Disk { slot, why });
+        }
+        if !works {
+            let others = gates.iter().filter(|(other, _)| **other != slot);
+            let smallest = others.filter_map(|(_, gate)| match gate {
+                Gate::Open { sectors, .. } => Some(*sectors),
+                Gate::Cut => None,
+            });
+            let (_, sectors) = behind_label(&found);
+            if let Some(least) = smallest.min().filter(|least| sectors < *least) {
+                let why = format!(
+                    "{} bytes are behind its label area, and the smallest of the others has {}",
+                    sectors * SECTOR,
+                    least * SECTOR
+                );
+                return Err(GroupError::Disk { slot, why });
+            }
+            // Everything that can be refused is, before a gate is opened or anything overwritten.
+            let others = Self::nodes(pool, &kernel)
+                .into_iter()
+                .filter(|open| *open != node);
+            let groups = self.report(&others.collect::<Vec<_>>()).await?;
+            plan::may_replace(plan::find(&groups, &group, &self.systems)?)?;
+            if gates.contains_key(&slot) {
+                self.put_aside(pool, slot, &kernel).await?;
+            }
+            self.open_gate(pool, slot, &found, &self.kernel().await?).await?;
+        }
+        let gates = Self::nodes(pool, &self.kernel().await?);
+        let groups = self.report(&gates).await?;
+        let vg = plan::find(&groups, &group, &self.systems)?;
+        if !vg.present.contains(&node) {
+            plan::may_replace(vg)?;
+            let erased = self.tools.erase(&node).await;
+            erased.map_err(|why| GroupError::Disk { slot, why })?;
+        }
+        let tried = Mutex::new(BTreeSet::new());
         let next = |groups: &[Vg]| {
-            let (calls, refusals) = plan::apply(plan::find(groups, &group, &self.systems)?, wanted);
-            *refused.lock().unwrap_or_else(PoisonError::into_inner) = refusals.into_iter().next();
+            let vg = plan::find(groups, &group, &self.systems)?;
+            let mut tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut calls = plan::replace(vg, &node, &tried);
+            if calls.is_empty() {
+                // Without a missing disk LVM gives the group its own system ID again.
+                calls = plan::activate(groups, &group, &self.systems)?;
+            } else if calls.iter().all(|call| call[0] == "lvconvert") {
+                let torn = vg.lvs.iter().filter(|lv| lv.partial);
+                tried.extend(torn.map(|lv| lv.name.clone()));
+            }
             Ok(calls)
         };
-        let groups = self.follow(wanted.pool, &gates, next).await?;
-        match refused.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(refusal) => Err(refusal.into()),
-            None => self.group(wanted.pool, &groups).await,
+        let groups = self.follow(pool, &gates, next).await?;
+        let aside = names::aside(pool, slot);
+        if self.kernel().await?.has(&aside)
+            && let Err(error) = self.dmsetup(words(&["remove", &aside])).await
+        {
+            warn!(%pool, %slot, %error, "the gate of the disk that has gone stays, and leads nowhere");
         }
+        info!(%pool, %slot, took = ?began.elapsed(), "a disk has come in the place of another");
+        self.group(pool, &groups).await
+    }
+
+    /// Lets the gate of a disk lead nowhere, and gives it another name: the group may stand on it still.
+    async fn put_aside(&self, pool: PoolId, slot: DiskIndex, kernel: &Kernel) -> Result<(), GroupError> {
+        let (name, aside) = (names::gate(pool, slot), names::aside(pool, slot));
+        if kernel.has(&aside) {
+            self.dmsetup(words(&["remove", &aside])).await?;
+        }
+        if kernel.gates(pool).get(&slot) != Some(&Gate::Cut) {
+            self.dmsetup(words(&["wipe_table", "--noflush", "--nolockfs", &name]))
+                .await?;
+        }
+        self.dmsetup(words(&["rename", &name, &aside])).await?;
+        Ok(())
     }
 
     /// `lvm.roll_back`.
@@ -363,6 +543,7 @@ impl<T: Tools> Groups<T> {
         let kernel = self.kernel().await?;
         let was = kernel.is_active(pool);
         let gates = Self::nodes(pool, &kernel);
+        self.unmount(pool, |_| true).await?;
         if was && !gates.is_empty() {
             let began = Instant::now();
             let groups = self.report(&gates).await?;
@@ -387,6 +568,7 @@ impl<T: Tools> Groups<T> {
             Err(GroupError::Refused(Refusal::Inactive { .. })) => return Ok(false),
             Err(error) => return Err(error),
         };
+        self.unmount(pool, |_| true).await?;
         let group = names::group(pool);
         self.lvm(
             &gates,
@@ -408,10 +590,12 @@ impl<T: Tools> Groups<T> {
     /// written to it ends in an error.
     pub async fn cut(&self, pool: PoolId) -> Result<bool, GroupError> {
         let was = self.cut_gates(pool).await?;
+        self.hide_mounts(pool).await;
         // Whoever is about to do something with the group finds out by an error.
         let turn = self.turn(pool);
         let _turn = turn.lock().await;
         let late = self.cut_gates(pool).await?;
+        self.hide_mounts(pool).await;
         self.take_down(pool).await?;
         Ok(was || late)
     }

@@ -113,14 +113,14 @@ impl Kernel {
             .filter(|(name, _)| names::pool_of(name) == Some(pool))
             .collect();
         // LVM makes what lies below first, and the kernel counts upwards.
-        own.sort_by_key(|(name, mapped)| (names::of_gate(name).is_some(), std::cmp::Reverse(mapped.number)));
+        own.sort_by_key(|(name, mapped)| (names::is_gate(name), std::cmp::Reverse(mapped.number)));
         own.into_iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// Whether anything of a pool stands here beside its gates.
     #[must_use]
     pub fn is_active(&self, pool: PoolId) -> bool {
-        self.of(pool).iter().any(|name| names::of_gate(name).is_none())
+        self.of(pool).iter().any(|name| !names::is_gate(name))
     }
 
     /// The gates of a pool.
@@ -131,6 +131,18 @@ impl Kernel {
             (of == pool).then(|| (slot, mapped.gate()))
         };
         self.mapped.iter().filter_map(gate).collect()
+    }
+
+    /// The number of a device.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<Number> {
+        self.mapped.get(name).map(|mapped| mapped.number)
+    }
+
+    /// A device of that name stands here.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.mapped.contains_key(name)
     }
 
     fn by_number(&self, number: Number) -> Option<(&String, &Mapped)> {
@@ -186,7 +198,17 @@ impl Kernel {
             let Some(raid) = self.mapped.get(&names::mapped(pool, part)) else {
                 continue;
             };
-            for (slot, health, copied_percent) in self.images(raid) {
+            let images = self.images(raid);
+            // Each disk of a mirrored group has an image of the data. One that has none yet is to get one: it takes no write.
+            if part == "pool_tdata" && raid.is_raid() {
+                let without = |slot: &DiskIndex| images.iter().all(|(of, ..)| of != slot);
+                for (_, leg) in legs.iter_mut().filter(|(slot, _)| without(slot)) {
+                    if leg.health == Health::InSync {
+                        (leg.health, leg.copied_percent) = (Health::Copying, Some(0));
+                    }
+                }
+            }
+            for (slot, health, copied_percent) in images {
                 if let Some(leg) = legs.get_mut(&slot)
                     && (health > leg.health || (health == leg.health && leg.copied_percent.is_none()))
                 {
@@ -236,6 +258,10 @@ impl Kernel {
 }
 
 impl Mapped {
+    fn is_raid(&self) -> bool {
+        self.table.1.first().is_some_and(|kind| kind == "raid")
+    }
+
     fn gate(&self) -> Gate {
         let (sectors, words) = &self.table;
         match &words[..] {

@@ -8,8 +8,9 @@
 //! |---|---|
 //! | what has to be done next | [`plan`], pure: from what LVM reports ([`report`]) to its commands |
 //! | the doors and what hangs on them | [`kernel`], pure: from the lines of `dmsetup` |
-//! | the fitter | [`programs`]: two programs, each with its path and its deadline |
+//! | the fitter | [`programs`]: a few programs, each with its path and its deadline |
 //! | one job at a time for each pool | [`groups`] |
+//! | rooms in which files are kept | [`files`]: an XFS on a volume, mounted while the group is active |
 //! | the bell | [`service`] |
 //!
 //! It must never: look at a disk that it was not told of, decide whose a pool is, or make a group where one is missing.
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod fake;
+mod files;
 pub mod groups;
 pub mod kernel;
 pub mod names;

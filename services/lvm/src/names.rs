@@ -3,8 +3,10 @@
 //! | what | name |
 //! |---|---|
 //! | volume group | `pollux_POOL` |
-//! | gate of a disk (device mapper) | `pollux_gate_POOL_SLOT`, UUID `POLLUX-POOL-SLOT` |
+//! | gate of a disk (device mapper) | `pollux_gate_POOL_SLOT`, UUID `POLLUX-POOL-SLOT`, of every second one in a slot with `-2` behind |
+//! | gate of a disk that is being replaced | `pollux_gate_POOL_SLOT_aside` |
 //! | volume, snapshot, volume that is to replace one | `v_VOLUME`, `s_SNAPSHOT`, `n_VOLUME` |
+//! | file system; where it, or a snapshot of it, is mounted | `f_FILESYSTEM`; a folder called by the identity |
 //! | thin pool; its map while the group is being made | `pool`, `meta` |
 //! | system ID, one for each controller | `pollux-ARRAY-CONTROLLER` |
 //!
@@ -13,6 +15,7 @@
 use pollux_api::config::Hex;
 use pollux_api::config::item::ItemId;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, PoolId, VolumeId};
+use pollux_api::lvm::FILES;
 
 /// The thin pool, and while the group is being made the volume that becomes its data.
 pub const POOL: &str = "pool";
@@ -20,6 +23,8 @@ pub const POOL: &str = "pool";
 pub const META: &str = "meta";
 /// How names of gates begin.
 const GATE: &str = "pollux_gate_";
+/// How names of gates end that have been put aside.
+const ASIDE: &str = "_aside";
 /// How names of groups begin.
 const GROUP: &str = "pollux_";
 /// Where the kernel's mapped devices have their nodes.
@@ -41,10 +46,27 @@ pub fn gate(pool: PoolId, slot: DiskIndex) -> String {
     format!("{GATE}{}_{:02}", hex(pool.as_bytes()), slot.get())
 }
 
-/// Its UUID in the kernel.
+/// Its UUID in the kernel. A device keeps it when it gets another name, so the gate that takes the place of one that was put
+/// aside has another one: `other` is that one's.
 #[must_use]
-pub fn gate_uuid(pool: PoolId, slot: DiskIndex) -> String {
-    format!("POLLUX-{}-{:02}", hex(pool.as_bytes()), slot.get())
+pub fn gate_uuid(pool: PoolId, slot: DiskIndex, other: Option<&str>) -> String {
+    let uuid = format!("POLLUX-{}-{:02}", hex(pool.as_bytes()), slot.get());
+    match other {
+        Some(other) if other == uuid => uuid + "-2",
+        _ => uuid,
+    }
+}
+
+/// What the gate of a disk is called once another disk is to take its place.
+#[must_use]
+pub fn aside(pool: PoolId, slot: DiskIndex) -> String {
+    gate(pool, slot) + ASIDE
+}
+
+/// It is a gate, put aside or not.
+#[must_use]
+pub fn is_gate(name: &str) -> bool {
+    of_gate(name.strip_suffix(ASIDE).unwrap_or(name)).is_some()
 }
 
 /// Whose gate it is.
@@ -57,7 +79,7 @@ pub fn of_gate(name: &str) -> Option<(PoolId, DiskIndex)> {
 /// The pool to which a device of the kernel belongs: a gate, or something of a group.
 #[must_use]
 pub fn pool_of(name: &str) -> Option<PoolId> {
-    if let Some((pool, _)) = of_gate(name) {
+    if let Some((pool, _)) = of_gate(name.strip_suffix(ASIDE).unwrap_or(name)) {
         return Some(pool);
     }
     name.strip_prefix(GROUP)?.split_once('-')?.0.parse().ok()
@@ -93,6 +115,18 @@ pub fn snapshot(id: ItemId) -> String {
     format!("s_{}", id.0)
 }
 
+/// A file system.
+#[must_use]
+pub fn file_system(id: ItemId) -> String {
+    format!("f_{}", id.0)
+}
+
+/// Where a file system or a snapshot of one is mounted.
+#[must_use]
+pub fn folder(id: ItemId) -> String {
+    format!("{FILES}/{}", id.0)
+}
+
 /// What something in a group is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -100,8 +134,10 @@ pub enum Role {
     Volume(VolumeId),
     /// What is to replace it.
     Next(VolumeId),
-    /// A snapshot.
+    /// A snapshot, of a volume or of a file system.
     Snapshot(ItemId),
+    /// A file system.
+    FileSystem(ItemId),
 }
 
 /// What something in a group is, by its name; `None`: a part of the thin pool, or nothing of ours.
@@ -113,6 +149,7 @@ pub fn role(lv: &str) -> Option<Role> {
         "v" => Some(Role::Volume(VolumeId::from_bytes(bytes.0))),
         "n" => Some(Role::Next(VolumeId::from_bytes(bytes.0))),
         "s" => Some(Role::Snapshot(ItemId(bytes))),
+        "f" => Some(Role::FileSystem(ItemId(bytes))),
         _ => None,
     }
 }
@@ -133,6 +170,13 @@ mod tests {
         let slot = DiskIndex::new(7);
         assert_eq!(of_gate(&gate(pool, slot)), Some((pool, slot)));
         assert_eq!(pool_of(&gate(pool, slot)), Some(pool));
+        let aside = aside(pool, slot);
+        assert_eq!((of_gate(&aside), pool_of(&aside)), (None, Some(pool)));
+        assert!(is_gate(&aside) && is_gate(&gate(pool, slot)) && !is_gate(&mapped(pool, "pool")));
+        let first = gate_uuid(pool, slot, None);
+        let second = gate_uuid(pool, slot, Some(&first));
+        assert!(second != first && second.len() < 129, "{second}");
+        assert_eq!(gate_uuid(pool, slot, Some(&second)), first);
         assert_eq!(pool_of(&mapped(pool, "pool_tdata_rimage_0")), Some(pool));
         for foreign in ["vg-root", "pollux_x-root", "pollux_gate_x_1", "pollux_"] {
             assert_eq!(pool_of(foreign), None, "{foreign}");
@@ -142,6 +186,7 @@ mod tests {
             (volume(volume_id), Some(Role::Volume(volume_id))),
             (next(volume_id), Some(Role::Next(volume_id))),
             (snapshot(item), Some(Role::Snapshot(item))),
+            (file_system(item), Some(Role::FileSystem(item))),
             ("pool_tdata".to_owned(), None),
             (META.to_owned(), None),
         ] {

@@ -9,8 +9,10 @@
 
 use crate::names::{self, META, POOL, Role};
 use crate::report::{Lv, Vg};
+use pollux_api::config::item::ItemId;
 use pollux_api::id::VolumeId;
-use pollux_api::lvm::{Apply, EXTENT_BYTES, HEAD_BYTES, RollBack};
+use pollux_api::lvm::{Apply, EXTENT_BYTES, FILE_SYSTEM_MIN, FileSystem, HEAD_BYTES, Level, RollBack};
+use std::collections::BTreeSet;
 
 /// Bytes that a thin pool gives at a time: small, so that a snapshot copies little.
 pub const CHUNK_BYTES: u64 = 64 << 10;
@@ -60,9 +62,7 @@ pub enum Refusal {
         other: String,
     },
     /// There is no way to mirror over so many disks.
-    #[error(
-        "{disks} disks: 1 (no mirror), 2 or 3 (each holds all), or an even number from 4 on (pairs) are possible"
-    )]
+    #[error("a group of {disks} disks: possible are {}", Level::DISKS)]
     Disks {
         /// How many.
         disks: usize,
@@ -83,6 +83,42 @@ pub enum Refusal {
         /// Bytes that are wanted.
         wanted: u64,
     },
+    /// The group has lost no disk.
+    #[error("group {group} has all its disks: there is none in whose place another could come")]
+    Whole {
+        /// Which.
+        group: String,
+    },
+    /// Nothing in the group stands twice.
+    #[error("group {group} is on one disk: what was on it is nowhere else")]
+    Single {
+        /// Which.
+        group: String,
+    },
+    /// A file system cannot shrink.
+    #[error("file system {id} has {has} bytes and should have {wanted}: XFS does not shrink")]
+    ShrinkFiles {
+        /// Which.
+        id: ItemId,
+        /// Bytes that it has.
+        has: u64,
+        /// Bytes that are wanted.
+        wanted: u64,
+    },
+    /// A file system would be too small.
+    #[error("file system {id} should have {wanted} bytes: XFS needs {FILE_SYSTEM_MIN} at least")]
+    SmallFiles {
+        /// Which.
+        id: ItemId,
+        /// Bytes that are wanted.
+        wanted: u64,
+    },
+    /// What stands on the device of a file system is none.
+    #[error("the device of file system {id} holds something that is no XFS: nothing is written over it")]
+    NoFiles {
+        /// Which.
+        id: ItemId,
+    },
     /// There is no such snapshot.
     #[error("group {group} has no {lv}")]
     NoSnapshot {
@@ -97,6 +133,17 @@ pub enum Refusal {
         /// Which.
         group: String,
     },
+}
+
+impl Refusal {
+    /// It is about a file system: the rest of the pool has no part in it.
+    #[must_use]
+    pub fn is_of_files(&self) -> bool {
+        matches!(
+            self,
+            Refusal::ShrinkFiles { .. } | Refusal::SmallFiles { .. } | Refusal::NoFiles { .. }
+        )
+    }
 }
 
 /// Who asks.
@@ -126,17 +173,16 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// The layout over so many disks. RAID 5 and 6 are none: a fence takes disks one after the other, so the old owner may
-    /// lose one and tear a stripe over the rest, and what is computed from a torn stripe is no longer what was written.
+    /// The layout over so many disks.
     ///
     /// # Errors
     /// There is none.
     pub fn over(disks: usize) -> Result<Self, Refusal> {
-        match disks {
-            1 => Ok(Layout::Linear),
-            2 | 3 => Ok(Layout::Mirror { disks }),
-            4.. if disks.is_multiple_of(2) => Ok(Layout::Pairs { pairs: disks / 2 }),
-            _ => Err(Refusal::Disks { disks }),
+        match Level::over(disks) {
+            Some(Level::Linear) => Ok(Layout::Linear),
+            Some(Level::Raid1) => Ok(Layout::Mirror { disks }),
+            Some(Level::Raid10) => Ok(Layout::Pairs { pairs: disks / 2 }),
+            None => Err(Refusal::Disks { disks }),
         }
     }
 
@@ -306,7 +352,8 @@ pub fn system<'a>(vg: Option<&'a Vg>, systems: &'a Systems) -> &'a str {
 
 /// It is the thin pool, or a volume.
 fn in_use(lv: &Lv) -> bool {
-    lv.name == POOL || matches!(names::role(&lv.name), Some(Role::Volume(_) | Role::Next(_)))
+    let role = names::role(&lv.name);
+    lv.name == POOL || matches!(role, Some(Role::Volume(_) | Role::Next(_) | Role::FileSystem(_)))
 }
 
 /// Bytes of the device of a volume.
@@ -331,34 +378,123 @@ pub fn settle(vg: &Vg) -> Vec<Call> {
     calls
 }
 
-/// Makes, grows and removes volumes and snapshots. What cannot be done to one of them does not keep the others.
+/// A thin volume that is made.
+fn thin(vg: &Vg, name: &str, bytes: u64) -> Call {
+    let mut make = call(&["lvcreate", "--yes", "--type", "thin", "--wipesignatures", "n"]);
+    make.extend(call(&[
+        "--setautoactivation",
+        "n",
+        "--virtualsize",
+        &format!("{bytes}b"),
+    ]));
+    make.extend(call(&["--name", name, "--thinpool", POOL, &vg.name]));
+    make
+}
+
+/// A snapshot that is taken. What is on the origin is brought to rest for it by the kernel, a mounted file system too.
+fn frozen(vg: &Vg, name: &str, of: &str) -> Call {
+    let mut take = call(&["lvcreate", "--yes", "--snapshot", "--setactivationskip", "y"]);
+    take.extend(call(&["--name", name, &format!("{}/{of}", vg.name)]));
+    take
+}
+
+/// Bytes of the device of a file system.
+fn files_bytes(vg: &Vg, wanted: &FileSystem) -> Result<u64, Refusal> {
+    let all = || vg.lv(POOL).map_or(0, |pool| pool.bytes);
+    let bytes = wanted.size_bytes.unwrap_or_else(all);
+    match bytes >= FILE_SYSTEM_MIN {
+        true => Ok(bytes.next_multiple_of(EXTENT_BYTES)),
+        false => Err(Refusal::SmallFiles {
+            id: wanted.id,
+            wanted: bytes,
+        }),
+    }
+}
+
+/// Makes and grows what file systems stand on, and takes snapshots of those that are mounted: on another there is nothing yet.
+fn apply_files(
+    vg: &Vg,
+    wanted: &Apply,
+    mounted: &BTreeSet<String>,
+    calls: &mut Vec<Call>,
+    refusals: &mut Vec<Refusal>,
+) {
+    for files in &wanted.file_systems {
+        let name = names::file_system(files.id);
+        let bytes = match files_bytes(vg, files) {
+            Ok(bytes) => bytes,
+            Err(refusal) => {
+                refusals.push(refusal);
+                continue;
+            }
+        };
+        match vg.lv(&name) {
+            None => calls.push(thin(vg, &name, bytes)),
+            Some(lv) if lv.bytes < bytes => {
+                let (size, name) = (format!("{bytes}b"), format!("{}/{name}", vg.name));
+                calls.push(call(&["lvextend", "--size", &size, &name]));
+            }
+            Some(lv) if lv.bytes > bytes && files.size_bytes.is_some() => {
+                refusals.push(Refusal::ShrinkFiles {
+                    id: files.id,
+                    has: lv.bytes,
+                    wanted: bytes,
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    for snapshot in &wanted.file_system_snapshots {
+        let (name, of) = (
+            names::snapshot(snapshot.id),
+            names::file_system(snapshot.file_system),
+        );
+        match vg.lv(&name) {
+            None if mounted.contains(&of) => calls.push(frozen(vg, &name, &of)),
+            // It is to be mounted, and snapshots are left out when a group is activated.
+            Some(lv) if !lv.active => calls.push(call(&[
+                "lvchange",
+                "--activate",
+                "y",
+                "--ignoreactivationskip",
+                &format!("{}/{name}", vg.name),
+            ])),
+            _ => {}
+        }
+    }
+}
+
+/// Whether something in a group is wanted, as far as it can be gone.
 #[must_use]
-pub fn apply(vg: &Vg, wanted: &Apply) -> (Vec<Call>, Vec<Refusal>) {
+pub fn stays(lv: &str, wanted: &Apply) -> bool {
+    match names::role(lv) {
+        Some(Role::Volume(id)) => wanted.volumes.iter().any(|volume| volume.id == id),
+        Some(Role::FileSystem(id)) => wanted.file_systems.iter().any(|files| files.id == id),
+        Some(Role::Snapshot(id)) => {
+            wanted.snapshots.iter().any(|snapshot| snapshot.id == id)
+                || (wanted.file_system_snapshots.iter()).any(|snapshot| snapshot.id == id)
+        }
+        Some(Role::Next(_)) | None => true,
+    }
+}
+
+/// Makes, grows and removes volumes, file systems and snapshots; `mounted` are names of what is. What cannot be done to one of
+/// them does not keep the others.
+#[must_use]
+pub fn apply(vg: &Vg, wanted: &Apply, mounted: &BTreeSet<String>) -> (Vec<Call>, Vec<Refusal>) {
     let (mut calls, mut refusals) = (settle(vg), Vec::new());
     if !calls.is_empty() {
         return (calls, refusals);
     }
     let full = |lv: &str| format!("{}/{lv}", vg.name);
-    for lv in &vg.lvs {
-        let stays = match names::role(&lv.name) {
-            Some(Role::Volume(id)) => wanted.volumes.iter().any(|volume| volume.id == id),
-            Some(Role::Snapshot(id)) => wanted.snapshots.iter().any(|snapshot| snapshot.id == id),
-            _ => true,
-        };
-        if !stays {
-            calls.push(call(&["lvremove", "--yes", &full(&lv.name)]));
-        }
+    let goes = |lv: &&Lv| !stays(&lv.name, wanted) && !mounted.contains(&lv.name);
+    for lv in vg.lvs.iter().filter(goes) {
+        calls.push(call(&["lvremove", "--yes", &full(&lv.name)]));
     }
     for volume in &wanted.volumes {
         let (name, bytes) = (names::volume(volume.id), device_bytes(volume.size_bytes));
         match vg.lv(&name) {
-            None => {
-                let size = format!("{bytes}b");
-                let mut make = call(&["lvcreate", "--yes", "--type", "thin", "--wipesignatures", "n"]);
-                make.extend(call(&["--setautoactivation", "n", "--virtualsize", &size]));
-                make.extend(call(&["--name", &name, "--thinpool", POOL, &vg.name]));
-                calls.push(make);
-            }
+            None => calls.push(thin(vg, &name, bytes)),
             Some(lv) if lv.bytes < bytes => {
                 calls.push(call(&["lvextend", "--size", &format!("{bytes}b"), &full(&name)]));
             }
@@ -374,19 +510,53 @@ pub fn apply(vg: &Vg, wanted: &Apply) -> (Vec<Call>, Vec<Refusal>) {
         let (name, of) = (names::snapshot(snapshot.id), names::volume(snapshot.volume));
         // The volume of one may be made in this very step: then it is taken in the next one.
         if vg.lv(&name).is_none() && vg.lv(&of).is_some() {
-            calls.push(call(&[
-                "lvcreate",
-                "--yes",
-                "--snapshot",
-                "--setactivationskip",
-                "y",
-                "--name",
-                &name,
-                &full(&of),
-            ]));
+            calls.push(frozen(vg, &name, &of));
         }
     }
+    apply_files(vg, wanted, mounted, &mut calls, &mut refusals);
     (calls, refusals)
+}
+
+/// Whether another disk can come into the place of one that the group has lost.
+///
+/// # Errors
+/// It has lost none, or has nothing to copy from.
+pub fn may_replace(vg: &Vg) -> Result<(), Refusal> {
+    let group = vg.name.clone();
+    match (vg.missing, vg.lvs.iter().any(is_raid)) {
+        (_, false) => Err(Refusal::Single { group }),
+        (0, true) => Err(Refusal::Whole { group }),
+        (_, true) => Ok(()),
+    }
+}
+
+fn is_raid(lv: &Lv) -> bool {
+    lv.layout.starts_with("raid")
+}
+
+/// Takes the disk behind a gate into the place of one that is lost: it joins, what is in pieces is made whole on it, and the
+/// group forgets the lost one. LVM permits these three while a disk is missing. `tried` has been made whole already as far as
+/// it can be: where two disks are lost, one that comes is not enough.
+#[must_use]
+pub fn replace(vg: &Vg, gate: &str, tried: &BTreeSet<String>) -> Vec<Call> {
+    if !vg.present.iter().any(|present| present == gate) {
+        return vec![call(&["vgextend", "--yes", &vg.name, gate])];
+    }
+    let torn: Vec<&Lv> = vg.lvs.iter().filter(|lv| is_raid(lv) && lv.partial).collect();
+    if torn.is_empty() && vg.missing > 0 {
+        return vec![call(&["vgreduce", "--removemissing", &vg.name])];
+    }
+    let torn = torn.into_iter().filter(|lv| !tried.contains(&lv.name));
+    torn.map(|lv| {
+        call(&[
+            "lvconvert",
+            "--yes",
+            "--repair",
+            &format!("{}/{}", vg.name, lv.name),
+            gate,
+        ])
+    })
+    .collect()
 }
 
 /// Makes a volume what a snapshot is; the snapshot stays.

@@ -1,6 +1,10 @@
-//! The two programs that are run, each once declared: where it is, how long it may take, what it is told of its surroundings.
+//! The programs that are run, each once declared: where it is, how long it may take, in whose surroundings it runs.
+//!
+//! A mount has to be seen by others. The daemon has the machine's mounts in a copy of its own, as its unit has it, where what it
+//! mounts nobody else sees; so what mounts is run by the service manager, beside the daemon. What is mounted comes into the copy by
+//! itself.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,6 +13,8 @@ use tokio::process::Command;
 
 /// Most that is read of what a program writes, bytes. A group of a thousand volumes takes a quarter of a megabyte.
 const SAID: u64 = 16 << 20;
+/// What LVM writes of its own at the beginning of a disk, bytes: its label and the description of the group.
+const OWN: usize = 1 << 20;
 /// Where the kernel's helpers say that a udev is there.
 const UDEV: &str = "/run/udev/control";
 
@@ -19,6 +25,14 @@ pub enum Program {
     Lvm,
     /// The device mapper.
     Dmsetup,
+    /// Makes a file system.
+    Mkfs,
+    /// Grows a file system that is mounted.
+    Grow,
+    /// Mounts one.
+    Mount,
+    /// Ends a mount.
+    Unmount,
 }
 
 impl Program {
@@ -28,6 +42,10 @@ impl Program {
         match self {
             Program::Lvm => "/usr/sbin/lvm",
             Program::Dmsetup => "/usr/sbin/dmsetup",
+            Program::Mkfs => "/usr/sbin/mkfs.xfs",
+            Program::Grow => "/usr/sbin/xfs_growfs",
+            Program::Mount => "/usr/bin/mount",
+            Program::Unmount => "/usr/bin/umount",
         }
     }
 
@@ -37,6 +55,83 @@ impl Program {
         match self {
             Program::Lvm => Duration::from_secs(25),
             Program::Dmsetup => Duration::from_secs(15),
+            Program::Mkfs | Program::Grow => Duration::from_secs(40),
+            // What was written and not put in its place yet is put there first: as much as the log holds.
+            Program::Mount => Duration::from_secs(60),
+            Program::Unmount => Duration::from_secs(20),
+        }
+    }
+
+    /// The package that brings it.
+    #[must_use]
+    pub const fn package(self) -> &'static str {
+        match self {
+            Program::Lvm => "lvm2",
+            Program::Dmsetup => "dmsetup",
+            Program::Mkfs | Program::Grow => "xfsprogs",
+            Program::Mount | Program::Unmount => "mount",
+        }
+    }
+
+    /// It changes what others see of the machine's files.
+    const fn is_for_all(self) -> bool {
+        matches!(self, Program::Mount | Program::Unmount)
+    }
+}
+
+/// Has the service manager run a program, and waits for it.
+const BESIDE: &str = "/usr/bin/systemd-run";
+/// It is there while systemd is the service manager.
+const SYSTEMD: &str = "/run/systemd/system";
+/// What is mounted, as this process sees it.
+const MOUNTS: &str = "/proc/self/mountinfo";
+/// Bytes at the beginning of a device by which it is recognized what stands there.
+pub const BEGINNING: usize = 64 << 10;
+
+/// A mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// The device.
+    pub number: (u32, u32),
+    /// Where.
+    pub at: String,
+}
+
+/// Mounts from the lines of `/proc/PID/mountinfo`: `ID PARENT MAJOR:MINOR ROOT WHERE ...`.
+fn mounts(text: &str) -> Vec<Mount> {
+    let mount = |line: &str| {
+        let mut words = line.split(' ').skip(2);
+        let (major, minor) = words.next()?.split_once(':')?;
+        Some(Mount {
+            number: (major.parse().ok()?, minor.parse().ok()?),
+            at: words.nth(1)?.to_owned(),
+        })
+    };
+    text.lines().filter_map(mount).collect()
+}
+
+/// What stands at the beginning of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// Nothing.
+    Blank,
+    /// XFS.
+    Xfs,
+    /// An XFS whose making was cut short: it was never used.
+    Unfinished,
+    /// Something else.
+    Other,
+}
+
+impl Beginning {
+    /// By its first bytes: the superblock of XFS has its name in front, and says at byte 126 that it is still being made.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        match (bytes.get(..4), bytes.get(126)) {
+            (Some(b"XFSB"), Some(0)) => Beginning::Xfs,
+            (Some(b"XFSB"), Some(_)) => Beginning::Unfinished,
+            _ if bytes.iter().all(|byte| *byte == 0) => Beginning::Blank,
+            _ => Beginning::Other,
         }
     }
 }
@@ -45,10 +140,12 @@ impl Program {
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
     /// It cannot be run.
-    #[error("{program} cannot be run: {source}; the packages lvm2 and dmsetup have to be there")]
+    #[error("{program} cannot be run: {source}; it is in the package {package}")]
     Start {
         /// Which.
         program: &'static str,
+        /// What brings it.
+        package: &'static str,
         /// What the system says.
         source: io::Error,
     },
@@ -91,6 +188,24 @@ pub trait Tools: Send + Sync + 'static {
     /// In words; none is used then.
     fn disk(&self, id: [u8; 16]) -> impl Future<Output = Result<Found, String>> + Send;
 
+    /// What stands at the beginning of a device.
+    ///
+    /// # Errors
+    /// In words.
+    fn beginning(&self, node: &str) -> impl Future<Output = Result<Beginning, String>> + Send;
+
+    /// What is mounted.
+    ///
+    /// # Errors
+    /// In words.
+    fn mounts(&self) -> impl Future<Output = Result<Vec<Mount>, String>> + Send;
+
+    /// Writes zeros over the beginning of a device, as far as anything of LVM can stand there.
+    ///
+    /// # Errors
+    /// In words.
+    fn erase(&self, node: &str) -> impl Future<Output = Result<(), String>> + Send;
+
     /// Whether a udev makes nodes and is waited for; otherwise the programs make them.
     fn udev(&self) -> bool;
 }
@@ -132,9 +247,18 @@ impl Tools for Machine {
         let path = program.path();
         let start = |source| ToolError::Start {
             program: path,
+            package: program.package(),
             source,
         };
-        let mut command = Command::new(path);
+        let mut command = match program.is_for_all() && Path::new(SYSTEMD).exists() {
+            true => {
+                let mut command = Command::new(BESIDE);
+                let most = format!("--property=RuntimeMaxSec={}", program.deadline().as_secs());
+                command.args(["--quiet", "--wait", "--pipe", "--collect", &most, "--", path]);
+                command
+            }
+            false => Command::new(path),
+        };
         command
             .args(args)
             .env_clear()
@@ -203,6 +327,42 @@ impl Tools for Machine {
             .map_err(|error| format!("the disks were not looked at: {error}"))?
     }
 
+    async fn beginning(&self, node: &str) -> Result<Beginning, String> {
+        let node = node.to_owned();
+        let read = move || {
+            let mut bytes = vec![0; BEGINNING];
+            let mut device = std::fs::File::open(&node)?;
+            device.read_exact(&mut bytes)?;
+            Ok::<_, io::Error>(Beginning::of(&bytes))
+        };
+        match tokio::task::spawn_blocking(read).await {
+            Ok(Ok(beginning)) => Ok(beginning),
+            Ok(Err(error)) => Err(format!("its beginning cannot be read: {error}")),
+            Err(error) => Err(format!("its beginning was not read: {error}")),
+        }
+    }
+
+    async fn mounts(&self) -> Result<Vec<Mount>, String> {
+        let text = tokio::fs::read_to_string(MOUNTS).await;
+        let text = text.map_err(|error| format!("{MOUNTS}: {error}"))?;
+        Ok(mounts(&text))
+    }
+
+    async fn erase(&self, node: &str) -> Result<(), String> {
+        let node = node.to_owned();
+        let write = move || {
+            let mut device = std::fs::File::options().write(true).open(&node)?;
+            device.write_all(&vec![0; OWN])?;
+            // What LVM reads next, it reads past the page cache.
+            device.sync_all()
+        };
+        match tokio::task::spawn_blocking(write).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(format!("its beginning cannot be overwritten: {error}")),
+            Err(error) => Err(format!("its beginning was not overwritten: {error}")),
+        }
+    }
+
     fn udev(&self) -> bool {
         Path::new(UDEV).exists()
     }
@@ -250,5 +410,37 @@ fn said(stderr: &[u8]) -> String {
     match lines.is_empty() {
         true => "nothing".to_owned(),
         false => lines.join("; "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_read_as_the_kernel_writes_them() {
+        let text = "22 28 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw\n\
+            91 28 253:12 / /run/pollux-files/ab rw,nosuid,nodev,noexec shared:60 - xfs /dev/mapper/pollux_x-f_ab rw,attr2\n\
+            torn\n";
+        let found = mounts(text);
+        assert_eq!(found.len(), 2);
+        let files = Mount {
+            number: (253, 12),
+            at: "/run/pollux-files/ab".to_owned(),
+        };
+        assert_eq!(found[1], files);
+    }
+
+    #[test]
+    fn a_beginning_says_what_stands_there() {
+        let mut bytes = vec![0; BEGINNING];
+        assert_eq!(Beginning::of(&bytes), Beginning::Blank);
+        bytes[..4].copy_from_slice(b"XFSB");
+        assert_eq!(Beginning::of(&bytes), Beginning::Xfs);
+        bytes[126] = 1;
+        assert_eq!(Beginning::of(&bytes), Beginning::Unfinished);
+        bytes[0] = b'Y';
+        assert_eq!(Beginning::of(&bytes), Beginning::Other);
+        assert_eq!(Beginning::of(b"XFSB"), Beginning::Other, "too short to say");
     }
 }

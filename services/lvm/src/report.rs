@@ -21,7 +21,7 @@ pub const COLUMNS: [&str; 23] = [
     "lv",
     "-a",
     "-o",
-    "lv_name,lv_size,lv_active,lv_layout,lv_when_full,lv_skip_activation",
+    "lv_name,lv_size,lv_active,lv_layout,lv_when_full,lv_skip_activation,lv_health_status",
     // The two others cannot be left out.
     "--configreport",
     "pvseg",
@@ -66,6 +66,8 @@ pub struct Lv {
     pub error_when_full: bool,
     /// It is left out when the group is activated: a snapshot.
     pub skipped: bool,
+    /// A part of it is on a disk that is not there.
+    pub partial: bool,
 }
 
 impl Vg {
@@ -134,6 +136,7 @@ struct LvRow {
     lv_layout: String,
     lv_when_full: String,
     lv_skip_activation: String,
+    lv_health_status: String,
 }
 
 fn number(column: &'static str, value: &str) -> Result<u64, ReportError> {
@@ -166,6 +169,7 @@ pub fn parse(text: &str) -> Result<Vec<Vg>, ReportError> {
                 layout: row.lv_layout,
                 error_when_full: row.lv_when_full == "error",
                 skipped: !row.lv_skip_activation.is_empty(),
+                partial: row.lv_health_status == "partial",
             })
         };
         groups.push(Vg {
@@ -219,6 +223,7 @@ pub(crate) mod tests {
     fn a_missing_disk_is_seen_and_no_group_is_none() {
         let groups = parse(include_str!("../tests/recorded/missing-disk.json")).expect("a report");
         assert_eq!((groups[0].missing, groups[0].present.len()), (1, 3));
+        assert!(groups[0].lv("pool_tdata").expect("its data").partial);
         assert_eq!(parse(r#"{"report":[]}"#).expect("none"), []);
         assert!(matches!(parse("  Device not found"), Err(ReportError::Json(_))));
         let odd = include_str!("../tests/recorded/four-disks.json").replace("\"198\"", "\"198m\"");

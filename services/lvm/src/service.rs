@@ -6,7 +6,7 @@ use crate::plan::{Refusal, Systems};
 use crate::programs::{Machine, ToolError, Tools};
 use pollux_api::error::{Code, RpcError};
 use pollux_api::lvm::{
-    ACTIVATE, APPLY, CUT, DEACTIVATE, DIRECTORY, POOLS, REMOVE, ROLL_BACK, SOCKET, STATE, Which,
+    ACTIVATE, APPLY, CUT, DEACTIVATE, DIRECTORY, POOLS, REMOVE, REPLACE, ROLL_BACK, SOCKET, STATE, Which,
 };
 use pollux_platform::file::Lock;
 use pollux_platform::lines::server::{self, Handler, Reply, params, unknown};
@@ -21,7 +21,9 @@ use std::sync::Arc;
 use tokio::net::UnixListener;
 
 /// Everything that is answered.
-const METHODS: [&str; 8] = [ACTIVATE, APPLY, ROLL_BACK, STATE, DEACTIVATE, CUT, REMOVE, POOLS];
+const METHODS: [&str; 9] = [
+    ACTIVATE, APPLY, REPLACE, ROLL_BACK, STATE, DEACTIVATE, CUT, REMOVE, POOLS,
+];
 
 /// Answers at the socket.
 #[derive(Debug)]
@@ -48,12 +50,25 @@ fn told(method: &str, error: &GroupError) -> RpcError {
         GroupError::Refused(Refusal::Disks { .. } | Refusal::Small { .. } | Refusal::Shrink { .. }) => {
             (Code::Refused, "ask for what is possible")
         }
+        GroupError::Refused(Refusal::ShrinkFiles { .. } | Refusal::SmallFiles { .. }) => {
+            (Code::Refused, "ask for what is possible")
+        }
+        GroupError::Refused(Refusal::NoFiles { .. }) => (
+            Code::Refused,
+            "look at the device; if nothing of it is needed, delete the file system and make another",
+        ),
+        GroupError::Refused(Refusal::Whole { .. }) => (Code::Refused, "nothing: it has all it needs"),
+        GroupError::Refused(Refusal::Single { .. }) => {
+            (Code::Refused, "make another pool, and restore a backup")
+        }
         GroupError::Disk { .. } => (Code::Refused, "bring the disk or the path to it back"),
         GroupError::Tool(ToolError::Deadline { .. }) => {
             (Code::DeadlinePassed, "ask again, or cut the group off")
         }
         GroupError::Tool(_)
         | GroupError::Report(_)
+        | GroupError::Mounts(_)
+        | GroupError::Files { .. }
         | GroupError::Stuck { .. }
         | GroupError::Endless { .. } => (Code::Failed, "the journal of lvmd says what was done before"),
     };
@@ -90,6 +105,10 @@ impl<T: Tools> Door<T> {
             APPLY => {
                 let request = params(method, given)?;
                 tokio::spawn(async move { answer(&name, groups.apply(&request).await) })
+            }
+            REPLACE => {
+                let request = params(method, given)?;
+                tokio::spawn(async move { answer(&name, groups.replace(&request).await) })
             }
             ROLL_BACK => {
                 let request = params(method, given)?;

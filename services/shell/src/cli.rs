@@ -175,7 +175,10 @@ pub enum Command {
     /// Volumes
     #[command(subcommand)]
     Volume(Volume),
-    /// Snapshots of volumes
+    /// File systems, on pools that a volume group keeps
+    #[command(subcommand)]
+    FileSystem(FileSystem),
+    /// Snapshots of volumes and file systems
     #[command(subcommand)]
     Snapshot(Snapshot),
     /// Hosts and their initiators
@@ -310,6 +313,15 @@ pub enum Redundancy {
     Single,
 }
 
+/// What keeps the data of a pool.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Backend {
+    /// Mirrors of our own
+    Embedded,
+    /// A volume group of the kernel, on disks with `kernel = true` alone
+    Lvm,
+}
+
 /// Reads `3` or `disk-03`.
 fn disk(text: &str) -> Result<DiskIndex, String> {
     let number = text.strip_prefix("disk-").unwrap_or(text);
@@ -379,9 +391,15 @@ pub enum Pool {
         /// How it survives the loss of disks
         #[arg(long, value_enum, default_value = "mirror")]
         redundancy: Redundancy,
+        /// What keeps its data; left out: what its disks are for, by enclosure.toml
+        #[arg(long, value_enum)]
+        backend: Option<Backend>,
         /// Its disks, 3,4 or disk-03,disk-04
         #[arg(long, value_delimiter = ',', required = true, value_parser = disk, value_name = "DISK,...")]
         disks: Vec<DiskIndex>,
+        /// Say what would be made, and make nothing
+        #[arg(long)]
+        dry_run: bool,
         /// Wait so many seconds until it is ready; 0: do not wait
         #[arg(long, value_name = "SECONDS", default_value_t = 20)]
         wait: u64,
@@ -399,6 +417,21 @@ pub enum Pool {
         name: String,
         /// Where it belongs from now on
         home: ControllerId,
+    },
+    /// Take a disk into the place of one that has failed: a new one in its slot, or that one again. What is on it is
+    /// overwritten by a copy, while the pool serves
+    ReplaceDisk {
+        /// Name or identity
+        name: String,
+        /// The slot, 3 or disk-03
+        #[arg(value_parser = disk)]
+        disk: DiskIndex,
+        /// Say what would happen, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// Delete it
     Delete {
@@ -475,18 +508,21 @@ pub enum Provisioning {
 /// `pollux snapshot`
 #[derive(Debug, Subcommand)]
 pub enum Snapshot {
-    /// Keep what a volume is now, while hosts use it
+    /// Keep what a volume or a file system is now, while it is used
     Create {
         /// Its name
         name: String,
         /// The volume
+        #[arg(long, required_unless_present = "file_system", conflicts_with = "file_system")]
+        volume: Option<String>,
+        /// The file system
         #[arg(long)]
-        volume: String,
+        file_system: Option<String>,
         /// Wait so many seconds until it stands
         #[arg(long, value_name = "SECONDS", default_value_t = 10)]
         wait: u64,
     },
-    /// Every snapshot of a volume, and whether it stands
+    /// Every snapshot, and whether it stands
     List,
     /// Delete one
     Delete {
@@ -503,6 +539,60 @@ pub enum Snapshot {
         /// What was written since goes
         #[arg(long)]
         discard_data: bool,
+    },
+}
+
+/// `pollux file-system`
+#[derive(Debug, Subcommand)]
+pub enum FileSystem {
+    /// Make a file system, and mount it on the owner of its pool
+    Create {
+        /// Its name
+        name: String,
+        /// The pool to make it on; a volume group keeps it (`pollux pool show`)
+        #[arg(long)]
+        pool: String,
+        /// Its size: 512M, 1.5T; as large as the pool if it is left out. It takes space when it is written
+        #[arg(long)]
+        size: Option<Size>,
+        /// Say whether it would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Wait so many seconds until it is mounted
+        #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+        wait: u64,
+    },
+    /// Every file system, and where it is mounted
+    List,
+    /// One file system with its snapshots
+    Show {
+        /// Name or identity
+        name: String,
+    },
+    /// Grow it, while it is used
+    Resize {
+        /// Name or identity
+        name: String,
+        /// Its new size; a file system does not shrink
+        #[arg(long)]
+        size: Size,
+        /// Say whether it would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Wait so many seconds until it is as large
+        #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+        wait: u64,
+    },
+    /// Delete it; refused while there are snapshots or shares of it
+    Delete {
+        /// Name or identity
+        name: String,
+        /// It goes with its data
+        #[arg(long)]
+        discard_data: bool,
+        /// Say whether it would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -934,10 +1024,13 @@ mod tests {
             |timeline|trace|action list --all|action watch 01890a5d-ac96-774b-bcce-b302099a8057\
             |action cancel 01890a5d-ac96-774b-bcce-b302099a8057|switchover p --dry-run|giveback|giveback p --yes|takeover --partner\
             |abort p|quorum|quorum show|quorum format|quorum replace 1 disk-07 --yes\
-            |pool create p --home a --disks 0,disk-01|pool list|pool show p|pool home p b|pool delete p\
+            |pool create p --home a --disks 0,disk-01|pool create p --home a --disks 0,1 --backend lvm --dry-run\
+            |pool list|pool show p|pool home p b|pool replace-disk p disk-03 --yes|pool delete p\
             |volume create v --pool p --size 1G --thin|volume list|volume show v|volume resize v --size 2G|volume delete v\
             |volume convert v --to thin|volume convert v --to thick\
             |volume write-cache v --to on|volume write-cache v --to off|snapshot create s --volume v|snapshot list\
+            |snapshot create s --file-system f|file-system create f --pool p --size 1G --dry-run|file-system list\
+            |file-system show f|file-system resize f --size 2G|file-system delete f --discard-data\
             |snapshot delete s --discard-data|snapshot rollback s --discard-data\
             |host create h --iqn iqn.2025-01.x:h|host list|host show h|host delete h|map create v h --lun 3|map list\
             |map show v|map delete v h|address create 10.78.0.50/24 --pool p|address list|address show 10.78.0.50/24\
@@ -976,6 +1069,7 @@ mod tests {
             ("frobnicate", "frobnicate"),
             ("pool create p --home c --disks 0", "`a` or `b`"),
             ("pool create p --home a --disks x", "3 or disk-03"),
+            ("pool create p --home a --disks 0 --backend zfs", "embedded, lvm"),
             ("volume create v --pool p --size 12Q", "512M or 1.5G"),
             ("chassis leg 2 cut", "0..=1"),
             ("trace 17", "UUID"),
@@ -983,6 +1077,11 @@ mod tests {
             ("token add ops", "--role"),
             ("token add ops --role admin --expires 0", "1..=3650"),
             ("takeover", "--partner"),
+            ("snapshot create s", "--volume"),
+            (
+                "snapshot create s --volume v --file-system f",
+                "cannot be used with",
+            ),
         ] {
             let line = ["pollux"].into_iter().chain(command.split_whitespace());
             let refusal = Line::try_parse_from(line).expect_err(command).to_string();

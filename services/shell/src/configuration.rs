@@ -398,27 +398,34 @@ async fn history(array: &Array, after: u64, limit: u32, style: Style) -> Result<
 fn fields(tables: &Tables, row: &Resource) -> Vec<(String, String)> {
     let fixed = match row {
         Resource::Item(item) => return crate::item::fields(tables, item),
-        Resource::Pool(row) => vec![
-            ("name", row.name.clone()),
-            ("class", word(&row.class)),
-            ("home", row.home.to_string()),
-            ("redundancy", word(&row.redundancy)),
-            (
-                "disks",
-                row.disks
-                    .iter()
-                    .map(|disk| disk.get().to_string())
-                    .collect::<Vec<_>>()
-                    .join(","),
-            ),
-            (
-                "space",
-                row.ready.map_or_else(
-                    || "not ready".to_owned(),
-                    |space| Size(space.capacity_bytes).to_string(),
+        Resource::Pool(row) => {
+            let mut fields = vec![
+                ("name", row.name.clone()),
+                ("class", word(&row.class)),
+                ("home", row.home.to_string()),
+                ("redundancy", word(&row.redundancy)),
+                (
+                    "disks",
+                    row.disks
+                        .iter()
+                        .map(|disk| disk.get().to_string())
+                        .collect::<Vec<_>>()
+                        .join(","),
                 ),
-            ),
-        ],
+                (
+                    "space",
+                    row.ready.map_or_else(
+                        || "not ready".to_owned(),
+                        |space| Size(space.capacity_bytes).to_string(),
+                    ),
+                ),
+            ];
+            fields.extend(
+                row.backend
+                    .map(|backend| ("backend", backend.as_str().to_owned())),
+            );
+            fields
+        }
         Resource::Volume(row) => vec![
             ("name", row.name.clone()),
             ("pool", pool_name(tables, row.pool)),

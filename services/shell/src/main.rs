@@ -12,8 +12,8 @@ use pollux_shell::print::Style;
 use pollux_shell::resources::{self, Shown};
 use pollux_shell::shutdown::Wanted;
 use pollux_shell::{
-    action, disarm, disk, enclosure, machine, pair, quorum, setup, shutdown, space, status, timeline, token,
-    trace, words,
+    action, disarm, disk, enclosure, file_systems, machine, pair, quorum, setup, shutdown, space, status,
+    timeline, token, trace, words,
 };
 use serde_json::{Value, json};
 use std::ffi::OsString;
@@ -165,6 +165,7 @@ async fn run(line: Line) -> Result<Shown, Error> {
         Command::Quorum { what } => quorum::run(&array, what, under, style).await,
         Command::Pool(command) => resources::pool(&array, command, under).await,
         Command::Volume(command) => resources::volume(&array, command, under).await,
+        Command::FileSystem(command) => file_systems::run(&array, command, under).await,
         Command::Snapshot(command) => space::snapshot(&array, command, under).await,
         Command::Host(command) => resources::host(&array, command, under).await,
         Command::Map(command) => resources::map(&array, command, under).await,

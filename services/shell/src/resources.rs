@@ -1,8 +1,9 @@
 //! `pollux pool|volume|host|map|address`: one thing of the configuration at a time.
 
 use crate::array::{Array, CHANGE, QUESTION};
-use crate::cli::{Address, Class, Host, Map, Pool, Provisioning, Redundancy, Switch, Volume};
+use crate::cli::{Address, Backend, Class, Host, Map, Pool, Provisioning, Redundancy, Switch, Volume};
 use crate::error::Error;
+use crate::pools;
 use crate::print::{now_unix_ms, size, table};
 use crate::space;
 use crate::status::{latest, not_the_latest, snapshot};
@@ -119,7 +120,9 @@ pub async fn pool(array: &Array, command: Pool, action: Option<ActionId>) -> Res
             class,
             home,
             redundancy,
+            backend,
             disks,
+            dry_run,
             wait,
         } => {
             let class = match class {
@@ -130,29 +133,35 @@ pub async fn pool(array: &Array, command: Pool, action: Option<ActionId>) -> Res
                 Redundancy::Mirror => config::Redundancy::Mirror,
                 Redundancy::Single => config::Redundancy::Single,
             };
-            let op = Op::CreatePool {
-                name: name.clone(),
+            let backend = backend.map(|backend| match backend {
+                Backend::Embedded => config::Backend::Embedded,
+                Backend::Lvm => config::Backend::Lvm,
+            });
+            let new = pools::New {
+                name,
                 class,
                 home,
                 redundancy,
+                backend,
                 disks,
             };
-            let (action, changed) = change(array, vec![op], action).await?;
-            let mut shown = done(action, &changed, &format!("pool {name} made"));
-            let ready = wait_ready(array, &name, Duration::from_secs(wait)).await;
-            shown.text += &match ready {
-                Some(space) => format!("  ready: {} for volumes\n", size(space.capacity_bytes)),
-                None => format!("  not ready yet, no volume can be made on it: pollux pool show {name}\n"),
-            };
-            shown.json["ready"] = serde_json::to_value(ready).unwrap_or(Value::Null);
-            Ok(shown)
+            pools::create(array, new, (dry_run, wait), action).await
         }
         Pool::List => list(array, Kind::Pool).await,
-        Pool::Show { name } => show(array, Kind::Pool, &name).await,
+        Pool::Show { name } => {
+            let shown = show(array, Kind::Pool, &name).await?;
+            Ok(pools::with_made(array, shown).await)
+        }
         Pool::Home { name, home } => {
             let what = format!("the home of pool {name} is {home}; `pollux giveback {name}` moves it there");
             changed(array, Op::SetHome { pool: name, home }, action, what).await
         }
+        Pool::ReplaceDisk {
+            name,
+            disk,
+            dry_run,
+            yes,
+        } => pools::replace_disk(array, (&name, disk), (dry_run, yes), action).await,
         Pool::Delete { name } => delete(array, Kind::Pool, name, action).await,
     }
 }

@@ -155,17 +155,27 @@ pub(crate) async fn cache_writes(
 /// What the config keeper or the pool manager refuses.
 pub async fn snapshot(array: &Array, command: Snapshot, action: Option<ActionId>) -> Result<Shown, Error> {
     match command {
-        Snapshot::Create { name, volume, wait } => {
+        Snapshot::Create {
+            name,
+            volume,
+            file_system,
+            wait,
+        } => {
+            let of = match (&volume, &file_system) {
+                (Some(volume), _) => format!("volume {volume}"),
+                (None, files) => format!("file system {}", files.as_deref().unwrap_or("?")),
+            };
             let item = Item::Snapshot(item::Snapshot {
                 name: name.clone(),
-                volume: Some(volume.clone()),
-                file_system: None,
+                volume,
+                file_system,
                 taken_ms: now_unix_ms(),
                 schedule: None,
                 id: ItemId::default(),
             });
             let (before, _) = latest(array).await?;
-            if find(&before.tables, &name).is_ok() {
+            let same = |item: &Item| matches!(item, Item::Snapshot(row) if row.name == name);
+            if before.tables.items().any(same) {
                 let what = format!("a snapshot {name} exists");
                 return Err(Error::usage(what, "a name that is free"));
             }
@@ -175,17 +185,13 @@ pub async fn snapshot(array: &Array, command: Snapshot, action: Option<ActionId>
                 RowOp::Put(Resource::Item(item)) => Some(item.id()),
                 _ => None,
             });
-            let mut shown = done(
-                action,
-                &changed,
-                &format!("snapshot {name} of volume {volume} asked for"),
-            );
+            let mut shown = done(action, &changed, &format!("snapshot {name} of {of} asked for"));
             let stands = match id {
                 Some(id) => wait_stands(array, id, Duration::from_secs(wait)).await,
                 None => false,
             };
             shown.text += &match stands {
-                true => "  it stands: what the volume is now can be had back\n".to_owned(),
+                true => format!("  it stands: {of} is kept there as it is now\n"),
                 false => "  it does not stand yet: `pollux snapshot list` says when\n".to_owned(),
             };
             shown.json["stands"] = stands.into();
@@ -222,6 +228,19 @@ pub async fn snapshot(array: &Array, command: Snapshot, action: Option<ActionId>
             Ok(Shown::new(text, &rolled))
         }
     }
+}
+
+/// The pool on which a snapshot is.
+fn pool_of(tables: &Tables, row: &item::Snapshot) -> Option<PoolId> {
+    let of_volume = row.volume.as_ref().and_then(|id| id.parse().ok());
+    if let Some(volume) = of_volume.and_then(|id| tables.volumes.get(&id)) {
+        return Some(volume.pool);
+    }
+    let of = row.file_system.as_ref()?;
+    tables.items().find_map(|item| match item {
+        Item::FileSystem(files) if files.id.to_string() == *of => files.pool.parse().ok(),
+        _ => None,
+    })
 }
 
 /// A snapshot of a volume, and the pool of that volume.
@@ -292,11 +311,13 @@ async fn list(array: &Array) -> Result<Shown, Error> {
         let (Item::Snapshot(row), Item::Snapshot(shown)) = (item, named(tables, item)) else {
             continue;
         };
-        let Some(volume) = shown.volume.clone() else {
-            continue;
+        let of = match (&shown.volume, &shown.file_system) {
+            (Some(volume), _) => format!("volume {volume}"),
+            (None, Some(files)) => format!("file system {files}"),
+            (None, None) => continue,
         };
         let mut imported = told.iter().flat_map(|(_, status)| &status.imported);
-        let known = find(tables, &row.name).ok().map(|(pool, _)| pool);
+        let known = pool_of(tables, row);
         let state = match known.and_then(|pool| imported.find(|imported| imported.pool == pool)) {
             None => "unknown: nobody tells",
             Some(pool) if pool.snapshots.contains(&row.id) => "stands",
@@ -304,7 +325,7 @@ async fn list(array: &Array) -> Result<Shown, Error> {
         };
         cells.push(vec![
             row.name.clone(),
-            volume,
+            of,
             row.taken_ms.to_string(),
             shown.schedule.clone().unwrap_or_else(|| "-".to_owned()),
             state.to_owned(),
@@ -312,8 +333,8 @@ async fn list(array: &Array) -> Result<Shown, Error> {
         rows.push(json!({ "snapshot": row, "state": state }));
     }
     let text = match rows.is_empty() {
-        true => "no snapshot of a volume\n".to_owned(),
-        false => table(&["NAME", "VOLUME", "TAKEN (ms)", "SCHEDULE", "STATE"], &cells),
+        true => "no snapshot\n".to_owned(),
+        false => table(&["NAME", "OF", "TAKEN (ms)", "SCHEDULE", "STATE"], &cells),
     };
     Ok(Shown::new(remark + &text, &rows))
 }

@@ -327,6 +327,7 @@ impl Controller {
             disks: self.legs.clone(),
             key,
             create,
+            backend: None,
             power_off: None,
         };
         self.manager.import(request).await.map(drop)

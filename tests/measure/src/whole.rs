@@ -155,6 +155,7 @@ fn make_pools(array: &Array, pools: &[Pool], hosts: usize) -> Result<Vec<PoolId>
             } else {
                 Redundancy::Mirror
             },
+            backend: None,
             disks: disks.by_ref().take(pool.disks.into()).collect::<Vec<DiskIndex>>(),
         })
         .collect();

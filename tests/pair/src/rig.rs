@@ -386,6 +386,7 @@ fn provision(array: &Array, plan: &Plan) -> Result<(Vec<Pool>, Vec<Volume>)> {
             class: Class::Fast,
             home: *home,
             redundancy,
+            backend: None,
             disks: disks.to_vec(),
         })
         .collect();

@@ -51,6 +51,7 @@ fn every_wrong_change_is_refused_with_its_fields_and_changes_nothing() -> Result
         class: Class::Fast,
         home: A,
         redundancy: Redundancy::Mirror,
+        backend: None,
         disks,
     };
     let wrong = [

@@ -3,7 +3,9 @@
 use super::*;
 use alloc::vec::Vec;
 use pollux_api::config::item::{FileSystem, HostGroup, Item, ItemId};
-use pollux_api::config::{Address, AddressId, Class, Hex, Host, Mapping, MappingId, PoolSpace, Redundancy};
+use pollux_api::config::{
+    Address, AddressId, Backend, Class, Hex, Host, Mapping, MappingId, PoolSpace, Redundancy,
+};
 use pollux_api::id::{ControllerId, VolumeId};
 
 /// The same register, whatever else two books have.
@@ -44,6 +46,7 @@ fn row(dice: &mut Dice) -> RowOp {
             class: Class::Fast,
             home: ControllerId::A,
             redundancy: Redundancy::Single,
+            backend: (dice.below(3) == 0).then_some(Backend::Lvm),
             disks: Vec::new(),
             ready: (dice.below(2) == 0).then(|| PoolSpace {
                 capacity_bytes: 1 << 40,

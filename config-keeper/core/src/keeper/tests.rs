@@ -23,6 +23,7 @@ fn pool(name: &str, disk: u16) -> Op {
         class,
         home: A,
         redundancy,
+        backend: None,
         disks: vec![DiskIndex::new(disk)],
     }
 }

@@ -40,8 +40,17 @@ fn pool(name: &str, redundancy: Redundancy, disks: &[u16]) -> Op {
         class: Class::Fast,
         home: ControllerId::A,
         redundancy,
+        backend: None,
         disks,
     }
+}
+
+fn group(name: &str, disks: &[u16]) -> Op {
+    let mut op = pool(name, Redundancy::Mirror, disks);
+    if let Op::CreatePool { backend, .. } = &mut op {
+        *backend = Some(Backend::Lvm);
+    }
+    op
 }
 
 fn volume(name: &str, pool: &str, size_bytes: u64) -> Op {
@@ -129,6 +138,22 @@ fn a_whole_array_is_one_change_and_the_same_action_gives_the_same_rows() {
 }
 
 #[test]
+fn what_keeps_a_pools_data_is_written_down_and_needs_a_version_that_knows_it() {
+    let (site, tables) = (site(), tables());
+    for (op, format, expected) in [
+        (group("p", &[6, 7, 8, 9]), 5, Some(Backend::Lvm)),
+        (pool("p", Redundancy::Mirror, &[6, 7]), 1, None),
+    ] {
+        let rows = plan(&site, &tables, action(2), &change(vec![op])).unwrap();
+        let [RowOp::Put(Resource::Pool(made))] = &rows[..] else {
+            panic!("{rows:?}");
+        };
+        assert_eq!(made.backend, expected);
+        assert_eq!(pollux_api::config::format_of(&rows), format);
+    }
+}
+
+#[test]
 fn every_refusal_names_the_field_and_what_would_be_right() {
     use Redundancy::{Mirror, Single};
     let good = "iqn.2026-01.com.example:x";
@@ -146,6 +171,8 @@ fn every_refusal_names_the_field_and_what_would_be_right() {
         (pool("p", Single, &[6, 7]),         "disks",         "2 different",            "exactly 1"),
         (pool("p", Mirror, &[6]),            "disks",         "1 different",            "2 to 4"),
         (pool("p", Mirror, &[6, 7, 8, 9, 10]), "disks",       "5 different",            "2 to 4"),
+        (group("p", &[6, 7, 8, 9, 10]),        "disks",       "5 different",            "an even number"),
+        (group("p", &[6]),                     "disks",       "1 different",            "2, 3 or"),
         (pool("p", Mirror, &[6, 7, 6]),      "disks[2]",      "disk-06 is listed twice", "once"),
         (pool("p", Mirror, &[2, 6]),         "disks[0]",      "quorum area",            "not a quorum disk"),
         (pool("p", Mirror, &[6, 99]),        "disks[1]",      "has no disk-99",         "one of disk-03, disk-04"),

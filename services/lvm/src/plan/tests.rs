@@ -22,6 +22,7 @@ fn lv(name: &str, bytes: u64, layout: &str) -> Lv {
         layout: layout.to_owned(),
         error_when_full: name == POOL && layout.contains("thin"),
         skipped: name.starts_with("s_"),
+        partial: false,
     }
 }
 
@@ -229,8 +230,10 @@ fn volumes_are_made_grown_and_removed() {
                 volume: VolumeId::from_bytes(new),
             },
         ],
+        file_systems: Vec::new(),
+        file_system_snapshots: Vec::new(),
     };
-    let (calls, refusals) = apply(&group, &wanted);
+    let (calls, refusals) = apply(&group, &wanted, &BTreeSet::new());
     assert_eq!(refusals, []);
     assert_eq!(
         heads(&calls),
@@ -252,7 +255,7 @@ fn volumes_are_made_grown_and_removed() {
         volumes: vec![volume(kept, 5 * MIB)],
         ..wanted
     };
-    let (_, refusals) = apply(&group, &smaller);
+    let (_, refusals) = apply(&group, &smaller, &BTreeSet::new());
     assert!(
         matches!(refusals[..], [Refusal::Shrink { has, .. }] if has == 10 * MIB),
         "{refusals:?}"
@@ -296,5 +299,39 @@ fn a_roll_back_that_was_cut_short_is_settled_either_way() {
     assert!(matches!(
         roll_back(&with(&[&is]), &request),
         Err(Refusal::NoSnapshot { .. })
+    ));
+}
+
+#[test]
+fn a_disk_comes_in_the_place_of_a_lost_one_step_by_step() {
+    let recorded = parse(include_str!("../../tests/recorded/missing-disk.json")).expect("a report");
+    let gate = "/dev/mapper/new";
+    let mut group = recorded[0].clone();
+    assert_eq!(may_replace(&group), Ok(()));
+    let none = BTreeSet::new();
+    assert_eq!(heads(&replace(&group, gate, &none)), [format!("vgextend {gate}")]);
+    group.present.push(gate.to_owned());
+    let calls = replace(&group, gate, &none);
+    let lines: Vec<_> = calls.iter().map(|call| call.join(" ")).collect();
+    // What stands on the mirrors is in pieces with them, and whole with them.
+    assert!(
+        lines.contains(&format!("lvconvert --yes --repair pollux_0123/pool_tdata {gate}")),
+        "{lines:?}"
+    );
+    assert!(lines.iter().all(|line| line.contains("/pool_t")), "{lines:?}");
+    let tried = group.lvs.iter().map(|lv| lv.name.clone()).collect();
+    assert_eq!(
+        replace(&group, gate, &tried),
+        Vec::<Call>::new(),
+        "two are lost, and one has come"
+    );
+    group.lvs.iter_mut().for_each(|lv| lv.partial = false);
+    assert_eq!(heads(&replace(&group, gate, &none)), ["vgreduce pollux_0123"]);
+    group.missing = 0;
+    assert_eq!(replace(&group, gate, &none), Vec::<Call>::new());
+    assert!(matches!(may_replace(&group), Err(Refusal::Whole { .. })));
+    assert!(matches!(
+        may_replace(&vg(vec![thin()])),
+        Err(Refusal::Single { .. })
     ));
 }
