@@ -836,7 +836,7 @@ impl Tools for FakeTools {
         }
     }
 
-    fn udev(&self) -> bool {
-        false
+    async fn share(&self, _node: &str) -> Result<(), String> {
+        Ok(())
     }
 }

@@ -60,6 +60,9 @@ pub enum GroupError {
         /// Why.
         why: String,
     },
+    /// The node of a volume is not as it should be.
+    #[error("{0}")]
+    Node(String),
     /// Parts of a group do not go: somebody has them open.
     #[error("still there: {}", names.join(", "))]
     Stuck {
@@ -85,15 +88,14 @@ pub struct Groups<T> {
 }
 
 /// What LVM is told each time: nothing of it acts by itself, and it looks at the gates of the pool alone.
-fn configuration(system: &str, udev: bool) -> String {
-    let udev = u8::from(udev);
+fn configuration(system: &str) -> String {
     format!(
         "local {{ system_id=\"{system}\" }} \
          global {{ system_id_source=\"lvmlocal\" use_lvmlockd=0 use_lvmpolld=0 event_activation=0 notify_dbus=0 }} \
          devices {{ use_devicesfile=0 scan_lvs=0 obtain_device_list_from_udev=0 external_device_info_source=\"none\" \
          md_component_detection=0 multipath_component_detection=0 }} \
          activation {{ monitoring=0 auto_activation_volume_list=[] thin_pool_autoextend_threshold=100 \
-         snapshot_autoextend_threshold=100 udev_sync={udev} udev_rules={udev} }} \
+         snapshot_autoextend_threshold=100 udev_sync=0 udev_rules=0 }} \
          backup {{ backup=0 archive=0 }}"
     )
 }
@@ -168,7 +170,7 @@ impl<T: Tools> Groups<T> {
             "--devices",
             &gates.join(","),
             "--config",
-            &configuration(system, self.tools.udev()),
+            &configuration(system),
         ]));
         args.extend(call.iter().skip(1).cloned());
         self.tools.run(Program::Lvm, &args).await
@@ -327,11 +329,15 @@ impl<T: Tools> Groups<T> {
         };
         for lv in &vg.lvs {
             match names::role(&lv.name) {
-                Some(names::Role::Volume(id)) => group.volumes.push(Device {
-                    id,
-                    size_bytes: lv.bytes.saturating_sub(HEAD_BYTES) / EXTENT_BYTES * EXTENT_BYTES,
-                    node: names::node(&names::mapped(pool, &lv.name)),
-                }),
+                Some(names::Role::Volume(id)) => {
+                    let node = names::node(&names::mapped(pool, &lv.name));
+                    self.tools.share(&node).await.map_err(GroupError::Node)?;
+                    group.volumes.push(Device {
+                        id,
+                        size_bytes: lv.bytes.saturating_sub(HEAD_BYTES) / EXTENT_BYTES * EXTENT_BYTES,
+                        node,
+                    });
+                }
                 Some(names::Role::Snapshot(id)) => group.snapshots.push(id),
                 Some(names::Role::Next(_) | names::Role::FileSystem(_)) | None => {}
             }

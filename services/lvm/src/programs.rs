@@ -5,6 +5,7 @@
 //! itself.
 
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,8 +16,6 @@ use tokio::process::Command;
 const SAID: u64 = 16 << 20;
 /// What LVM writes of its own at the beginning of a disk, bytes: its label and the description of the group.
 const OWN: usize = 1 << 20;
-/// Where the kernel's helpers say that a udev is there.
-const UDEV: &str = "/run/udev/control";
 
 /// A program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,8 +205,11 @@ pub trait Tools: Send + Sync + 'static {
     /// In words.
     fn erase(&self, node: &str) -> impl Future<Output = Result<(), String>> + Send;
 
-    /// Whether a udev makes nodes and is waited for; otherwise the programs make them.
-    fn udev(&self) -> bool;
+    /// Lets the group of this process open a node: who serves the volume is not root.
+    ///
+    /// # Errors
+    /// In words.
+    fn share(&self, node: &str) -> impl Future<Output = Result<(), String>> + Send;
 }
 
 /// A disk that is there.
@@ -266,15 +268,15 @@ impl Tools for Machine {
             .env("LC_ALL", "C")
             .env("LVM_SYSTEM_DIR", &self.empty)
             .env("LVM_SUPPRESS_FD_WARNINGS", "1")
+            // The programs make their nodes by themselves: a takeover waits for no udev, which may have every disk of the
+            // shelf to look at just then.
+            .env("DM_DISABLE_UDEV", "1")
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // Given up in the middle, it begins nothing more.
             .kill_on_drop(true);
-        if !self.udev() {
-            command.env("DM_DISABLE_UDEV", "1");
-        }
         let mut child = command.spawn().map_err(start)?;
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let conversation = async {
@@ -363,8 +365,18 @@ impl Tools for Machine {
         }
     }
 
-    fn udev(&self) -> bool {
-        Path::new(UDEV).exists()
+    async fn share(&self, node: &str) -> Result<(), String> {
+        let group = nix::unistd::getegid().as_raw();
+        let path = node.to_owned();
+        let share = move || {
+            std::os::unix::fs::chown(&path, None, Some(group))?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))
+        };
+        match tokio::task::spawn_blocking(share).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(format!("{node} cannot be given to the group {group}: {error}")),
+            Err(error) => Err(format!("{node} was not given to the group {group}: {error}")),
+        }
     }
 }
 

@@ -69,6 +69,7 @@ fn told(method: &str, error: &GroupError) -> RpcError {
         | GroupError::Report(_)
         | GroupError::Mounts(_)
         | GroupError::Files { .. }
+        | GroupError::Node(_)
         | GroupError::Stuck { .. }
         | GroupError::Endless { .. } => (Code::Failed, "the journal of lvmd says what was done before"),
     };

@@ -77,8 +77,8 @@ impl Tools for Elsewhere {
         self.ask("erase", json!(node)).await.map(drop)
     }
 
-    fn udev(&self) -> bool {
-        false
+    async fn share(&self, _node: &str) -> Result<(), String> {
+        Ok(())
     }
 }
 
