@@ -127,6 +127,8 @@ pub struct Driver {
     pub stopped: Option<StopReason>,
     /// Good-bye was handed over.
     pub left: bool,
+    /// What the array was last told that this controller is doing.
+    pub told: &'static str,
     /// The partner is off, and its portal is answered for here.
     pub stand_in: watch::Sender<bool>,
 }
@@ -276,9 +278,15 @@ impl Driver {
             }
             _ => {}
         }
-        let effects = self.core.handle(clock(), event);
+        let now = clock();
+        let effects = self.core.handle(now, event);
         for effect in effects {
             self.carry_out(effect);
+        }
+        // Before the machine may go: whoever waits for this hears of it.
+        let state = self.core.state(now);
+        if std::mem::replace(&mut self.told, state) != state {
+            self.publish("state", format!("controller {} is {state}", self.controller));
         }
         if self.core.left() && !std::mem::replace(&mut self.left, true) {
             drop(self.orders.send(Handover::Left));
@@ -465,11 +473,15 @@ impl Driver {
         if let Note::Wire { alive } = note {
             drop(self.orders.send(Handover::Partner(*alive)));
         }
+        self.publish(text.0, text.1);
+    }
+
+    fn publish(&self, name: &str, text: String) {
         let event = api::Event {
             at_ns: clock().as_nanos(),
             controller: self.controller,
-            name: text.0.to_owned(),
-            text: text.1,
+            name: name.to_owned(),
+            text,
         };
         drop(self.orders.send(Handover::Event(event)));
     }

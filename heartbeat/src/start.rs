@@ -455,6 +455,7 @@ async fn assemble(
         waiting: BTreeMap::new(),
         stopped: None,
         left: false,
+        told: "",
         stand_in: out.stand_in,
     };
     Ok((driver, outcomes))

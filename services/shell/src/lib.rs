@@ -6,7 +6,7 @@
 //! * [`cli`]: the words; [`array`]: whom to ask; [`print`]: tables, bars, sizes, times.
 //! * [`status`], [`timeline`], [`trace`], [`resources`], [`configuration`], [`moves`], [`quorum`], [`space`], [`token`],
 //!   [`disk`], [`enclosure`]: one file per group of commands; [`words`]: completions and manual pages of the words.
-//! * [`shutdown`]: controllers go down in good order; [`machine`]: and their machines.
+//! * [`shutdown`]: controllers go down in good order; [`machine`]: and their machines; `news`: when to look again.
 //! * [`setup`]: how a machine becomes a controller; [`owner`]: as whom a command writes among the daemons'
 //!   files; [`disarm`]: the watchdog of a controller that was stopped.
 //!
@@ -28,6 +28,7 @@ pub mod error;
 mod item;
 pub mod machine;
 pub mod moves;
+mod news;
 pub mod owner;
 pub mod pair;
 pub mod print;

@@ -6,6 +6,7 @@
 use crate::array::{Array, BOTH, CHANGE, QUESTION};
 use crate::cli::Care;
 use crate::error::Error;
+use crate::news::News;
 use crate::print::{Style, wrap};
 use crate::resources::Shown;
 use crate::status::snapshot;
@@ -256,6 +257,7 @@ async fn wait(array: &Array, accepted: &Accepted, seconds: u64) -> Option<Incide
         limit: 1,
     };
     let mut last = None;
+    let mut news = News::of(array).await;
     loop {
         for at in BOTH {
             let told = array
@@ -271,6 +273,6 @@ async fn wait(array: &Array, accepted: &Accepted, seconds: u64) -> Option<Incide
         if Instant::now() >= end {
             return last;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        news.wait(end).await;
     }
 }

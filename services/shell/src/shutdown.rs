@@ -15,6 +15,7 @@ use crate::array::{Array, BOTH, CHANGE, QUESTION};
 use crate::cli::Care;
 use crate::error::Error;
 use crate::moves::{confirm, plan_words};
+use crate::news::News;
 use crate::resources::Shown;
 use pollux_api::action::ActionId;
 use pollux_api::error::RpcError;
@@ -77,6 +78,7 @@ pub async fn run(array: &Array, wanted: Wanted, action: Option<ActionId>) -> Res
     if !care.yes {
         confirm(&text)?;
     }
+    let mut news = News::of(array).await;
     let mut done = Vec::new();
     for at in order.iter().copied() {
         let last = at == array.here;
@@ -89,12 +91,12 @@ pub async fn run(array: &Array, wanted: Wanted, action: Option<ActionId>) -> Res
             }
             Stand::Unknown(_) | Stand::Here(_) => {
                 let _: Accepted = ask(array, at, &wanted, false, &ctx).await?;
-                wait_left(array, at, Duration::from_secs(care.wait)).await?;
+                wait_left(array, &mut news, at, Duration::from_secs(care.wait)).await?;
                 eprintln!("controller {at} has left in good order");
             }
         }
         if whole && !last {
-            wait_alone(array, at).await;
+            wait_alone(array, &mut news, at).await;
         }
         done.push(at);
     }
@@ -174,7 +176,7 @@ fn without(record: &pollux_api::heartbeat::EpochRecord, at: ControllerId) -> boo
 }
 
 /// Waits until a controller has said good-bye, and says on the way how far it is.
-async fn wait_left(array: &Array, at: ControllerId, within: Duration) -> Result<(), Error> {
+async fn wait_left(array: &Array, news: &mut News, at: ControllerId, within: Duration) -> Result<(), Error> {
     let end = Instant::now() + within;
     let mut seen = String::new();
     loop {
@@ -206,13 +208,13 @@ async fn wait_left(array: &Array, at: ControllerId, within: Duration) -> Result<
                 "it goes on trying; `pollux status`, `pollux why`",
             ));
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        news.wait(end).await;
     }
 }
 
 /// Waits until the other one serves alone, so that it does not go while it is taking what it was given. One that cannot be
 /// alone is shut down all the same.
-async fn wait_alone(array: &Array, gone: ControllerId) {
+async fn wait_alone(array: &Array, news: &mut News, gone: ControllerId) {
     let end = Instant::now() + ALONE_WITHIN;
     while Instant::now() < end {
         let status = array.look::<Status>(gone.partner(), STATUS).await;
@@ -220,7 +222,7 @@ async fn wait_alone(array: &Array, gone: ControllerId) {
         if status.is_ok_and(|status| alone(&status)) {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        news.wait(end).await;
     }
 }
 
@@ -230,6 +232,7 @@ async fn wait_alone(array: &Array, gone: ControllerId) {
 /// It has not left in time. What follows stops it in any case; then the partner waits for its death, and fences.
 pub async fn leave(array: &Array) -> Result<Shown, Error> {
     let at = array.here;
+    let mut news = News::of(array).await;
     let (text, left) = match stand(array, at).await {
         Stand::Left => ("this controller has left already\n", true),
         Stand::Unknown(_) => (
@@ -243,7 +246,7 @@ pub async fn leave(array: &Array) -> Result<Shown, Error> {
                 ..Shutdown::default()
             };
             let _: Accepted = array.ask(at, SHUTDOWN, &request, &Ctx::new(CHANGE)).await?;
-            wait_left(array, at, LEAVE_WITHIN).await?;
+            wait_left(array, &mut news, at, LEAVE_WITHIN).await?;
             ("this controller has left in good order\n", true)
         }
     };
