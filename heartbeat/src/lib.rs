@@ -12,6 +12,7 @@
 //! keeper    epochs and freezes of the configuration
 //! power     the partner's power, one's own watchdog
 //! legs      the cables behind the bond
+//! machine   the word for whoever may take the machine down
 //! journal, timeline    what happened, and how long each part of it took
 //! service   what people ask, through the router
 //! ```
@@ -27,6 +28,7 @@ pub mod incarnation;
 pub mod journal;
 pub mod keeper;
 pub mod legs;
+pub mod machine;
 pub mod moves;
 pub mod power;
 pub mod quorum;

@@ -3,6 +3,7 @@
 use crate::{
     driver::Input,
     keeper::{Ask, Asked},
+    machine,
     timeline::Timeline,
 };
 use pollux_api::{
@@ -167,14 +168,21 @@ pub fn build(doors: &Doors) -> Typed<api::Contract> {
             let doors = shutdown.clone();
             async move {
                 let unserved = ask.unserved;
+                let wanted = || doors.machine.lock().unwrap_or_else(PoisonError::into_inner);
+                let before = *wanted();
                 if !ask.dry_run {
                     tracing::warn!(reason = ask.reason, machine = ?ask.machine, "asked to shut down");
                     // Before it begins: its end may come at once.
-                    *doors.machine.lock().unwrap_or_else(PoisonError::into_inner) = ask.machine;
+                    *wanted() = machine::both(before, ask.machine);
                 }
-                doors
+                let answer = doors
                     .request(ctx, Request::Shutdown { unserved }, "shutdown", ask.dry_run)
-                    .await
+                    .await;
+                if answer.is_err() && !ask.dry_run {
+                    // What was refused is not what somebody else wants who comes after it.
+                    *wanted() = before;
+                }
+                answer
             }
         })
         .serve::<api::ABORT>(move |ctx, ask: Switchover| {

@@ -9,6 +9,7 @@ use crate::{
     journal::Journal,
     keeper::{self, Ask, Asked},
     legs::{self, Legs},
+    machine,
     moves::Moves,
     power::{self, Rungs},
     quorum,
@@ -257,6 +258,9 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
     // What has left does not come back: the next daemon is another life of this controller. One that is killed instead, and
     // started again, finds its own good-bye, and keeps to it.
     if left.load(Ordering::Acquire) {
+        if let Err(error) = machine::forget(&config.paths.run) {
+            tracing::error!(%error, "the word about the machine stays, and may be done after the next start");
+        }
         incarnation::end(&config.paths.run)?;
     }
     Ok(())
@@ -314,18 +318,13 @@ impl Down {
             tracing::error!("good-bye could not be said: the partner has to wait, and fences");
         }
         let machine = *self.machine.lock().unwrap_or_else(PoisonError::into_inner);
-        let word = match machine {
-            api::Machine::Off => "off",
-            api::Machine::Reboot => "reboot",
-            api::Machine::Stay => {
-                return tracing::warn!("this controller serves nothing until it is started again");
-            }
+        let Some(word) = machine::word(machine) else {
+            return tracing::warn!("this controller serves nothing until it is started again");
         };
-        // The unit pollux-machine looks for this file and does what it says: whoever decides here has no such rights.
-        let path = self.config.paths.run.join("machine");
-        match pollux_platform::file::replace(&path, format!("{word}\n").as_bytes(), 0o644) {
+        let run = &self.config.paths.run;
+        match machine::leave(run, word) {
             Ok(()) => tracing::warn!(word, "the machine goes down"),
-            Err(error) => tracing::error!(%error, path = %path.display(), "the machine is not taken down"),
+            Err(error) => tracing::error!(%error, run = %run.display(), "the machine is not taken down"),
         }
     }
 }
