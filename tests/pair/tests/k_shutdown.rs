@@ -1,5 +1,6 @@
 //! Fault matrix, K: controllers that go down in good order, and both that come back in any order, or one without the other.
 
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pollux_api::chassis::PowerAction;
@@ -127,6 +128,56 @@ fn k3_after_a_power_cut_of_both_either_comes_back_first() -> Result<()> {
         stage.array.power(first.partner(), PowerAction::On)?;
         stage.array.wait_joined(MOVE + BOOT)?;
     }
+    stage.judge(start)?.expect_clean();
+    Ok(())
+}
+
+/// What the unit pollux-leave does when the daemons are stopped, killed half-way.
+#[test]
+fn k4_a_leave_that_is_killed_goes_on_and_the_next_one_finds_its_end() -> Result<()> {
+    let Some(mut stage) = Stage::set(|_| {}) else {
+        return Ok(());
+    };
+    let start = now_ns();
+    // Nothing but the word may prove it.
+    stage.array.bmc(B, false)?;
+    let own = stage.array.directory().join("a");
+    let mut leave = Command::new(stage.array.programs().pollux())
+        .arg("--controller")
+        .arg(&own)
+        .arg("leave")
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("the operator's command starts");
+    let state = |stage: &Stage| -> std::result::Result<String, String> {
+        let status: Status = stage.array.heartbeat(A)?;
+        Ok(status.state)
+    };
+    wait_for("a has begun to leave", MOVE, || {
+        let state = state(&stage)?;
+        that(state != "serving" && state != "holding", || state)
+    })?;
+    leave.kill().expect("it is ours");
+    leave.wait().expect("it is ours");
+    wait_for("a has left", MOVE, || {
+        let state = state(&stage)?;
+        that(state == "left", || state)
+    })?;
+    wait_serves_all(&stage, B)?;
+    let taken = wait_for("the timeline", MOVE, || fences(&stage, B))?;
+    assert!(!taken.iter().any(|one| one.contains("; fencing a")), "{taken:?}");
+    let word = own.join("run/machine");
+    assert!(!word.exists(), "nobody asked for the machine to go");
+    let own = own.to_str().expect("a path of the test's own");
+    let output = Command::new(stage.array.programs().pollux())
+        .args(["--controller", own, "leave"])
+        .output()
+        .expect("the operator's command starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("left already"), "{said}");
+    stage.array.power(A, PowerAction::Reset)?;
+    stage.array.heal()?;
+    stage.array.wait_joined(MOVE + BOOT)?;
     stage.judge(start)?.expect_clean();
     Ok(())
 }
