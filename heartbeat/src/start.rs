@@ -15,7 +15,7 @@ use crate::{
     quorum,
     service::{self, Doors},
     timeline::Timeline,
-    view::Surroundings,
+    view::{self, Surroundings},
     wire::{LastWord, Wire},
 };
 use pollux_api::{heartbeat as api, id::Incarnation};
@@ -40,7 +40,7 @@ use pollux_runtime::{Client, ControllerConfig, Ctx};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -104,11 +104,18 @@ pub enum StartError {
     },
 }
 
-/// Runs until asked to stop.
+/// Whether the disks of the controller with this file are real ones: enclosured has its file beside it. On the chassis there is
+/// none, and nothing of the kernel answers hosts.
+#[must_use]
+pub fn is_appliance(controller_toml: &Path) -> bool {
+    controller_toml.with_file_name("enclosure.toml").exists()
+}
+
+/// Runs until asked to stop; `appliance` as of [`is_appliance`].
 ///
 /// # Errors
 /// [`StartError`] says what keeps it from running.
-pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
+pub async fn run(config: ControllerConfig, appliance: bool) -> Result<(), StartError> {
     let shutdown = Shutdown::on_signals().map_err(|source| StartError::Io {
         what: "signal handlers".to_owned(),
         source,
@@ -126,6 +133,10 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
     // Before anything is granted, and before anything takes time: closed, or what a predecessor was granted.
     let lease = lease::Writer::open(&config.paths.lease())?;
     let (gate, gate_failed) = gate(&config, lease.deadline_ns())?.unzip();
+    let ungated = appliance && gate.is_none();
+    if ungated {
+        tracing::warn!("{}", view::ungated(config.controller));
+    }
     let timeline_path = config.paths.var.join("timeline.jsonl");
     let timeline = Timeline::open(&timeline_path).map_err(|source| StartError::Io {
         what: format!("timeline {}", timeline_path.display()),
@@ -230,6 +241,7 @@ pub async fn run(config: ControllerConfig) -> Result<(), StartError> {
                     bmc_sink,
                     lease,
                     gate,
+                    ungated,
                     legs,
                     pets,
                     tables,
@@ -336,6 +348,7 @@ struct Outlets {
     bmc_sink: mpsc::UnboundedSender<driver::Bmc>,
     lease: lease::Writer,
     gate: Option<Gate>,
+    ungated: bool,
     legs: watch::Receiver<Legs>,
     pets: watch::Sender<u64>,
     tables: watch::Receiver<Arc<pollux_api::config::Tables>>,
@@ -432,6 +445,7 @@ async fn assemble(
     let around = Surroundings {
         profile: config.profile.as_str().to_owned(),
         realtime,
+        ungated: out.ungated.then_some(now.as_nanos()),
         ..Surroundings::default()
     };
     tracing::info!(controller = %config.controller, %incarnation, profile = around.profile, "heartbeat starts");
@@ -549,7 +563,7 @@ async fn remembered(
     }
 }
 
-async fn take_lock(path: &std::path::Path) -> Result<Lock, LockError> {
+async fn take_lock(path: &Path) -> Result<Lock, LockError> {
     let end = tokio::time::Instant::now() + LOCK_WITHIN;
     loop {
         match Lock::acquire(path) {
@@ -679,5 +693,19 @@ async fn imports(array: Array, events: mpsc::UnboundedSender<Event>) {
             drop(events.send(Event::Imports(status.imported.into_iter().map(one).collect())));
         }
         Err(error) => tracing::warn!(%error, "the pool manager does not say what it has imported"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn real_disks_are_where_enclosured_has_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(pollux_runtime::config::FILE);
+        assert!(!is_appliance(&file));
+        std::fs::write(dir.path().join("enclosure.toml"), "").unwrap();
+        assert!(is_appliance(&file));
     }
 }

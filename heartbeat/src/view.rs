@@ -3,6 +3,7 @@
 use crate::{gate, legs::Legs};
 use pollux_api::config::Tables;
 use pollux_api::heartbeat as api;
+use pollux_api::id::ControllerId;
 use pollux_heartbeat_core::{
     Instant,
     detect::{DiskSight, WireSight},
@@ -10,10 +11,13 @@ use pollux_heartbeat_core::{
     record::{Mode, Record},
     status::{Blocker, Status},
 };
+use pollux_runtime::config::FILE;
 use std::time::Duration;
 
 /// The core's alarm of a leg.
 pub const LEG_DOWN: &str = "leg_down";
+/// The alarm of an appliance without a gate before the hosts.
+pub const NO_GATE: &str = "no_gate";
 
 /// What the driver knows and the core does not.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +30,8 @@ pub struct Surroundings {
     pub legs: Legs,
     /// What is wrong with the gate before the hosts.
     pub gate: Option<gate::Problem>,
+    /// There is none, and there should be: since when, ns of CLOCK_MONOTONIC.
+    pub ungated: Option<u64>,
 }
 
 /// The contract's status.
@@ -126,17 +132,38 @@ pub fn status(core: &Status, now: Instant, around: &Surroundings, tables: &Table
                     for_ms: ago(alarm.since),
                 }
             })
-            .chain(around.gate.as_ref().map(|problem| api::Alarm {
-                id: "gate".to_owned(),
-                subject: core.controller.to_string(),
-                text: format!(
-                    "the kernel does not follow the lease, and lets no reply out where it holds: {}",
-                    problem.why
-                ),
-                for_ms: ago(Instant::from_nanos(problem.since_ns)),
-            }))
+            .chain(gates(around, core.controller, now))
             .collect(),
     }
+}
+
+/// What is wrong with the gate before the hosts, which the core does not know.
+fn gates(around: &Surroundings, me: ControllerId, now: Instant) -> impl Iterator<Item = api::Alarm> {
+    let alarm = |id: &str, text, since_ns| api::Alarm {
+        id: id.to_owned(),
+        subject: me.to_string(),
+        text,
+        for_ms: millis(now.since(Instant::from_nanos(since_ns))),
+    };
+    let fails = around.gate.as_ref().map(|problem| {
+        let text = format!(
+            "the kernel does not follow the lease, and lets no reply out where it holds: {}",
+            problem.why
+        );
+        alarm("gate", text, problem.since_ns)
+    });
+    let missing = around.ungated.map(|since| alarm(NO_GATE, ungated(me), since));
+    fails.into_iter().chain(missing)
+}
+
+/// What an appliance is told that has no gate, as one that was set up before there were any.
+#[must_use]
+pub fn ungated(me: ControllerId) -> String {
+    format!(
+        "what the kernel of controller {me} answers hosts is not held back when its lease ends: behind a target of the kernel a \
+         host may read what is old. Under [front] of {FILE} write gate = true, then: systemctl restart heartbeatd; on one \
+         controller after the other"
+    )
 }
 
 /// The contract's blockers.
@@ -155,10 +182,7 @@ fn record(record: &Record) -> api::EpochRecord {
     let member = |c| record.members.get(c).map(|incarnation| (c, incarnation));
     api::EpochRecord {
         epoch: record.epoch,
-        members: pollux_api::id::ControllerId::ALL
-            .into_iter()
-            .filter_map(member)
-            .collect(),
+        members: ControllerId::ALL.into_iter().filter_map(member).collect(),
         open: record.mode == Mode::Open,
         base_length: record.base.length.get(),
     }
@@ -170,4 +194,42 @@ fn millis(span: Duration) -> u64 {
 
 fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_appliance_without_a_gate_is_told_the_line_to_write() {
+        let now = Instant::from_nanos(7_000_000_000);
+        let mut around = Surroundings::default();
+        assert_eq!(gates(&around, ControllerId::B, now).count(), 0);
+        around.ungated = Some(2_000_000_000);
+        let alarms: Vec<_> = gates(&around, ControllerId::B, now).collect();
+        assert_eq!(alarms.len(), 1);
+        let alarm = &alarms[0];
+        assert_eq!(
+            (alarm.id.as_str(), alarm.subject.as_str(), alarm.for_ms),
+            (NO_GATE, "b", 5_000)
+        );
+        for part in [
+            "controller.toml",
+            "[front]",
+            "gate = true",
+            "systemctl restart heartbeatd",
+        ] {
+            assert!(alarm.text.contains(part), "{part}: {}", alarm.text);
+        }
+        // A gate that is there and fails is another matter.
+        around = Surroundings {
+            gate: Some(gate::Problem {
+                why: "no answer".to_owned(),
+                since_ns: 1_000_000_000,
+            }),
+            ..Surroundings::default()
+        };
+        let alarms: Vec<_> = gates(&around, ControllerId::B, now).collect();
+        assert!(alarms.len() == 1 && alarms[0].id == "gate" && alarms[0].text.contains("no answer"));
+    }
 }
