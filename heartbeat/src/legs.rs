@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, watch};
 
 /// How often the legs are looked at without news.
 const AGAIN: Duration = Duration::from_secs(5);
+/// Pause before netlink is asked for again that could not be had.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Why a leg carries nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,7 +188,8 @@ pub async fn watch(
                 news = None;
             }
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // Nothing tells that a socket can be had again: what it lacked (descriptors, memory) comes back without a word.
+        tokio::time::sleep(RETRY).await;
     }
 }
 

@@ -141,6 +141,8 @@ struct Inner {
 #[derive(Debug)]
 struct Announced {
     count: u32,
+    /// Not done, since there was no lease.
+    withheld: u32,
     after: Option<Duration>,
     task: AbortHandle,
 }
@@ -311,6 +313,11 @@ impl Floating {
         }
     }
 
+    /// How often one of the addresses that are up was not announced because this controller had no lease.
+    pub fn withheld(&self) -> u32 {
+        self.announced().values().map(|told| told.withheld).sum()
+    }
+
     fn announced(&self) -> MutexGuard<'_, BTreeMap<IfAddr, Announced>> {
         self.0.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -383,15 +390,16 @@ impl Floating {
             }
         });
         let before = announced.remove(&address);
-        let count = before.as_ref().map_or(0, |told| told.count);
-        let after = before.as_ref().and_then(|told| told.after);
-        if let Some(told) = before {
+        if let Some(told) = &before {
             told.task.abort();
         }
+        let (count, withheld, after) =
+            before.map_or((0, 0, None), |told| (told.count, told.withheld, told.after));
         announced.insert(
             address,
             Announced {
                 count,
+                withheld,
                 after,
                 task: task.abort_handle(),
             },
@@ -402,6 +410,9 @@ impl Floating {
         // These frames pass no filter of the kernel's. An old owner must not call hosts back to it, whatever makes it speak
         // up: a cable that is plugged in again, a daemon that starts.
         if address.address != self.0.own && !self.0.lease.is_fresh() {
+            if let Some(told) = self.announced().get_mut(&address) {
+                told.withheld += 1;
+            }
             return tracing::debug!(%address, "not announced: no lease");
         }
         // Looked up each time: a card that was replaced has another hardware address.
