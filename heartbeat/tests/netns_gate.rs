@@ -7,14 +7,15 @@
 //! Says SKIPPED and why where the kernel refuses namespaces to this user, or has no nf_tables.
 
 use pollux_heartbeat::gate::{Gate, Rules, Tables};
+use pollux_networks::{Answer, Cable, Panel, alone, answer_tcp, answer_udp, ask, computer};
 use pollux_platform::{
     lease,
-    netlink::{BridgeKind, IfAddr, Netlink, Veth},
-    netns::{self, GroupSignal, NetNs, Spawner, signal_group},
+    netlink::BridgeKind,
+    netns::{GroupSignal, NetNs, Spawner, signal_group},
 };
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -42,33 +43,11 @@ const FORWARD: u16 = 7711;
 const ECHO: u16 = 7;
 
 fn main() {
-    if std::env::args().any(|argument| argument == "--list") {
-        if !std::env::args().any(|argument| argument == "--ignored") {
-            println!("netns_gate: test");
-        }
-        return;
-    }
     if let Some(path) = std::env::var_os(REFRESHER) {
         return refresh(Path::new(&path));
     }
-    if let Err(error) = netns::enter_new() {
-        println!("SKIPPED netns_gate: {error}");
-        return;
-    }
-    if let Err(error) = Tables::close_before_all(rules()) {
-        println!("SKIPPED netns_gate: {error}");
-        return;
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        tokio::time::timeout(6 * LIMIT, all())
-            .await
-            .expect("the whole test is bounded");
-    });
-    println!("netns_gate: ok");
+    let ready = || Tables::close_before_all(rules()).map_err(|error| error.to_string());
+    alone("netns_gate", 6 * LIMIT, ready, all());
 }
 
 fn rules() -> Rules {
@@ -109,17 +88,16 @@ struct Net {
 
 impl Net {
     async fn build() -> Self {
-        let here = Netlink::open().unwrap();
+        let here = Panel::here();
         let mac = Some([2, 0, 0, 0, 0, 254]);
-        here.add_bridge("hosts", BridgeKind::Switch, mac).await.unwrap();
-        here.add_bridge("cable", BridgeKind::Hub, None).await.unwrap();
-        here.add_address("hosts", addr("10.78.0.254/24")).await.unwrap();
-        here.add_address("hosts", addr("fd00::fe/64")).await.unwrap();
-        let [controller, partner, late] = [0; 3].map(|_| NetNs::create().unwrap());
+        let hosts = ["10.78.0.254/24", "fd00::fe/64"];
+        here.bridge("hosts", BridgeKind::Switch, mac, &hosts).await;
+        here.bridge("cable", BridgeKind::Hub, None, &[]).await;
+        let [controller, partner, late] = [0; 3].map(|_| computer());
         let own = format!("{OWN}/24");
         let floating = [format!("{FLOATING}/24"), format!("{FLOATING_6}/64")];
         let beside = [&own[..], &floating[0], &floating[1]];
-        for (name, bridge, network, end, addresses) in [
+        for (name, bridge, computer, end, addresses) in [
             ("to-controller", "hosts", &controller, "host0", &beside[..]),
             (
                 "to-late",
@@ -131,22 +109,14 @@ impl Net {
             ("ic-controller", "cable", &controller, "ic0", &["10.77.0.1/24"]),
             ("ic-partner", "cable", &partner, "ic0", &["10.77.0.2/24"]),
         ] {
-            let cable = Veth {
+            here.cable(Cable {
                 name,
-                group: 0,
-                peer: end,
-                peer_network: network,
-                peer_mac: None,
-            };
-            here.add_veth(cable).await.unwrap();
-            here.attach(name, Some(bridge)).await.unwrap();
-            here.set_up(name, true).await.unwrap();
-            let inside = Netlink::open_in(network).unwrap();
-            inside.set_up("lo", true).await.unwrap();
-            inside.set_up(end, true).await.unwrap();
-            for address in addresses {
-                inside.add_address(end, addr(address)).await.unwrap();
-            }
+                bridge,
+                computer,
+                end,
+                addresses,
+            })
+            .await;
         }
         let dir = tempfile::tempdir().unwrap();
         Self {
@@ -183,56 +153,19 @@ impl Net {
     }
 }
 
-fn addr(text: &str) -> IfAddr {
-    text.parse().unwrap()
-}
-
-/// Echoes what comes to a port of an address, over TCP and UDP, as long as the process lives. A socket for each address:
-/// from one for all, answers to datagrams would leave under whichever address the kernel likes.
+/// Echoes what comes to a port of an address, over TCP and UDP. A socket for each address: from one for all, answers to datagrams
+/// would leave under whichever address the kernel likes.
 fn echo(network: &NetNs, address: &str, port: u16) {
     let socket = SocketAddr::new(address.parse().unwrap(), port);
-    let (tcp, udp) = network
-        .run(|| {
-            (
-                TcpListener::bind(socket).unwrap(),
-                UdpSocket::bind(socket).unwrap(),
-            )
-        })
-        .unwrap();
-    std::thread::spawn(move || {
-        for stream in tcp.incoming() {
-            let mut stream = stream.unwrap();
-            std::thread::spawn(move || {
-                let mut byte = [0];
-                while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
-            });
-        }
-    });
-    std::thread::spawn(move || {
-        let mut buffer = [0; 8];
-        loop {
-            let (length, from) = udp.recv_from(&mut buffer).unwrap();
-            // What the filter holds back is refused to the sender, too.
-            let _ = udp.send_to(&buffer[..length], from);
-        }
-    });
+    answer_tcp(network, socket, Answer::Echo);
+    answer_udp(network, socket, Answer::Echo);
 }
 
 /// Asks until there is an answer, for so long: by a connection to the portal, which only TCP has, by datagrams elsewhere.
 fn answered(from: Option<&NetNs>, address: &str, port: u16, within: Duration) -> bool {
     let target: IpAddr = address.parse().unwrap();
     if port == PORTAL {
-        let ask = || -> std::io::Result<()> {
-            let mut stream = TcpStream::connect_timeout(&SocketAddr::new(target, port), within)?;
-            stream.set_read_timeout(Some(within))?;
-            stream.write_all(b"?")?;
-            stream.read_exact(&mut [0])
-        };
-        return match from {
-            Some(network) => network.run(ask).unwrap(),
-            None => ask(),
-        }
-        .is_ok();
+        return ask(from, SocketAddr::new(target, port), within).is_ok();
     }
     let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let bind = || UdpSocket::bind(any).unwrap();

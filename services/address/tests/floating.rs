@@ -7,16 +7,17 @@ use pollux_address::{
     plan::Owner,
 };
 use pollux_api::{error::Code, id::PoolId};
+use pollux_networks::{Answer, Cable, Panel, addr, alone, answer_udp, computer};
 use pollux_platform::{
     announce::Announcer,
     lease,
-    netlink::{BridgeKind, IfAddr, LinkEvent, LinkWatch, Netlink, Veth},
-    netns::{self, NetNs},
+    netlink::{BridgeKind, LinkEvent, LinkWatch, Netlink},
+    netns::NetNs,
     tickle::Tickler,
 };
 use std::{
     io::{ErrorKind, Read},
-    net::{SocketAddr, UdpSocket},
+    net::SocketAddr,
     path::Path,
     time::{Duration, Instant},
 };
@@ -26,47 +27,23 @@ const P: PoolId = PoolId::from_bytes([1; 16]);
 const Q: PoolId = PoolId::from_bytes([2; 16]);
 
 fn main() {
-    // This program is its own runner (it must have one thread), so it answers for itself when it is asked for a list.
-    if std::env::args().any(|argument| argument == "--list") {
-        if !std::env::args().any(|argument| argument == "--ignored") {
-            println!("floating: test");
-        }
-        return;
-    }
-    if let Err(error) = netns::enter_new() {
-        println!("SKIPPED floating: {error}");
-        return;
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        tokio::time::timeout(3 * LIMIT, async {
-            let net = Net::build().await;
-            move_between_controllers(&net).await;
-            crash_and_adopt(&net).await;
-            refusals(&net).await;
-            the_dead_are_answered_for(&net).await;
-        })
-        .await
-        .expect("the whole test is bounded");
+    alone("floating", 3 * LIMIT, || Ok(()), async {
+        let net = Net::build().await;
+        move_between_controllers(&net).await;
+        crash_and_adopt(&net).await;
+        refusals(&net).await;
+        the_dead_are_answered_for(&net).await;
     });
-    println!("floating: ok");
 }
 
 /// Two controllers on a switch with the host, which is where this test runs.
 struct Net {
     a: NetNs,
     b: NetNs,
-    host: Netlink,
+    host: Panel,
     dir: tempfile::TempDir,
     /// The lease of both controllers.
     granted: lease::Writer,
-}
-
-fn addr(text: &str) -> IfAddr {
-    text.parse().unwrap()
 }
 
 fn texts(list: &[&str]) -> Vec<String> {
@@ -75,29 +52,19 @@ fn texts(list: &[&str]) -> Vec<String> {
 
 impl Net {
     async fn build() -> Self {
-        let host = Netlink::open().unwrap();
-        host.add_bridge("hosts", BridgeKind::Switch, Some([2, 0, 0, 0, 0, 254]))
-            .await
-            .unwrap();
-        for address in ["10.78.0.254/24", "fd00::fe/64"] {
-            host.add_address("hosts", addr(address)).await.unwrap();
-        }
-        let (a, b) = (NetNs::create().unwrap(), NetNs::create().unwrap());
-        for (name, ns, own) in [("to-a", &a, "10.78.0.1/24"), ("to-b", &b, "10.78.0.2/24")] {
-            host.add_veth(Veth {
+        let host = Panel::here();
+        let (mac, addresses) = (Some([2, 0, 0, 0, 0, 254]), ["10.78.0.254/24", "fd00::fe/64"]);
+        host.bridge("hosts", BridgeKind::Switch, mac, &addresses).await;
+        let (a, b) = (computer(), computer());
+        for (name, computer, own) in [("to-a", &a, "10.78.0.1/24"), ("to-b", &b, "10.78.0.2/24")] {
+            host.cable(Cable {
                 name,
-                group: 0,
-                peer: "host0",
-                peer_network: ns,
-                peer_mac: None,
+                bridge: "hosts",
+                computer,
+                end: "host0",
+                addresses: &[own],
             })
-            .await
-            .unwrap();
-            host.attach(name, Some("hosts")).await.unwrap();
-            host.set_up(name, true).await.unwrap();
-            let inside = Netlink::open_in(ns).unwrap();
-            inside.set_up("host0", true).await.unwrap();
-            inside.add_address("host0", addr(own)).await.unwrap();
+            .await;
         }
         let dir = tempfile::tempdir().unwrap();
         let granted = lease::Writer::open(&dir.path().join("lease")).unwrap();
@@ -131,19 +98,6 @@ impl Net {
     fn record(&self, name: &str) -> std::path::PathBuf {
         self.dir.path().join(name)
     }
-}
-
-/// Answers every datagram with one letter, in the network where it is made.
-fn echo(ns: &NetNs, letter: u8) -> tokio::task::JoinHandle<()> {
-    let socket = ns.run(|| UdpSocket::bind("[::]:7")).unwrap().unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
-    tokio::spawn(async move {
-        let mut buffer = [0; 8];
-        while let Ok((_, from)) = socket.recv_from(&mut buffer).await {
-            let _ = socket.send_to(&[letter], from).await;
-        }
-    })
 }
 
 /// Asks an address until `letter` answers; how long that took. A Linux host that is not told goes on asking the old
@@ -186,7 +140,9 @@ async fn move_between_controllers(net: &Net) {
         net.open(&net.a, "10.78.0.1", &net.record("move-a")).await,
         net.open(&net.b, "10.78.0.2", &net.record("move-b")).await,
     );
-    let echoes = [echo(&net.a, b'a'), echo(&net.b, b'b')];
+    for (computer, letter) in [(&net.a, b'a'), (&net.b, b'b')] {
+        answer_udp(computer, "[::]:7".parse().unwrap(), Answer::Letter(letter));
+    }
     let wanted = texts(&["10.78.0.50/24", "fd00::50/64"]);
 
     let changed = a.raise(P, &wanted).await.unwrap();
@@ -233,12 +189,10 @@ async fn move_between_controllers(net: &Net) {
     }
 
     // A cable that comes back is told, too.
-    let before = a.status().await.addresses[0].announcements;
-    net.host.set_up("to-a", false).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    net.host.set_up("to-a", true).await.unwrap();
+    let before = announcements(&a).await;
+    replug(net).await;
     let deadline = Instant::now() + LIMIT;
-    while a.status().await.addresses[0].announcements < before + 3 {
+    while announcements(&a).await[0] < before[0] + 3 {
         assert!(
             Instant::now() < deadline,
             "the carrier is back and nobody is told"
@@ -248,26 +202,50 @@ async fn move_between_controllers(net: &Net) {
 
     // But not by one whose lease is over: the address may be elsewhere by now.
     net.granted.grant(0, 1);
-    net.host.set_up("to-a", false).await.unwrap();
-    let mut carrier = LinkWatch::open_in(&net.a).unwrap();
-    net.host.set_up("to-a", true).await.unwrap();
-    let lit =
-        async { while !matches!(carrier.next().await, Some(LinkEvent::Present(link)) if link.carrier) {} };
-    tokio::time::timeout(LIMIT, lit).await.unwrap();
-    let before = a.status().await.addresses[0].announcements;
-    // Three announcements would have gone out by then.
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    assert_eq!(a.status().await.addresses[0].announcements, before, "no lease");
+    replug(net).await;
+    withholds(&a, 1).await;
+    let before = announcements(&a).await;
+    // Twice more it was time for both.
+    withholds(&a, 4).await;
+    assert_eq!(announcements(&a).await, before, "no lease");
     net.granted.grant(u64::MAX, 1);
     let deadline = Instant::now() + LIMIT;
-    while a.status().await.addresses[0].announcements == before {
+    while announcements(&a).await == before {
         assert!(Instant::now() < deadline, "the lease is back and nobody is told");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     a.lower(None).await.unwrap();
     assert!(a.status().await.addresses.is_empty());
-    for task in echoes {
-        task.abort();
+}
+
+/// Takes a's cable out and plugs it in again; a has seen both by then.
+async fn replug(net: &Net) {
+    let mut watch = LinkWatch::open_in(&net.a).unwrap();
+    for up in [false, true] {
+        net.host.netlink().set_up("to-a", up).await.unwrap();
+        let told = async {
+            while !matches!(watch.next().await, Some(LinkEvent::Present(link)) if link.name == "host0" && link.carrier == up)
+            {
+            }
+        };
+        tokio::time::timeout(LIMIT, told)
+            .await
+            .expect("the kernel tells of the cable");
+    }
+}
+
+/// How often each of the addresses was announced.
+async fn announcements(floating: &Floating) -> Vec<u32> {
+    let up = floating.status().await.addresses;
+    up.iter().map(|address| address.announcements).collect()
+}
+
+/// Waits until it was so many times more time to announce an address and it was not done, for want of a lease.
+async fn withholds(floating: &Floating, times: u32) {
+    let (before, deadline) = (floating.withheld(), Instant::now() + LIMIT);
+    while floating.withheld() < before + times {
+        assert!(Instant::now() < deadline, "nothing is withheld without a lease");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -386,7 +364,7 @@ async fn the_dead_are_answered_for(net: &Net) {
     let mut idle = std::net::TcpStream::connect(portal).unwrap();
     let (_server_end, host) = listener.accept().unwrap();
     let b = net.open(&net.b, "10.78.0.2", &net.record("stand-in")).await;
-    net.host.set_up("to-a", false).await.unwrap();
+    net.host.netlink().set_up("to-a", false).await.unwrap();
 
     let changed = b.stand_in(portal, &[host]).await.unwrap();
     assert_eq!(changed.added, ["10.78.0.1/32"]);
@@ -412,7 +390,7 @@ async fn the_dead_are_answered_for(net: &Net) {
     let b = net.open(&net.b, "10.78.0.2", &net.record("stand-in")).await;
     assert_eq!(b.status().await.addresses[0].address, "10.78.0.1/32");
 
-    net.host.set_up("to-a", true).await.unwrap();
+    net.host.netlink().set_up("to-a", true).await.unwrap();
     assert_eq!(
         b.lower(Some(Owner::Partner)).await.unwrap().removed,
         ["10.78.0.1/32"]

@@ -7,14 +7,14 @@
 
 use pollux_api::chassis::DaemonAction;
 use pollux_api::id::ControllerId::{self, A, B};
+use pollux_networks::{Answer, answer_tcp, is_root, of_process};
 use pollux_pair::Result;
 use pollux_pair::rig::{BOOT, MOVE};
 use pollux_pair::stage::Stage;
 use pollux_pair::wait::{that, wait_for};
 use pollux_platform::netns::NetNs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -23,39 +23,15 @@ const PORT: u16 = 2049;
 /// The lease of the `ci` profile, which every grant before that moment is within.
 const LEASE: Duration = Duration::from_secs(3);
 
-fn network(pid: u32) -> NetNs {
-    let file = PathBuf::from(format!("/proc/{pid}/ns/net"));
-    NetNs::open(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
-}
-
-/// Answers one letter to each byte that comes, at every address of a controller, as long as this process lives.
+/// Answers one letter to each byte that comes, at every address of a controller.
 fn answer(controller: &NetNs, letter: u8) {
-    let listener = controller
-        .run(|| TcpListener::bind(("::", PORT)).expect("the port is free"))
-        .expect("in the network of a controller");
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let mut stream = stream;
-                let mut byte = [0];
-                while stream.read_exact(&mut byte).is_ok() && stream.write_all(&[letter]).is_ok() {}
-            });
-        }
-    });
+    let everywhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), PORT);
+    answer_tcp(controller, everywhere, Answer::Letter(letter));
 }
 
 /// A new connection from the hosts, and one answer on it.
 fn ask(hosts: &NetNs, address: IpAddr, within: Duration) -> std::io::Result<(TcpStream, u8)> {
-    let socket = SocketAddr::new(address, PORT);
-    let mut stream = hosts
-        .run(|| TcpStream::connect_timeout(&socket, within))
-        .expect("in the network of the hosts")?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(within))?;
-    stream.write_all(b"?")?;
-    let mut letter = [0];
-    stream.read_exact(&mut letter)?;
-    Ok((stream, letter[0]))
+    pollux_networks::ask(Some(hosts), SocketAddr::new(address, PORT), within)
 }
 
 /// Everybody who says that an address is his, by his hardware address.
@@ -90,7 +66,7 @@ fn card(controller: ControllerId) -> &'static str {
 
 #[test]
 fn netns_what_the_kernel_answers_is_held_when_heartbeat_stands_still() -> Result<()> {
-    if std::fs::metadata("/proc/self/ns/net").is_err() || !is_root() {
+    if !is_root() {
         eprintln!("SKIPPED: only root may enter the networks of the enclosure");
         return Ok(());
     }
@@ -108,10 +84,10 @@ fn netns_what_the_kernel_answers_is_held_when_heartbeat_stands_still() -> Result
         .expect("an address");
     let portal: IpAddr = pollux_chassis::network::front_address(A);
     let status = stage.array.enclosure_status()?;
-    let hosts = network(status.pid);
+    let hosts = of_process(status.pid);
     let of = |controller| {
         let daemon = &status.controllers[&controller].daemons["heartbeatd"];
-        network(daemon.pid.expect("heartbeat runs"))
+        of_process(daemon.pid.expect("heartbeat runs"))
     };
     let (a, b) = (of(A), of(B));
     answer(&a, b'a');
@@ -175,9 +151,4 @@ fn netns_what_the_kernel_answers_is_held_when_heartbeat_stands_still() -> Result
     stage.array.wait_joined(MOVE + BOOT)?;
     stage.judge(stopped.began_ns)?.expect_clean();
     Ok(())
-}
-
-fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }

@@ -36,8 +36,8 @@ const PURE: &[&str] = &[
     "bitflags",
     "schemars",
 ];
-/// The one daemon that the tests of others may use: it plays their disks.
-const SHELF: &str = "pollux-chassis";
+/// What the tests of daemons may use beside what is below them: it plays their disks, and the networks that they are in.
+const AIDS: &[&str] = &["pollux-chassis", "pollux-networks"];
 
 fn layer(folder: &str) -> u8 {
     let shared = SHARED
@@ -65,11 +65,12 @@ pub fn direction(repository: &Repository) -> Vec<Finding> {
                 continue;
             };
             let below = layer(&to);
-            let test = own == TEST || dependency.kind.as_deref() == Some("dev") && dependency.name == SHELF;
+            let aid = dependency.kind.as_deref() == Some("dev") && AIDS.contains(&dependency.name.as_str());
+            let test = own == TEST || aid;
             let foreign_core = to
                 .strip_suffix("/core")
                 .is_some_and(|daemon| own != TEST && folder != daemon);
-            if below >= own && !test || below == TEST && own != TEST || foreign_core {
+            if below >= own && !test || foreign_core {
                 let what = format!("{} depends on {} ({to})", package.name, dependency.name);
                 findings.push(Finding::new(
                     format!("{folder}/Cargo.toml"),

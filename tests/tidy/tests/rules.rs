@@ -55,6 +55,7 @@ fn house() -> Repository {
             "tests/sim",
             &["pollux-heartbeat", "pollux-heartbeat-core"],
         ),
+        ("pollux-networks", "tests/networks", &["pollux-platform"]),
     ];
     let mut files = vec![
         file("deny.toml", "[licenses]\nallow = [\"Apache-2.0\", \"MIT\"]\n"),
@@ -147,6 +148,18 @@ fn dependencies_against_the_direction_are_found() {
     one("direction", "alua/", |house| {
         depend(house, "pollux-alua", "pollux-heartbeat", Some("dev"))
     });
+    one("direction", "alua/", |house| {
+        depend(house, "pollux-alua", "pollux-networks", None)
+    });
+    assert_eq!(
+        found("direction", |house| depend(
+            house,
+            "pollux-alua",
+            "pollux-networks",
+            Some("dev")
+        )),
+        vec![]
+    );
     assert_eq!(
         found("direction", |house| depend(
             house,
