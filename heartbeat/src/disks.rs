@@ -74,6 +74,13 @@ impl Disks {
         }
     }
 
+    /// The way to a disk, if it is a quorum disk now.
+    #[must_use]
+    pub fn way(&self, disk: DiskIndex) -> Option<Path> {
+        let seat = self.open.keys().find(|seat| seat.disk == disk)?;
+        Some(self.path(*seat))
+    }
+
     /// Opens what is new, on the present runtime, and lets go of what is not in the set.
     pub fn use_set(&mut self, set: &QuorumSet) {
         self.open.retain(|seat, _| set.seat(seat.disk) == Some(*seat));

@@ -19,7 +19,7 @@ use pollux_api::{
     action::ActionId,
     config::Tables,
     heartbeat as api,
-    id::{ControllerId, Epoch, PoolId},
+    id::{ControllerId, DiskIndex, Epoch, PoolId},
 };
 use pollux_heartbeat_core::{
     Core, Effect, Event, Instant, QuorumSet, Seat,
@@ -44,6 +44,8 @@ pub enum Input {
     Status(oneshot::Sender<api::Status>),
     /// The epoch in which this controller surely is a member now; none: it may have been replaced.
     StandsIn(oneshot::Sender<Option<Epoch>>),
+    /// The way to a disk, if it is a quorum disk.
+    QuorumDisk(DiskIndex, oneshot::Sender<Option<quorum::Path>>),
     /// What blocks.
     Why(oneshot::Sender<Vec<api::Blocker>>),
     /// What a request would do.
@@ -232,6 +234,7 @@ impl Driver {
                 drop(reply.send(status));
             }
             Input::StandsIn(reply) => drop(reply.send(self.core.stands_in_epoch(now))),
+            Input::QuorumDisk(disk, reply) => drop(reply.send(self.disks.way(disk))),
             Input::Why(reply) => drop(reply.send(view::why(self.core.why(now), now))),
             Input::Plan(request, reply) => {
                 let taken = self.taken(request);

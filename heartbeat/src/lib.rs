@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! driver    select -> apply -> carry out; a thread of its own, real time where permitted
-//!   wire      authenticated datagrams             quorum   blocks on the quorum disks
+//!   wire      authenticated datagrams             quorum   blocks on the quorum disks; keys, what strangers left there
 //! moves     fence, import, publish, release: one queue per pool
 //! gate      what the kernel lets out to hosts while there is a lease
 //! keeper    epochs and freezes of the configuration
@@ -27,6 +27,7 @@ pub mod gate;
 pub mod incarnation;
 pub mod journal;
 pub mod keeper;
+pub mod keys;
 pub mod legs;
 pub mod machine;
 pub mod moves;

@@ -203,18 +203,30 @@ enum Done<W, R> {
     },
 }
 
-async fn connect(path: &Path) -> Session {
-    let hello = Hello {
+/// Who says so at a disk's port. A later session of the same name ends the earlier one.
+fn hello(path: &Path, name: &str) -> Hello {
+    Hello {
         array: uuid::Uuid::from_bytes(*path.array.as_bytes()),
         port: match path.controller {
             ControllerId::A => Port::A,
             ControllerId::B => Port::B,
         },
         purpose: Purpose::Disk,
-        client: "heartbeat".to_owned(),
+        client: name.to_owned(),
         epoch: 0,
         generation: 0,
-    };
+    }
+}
+
+/// A session of another name than that in which blocks are written.
+pub(crate) async fn client(path: &Path, name: &str) -> Result<Client, String> {
+    Client::connect_unix(&path.socket, &hello(path, name), None, LOGIN_WITHIN)
+        .await
+        .map_err(|error| error.to_string())
+}
+
+async fn connect(path: &Path) -> Session {
+    let hello = hello(path, "heartbeat");
     let mut last = String::new();
     loop {
         match try_connect(path, &hello).await {

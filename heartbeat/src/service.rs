@@ -3,6 +3,7 @@
 use crate::{
     driver::Input,
     keeper::{Ask, Asked},
+    keys::{self, ClearError},
     machine,
     timeline::Timeline,
 };
@@ -10,8 +11,8 @@ use pollux_api::{
     config::{self, Lease, LeaseAsked},
     error::{Code, RpcError},
     heartbeat::{
-        self as api, Accepted, Giveback, Machine, OpenAlone, ReplaceQuorumDisk, Shutdown, Switchover,
-        Takeover, TimelineQuery,
+        self as api, Accepted, ClearKeys, ClearedKeys, Giveback, Machine, OpenAlone, ReplaceQuorumDisk,
+        Shutdown, Switchover, Takeover, TimelineQuery,
     },
     pool::PoolEvent,
 };
@@ -21,6 +22,7 @@ use pollux_heartbeat_core::{
     event::Request,
 };
 use pollux_runtime::{Client, Ctx, Service, typed::Typed};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -70,6 +72,52 @@ impl Doors {
         }
     }
 
+    /// `heartbeat.clear_keys`. The decision loop only says which disks vote: what a disk is asked takes time.
+    async fn clear_keys(&self, ask: ClearKeys) -> Result<ClearedKeys, RpcError> {
+        let ClearKeys {
+            disk,
+            keys: given,
+            dry_run,
+        } = ask;
+        let mut wrong = RpcError::new(Code::InvalidParams, &self.place, "keys that are none");
+        let mut named = BTreeSet::new();
+        for (index, text) in given.iter().enumerate() {
+            match keys::parse(text) {
+                Ok(key) => drop(named.insert(key)),
+                Err(why) => {
+                    let right = "a key as `pool.status` shows it among the foreign ones";
+                    wrong = wrong.problem(format!("keys[{index}]"), why, right);
+                }
+            }
+        }
+        if !wrong.data.problems.is_empty() {
+            return Err(wrong);
+        }
+        let Some(way) = self.ask(|reply| Input::QuorumDisk(disk, reply)).await? else {
+            let what = format!("{disk} is no quorum disk");
+            return Err(RpcError::new(Code::Refused, &self.place, what)
+                .remedy("pool.clear_key, for a disk that is none; pollux quorum shows them"));
+        };
+        let removed = keys::clear(&way, &named, dry_run).await.map_err(|error| {
+            let (code, remedy) = match &error {
+                ClearError::Own { .. } => (
+                    Code::Refused,
+                    "put another disk in its place (pollux quorum replace): on a disk that is no quorum disk the pool manager \
+                     says whether the key is still somebody's",
+                ),
+                ClearError::Unnamed { .. } => (Code::Refused, "name all of them, if nobody uses the disk any more"),
+                ClearError::Disk { .. } => (Code::Failed, "see the state of the disk: pollux quorum"),
+                ClearError::Again { .. } => (Code::Failed, "stop whoever registers it"),
+            };
+            RpcError::new(code, &self.place, error.to_string()).remedy(remedy)
+        })?;
+        if !dry_run && !removed.is_empty() {
+            tracing::warn!(%disk, keys = ?removed, "keys were removed from a quorum disk on an operator's word");
+        }
+        let removed = removed.iter().map(ToString::to_string).collect();
+        Ok(ClearedKeys { disk, removed })
+    }
+
     async fn request(
         &self,
         ctx: Ctx,
@@ -108,7 +156,7 @@ pub fn build(doors: &Doors) -> Typed<api::Contract> {
     let (switchover, giveback, takeover, abort) = (doors!(), doors!(), doors!(), doors!());
     let (shutdown, open_alone, replace, pool_event, config_status) =
         (doors!(), doors!(), doors!(), doors!(), doors!());
-    let config_lease = doors!();
+    let (config_lease, clear_keys) = (doors!(), doors!());
     Service::of::<api::Contract>()
         .serve::<api::STATUS>(move |_, (): ()| {
             let doors = status.clone();
@@ -163,6 +211,10 @@ pub fn build(doors: &Doors) -> Typed<api::Contract> {
                     .request(ctx, Request::ReplaceQuorumDisk { from, to }, "quorum", dry_run)
                     .await
             }
+        })
+        .serve::<api::CLEAR_KEYS>(move |_, ask: ClearKeys| {
+            let doors = clear_keys.clone();
+            async move { doors.clear_keys(ask).await }
         })
         .serve::<api::SHUTDOWN>(move |ctx, ask: Shutdown| {
             let doors = shutdown.clone();

@@ -58,6 +58,8 @@ crate::contract! {
         once admin SHUTDOWN = "heartbeat.shutdown": Shutdown => Accepted, [Refused, Failed];
         /// Puts another disk in the place of a quorum disk. Answered when it has begun; `heartbeat.status` shows the end.
         once admin REPLACE_QUORUM_DISK = "heartbeat.replace_quorum_disk": ReplaceQuorumDisk => Accepted, [Refused, Failed];
+        /// Removes every reservation key from a quorum disk, if they are those that are named and none is of this array.
+        idempotent admin CLEAR_KEYS = "heartbeat.clear_keys": ClearKeys => ClearedKeys, [Refused, Failed];
     }
     notifications {
         /// From the pool manager: something happened to a pool that must be known at once.
@@ -333,6 +335,30 @@ pub struct ReplaceQuorumDisk {
     /// Say what would happen, and do nothing.
     #[serde(default)]
     pub dry_run: bool,
+}
+
+/// Remove the reservation keys that strangers have left on a quorum disk, with the reservation. All go at once: removed one by
+/// one, the disk would be reserved in between, and one controller could not vote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ClearKeys {
+    /// The disk.
+    pub disk: DiskIndex,
+    /// Every key that stands there: 16 hexadecimal digits, with or without 0x. Refused if there is another one.
+    pub keys: Vec<String>,
+    /// Say whether it would be done, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// No key is on a quorum disk, as read back (with `dry_run`: would be).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ClearedKeys {
+    /// The disk.
+    pub disk: DiskIndex,
+    /// Keys that were there; none: nothing was to be done.
+    pub removed: Vec<String>,
 }
 
 /// What becomes of the machine once its controller has said good-bye.

@@ -42,7 +42,8 @@ pub struct Disk {
     pub wwn: Wwn,
     /// Its size, bytes; a disk of another size is refused. Without it any size will do.
     pub bytes: Option<u64>,
-    /// It is for the quorum alone: reservations are refused, since one would end the votes of the partner.
+    /// It is for the quorum alone: reservations are refused, since one would end the votes of the partner. Those of strangers
+    /// can be cleared.
     #[serde(default)]
     pub quorum: bool,
     /// Its data are the kernel's, for a pool of the backend lvm: only its label area and its reservations are reached here.

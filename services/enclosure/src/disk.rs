@@ -14,7 +14,8 @@ use crate::reservations::{Refusal, Reservations, status_of};
 use bytes::Bytes;
 use pollux_api::id::{ControllerId, DiskIndex};
 use pollux_block_frame::{
-    EndpointInfo, Handler, Hello, MAX_PAYLOAD, Operation, Port, Purpose, Reply, Request, Status,
+    EndpointInfo, Handler, Hello, MAX_PAYLOAD, Operation, Port, Purpose, Reply, Request, ReservationOut,
+    Status,
 };
 use pollux_platform::scsi::sense::key;
 use pollux_platform::scsi::{ScsiDisk, ScsiError, command, run};
@@ -213,7 +214,7 @@ impl Served {
                 })
                 .await
             }
-            Operation::ReservationOut(_) if self.quorum => Err(Refusal {
+            Operation::ReservationOut(out) if self.quorum && !leaves_none(&out) => Err(Refusal {
                 status: Status::Unsupported,
                 why: "a quorum disk takes no reservation: both controllers vote on it".to_owned(),
             }),
@@ -250,6 +251,19 @@ impl From<Status> for Refusal {
         Refusal {
             status,
             why: status.text().to_owned(),
+        }
+    }
+}
+
+/// Whether nobody of the array can have the disk reserved through this: a key that is registered keeps nobody out, and CLEAR
+/// ends every reservation, a stranger's that keeps the controllers from voting, too.
+fn leaves_none(out: &ReservationOut) -> bool {
+    match out {
+        ReservationOut::Register { .. }
+        | ReservationOut::RegisterAndIgnore { .. }
+        | ReservationOut::Clear { .. } => true,
+        ReservationOut::Reserve { .. } | ReservationOut::Release { .. } | ReservationOut::Preempt { .. } => {
+            false
         }
     }
 }

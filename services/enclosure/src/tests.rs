@@ -9,6 +9,7 @@ use pollux_block_frame::{
     ReservationType, Status,
 };
 use pollux_platform::fake::scsi::{FakeDisk, FakePort, Model};
+use pollux_platform::scsi::command::{ReserveOut, reserve_out};
 use pollux_platform::scsi::decode::Wwn;
 use pollux_platform::scsi::discover::{Block, Found};
 use pollux_platform::scsi::{ScsiDisk, Sharing, decode};
@@ -414,13 +415,7 @@ async fn what_a_disk_cannot_is_refused_and_not_replaced() {
         .await
         .unwrap();
     fake.port(9)
-        .execute(&pollux_platform::scsi::command::reserve_out(
-            pollux_platform::scsi::command::ReserveOut::Register,
-            0,
-            0,
-            0x99,
-            false,
-        ))
+        .execute(&reserve_out(ReserveOut::Register, 0, 0, 0x99, false))
         .unwrap();
     let preempt = ReservationOut::Preempt {
         key: mine,
@@ -445,12 +440,40 @@ async fn what_a_disk_cannot_is_refused_and_not_replaced() {
         status(client.perform(swap, deadline()).await),
         Some(Status::Unsupported)
     );
+    // A stranger's reservation can be cleared from a quorum disk; none can be made, by no way.
+    let stranger = |action, key, argument| {
+        let out = reserve_out(action, WERO as u8, key, argument, false);
+        voted.port(9).execute(&out).unwrap();
+    };
+    stranger(ReserveOut::Register, 0, 0x99);
+    stranger(ReserveOut::Reserve, 0x99, 0);
     let client = a.client(1).await;
     let register = ReservationOut::RegisterAndIgnore { new: mine };
-    assert_eq!(
-        status(client.reservation_out(register, deadline()).await),
-        Some(Status::Unsupported)
-    );
+    client.reservation_out(register, deadline()).await.unwrap();
+    for abort in [false, true] {
+        let preempt = ReservationOut::Preempt {
+            key: mine,
+            victim: Key(0x99),
+            kind: WERO,
+            abort,
+        };
+        let refused = client.reservation_out(preempt, deadline()).await;
+        assert_eq!(status(refused), Some(Status::Unsupported));
+    }
+    let clear = ReservationOut::Clear { key: mine };
+    client.reservation_out(clear, deadline()).await.unwrap();
+    client
+        .reservation_out(ReservationOut::RegisterAndIgnore { new: mine }, deadline())
+        .await
+        .unwrap();
+    let reserve = ReservationOut::Reserve {
+        key: mine,
+        kind: WERO,
+    };
+    let refused = client.reservation_out(reserve, deadline()).await;
+    assert_eq!(status(refused), Some(Status::Unsupported));
+    let left = client.reservation_status(deadline()).await.unwrap();
+    assert_eq!((left.registrants.len(), left.reservation), (1, None));
     a.stop().await;
 }
 

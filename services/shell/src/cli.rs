@@ -345,14 +345,15 @@ pub enum Quorum {
 pub enum Disk {
     /// Keys on the disks that nobody of this array has registered, and how each is removed
     Keys,
-    /// Remove such a key from a disk, with its reservation; commands of whoever has it are aborted. Refused while a
-    /// controller of this array has a key there
+    /// Remove such keys from a disk, with their reservation; commands of whoever has them are aborted. Refused while a
+    /// controller of this array has a key there. From a quorum disk all keys go at once, and nothing is aborted
     ClearKey {
         /// The disk
         #[arg(value_parser = disk)]
         disk: DiskIndex,
-        /// The key, as `pollux disk keys` shows it
-        key: String,
+        /// The keys, as `pollux disk keys` shows them; of a quorum disk all that stand there
+        #[arg(value_name = "KEY", required = true)]
+        keys: Vec<String>,
         /// Say what would happen, and do nothing
         #[arg(long)]
         dry_run: bool,

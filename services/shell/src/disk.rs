@@ -1,7 +1,8 @@
 //! `pollux disk`: reservation keys that are none of this array's, and their removal.
 //!
 //! Such a key is left by whoever had the disk before: another array, this one before it was set up anew, a test. Whoever has
-//! it may write, so no pool is made on the disk while it stands. That it may go only a person can say.
+//! it may write, so no pool is made on the disk while it stands; on a quorum disk its reservation keeps controllers from
+//! voting. That it may go only a person can say.
 
 use crate::array::{Array, BOTH, CHANGE};
 use crate::cli::Disk;
@@ -10,6 +11,7 @@ use crate::moves::confirm;
 use crate::print::{Style, table, wrap};
 use crate::resources::Shown;
 use pollux_api::action::ActionId;
+use pollux_api::heartbeat::{self, ClearKeys, ClearedKeys};
 use pollux_api::id::{ControllerId, DiskIndex};
 use pollux_api::pool::{CLEAR_KEY, ClearKey, ClearedKey, ForeignKey, STATUS, Status};
 use pollux_runtime::Ctx;
@@ -43,10 +45,10 @@ pub async fn run(
         }
         Disk::ClearKey {
             disk,
-            key,
+            keys,
             dry_run,
             yes,
-        } => clear(array, (disk, key), (dry_run, yes), action).await,
+        } => clear(array, (disk, keys), (dry_run, yes), action).await,
     }
 }
 
@@ -64,10 +66,10 @@ async fn gather(array: &Array) -> Report {
     report
 }
 
-/// The command that removes a key.
+/// The command that removes a key, or several with a blank between them.
 #[must_use]
-pub fn removal(disk: DiskIndex, key: &str) -> String {
-    format!("pollux disk clear-key {disk} {key}")
+pub fn removal(disk: DiskIndex, keys: &str) -> String {
+    format!("pollux disk clear-key {disk} {keys}")
 }
 
 /// One line of each key, from whoever sees it.
@@ -109,8 +111,12 @@ fn render(report: &Report, style: Style) -> String {
                 "Whoever has such a key may write to the disk. Make sure that nobody does, then remove it:",
                 0,
             );
-            for (found, _) in seen.values() {
-                let _ = writeln!(text, "  {}", removal(found.disk, &found.key));
+            let mut of_disk: BTreeMap<DiskIndex, Vec<&str>> = BTreeMap::new();
+            for (disk, key) in seen.keys() {
+                of_disk.entry(*disk).or_default().push(*key);
+            }
+            for (disk, keys) in of_disk {
+                let _ = writeln!(text, "  {}", removal(disk, &keys.join(" ")));
             }
         }
         true if report.unknown.is_empty() => {
@@ -128,7 +134,101 @@ fn render(report: &Report, style: Style) -> String {
     text
 }
 
+/// Removes keys: of a disk that votes by heartbeat, whose disk it is, of any other one by the pool manager.
 async fn clear(
+    array: &Array,
+    (disk, keys): (DiskIndex, Vec<String>),
+    (dry_run, yes): (bool, bool),
+    action: Option<ActionId>,
+) -> Result<Shown, Error> {
+    if votes(array, disk).await? {
+        return clear_quorum(array, (disk, keys), (dry_run, yes), action).await;
+    }
+    let mut shown = Vec::new();
+    for key in keys {
+        shown.push(clear_one(array, (disk, key), (dry_run, yes), action).await?);
+    }
+    let text = shown.iter().map(|one| &one.text[..]).collect();
+    let mut all: Vec<serde_json::Value> = shown.into_iter().map(|one| one.json).collect();
+    let json = match all.len() {
+        1 => all.remove(0),
+        _ => all.into(),
+    };
+    Ok(Shown { text, json })
+}
+
+/// Whether a disk is a quorum disk now, as a heartbeat says. Nobody guesses here: the other way would reserve it for a moment.
+async fn votes(array: &Array, disk: DiskIndex) -> Result<bool, Error> {
+    let mut why = String::new();
+    for at in [array.here, array.here.partner()] {
+        match array.look::<heartbeat::Status>(at, heartbeat::STATUS).await {
+            Ok(status) => return Ok(status.quorum.iter().any(|known| known.disk == disk)),
+            Err(error) => why = error.to_string(),
+        }
+    }
+    Err(Error::failed(
+        format!("whether {disk} is a quorum disk is not known: {why}"),
+        "heartbeatd has to run on one of the controllers; nothing was done",
+    ))
+}
+
+async fn clear_quorum(
+    array: &Array,
+    (disk, keys): (DiskIndex, Vec<String>),
+    (dry_run, yes): (bool, bool),
+    action: Option<ActionId>,
+) -> Result<Shown, Error> {
+    let ctx = action.map_or_else(|| Ctx::new(CHANGE), |action| Ctx::of(action, CHANGE));
+    let at = array.here;
+    let ask = async |dry_run| {
+        let request = ClearKeys {
+            disk,
+            keys: keys.clone(),
+            dry_run,
+        };
+        array
+            .ask::<_, ClearedKeys>(at, heartbeat::CLEAR_KEYS, &request, &ctx)
+            .await
+    };
+    if dry_run || !yes {
+        let would = ask(true).await?;
+        let plan = quorum_plan(at, &would);
+        if dry_run || would.removed.is_empty() {
+            return Ok(Shown::new(format!("{plan}nothing was done\n"), &would));
+        }
+        confirm(&plan)?;
+    }
+    let cleared = ask(false).await?;
+    let text = match cleared.removed.is_empty() {
+        true => format!("no key was on {disk}\n"),
+        false => wrap(
+            &format!(
+                "no key is left on the quorum disk {disk}, as read back by controller {at}; there were {}",
+                cleared.removed.join(", ")
+            ),
+            0,
+        ),
+    };
+    Ok(Shown::new(text, &cleared))
+}
+
+fn quorum_plan(at: ControllerId, would: &ClearedKeys) -> String {
+    let disk = would.disk;
+    match would.removed.is_empty() {
+        true => format!("no key is on {disk}\n"),
+        false => wrap(
+            &format!(
+                "controller {at} would take every registration and the reservation from the quorum disk {disk}: {}. No \
+                 controller is kept from voting by that. Whoever has these keys is not stopped, and what he has under way may \
+                 still be written: make sure that nobody uses the disk",
+                would.removed.join(", ")
+            ),
+            0,
+        ),
+    }
+}
+
+async fn clear_one(
     array: &Array,
     (disk, key): (DiskIndex, String),
     (dry_run, yes): (bool, bool),
@@ -204,6 +304,37 @@ mod tests {
             text.contains("a b") && text.contains("of a machine that is no"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn keys_of_one_disk_are_removed_by_one_command() {
+        let other = ForeignKey {
+            key: "0x0000000000005678".into(),
+            holds: false,
+            ..found()
+        };
+        let report = Report {
+            foreign: [(ControllerId::A, vec![found(), other])].into(),
+            unknown: BTreeMap::new(),
+        };
+        let text = render(&report, Style::plain());
+        let command = "pollux disk clear-key disk-03 0x0000000000001234 0x0000000000005678";
+        assert!(text.lines().any(|line| line.trim() == command), "{text}");
+        assert_eq!(text.matches("clear-key").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn of_a_quorum_disk_the_plan_names_every_key_that_goes() {
+        let mut would = ClearedKeys {
+            disk: DiskIndex::new(1),
+            removed: vec!["0x0000000000001234".into(), "0x0000000000005678".into()],
+        };
+        let plan = quorum_plan(ControllerId::A, &would);
+        for part in ["disk-01", "0x0000000000001234", "0x0000000000005678"] {
+            assert!(plan.contains(part), "{part}: {plan}");
+        }
+        would.removed.clear();
+        assert_eq!(quorum_plan(ControllerId::A, &would), "no key is on disk-01\n");
     }
 
     #[test]

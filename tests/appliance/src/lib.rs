@@ -24,6 +24,8 @@ use pollux_api::pool::{Import, PoolEvent, ReservationKey, Take, Taken};
 use pollux_block_frame::{Client, Error, Hello, Operation, Port, Purpose};
 use pollux_enclosure::config::Disk;
 use pollux_enclosure::shelf::{Place, Shelf, World};
+use pollux_heartbeat::quorum;
+use pollux_heartbeat_core::Seat;
 use pollux_platform::fake::scsi::{FakeDisk, FakePort, Model, Nexus};
 use pollux_platform::scsi::decode::Wwn;
 use pollux_platform::scsi::discover::{Block, Found};
@@ -146,8 +148,18 @@ impl Array {
         .await
     }
 
+    /// So many usual disks that are for the quorum alone.
+    pub async fn of_quorum(disks: usize) -> Self {
+        let wrap: Wrap = Arc::new(|port: FakePort| Arc::new(port) as Arc<dyn ScsiDisk>);
+        Self::build(disks, true, |_| (), wrap).await
+    }
+
     /// The same with other disks, and with something before every path.
     pub async fn with(legs: usize, change: impl Fn(&mut Model), wrap: Wrap) -> Self {
+        Self::build(legs, false, change, wrap).await
+    }
+
+    async fn build(legs: usize, quorum: bool, change: impl Fn(&mut Model), wrap: Wrap) -> Self {
         let wwn = |at: usize| Wwn::Naa(0x5000_c500_0000_0000 | at as u64);
         let disk = |at| {
             let mut model = Model::new(wwn(at));
@@ -180,7 +192,7 @@ impl Array {
                 slot: slot(at),
                 wwn: wwn(at),
                 bytes: None,
-                quorum: false,
+                quorum,
                 kernel: false,
             })
             .collect();
@@ -211,6 +223,22 @@ impl Array {
             .await
             .expect("in time")
             .expect("it runs");
+    }
+
+    /// A controller's way to a disk, as its heartbeat has it.
+    #[must_use]
+    pub fn way(&self, controller: ControllerId, at: usize) -> quorum::Path {
+        let disk = slot(at);
+        quorum::Path {
+            seat: Seat {
+                disk,
+                since: Generation::new(1),
+                mark: 0,
+            },
+            socket: self.port_of(controller).join(format!("{disk}.sock")),
+            array: ARRAY,
+            controller,
+        }
     }
 
     fn port_of(&self, controller: ControllerId) -> PathBuf {

@@ -133,6 +133,7 @@ async fn answer(
             }
             Input::Why(reply) => drop(reply.send(Vec::new())),
             Input::StandsIn(reply) => drop(reply.send(None)),
+            Input::QuorumDisk(_, reply) => drop(reply.send(None)),
             Input::Plan(_, reply) => drop(reply.send(Ok(Plan::default()))),
             Input::Request(Request::Shutdown { unserved }, _, _, reply) => {
                 let _ = told.send(Asked::Shutdown { unserved });
