@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// What to show: text for people and the same as JSON.
+#[derive(Debug)]
 pub struct Shown {
     /// For people.
     pub text: String,
