@@ -15,7 +15,7 @@ use pollux_platform::{
 };
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},

@@ -306,7 +306,11 @@ mod tests {
                     _ => None,
                 })
                 .collect();
-            assert_eq!(made, [(None, Some(ids[0].to_string()))], "not on a mirror of our own");
+            assert_eq!(
+                made,
+                [(None, Some(ids[0].to_string()))],
+                "not on a mirror of our own"
+            );
             assert_eq!(ops.len() as u64, 1 + hour, "the one before goes");
             apply(&mut tables, &ops, &mut number);
         }

@@ -31,7 +31,11 @@ use tokio::time::Instant;
 /// Linux aborts a command after 30 s (`/sys/block/*/device/timeout`) and an abort that cannot be answered takes
 /// the path offline; Windows gives up a path after 20 s. BUSY makes Linux queue the command again without
 /// counting it as a failure, unlike ABORTED COMMAND and NOT READY, which it retries five times.
-pub const HOLD_LIMIT: Duration = Duration::from_secs(12);
+///
+/// A host that hears nothing from this port sends the command by the other one after 7 s (packaging/pollux-host/README.md), and
+/// newer ones behind it. What has waited here must not begin after that, so it waits for less, by the 3 s that a segment may
+/// be late without costing the host its path.
+pub const HOLD_LIMIT: Duration = Duration::from_secs(4);
 
 /// Where commands go, and what the port groups report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

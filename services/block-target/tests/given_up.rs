@@ -22,7 +22,7 @@ use support::{
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-/// How long the commands wait here instead of 12 s.
+/// How long the commands wait here instead of `HOLD_LIMIT`.
 const PATIENCE: Duration = Duration::from_millis(400);
 
 fn write(fill: u8) -> Operation {
@@ -192,7 +192,7 @@ async fn an_abort_is_answered_when_nothing_of_it_can_follow() {
     }
 }
 
-/// The whole of it by the clock of the target: 12 s on the wire, BUSY, and a newer write.
+/// The whole of it by the clock of the target: `HOLD_LIMIT` on the wire, BUSY, and a newer write.
 #[tokio::test]
 async fn a_host_that_was_told_busy_and_goes_on_reads_what_it_wrote_last() {
     let pair = Pair::start().await;

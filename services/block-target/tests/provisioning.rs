@@ -24,6 +24,7 @@ fn thin() -> Tables {
         class: Class::Fast,
         home: ControllerId::A,
         redundancy: Redundancy::Single,
+        backend: None,
         disks: vec![DiskIndex::new(0)],
         ready: Some(space),
     };

@@ -8,7 +8,7 @@ use pollux_heartbeat::keys::{ClearError, clear, remover};
 use pollux_heartbeat::quorum::Path;
 use pollux_platform::fake::scsi::{FakeDisk, Nexus};
 use pollux_platform::scsi::command::{ReserveOut, reserve_out};
-use pollux_platform::scsi::{ScsiDisk, run};
+use pollux_platform::scsi::run;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;

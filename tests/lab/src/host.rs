@@ -154,7 +154,8 @@ impl Host {
     /// # Errors
     /// It does not come to that.
     pub fn rescan(&self, devices: usize) -> Result<()> {
-        self.machine.run_within("iscsiadm --mode session --rescan", LOGIN)?;
+        self.machine
+            .run_within("iscsiadm --mode session --rescan", LOGIN)?;
         self.wait_devices(devices)
     }
 
@@ -445,10 +446,7 @@ fn verdict(text: &str, jobs: usize) -> std::result::Result<u64, String> {
     if report.jobs.len() == jobs {
         Ok(answered)
     } else {
-        Err(format!(
-            "{} jobs where {jobs} were started",
-            report.jobs.len()
-        ))
+        Err(format!("{} jobs where {jobs} were started", report.jobs.len()))
     }
 }
 

@@ -238,11 +238,15 @@ impl Side {
     }
 
     fn keys(&self) -> Result<Vec<String>> {
-        let said = self
-            .machine
-            .run(&format!("sg_persist --no-inquiry --in --read-keys {}", self.device))?;
+        let said = self.machine.run(&format!(
+            "sg_persist --no-inquiry --in --read-keys {}",
+            self.device
+        ))?;
         let words = said.lines().map(str::trim);
-        Ok(words.filter(|word| word.starts_with("0x")).map(str::to_owned).collect())
+        Ok(words
+            .filter(|word| word.starts_with("0x"))
+            .map(str::to_owned)
+            .collect())
     }
 
     /// Takes another's key away; one who has been preempted before is refused.

@@ -25,8 +25,8 @@ pub const DATA: u16 = OWN + 3;
 pub const SPARE: u16 = DATA - 1;
 /// Quorum disks, in the slots after those.
 pub const QUORUM: u16 = 3;
-/// Size of a data disk.
-const SIZE: &str = "256M";
+/// Size of a data disk: an XFS has 300 MiB at least.
+const SIZE: &str = "512M";
 /// The program, of this workspace.
 const PROGRAM: &str = "lab-shelf";
 /// What the program ends with when it has found a second writer.

@@ -59,7 +59,10 @@ pub(super) fn upgrade(lab: &mut Lab) -> Result<()> {
         if version != newer.version || machine.run(process)? == before {
             return Err(Error::broken(
                 "a newer package runs once it is installed",
-                format!("{version} where {} should be, heartbeatd is {before}", newer.version),
+                format!(
+                    "{version} where {} should be, heartbeatd is {before}",
+                    newer.version
+                ),
             ));
         }
         Array::of(lab).wait_joined()?;
@@ -106,6 +109,9 @@ fn silent(lab: &Lab, node: Node) -> Result<()> {
     if said.out.trim().is_empty() {
         Ok(())
     } else {
-        Err(Error::broken("nothing runs where the package was removed", said.out))
+        Err(Error::broken(
+            "nothing runs where the package was removed",
+            said.out,
+        ))
     }
 }

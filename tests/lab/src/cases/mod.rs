@@ -336,9 +336,9 @@ impl Case {
 /// No daemon fell silent before its service manager, or ended in a panic, since its machine was switched on.
 fn nobody_gave_up(lab: &Lab) -> Result<()> {
     for node in Node::CONTROLLERS {
-        let said = lab.machine(node)?.run(
-            "journalctl --no-pager --boot --grep 'Watchdog timeout|panicked at' --lines 5 || true",
-        )?;
+        let said = lab
+            .machine(node)?
+            .run("journalctl --no-pager --boot --grep 'Watchdog timeout|panicked at' --lines 5 || true")?;
         if said.contains("Watchdog timeout") || said.contains("panicked at") {
             return Err(Error::broken(
                 "no daemon panics, or has to be killed by the service manager",

@@ -12,13 +12,13 @@ use crate::topology::Node;
 use crate::wait::{last, wait_for};
 use serde_json::json;
 
-fn fault(lab: &Lab, disk: u16, fault: &serde_json::Value) -> Result<()> {
+pub(super) fn fault(lab: &Lab, disk: u16, fault: &serde_json::Value) -> Result<()> {
     lab.shelf()?
         .press("chassis.disk_fault", &json!({ "disk": disk, "fault": fault }))
         .map(drop)
 }
 
-fn heal(lab: &Lab) -> Result<()> {
+pub(super) fn heal(lab: &Lab) -> Result<()> {
     lab.shelf()?.press("chassis.heal", &json!({})).map(drop)
 }
 
@@ -95,7 +95,10 @@ pub(super) fn foreign_key(lab: &mut Lab) -> Result<()> {
         foreign(&a)?.into_iter().next().ok_or("none is shown".into())
     })?;
     homes_keep(lab)?;
-    a.run(&format!("pollux disk clear-key {} {} --yes", found.disk, found.key))?;
+    a.run(&format!(
+        "pollux disk clear-key {} {} --yes",
+        found.disk, found.key
+    ))?;
     wait_for("no stranger's key is left", JOIN, || match foreign(&a)?.len() {
         0 => Ok(()),
         left => Err(format!("{left} are left")),
