@@ -157,11 +157,17 @@ fn run(what: What) -> Result<ExitCode> {
         What::Run { case } => {
             let outcome = case.run(&mut Lab::find()?)?;
             println!(
-                "{}: ok, {} commands answered, pause {} ms, {:.0} s",
+                "{}: ok, {} commands answered, pause {} ms from {} ms after the fault, {:.0} s{}",
                 case.name,
                 outcome.answered,
-                outcome.pause_ms,
-                outcome.took.as_secs_f64()
+                outcome.pause.length_ms,
+                outcome.pause.from_ms,
+                outcome.took.as_secs_f64(),
+                outcome.phases.map_or(String::new(), |phases| format!(
+                    "\n{:.1} times the import: {}",
+                    phases.whole_ms as f64 / phases.import_ms.max(1) as f64,
+                    phases.text
+                ))
             );
         }
         What::All {
@@ -259,7 +265,7 @@ fn table(rows: &[(&str, Result<Option<Outcome>>, Duration)]) -> bool {
     );
     for (name, outcome, took) in rows {
         let told = outcome.as_ref().ok().and_then(Option::as_ref);
-        let pause = told.map_or("-".into(), |outcome| format!("{} ms", outcome.pause_ms));
+        let pause = told.map_or("-".into(), |outcome| format!("{} ms", outcome.pause.length_ms));
         let phases = told.and_then(|outcome| outcome.phases.as_ref());
         let times = phases.map_or("-".into(), |phases| {
             format!("{:.1}", phases.whole_ms as f64 / phases.import_ms.max(1) as f64)

@@ -42,12 +42,21 @@ pub struct Case {
 pub struct Outcome {
     /// Commands of the host that were answered.
     pub answered: u64,
-    /// The host's longest pause since the fault, ms.
-    pub pause_ms: u64,
+    /// The host's longest pause since the fault.
+    pub pause: Pause,
     /// What the array says of the longest takeover or move since the fault.
     pub phases: Option<Phases>,
     /// How long the whole case took.
     pub took: Duration,
+}
+
+/// The longest time without an answer that ended after the fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// How long, ms.
+    pub length_ms: u64,
+    /// When it began, ms after the fault; less than nothing: it was under way.
+    pub from_ms: i64,
 }
 
 /// A takeover or a move, as its taker tells it.
@@ -296,9 +305,9 @@ impl Case {
     pub fn run(&self, lab: &mut Lab) -> Result<Outcome> {
         let start = Instant::now();
         match self.judged(lab) {
-            Ok((answered, pause_ms, phases)) => Ok(Outcome {
+            Ok((answered, pause, phases)) => Ok(Outcome {
                 answered,
-                pause_ms,
+                pause,
                 phases,
                 took: start.elapsed(),
             }),
@@ -314,7 +323,7 @@ impl Case {
         }
     }
 
-    fn judged(&self, lab: &mut Lab) -> Result<(u64, u64, Option<Phases>)> {
+    fn judged(&self, lab: &mut Lab) -> Result<(u64, Pause, Option<Phases>)> {
         let host = Host::of(lab)?;
         Array::of(lab).wait_joined()?;
         Array::of(lab).wait_home()?;
@@ -329,7 +338,11 @@ impl Case {
         lab.shelf()?.judge(&POOLS.map(|pool| pool.disks))?;
         nobody_gave_up(lab)?;
         let told = Array::of(lab).timeline()?;
-        Ok((written.answered, written.pause.length_ms, longest(&told, since)))
+        let pause = Pause {
+            length_ms: written.pause.length_ms,
+            from_ms: written.pause.after_ms.cast_signed() - since.cast_signed(),
+        };
+        Ok((written.answered, pause, longest(&told, since)))
     }
 }
 
