@@ -51,8 +51,6 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// Priority of the decision loop under SCHED_RR: above everything ordinary, below the kernel's own threads (50).
 const PRIORITY: u8 = 20;
-/// Name of the thread of the decision loop.
-const DECIDES: &str = "decide";
 /// How long the old process may take to let go of its lock when a daemon is restarted.
 const LOCK_WITHIN: Duration = Duration::from_secs(3);
 /// How long the good-bye may take to stand on the quorum disks, when everything has stopped.
@@ -228,7 +226,7 @@ pub async fn run(config: ControllerConfig, appliance: bool) -> Result<(), StartE
     let loop_config = config.clone();
     let journal = Journal::new(config.controller, timeline);
     std::thread::Builder::new()
-        .name(DECIDES.to_owned())
+        .name("decide".to_owned())
         .spawn(move || {
             decide(
                 loop_config,
@@ -481,19 +479,14 @@ fn timing(config: &ControllerConfig) -> Result<Timing, StartError> {
     Ok(Timing::derive(profile))
 }
 
-/// A panic of the decision loop is the end of the daemon: what is left of it would look alive to everybody but the partner.
-/// It says so on the wire, and the next one is started.
+/// A panic is the end of the daemon, whichever thread it comes from: what is left of it would look alive, and decide, send or
+/// switch power no more. It says so on the wire, and the next one is started.
 fn speak_last(word: LastWord) {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let decides = std::thread::current().name() == Some(DECIDES);
-        if decides {
-            word.say();
-        }
+        word.say();
         before(panic);
-        if decides {
-            std::process::abort();
-        }
+        std::process::abort();
     }));
 }
 

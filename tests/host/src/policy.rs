@@ -25,7 +25,8 @@ use crate::scsi::{
 };
 use crate::time::ms;
 
-/// The settings that are shipped for Linux hosts, in their own names where they have one.
+/// Settings of a host, under the names that Linux has for them. The defaults are those of the package `pollux-host`, but that
+/// silence ends a session sooner (1 s and 1 s where the package has 2, 4 and 1), so that tests wait for the array.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
