@@ -79,6 +79,9 @@ fn set_b(pair: &Pair, generation: u64, access_b: Access) {
     }
 }
 
+const CAPACITY_10: [u8; 10] = [0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+const CAPACITY_16: [u8; 16] = [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0];
+
 /// Every command that a state refuses, and one of each kind that it serves.
 async fn answers(host: &mut Initiator, standby_serves: u8, refusal: Option<u16>) {
     for cdb in [
@@ -88,6 +91,9 @@ async fn answers(host: &mut Initiator, standby_serves: u8, refusal: Option<u16>)
         &REPORT_LUNS,
         &REQUEST_SENSE,
         &OPCODES,
+        // A disk that does not tell its size has none for Linux.
+        &CAPACITY_10,
+        &CAPACITY_16,
     ] {
         assert_eq!(host.run(cdb, 2048, None).await.status, 0, "{cdb:02x?}");
     }
@@ -95,14 +101,11 @@ async fn answers(host: &mut Initiator, standby_serves: u8, refusal: Option<u16>)
         assert_eq!(host.run(cdb, 96, None).await.status, standby_serves, "{cdb:02x?}");
     }
     let Some(code) = refusal else { return };
-    let capacity_16 = [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0];
     let beyond_the_end = [0x28, 0, 0xff, 0, 0, 0, 0, 0, 1, 0];
     for cdb in [
         &[0; 6][..],
         &read_cdb(0),
         &beyond_the_end,
-        &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        &capacity_16,
         &[0x16, 0, 0, 0, 0, 0],
         &[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     ] {

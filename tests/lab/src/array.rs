@@ -533,46 +533,96 @@ pub const INSTALLED: &str = "$(ls -t /var/tmp/pollux_*.deb | head -n 1)";
 /// Name by which the lab keeps the controllers' package.
 const KEPT: &str = "pollux.deb";
 
-/// A package of a higher version.
+/// A package of a higher version, out of one that a machine has already: only what is written about it differs, and that
+/// stands in front (deb(5)). So the rest of it, which is large, has not to be carried into an emulated machine.
 #[derive(Clone, Debug)]
 pub struct Newer {
-    /// Its file.
-    pub file: PathBuf,
     /// Its version.
     pub version: String,
+    /// What stands in front of the files.
+    head: PathBuf,
+    /// Where the files begin in the older one, bytes.
+    files_at: usize,
 }
 
-/// What was installed on the controllers, packed again with a higher version.
-///
-/// # Errors
-/// Nothing was installed from here, or dpkg-deb fails.
-pub fn newer(lab: &Lab) -> Result<Newer> {
-    let what = "make a newer package";
-    let kept = lab.places.run.join(KEPT);
-    let tree = lab.places.run.join("newer");
-    if tree.exists() {
-        fs::remove_dir_all(&tree).map_err(Error::file("remove", &tree))?;
+impl Newer {
+    /// What was installed on the controllers, with a higher version.
+    ///
+    /// # Errors
+    /// Nothing was installed from here, or dpkg-deb fails.
+    pub fn make(lab: &Lab) -> Result<Self> {
+        let what = "make a newer package";
+        let kept = lab.places.run.join(KEPT);
+        let tree = lab.places.run.join("newer");
+        if tree.exists() {
+            fs::remove_dir_all(&tree).map_err(Error::file("remove", &tree))?;
+        }
+        let about = tree.join("DEBIAN");
+        let mut unpack = DPKG_DEB.command()?;
+        programs::run(what, unpack.arg("--control").args([&kept, &about]))?;
+        let control = about.join("control");
+        let text = fs::read_to_string(&control).map_err(Error::file("read", &control))?;
+        let older = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Version: "))
+            .ok_or_else(|| Error::step(what, format!("{}: no version", control.display())))?;
+        let version = format!("{older}+lab");
+        let text = text.replace(&format!("Version: {older}\n"), &format!("Version: {version}\n"));
+        fs::write(&control, text).map_err(Error::file("write", &control))?;
+        let without = lab.places.run.join("without-files.deb");
+        let mut pack = DPKG_DEB.command()?;
+        pack.args(["--root-owner-group", "--build"])
+            .args([&tree, &without]);
+        programs::run(what, &mut pack)?;
+        let read = |file: &Path| fs::read(file).map_err(Error::file("read", file));
+        let (older, front) = (read(&kept)?, read(&without)?);
+        let files = |deb: &[u8]| files_in(deb).map_err(|why| Error::step(what, why));
+        let head = lab.places.run.join("newer.head");
+        fs::write(&head, &front[..files(&front)?]).map_err(Error::file("write", &head))?;
+        Ok(Self {
+            version,
+            head,
+            files_at: files(&older)?,
+        })
     }
-    let mut unpack = DPKG_DEB.command()?;
-    programs::run(what, unpack.arg("--raw-extract").args([&kept, &tree]))?;
-    let control = tree.join("DEBIAN/control");
-    let text = fs::read_to_string(&control).map_err(Error::file("read", &control))?;
-    let version = text
-        .lines()
-        .find_map(|line| line.strip_prefix("Version: "))
-        .ok_or_else(|| Error::step(what, format!("{}: no version", control.display())))?;
-    let higher = format!("{version}+lab");
-    let text = text.replace(&format!("Version: {version}\n"), &format!("Version: {higher}\n"));
-    fs::write(&control, text).map_err(Error::file("write", &control))?;
-    let file = lab.places.run.join(format!("pollux_{higher}_amd64.deb"));
-    let mut pack = DPKG_DEB.command()?;
-    pack.args(["--root-owner-group", "-Zgzip", "-z1", "--build"])
-        .args([&tree, &file]);
-    programs::run(what, &mut pack)?;
-    Ok(Newer {
-        file,
-        version: higher,
-    })
+
+    /// Installs it on a controller that was installed with the older one.
+    ///
+    /// # Errors
+    /// dpkg refuses.
+    pub fn install(&self, machine: &Machine) -> Result<()> {
+        machine.ssh().copy_in(&[self.head.clone()], "/var/tmp/")?;
+        let script = format!(
+            "cd /var/tmp && {{ cat newer.head; tail --bytes=+{} \"{INSTALLED}\"; }} > newer.deb && \
+             mv newer.deb pollux_{}_amd64.deb && dpkg --install pollux_{}_amd64.deb",
+            self.files_at + 1,
+            self.version,
+            self.version
+        );
+        machine.run_within(&script, INSTALL).map(drop)
+    }
+}
+
+/// Where the part with the files begins in a package, which is an archive of three parts: header lines of 60 bytes, in which
+/// the name stands first and the length at 48, each part at an even place (deb(5), ar(5)).
+fn files_in(deb: &[u8]) -> std::result::Result<usize, String> {
+    const MAGIC: &[u8] = b"!<arch>\n";
+    const HEADER: usize = 60;
+    if !deb.starts_with(MAGIC) {
+        return Err("it is no package: no archive".into());
+    }
+    let mut at = MAGIC.len();
+    while let Some(header) = deb.get(at..at + HEADER) {
+        if header.starts_with(b"data.tar") {
+            return Ok(at);
+        }
+        let length = std::str::from_utf8(&header[48..58]).ok();
+        let length: usize = length
+            .and_then(|text| text.trim().parse().ok())
+            .ok_or_else(|| format!("it is no package: byte {at} begins no part"))?;
+        at += HEADER + length.next_multiple_of(2);
+    }
+    Err("it is no package: it has no part data.tar".into())
 }
 
 /// A package in a folder of those that `cargo debs` has made.
@@ -607,6 +657,25 @@ mod tests {
         assert_eq!(code_in("12345678").as_deref(), Some("12345678"));
         assert_eq!(code_in("Type this code on controller b, within 5 minutes:"), None);
         assert_eq!(code_in("1234"), None);
+    }
+
+    #[test]
+    fn files_of_a_package_begin_with_their_header() {
+        let part = |name: &str, content: &str| format!("{name:<48}{:<10}`\n{content}", content.len());
+        let deb = [
+            "!<arch>\n",
+            &part("debian-binary", "2.0\n"),
+            &part("control.tar.xz", "abc"),
+            "\n",
+            &part("data.tar.xz", "files"),
+        ]
+        .concat();
+        let at = files_in(deb.as_bytes()).expect("a package");
+        assert!(deb[at..].starts_with("data.tar.xz"), "{at}");
+        assert!(files_in(&deb.as_bytes()[..at]).is_err());
+        assert!(files_in(b"something").is_err());
+        let torn = deb.replace("4         `", "four      `");
+        assert!(files_in(torn.as_bytes()).is_err());
     }
 
     #[test]

@@ -12,6 +12,11 @@
 //! and OUT; it has no LOG SENSE, LOG SELECT, MODE SELECT, diagnostics, and no echo buffers. REPORT SUPPORTED OPERATION CODES
 //! is not on the lists, and "may" be supported: it says nothing of the medium.
 //!
+//! READ CAPACITY is served in every state, too: both ports know the size from the configuration. Whoever logs in anew has
+//! Linux read the size of every disk of the session (open-iscsi does after each login), and `sd` takes a disk that does not
+//! tell for one of no blocks, until somebody has it look again: each command "beyond the end of the device" is an error, on a
+//! path that is up. Seen where a controller that starts was logged in to before it had its pools.
+//!
 //! *Transitioning* is to commands one indivisible event (5.15.2.5, first case): they wait for it, and whom the bound of a
 //! hold ends is answered BUSY, which that case permits as well as 04/0A. Linux retries 04/0A five times and then fails
 //! what an application asked for. Whoever polls with REQUEST SENSE hears 04/0A at once.
@@ -64,14 +69,14 @@ pub const fn passes(command: &Command) -> Passes {
         | Command::ReportLuns { .. }
         | Command::RequestSense { .. }
         | Command::ReportTargetPortGroups { .. }
-        | Command::ReportSupportedOpcodes { .. } => Passes::Always,
+        | Command::ReportSupportedOpcodes { .. }
+        | Command::ReadCapacity10
+        | Command::ReadCapacity16 { .. } => Passes::Always,
         Command::ModeSense { .. }
         | Command::PersistentReserveIn { .. }
         | Command::PersistentReserveOut(_) => Passes::InStandby,
         Command::TestUnitReady
         | Command::StartUnit
-        | Command::ReadCapacity10
-        | Command::ReadCapacity16 { .. }
         | Command::GetLbaStatus { .. }
         | Command::Read { .. }
         | Command::Write { .. }
@@ -132,7 +137,8 @@ mod tests {
             cdb[4] = u8::from(op.code == 0x1b);
             let command = Command::decode(&cdb).expect("a command of the table");
             // The lists of the standard, by operation code.
-            let always = matches!(op.code, 0x03 | 0x12 | 0xa0 | 0xa3);
+            let capacity = matches!((op.code, op.action), (0x25, _) | (0x9e, Some(0x10)));
+            let always = capacity || matches!(op.code, 0x03 | 0x12 | 0xa0 | 0xa3);
             let standby = always || matches!(op.code, 0x1a | 0x5a | 0x5e | 0x5f);
             for access in STATES {
                 let expected = match access {

@@ -153,7 +153,10 @@ impl Work<'_> {
         if (data.len() as u64) < needed && !short_write {
             return Err(Sense::INVALID_FIELD_IN_INFORMATION_UNIT.into());
         }
-        if let Some(cdb) = command.to_be_let_in() {
+        let access = access_of(self.volume, port);
+        let asks_nobody = matches!(command, Command::ReadCapacity10 | Command::ReadCapacity16 { .. })
+            && !matches!(access, Access::Optimized | Access::NonOptimized);
+        if let Some(cdb) = command.to_be_let_in().filter(|_| !asks_nobody) {
             self.let_in(cdb).await?;
         }
         match command {

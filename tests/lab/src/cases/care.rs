@@ -2,7 +2,7 @@
 //! package, loses it, and is exchanged for one that knows nothing.
 
 use super::{FAULT, homes_keep, pool_of};
-use crate::array::{self, Array, JOIN, MOVE, POOLS};
+use crate::array::{self, Array, JOIN, MOVE, Newer, POOLS};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::Lab;
@@ -49,12 +49,12 @@ pub(super) fn down(lab: &mut Lab) -> Result<()> {
 
 /// One controller after the other gets a newer package: no pool moves.
 pub(super) fn upgrade(lab: &mut Lab) -> Result<()> {
-    let newer = array::newer(lab)?;
+    let newer = Newer::make(lab)?;
     for node in Node::CONTROLLERS {
         let machine = lab.machine(node)?;
         let process = "systemctl show --property=MainPID --value heartbeatd";
         let before = machine.run(process)?;
-        array::install(&machine, &newer.file)?;
+        newer.install(&machine)?;
         let version = machine.run("dpkg-query --show --showformat='${Version}' pollux")?;
         if version != newer.version || machine.run(process)? == before {
             return Err(Error::broken(
