@@ -1490,8 +1490,11 @@ impl Core {
         if !self.member() {
             self.served_since = None;
             // One who never was a member has nothing imported that a reset would have to end: the loop turning is
-            // enough. One who was is about to stop.
-            return self.pet(now, !self.was_member);
+            // enough. One who was is about to stop. Whether it was its own area says, and that may not be read yet, or not for
+            // a long time: a daemon that has taken the place of one that died must not keep alive what that one imported,
+            // since the partner counts on the reset (`watchdog_gone_after`).
+            let free = self.imports.as_ref().is_some_and(BTreeMap::is_empty);
+            return self.pet(now, free && !self.was_member);
         }
         self.served_since.get_or_insert(now);
         let until = self

@@ -1,6 +1,6 @@
 //! A daemon that does next to nothing, for tests of the enclosure. The name under which it is started is its role.
 //!
-//! Every role says that it is ready and ends on SIGTERM. `wired` sends a datagram to the partner every 10 ms over the
+//! Every role says that it is ready, feeds its service manager's watchdog, and ends on SIGTERM. `wired` sends a datagram to the partner every 10 ms over the
 //! interconnect and reports in its status how many it has heard. `watched` arms the watchdog with 400 ms and pets it
 //! every 50 ms. `crasher` crashes.
 
@@ -38,6 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     tokio::select! {
         outcome = work => outcome,
+        () = notifier.feed() => Ok(()),
         () = shutdown.requested() => {
             // Whoever listens may be behind, with a full queue; this daemon ends in order all the same.
             let _ = notifier.stopping();

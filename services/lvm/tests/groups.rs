@@ -140,7 +140,9 @@ async fn a_file_system_is_made_mounted_grown_kept_and_moved() {
     let group = b.activate(&activate(0..2, false)).await.expect("taken");
     assert_eq!(of(&group, HOME).expect("there").path, None);
     b.tools().calls();
-    b.apply(&files(Some(400 * MIB), true)).await.expect("mounted");
+    let mut as_it_is = files(Some(400 * MIB), true);
+    as_it_is.volumes[0].size_bytes = 3 * MIB;
+    b.apply(&as_it_is).await.expect("mounted");
     let calls = b.tools().calls();
     assert!(calls.iter().all(|call| !call.starts_with("mkfs")), "{calls:?}");
     assert_eq!(

@@ -280,7 +280,7 @@ pub const ALL: &[Named] = &[
         )
     ),
     world!(
-        "good-bye",
+        large "good-bye",
         "either controller is asked to shut down; until everything below has stopped, until its power goes, and until it \
          is started again takes any time; and 1 fault, as above",
         ARRAY,
@@ -294,7 +294,7 @@ pub const ALL: &[Named] = &[
         )
     ),
     world!(
-        "last-word",
+        large "last-word",
         "a controller says that it dies, and dies, stands still or lives on; and 1 fault before or after it, as above, or \
          the other one says so, too",
         ARRAY,
@@ -307,7 +307,7 @@ pub const ALL: &[Named] = &[
         )
     ),
     world!(
-        "last-word-watchdog",
+        large "last-word-watchdog",
         "the same with watchdogs alone",
         ARRAY,
         Built::Array(
