@@ -210,14 +210,24 @@ fn a_watchdog_is_petted_on_a_fresh_lease_once_a_beat() {
     let beat = core.params.timing.beat;
     assert_eq!(pets_at(&|core| core.petted = Some(now.before(beat))), 1);
     assert_eq!(pets_at(&|core| core.petted = Some(now.before(beat - NS))), 0);
-    // Who never was a member has nothing that a reset would have to end; who was has.
-    let outside = |was_member| {
+    // Who never was a member has nothing that a reset would have to end, if it is known that nothing is imported; who was has.
+    let key = ReservationKey {
+        controller: A,
+        epoch: Epoch::new(2),
+        generation: Generation::new(1),
+    };
+    let kept = BTreeMap::from([(PoolId::from_bytes([1; 16]), key)]);
+    let outside = |was_member, imports: Option<BTreeMap<PoolId, ReservationKey>>| {
         pets_at(&move |core| {
             core.params.incarnation = Incarnation::new(2);
             (core.was_member, core.lease_until) = (was_member, Instant::ZERO);
+            core.imports.clone_from(&imports);
         })
     };
-    assert_eq!((outside(false), outside(true)), (1, 0));
+    let none = Some(BTreeMap::new());
+    assert_eq!((outside(false, none.clone()), outside(true, none)), (1, 0));
+    assert_eq!(outside(false, Some(kept)), 0, "an earlier daemon's");
+    assert_eq!(outside(false, None), 0, "it may be an earlier daemon's");
 }
 
 #[test]
