@@ -22,9 +22,11 @@ fn goes(stage: &Stage, arguments: &[&str], which: &[ControllerId]) -> Result<()>
             "{said}"
         );
         let word = stage.array.directory().join(at.as_str()).join("run/machine");
-        let word =
-            std::fs::read_to_string(&word).unwrap_or_else(|error| panic!("{}: {error}", word.display()));
-        assert_eq!(word, "off\n");
+        // The command ends when the good-bye stands, and the machine is told after that.
+        let told = wait_for("the machine is told", MOVE, || {
+            std::fs::read_to_string(&word).map_err(|error| format!("{}: {error}", word.display()))
+        })?;
+        assert_eq!(told, "off\n");
     }
     for at in which {
         stage.array.power(*at, PowerAction::Off)?;
