@@ -591,7 +591,9 @@ impl Newer {
     /// # Errors
     /// dpkg refuses.
     pub fn install(&self, machine: &Machine) -> Result<()> {
-        machine.ssh().copy_in(&[self.head.clone()], "/var/tmp/")?;
+        machine
+            .ssh()
+            .copy_in(std::slice::from_ref(&self.head), "/var/tmp/")?;
         let script = format!(
             "cd /var/tmp && {{ cat newer.head; tail --bytes=+{} \"{INSTALLED}\"; }} > newer.deb && \
              mv newer.deb pollux_{}_amd64.deb && dpkg --install pollux_{}_amd64.deb",

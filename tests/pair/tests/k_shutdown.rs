@@ -155,12 +155,13 @@ fn k4_a_leave_that_is_killed_goes_on_and_the_next_one_finds_its_end() -> Result<
         let status: Status = stage.array.heartbeat(A)?;
         Ok(status.state)
     };
-    wait_for("a has begun to leave", MOVE, || {
+    let begun = wait_for("a has begun to leave", MOVE, || {
         let state = state(&stage)?;
         that(state != "serving" && state != "holding", || state)
-    })?;
+    });
     leave.kill().expect("it is ours");
     leave.wait().expect("it is ours");
+    begun?;
     wait_for("a has left", MOVE, || {
         let state = state(&stage)?;
         that(state == "left", || state)
