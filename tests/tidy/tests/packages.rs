@@ -23,7 +23,7 @@ const EXPOSURE: [(&str, u32); 13] = [
     ("pollux-machine", 12),
     ("rpc-routerd", 14),
     ("enclosured", 28),
-    ("lvmd", 21),
+    ("lvmd", 20),
     ("config-keeperd", 5),
     ("pool-managerd", 7),
     ("block-targetd", 14),
