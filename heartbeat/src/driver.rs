@@ -335,12 +335,9 @@ impl Driver {
                     tracing::trace!(%error, "datagram not sent");
                 }
                 // The same, and that it ends: should it come to that, there is no time to think.
-                if self.core.left() {
-                    self.wire.last_word().forget();
-                } else {
-                    self.wire
-                        .last_word()
-                        .prepare(&datagram.dying().encode(array, sender));
+                match datagram.last_word() {
+                    Some(word) => self.wire.last_word().prepare(&word.encode(array, sender)),
+                    None => self.wire.last_word().forget(),
                 }
             }
             Effect::GrantLease { until, epoch } => self.grant(until.as_nanos(), epoch.get()),

@@ -815,7 +815,9 @@ impl Core {
         match self.phase {
             Phase::Starting => Role::Starting,
             Phase::Stopped(_) if self.farewell == Farewell::Said => Role::Left,
-            Phase::Stopped(_) => Role::Dying,
+            Phase::Stopped(_) if self.was_member => Role::Dying,
+            // Who never was a member has nothing that would have to be fenced.
+            Phase::Stopped(_) => Role::Starting,
             Phase::Up if self.member() && self.leaving => Role::Releasing,
             Phase::Up if self.member() => Role::Serving,
             // Whoever offers itself knows what was decided so far, and will know after a restart of its daemon that it may
@@ -1569,6 +1571,8 @@ impl Core {
     }
 
     fn stop(&mut self, now: Instant, reason: StopReason) {
+        // What its own area says may not have been read yet.
+        self.was_member |= self.phase == Phase::Starting;
         self.phase = Phase::Stopped(reason);
         self.stop_said = now;
         if reason == StopReason::Shutdown && self.farewell == Farewell::None && self.let_go() {

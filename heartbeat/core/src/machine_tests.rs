@@ -1492,6 +1492,43 @@ fn last_sent(bench: &Bench, who: ControllerId) -> Datagram {
     sent.unwrap()
 }
 
+/// L2: whose last word is believed is fenced, and a daemon that is back in the same life never shows that it was.
+#[test]
+fn only_a_member_says_that_it_dies() {
+    let (core, now) = whole();
+    let datagram = |role| {
+        let mut bench = Bench::whole();
+        bench.run(ms(500));
+        let mut datagram = last_sent(&bench, A);
+        datagram.advert.role = role;
+        datagram
+    };
+    for (role, says) in [
+        (Role::Starting, None),
+        (Role::Waiting, None),
+        (Role::Serving, Some(Role::Dying)),
+        (Role::Releasing, Some(Role::Dying)),
+        (Role::Dying, Some(Role::Dying)),
+        (Role::Left, None),
+    ] {
+        let spoken = datagram(role);
+        let word = spoken.last_word();
+        assert_eq!(word.as_ref().map(|word| word.advert.role), says, "{role:?}");
+        assert!(word.is_none_or(|word| word.nonce == spoken.nonce && word.echo == spoken.echo));
+    }
+    let role = |was_member| {
+        let mut core = core.clone();
+        core.was_member = was_member;
+        core.stop(now, StopReason::LeaseOut);
+        core.role()
+    };
+    assert_eq!((role(false), role(true)), (Role::Starting, Role::Dying));
+    // Before its own area was read, it may be one.
+    let mut blind = Core::new(params(A, 2), now).unwrap();
+    blind.stop(now, StopReason::LeaseOut);
+    assert_eq!(blind.role(), Role::Dying);
+}
+
 /// S5: with the wire dead nothing but its slot can take its word back, and a stall of the disks must not look like death as
 /// long as the wire stays dead.
 #[test]
@@ -1499,7 +1536,7 @@ fn who_writes_its_slot_after_it_has_said_that_it_dies_is_not_dying() {
     let mut bench = Bench::whole();
     bench.run(ms(500));
     let ordinary = bench.core(B).limits();
-    let word = last_sent(&bench, A).dying();
+    let word = last_sent(&bench, A).last_word().unwrap();
     bench.wire = [false; 2];
     bench.tell(B, Event::Received(word.clone()));
     let short = bench.core(B).limits();
@@ -1518,7 +1555,7 @@ fn who_writes_its_slot_after_it_has_said_that_it_dies_is_not_dying() {
 fn what_was_written_before_the_last_word_is_no_life_after_it() {
     let mut bench = Bench::whole();
     bench.run(ms(500));
-    let word = last_sent(&bench, A).dying();
+    let word = last_sent(&bench, A).last_word().unwrap();
     bench.cores[A.index()] = None;
     let b = bench.core_mut(B);
     let (now, record) = (b.present, *b.record());

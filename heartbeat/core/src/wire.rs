@@ -67,12 +67,20 @@ impl fmt::Display for BadDatagram {
 impl core::error::Error for BadDatagram {}
 
 impl Datagram {
-    /// The same from a sender whose daemon ends now. It answers the same nonce, so it says nothing of life that the one
+    /// What its sender says if its daemon ends now. It answers the same nonce, so it says nothing of life that the one
     /// before did not say.
+    ///
+    /// None for whoever does not act as a member: it has nothing that anybody would take over sooner for its word, and
+    /// whoever says that it dies is taken for a member that has to be fenced. Its daemon comes back in the same life, so
+    /// that fence would never be seen to have worked.
     #[must_use]
-    pub fn dying(mut self) -> Self {
-        self.advert.role = Role::Dying;
-        self
+    pub fn last_word(&self) -> Option<Self> {
+        let mut word = self.clone();
+        word.advert.role = match self.advert.role {
+            Role::Serving | Role::Releasing | Role::Dying => Role::Dying,
+            Role::Starting | Role::Waiting | Role::Left => return None,
+        };
+        Some(word)
     }
 
     /// The body that `sender` sends; at most [`BODY_MAX`] bytes.

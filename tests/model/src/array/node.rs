@@ -591,8 +591,10 @@ impl Array {
         let Some(datagram) = node.spoken.take() else {
             return;
         };
+        let Some(mut word) = datagram.last_word() else {
+            return;
+        };
         node.word_said = true;
-        let mut word = datagram.dying();
         if self.setup.breakage == Some(Breakage::FalseFarewell) {
             word.advert.role = Role::Left;
         }

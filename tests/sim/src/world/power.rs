@@ -152,10 +152,9 @@ impl World {
             && node.core.is_some()
             && !node.paused
             && !node.halted
-            && let Some(mut last) = node.spoken.clone()
+            && let Some(word) = node.spoken.as_ref().and_then(|spoken| spoken.last_word())
         {
-            last.advert.role = Role::Dying;
-            self.transmit(c, *last);
+            self.transmit(c, word);
         }
         self.crash(c, restart);
     }
