@@ -77,8 +77,9 @@ fn a3_hang_without_power_fence_and_watchdog_and_let_go_later() -> Result<()> {
         })
     })?;
     stage.wait_progress(200, MOVE)?;
-    stage.array.heal()?;
+    // It starts itself again. Only then: its partner has never seen a fence work, and would cut what it can reach again.
     stage.array.wait_joined(MOVE + BOOT)?;
+    stage.array.heal()?;
     stage.judge(hung.began_ns)?.expect_clean();
     Ok(())
 }
@@ -100,8 +101,9 @@ fn a4_heartbeat_alone_stopped_while_the_target_lives() -> Result<()> {
     stage.wait_taken(B, alpha)?;
     stage.array.daemon(A, "heartbeatd", DaemonAction::Continue)?;
     stage.wait_progress(200, MOVE)?;
-    stage.array.heal()?;
+    // It starts itself again. Only then: its partner has never seen a fence work, and would cut what it can reach again.
     stage.array.wait_joined(MOVE + BOOT)?;
+    stage.array.heal()?;
     stage.judge(stopped.began_ns)?.expect_clean();
     Ok(())
 }

@@ -147,8 +147,9 @@ fn netns_what_the_kernel_answers_is_held_when_heartbeat_stands_still() -> Result
 
     stage.array.daemon(A, "heartbeatd", DaemonAction::Continue)?;
     stage.wait_progress(200, MOVE)?;
-    stage.array.heal()?;
+    // It starts itself again. Only then: b has never seen its fence work, and would cut what it can reach again.
     stage.array.wait_joined(MOVE + BOOT)?;
+    stage.array.heal()?;
     stage.judge(stopped.began_ns)?.expect_clean();
     Ok(())
 }
