@@ -15,6 +15,7 @@ use crate::topology::Node;
 use crate::wait::wait_for;
 use pollux_api::heartbeat::{Incident, STATUS, Status};
 use pollux_api::id::ControllerId;
+use pollux_api::pool;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -325,6 +326,24 @@ impl<'a> Array<'a> {
         wait_for(&format!("{node} serves {}", pool.name), bound, || {
             self.serves(pool, node)
         })
+    }
+
+    /// Every disk of every pool that a controller has imported holds all that was acknowledged.
+    ///
+    /// # Errors
+    /// One does not, or the controller does not answer.
+    pub fn in_sync(&self, node: Node) -> std::result::Result<(), String> {
+        let machine = self.lab.machine(node).map_err(|error| error.to_string())?;
+        let text = machine
+            .run(&format!("pollux call {}", pool::STATUS))
+            .map_err(|error| error.to_string())?;
+        let status: pool::Status =
+            serde_json::from_str(&text).map_err(|error| format!("{node}: {error} in {text}"))?;
+        let mut legs = status.imported.iter().flat_map(|pool| &pool.health.legs);
+        match legs.find(|leg| leg.state != pool::LegState::InSync) {
+            None => Ok(()),
+            Some(leg) => Err(format!("{node}: {leg:?}")),
+        }
     }
 
     /// Whether a controller says that it serves a pool; otherwise what it says.

@@ -5,7 +5,7 @@ use crate::process::Process;
 use crate::programs::last_lines;
 use crate::qmp::Qmp;
 use crate::ssh::{Said, Ssh};
-use crate::topology::{Node, Segment};
+use crate::topology::{DiskWay, Node, Segment, ShelfPort, Way};
 use crate::wait::wait_for;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -128,6 +128,49 @@ impl Machine {
 
     fn qmp(&self, command: &str, arguments: serde_json::Value) -> Result<()> {
         self.panel()?.ask(command, arguments).map(drop)
+    }
+
+    /// A way to a disk of the shelf is plugged in; the guest's kernel finds a device more.
+    ///
+    /// # Errors
+    /// QEMU refuses, or the kernel does not find it.
+    pub fn plug_disk(&self, way: Way, port: &ShelfPort, slot: u16) -> Result<()> {
+        let before = self.devices()?;
+        let DiskWay { block, device } = way.to(self.node, port, slot);
+        self.qmp("blockdev-add", block)?;
+        self.qmp("device_add", device)?;
+        self.wait_devices(before + 1)
+    }
+
+    /// A way to a disk of the shelf is pulled out.
+    ///
+    /// # Errors
+    /// QEMU refuses, or the guest does not let go.
+    pub fn pull_disk(&self, way: Way, slot: u16) -> Result<()> {
+        let before = self.devices()?;
+        self.qmp("device_del", json!({ "id": way.device(slot) }))?;
+        self.wait_devices(before - 1)?;
+        // QEMU lets go of what was behind it after the guest has.
+        wait_for("QEMU logs out of the shelf", LOOK, || {
+            self.qmp("blockdev-del", json!({ "node-name": way.block(slot) }))
+                .map_err(|error| error.to_string())
+        })
+    }
+
+    /// Devices of the shelf that its kernel has.
+    fn devices(&self) -> Result<u64> {
+        let said = self.run("ls /sys/class/scsi_generic | wc -l")?;
+        let count = said.trim().parse();
+        count.map_err(|error| Error::step("count the devices of the shelf", format!("{error} in {said:?}")))
+    }
+
+    fn wait_devices(&self, wanted: u64) -> Result<()> {
+        wait_for(&format!("{} has {wanted} devices", self.node), LOOK, || {
+            match self.devices().map_err(|error| error.to_string())? {
+                found if found == wanted => Ok(()),
+                found => Err(format!("{found}")),
+            }
+        })
     }
 
     /// Sets its clock to this machine's: that of a machine that was put away has stood still.

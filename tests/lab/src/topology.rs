@@ -14,6 +14,7 @@
 //!
 //! Each machine has one more interface, eth0, which leads to nobody but the lab itself.
 
+use serde_json::{Value, json};
 use std::fmt;
 use std::path::Path;
 
@@ -172,6 +173,73 @@ pub struct ShelfPort {
     pub luns: std::ops::Range<u16>,
 }
 
+/// A way from a controller to a disk of the shelf: a nexus of its own, as each port of a controller's adapter has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The one that is always there.
+    First,
+    /// One that a case plugs in.
+    Second,
+}
+
+/// One way to one disk, in the words of QEMU: what it logs in with, and the device that the guest finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskWay {
+    /// For `-blockdev` and `blockdev-add`.
+    pub block: Value,
+    /// For `-device` and `device_add`.
+    pub device: Value,
+}
+
+impl Way {
+    /// This way of a controller to the disk in a slot.
+    #[must_use]
+    pub fn to(self, node: Node, port: &ShelfPort, slot: u16) -> DiskWay {
+        let suffix = match self {
+            Self::First => "",
+            Self::Second => ".second",
+        };
+        let block = json!({
+            "driver": "iscsi",
+            "node-name": self.block(slot),
+            "transport": "tcp",
+            "portal": port.portal,
+            "target": port.target,
+            "lun": port.luns.start + slot,
+            "initiator-name": format!("iqn.2026-01.pollux.lab:{node}{suffix}"),
+            "timeout": 30,
+            "cache": { "direct": true },
+        });
+        let device = json!({
+            "driver": "scsi-block",
+            "id": self.device(slot),
+            "bus": "shelf.0",
+            "drive": self.block(slot),
+            "channel": 0,
+            "scsi-id": u8::from(self == Self::Second),
+            "lun": slot,
+            "rerror": "report",
+            "werror": "report",
+        });
+        DiskWay { block, device }
+    }
+
+    /// How QEMU calls the device.
+    #[must_use]
+    pub fn device(self, slot: u16) -> String {
+        format!("{}-device", self.block(slot))
+    }
+
+    /// How QEMU calls what is behind it.
+    #[must_use]
+    pub fn block(self, slot: u16) -> String {
+        match self {
+            Self::First => format!("disk{slot}"),
+            Self::Second => format!("disk{slot}-second"),
+        }
+    }
+}
+
 /// Where the files of a machine are, and what it is booted from.
 #[derive(Clone, Debug)]
 pub struct Places<'a> {
@@ -296,21 +364,10 @@ pub fn arguments(
     }
     if let Some(port) = shelf {
         add("-device", "virtio-scsi-pci,id=shelf".into());
-        for (slot, lun) in port.luns.clone().enumerate() {
-            add(
-                "-blockdev",
-                format!(
-                    "driver=iscsi,node-name=disk{slot},transport=tcp,portal={},target={},lun={lun},\
-                     initiator-name=iqn.2026-01.pollux.lab:{node},timeout=30,cache.direct=on",
-                    port.portal, port.target
-                ),
-            );
-            add(
-                "-device",
-                format!(
-                    "scsi-block,bus=shelf.0,drive=disk{slot},channel=0,scsi-id=0,lun={slot},rerror=report,werror=report"
-                ),
-            );
+        for slot in 0..u16::try_from(port.luns.len()).unwrap_or(u16::MAX) {
+            let way = Way::First.to(node, port, slot);
+            add("-blockdev", way.block.to_string());
+            add("-device", way.device.to_string());
         }
     }
     words.extend(["-nodefaults".into(), "-no-user-config".into()]);
@@ -333,7 +390,7 @@ mod tests {
     }
 
     fn count(words: &[String], start: &str) -> usize {
-        words.iter().filter(|word| word.starts_with(start)).count()
+        words.iter().filter(|word| word.contains(start)).count()
     }
 
     #[test]
@@ -345,22 +402,40 @@ mod tests {
         };
         let words = words(Node::A, Some(&shelf));
         assert_eq!(count(&words, "dgram,"), 3);
-        assert_eq!(count(&words, "driver=iscsi,"), 7);
-        assert_eq!(count(&words, "scsi-block,"), 7);
+        assert_eq!(count(&words, r#""driver":"iscsi""#), 7);
+        assert_eq!(count(&words, r#""driver":"scsi-block""#), 7);
         assert_eq!(count(&words, "i6300esb"), 1);
-        assert!(
-            words
-                .iter()
-                .any(|word| word.contains("lun=7,initiator-name=iqn.2026-01.pollux.lab:a,"))
-        );
+        let seventh = |word: &String| {
+            let word: Value = serde_json::from_str(word).unwrap_or_default();
+            word["lun"] == 7 && word["initiator-name"] == "iqn.2026-01.pollux.lab:a"
+        };
+        assert!(words.iter().any(seventh));
         assert!(words.iter().any(|word| word.contains("tsc_early_khz=2596138")));
+    }
+
+    #[test]
+    fn a_second_way_is_another_nexus_to_the_same_unit() {
+        let port = ShelfPort {
+            portal: String::new(),
+            target: String::new(),
+            luns: 1..8,
+        };
+        let [first, second] = [Way::First, Way::Second].map(|way| way.to(Node::A, &port, 2));
+        assert_eq!(first.block["lun"], second.block["lun"]);
+        for key in ["initiator-name", "node-name"] {
+            assert_ne!(first.block[key], second.block[key], "{key}");
+        }
+        for key in ["id", "drive", "scsi-id"] {
+            assert_ne!(first.device[key], second.device[key], "{key}");
+        }
+        assert_eq!(second.device["drive"], second.block["node-name"]);
     }
 
     #[test]
     fn a_host_has_neither_legs_nor_disks() {
         let words = words(Node::Host, None);
         assert_eq!(count(&words, "dgram,"), 1);
-        assert_eq!(count(&words, "driver=iscsi,"), 0);
+        assert_eq!(count(&words, "iscsi"), 0);
         assert_eq!(count(&words, "i6300esb"), 0);
     }
 

@@ -325,7 +325,8 @@ impl Runner {
 
     fn deny(&mut self) -> Outcome {
         if !has("cargo-deny", &["deny", "--version"]) {
-            let install = ["install", "--locked", "cargo-deny"];
+            // It runs for a second and is built for minutes: what optimizes it costs more than it gains.
+            let install = ["install", "--locked", "--debug", "cargo-deny"];
             if !self.install {
                 return Outcome::Skipped(
                     "cargo-deny is not here: `cargo install --locked cargo-deny`".into(),

@@ -71,7 +71,7 @@ pub struct Phases {
 }
 
 /// All of them, in the order in which they are run.
-pub const CASES: [Case; 31] = [
+pub const CASES: [Case; 32] = [
     Case {
         name: "a1",
         what: "the owner's power is cut: the partner takes its pool, and gives it back later",
@@ -211,6 +211,13 @@ pub const CASES: [Case; 31] = [
         quick: false,
         load: Load::LIGHT,
         fault: shelf::both_preempt,
+    },
+    Case {
+        name: "d5",
+        what: "the owner loses the way to a disk that it uses, and has another one",
+        quick: false,
+        load: Load::LIGHT,
+        fault: shelf::second_way,
     },
     Case {
         name: "d7",

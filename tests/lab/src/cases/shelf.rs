@@ -8,7 +8,7 @@ use crate::lab::Lab;
 use crate::machine::Machine;
 use crate::reservations::{self, STRANGER};
 use crate::shelf::{DATA, QUORUM, SPARE};
-use crate::topology::Node;
+use crate::topology::{Node, Way};
 use crate::wait::{last, wait_for};
 use serde_json::json;
 
@@ -130,6 +130,24 @@ pub(super) fn both_preempt(lab: &mut Lab) -> Result<()> {
     let (seen, other) = (reservations::disks(&a)?, reservations::disks(&b)?);
     let spare = usize::from(SPARE);
     reservations::race((a, &seen[spare]), (b, &other[spare]))
+}
+
+/// D5: the owner has a second way to a disk of its pool, and loses the one that it uses; then the other way round. It goes on
+/// by the one that is left, under the same key, and its mirror misses nothing.
+pub(super) fn second_way(lab: &mut Lab) -> Result<()> {
+    const SLOT: u16 = 0;
+    let (a, port) = (lab.machine(Node::A)?, lab.shelf()?.port(Node::A));
+    for (plugged, pulled) in [(Way::Second, Way::First), (Way::First, Way::Second)] {
+        a.plug_disk(plugged, &port, SLOT)?;
+        Host::of(lab)?.wait_progress()?;
+        a.pull_disk(pulled, SLOT)?;
+        Host::of(lab)?.wait_progress()?;
+        homes_keep(lab)?;
+        Array::of(lab)
+            .in_sync(Node::A)
+            .map_err(|seen| Error::broken("a disk with a way left is no failed disk", seen))?;
+    }
+    Ok(())
 }
 
 /// D7: in mid-write somebody preempts the owner's key on one disk of its pool.
