@@ -260,17 +260,20 @@ pub fn create(groups: &[Vg], group: &str, gates: &[String], systems: &Systems) -
         return Ok(vec![make]);
     };
     owned(vg, systems)?;
+    // What the partner had begun to make is made to its end here.
+    let mut calls: Vec<Call> = adopt(vg, systems).into_iter().collect();
     let pool = vg.lv(POOL);
     if let Some(pool) = pool.filter(|pool| pool.layout.contains("thin")) {
-        return Ok(match pool.error_when_full {
-            true => Vec::new(),
-            false => vec![call(&[
-                "lvchange",
-                "--errorwhenfull",
-                "y",
-                &format!("{group}/{POOL}"),
-            ])],
-        });
+        if pool.error_when_full {
+            return Ok(Vec::new());
+        }
+        calls.push(call(&[
+            "lvchange",
+            "--errorwhenfull",
+            "y",
+            &format!("{group}/{POOL}"),
+        ]));
+        return Ok(calls);
     }
     let (data, map) = sizes(layout, gates.len(), vg.extents)?;
     let make = |name: &str, extents: u64, words: Vec<String>| {
@@ -279,7 +282,6 @@ pub fn create(groups: &[Vg], group: &str, gates: &[String], systems: &Systems) -
         make.extend(call(&["--name", name, "--extents", &extents.to_string(), group]));
         make
     };
-    let mut calls = Vec::new();
     if pool.is_none() {
         calls.push(make(POOL, data, layout.words()));
     }
@@ -323,18 +325,22 @@ pub fn find<'a>(groups: &'a [Vg], group: &str, systems: &Systems) -> Result<&'a 
     Ok(vg)
 }
 
+/// Makes a group of the partner's the own system's.
+///
+/// LVM does not change a group of which a disk is missing. It stays the partner's by name then, and is used under that name
+/// ([`system`]); what excludes the partner are the reservations.
+fn adopt(vg: &Vg, systems: &Systems) -> Option<Call> {
+    let others = vg.system_id != systems.own && vg.missing == 0;
+    others.then(|| call(&["vgchange", "--yes", "--systemid", &systems.own, &vg.name]))
+}
+
 /// Makes the group the own system's, and activates it.
 ///
 /// # Errors
 /// It is not there, or is another's.
 pub fn activate(groups: &[Vg], group: &str, systems: &Systems) -> Result<Vec<Call>, Refusal> {
     let vg = find(groups, group, systems)?;
-    let mut calls = Vec::new();
-    // LVM does not change a group of which a disk is missing. It stays the partner's by name then, and is used under that
-    // name ([`system`]); what excludes the partner are the reservations.
-    if vg.system_id != systems.own && vg.missing == 0 {
-        calls.push(call(&["vgchange", "--yes", "--systemid", &systems.own, group]));
-    }
+    let mut calls: Vec<Call> = adopt(vg, systems).into_iter().collect();
     if vg.lvs.iter().any(|lv| !lv.active && !lv.skipped && in_use(lv)) {
         calls.push(call(&["vgchange", "--activate", "y", group]));
     }

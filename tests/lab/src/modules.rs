@@ -29,6 +29,9 @@ pub const REST: &[&str] = &[
     "nvmet",
     "nvmet_tcp",
     "qemu_fw_cfg",
+    // md asks for them by the number of the level.
+    "raid1",
+    "raid10",
     "scsi_dh_alua",
     "sd_mod",
     "sch_netem",

@@ -173,7 +173,8 @@ pub struct ShelfPort {
     pub luns: std::ops::Range<u16>,
 }
 
-/// A way from a controller to a disk of the shelf: a nexus of its own, as each port of a controller's adapter has.
+/// A way from a controller to a disk of the shelf: a session and a device of its own. The shelf takes both for one nexus, since
+/// its disks know ports and not initiators; that a second nexus gets a key of its own is tried in tests/appliance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// The one that is always there.
@@ -195,10 +196,6 @@ impl Way {
     /// This way of a controller to the disk in a slot.
     #[must_use]
     pub fn to(self, node: Node, port: &ShelfPort, slot: u16) -> DiskWay {
-        let suffix = match self {
-            Self::First => "",
-            Self::Second => ".second",
-        };
         let block = json!({
             "driver": "iscsi",
             "node-name": self.block(slot),
@@ -206,7 +203,7 @@ impl Way {
             "portal": port.portal,
             "target": port.target,
             "lun": port.luns.start + slot,
-            "initiator-name": format!("iqn.2026-01.pollux.lab:{node}{suffix}"),
+            "initiator-name": format!("iqn.2026-01.pollux.lab:{node}"),
             "timeout": 30,
             "cache": { "direct": true },
         });
@@ -414,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_way_is_another_nexus_to_the_same_unit() {
+    fn a_second_way_is_another_device_for_the_same_unit() {
         let port = ShelfPort {
             portal: String::new(),
             target: String::new(),
@@ -422,9 +419,7 @@ mod tests {
         };
         let [first, second] = [Way::First, Way::Second].map(|way| way.to(Node::A, &port, 2));
         assert_eq!(first.block["lun"], second.block["lun"]);
-        for key in ["initiator-name", "node-name"] {
-            assert_ne!(first.block[key], second.block[key], "{key}");
-        }
+        assert_ne!(first.block["node-name"], second.block["node-name"]);
         for key in ["id", "drive", "scsi-id"] {
             assert_ne!(first.device[key], second.device[key], "{key}");
         }

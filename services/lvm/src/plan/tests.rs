@@ -77,6 +77,15 @@ fn a_group_is_made_in_steps_and_gone_on_with_from_any_of_them() {
     };
     assert_eq!(next(&[vg(vec![holds])]), ["lvchange g/pool"]);
     assert_eq!(next(&[vg(vec![thin()])]), Vec::<String>::new());
+    // Whoever had begun lost it: its partner goes on, once the group is its own.
+    let begun = Vg {
+        system_id: "pollux-b".to_owned(),
+        ..vg(vec![])
+    };
+    assert_eq!(
+        next(&[begun]),
+        ["vgchange g", "lvcreate g", "lvcreate g", "lvconvert g/pool"]
+    );
 }
 
 #[test]
