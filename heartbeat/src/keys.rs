@@ -19,7 +19,8 @@
 //! It must never reserve, nor remove a key of this array: what that is there for, only the pool manager knows.
 
 use crate::quorum::{self, Path};
-use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
+use pollux_api::id::{ControllerId, DiskIndex};
+use pollux_block_frame::key::{owner, remover};
 use pollux_block_frame::{Key, ReservationOut, Status};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -31,10 +32,6 @@ const NAME: &str = "heartbeat-keys";
 const WITHIN: Duration = Duration::from_secs(5);
 /// Attempts. Each leaves nothing, unless somebody registers meanwhile.
 const ROUNDS: usize = 4;
-
-/// The mark of a key of an array, and of one that is there for a moment, to remove others; as pool-manager writes them.
-const MARK: u64 = 0xa;
-const REMOVER: u64 = 0xb;
 
 /// Why nothing is removed.
 #[derive(Debug, thiserror::Error)]
@@ -78,43 +75,6 @@ pub enum ClearError {
 fn words(keys: &[Key]) -> String {
     let words: Vec<String> = keys.iter().map(Key::to_string).collect();
     words.join(", ")
-}
-
-/// The low bits of a key by which arrays are told apart.
-fn tag(array: ArrayId) -> u64 {
-    let bytes = array.as_bytes().iter();
-    bytes.fold(0, |tag, byte| tag ^ u64::from(*byte))
-}
-
-/// The controller that has registered this key, if it is one of this array.
-#[must_use]
-pub fn owner(array: ArrayId, key: Key) -> Option<ControllerId> {
-    match (key.0 >> 60, key.0 >> 56 & 0xf, key.0 >> 48 & 0xff) {
-        (MARK, 1, found) if found == tag(array) => Some(ControllerId::A),
-        (MARK, 2, found) if found == tag(array) => Some(ControllerId::B),
-        _ => None,
-    }
-}
-
-/// The key under which a controller removes others.
-#[must_use]
-pub fn remover(array: ArrayId, controller: ControllerId) -> Key {
-    let controller = controller.index() as u64 + 1;
-    Key(REMOVER << 60 | controller << 56 | tag(array) << 48 | 1)
-}
-
-/// As people write it: 16 hexadecimal digits, with or without `0x`.
-///
-/// # Errors
-/// What would be right.
-pub fn parse(text: &str) -> Result<Key, String> {
-    let digits = text.strip_prefix("0x").unwrap_or(text);
-    let plain = digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let key = u64::from_str_radix(digits, 16)
-        .ok()
-        .filter(|key| plain && *key != 0);
-    key.map(Key)
-        .ok_or_else(|| format!("{text:?} is no key: 0x and 16 hexadecimal digits, and not zero"))
 }
 
 /// Removes every key from a quorum disk, and the reservation with them, if these are all that stand there and none is of this
@@ -184,50 +144,4 @@ pub async fn clear(path: &Path, named: &BTreeSet<Key>, dry_run: bool) -> Result<
     }
     let keys = standing.into_iter().collect();
     Err(ClearError::Again { disk, keys })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ARRAY: ArrayId = ArrayId::from_bytes(*b"0123456789abcdef");
-
-    #[test]
-    fn a_key_of_this_array_is_known_and_no_other() {
-        let mine =
-            |mark: u64, controller: u64| Key(mark << 60 | controller << 56 | tag(ARRAY) << 48 | 7 << 24 | 3);
-        assert_eq!(owner(ARRAY, mine(MARK, 1)), Some(ControllerId::A));
-        assert_eq!(owner(ARRAY, mine(MARK, 2)), Some(ControllerId::B));
-        let other = ArrayId::from_bytes(*b"another array :)");
-        for key in [
-            mine(MARK, 3),
-            mine(5, 1),
-            remover(ARRAY, ControllerId::B),
-            Key(0x1234),
-        ] {
-            assert_eq!(owner(ARRAY, key), None, "{key}");
-        }
-        assert_eq!(owner(other, mine(MARK, 1)), None);
-    }
-
-    #[test]
-    fn a_key_is_read_as_it_is_shown() {
-        for key in [Key(1), remover(ARRAY, ControllerId::A)] {
-            assert_eq!(parse(&key.to_string()), Ok(key));
-        }
-        assert_eq!(parse("00000000000012aF"), Ok(Key(0x12af)));
-        for wrong in [
-            "",
-            "0x",
-            "12",
-            "0x0000000000000000",
-            "0x+000000000001234",
-            "g000000000001234",
-        ] {
-            assert!(
-                parse(wrong).is_err_and(|why| why.contains("16 hexadecimal digits")),
-                "{wrong}"
-            );
-        }
-    }
 }

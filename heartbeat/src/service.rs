@@ -82,7 +82,7 @@ impl Doors {
         let mut wrong = RpcError::new(Code::InvalidParams, &self.place, "keys that are none");
         let mut named = BTreeSet::new();
         for (index, text) in given.iter().enumerate() {
-            match keys::parse(text) {
+            match pollux_block_frame::key::parse(text) {
                 Ok(key) => drop(named.insert(key)),
                 Err(why) => {
                     let right = "a key as `pool.status` shows it among the foreign ones";

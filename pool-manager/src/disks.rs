@@ -3,9 +3,9 @@
 //! A disk lets in one session of this program at a time and drains the older one first. So a session that is dropped
 //! because a command did not come back in time, and replaced, leaves nothing behind that could still take effect.
 
-use crate::key::port_of;
 use futures_util::future::join_all;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex};
+use pollux_block_frame::key::port_of;
 use pollux_block_frame::{Client, EndpointInfo, Error, Hello, Purpose};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

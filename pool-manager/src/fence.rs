@@ -22,10 +22,10 @@
 //! there and acknowledge.
 
 use crate::disks::{Disks, deadline};
-use crate::key::{decode, encode, port_of, remover, whose};
 use crate::label::{self, Label, MemberState};
 use pollux_api::id::{ArrayId, DiskIndex, PoolId};
 use pollux_api::pool::{ForeignKey, PowerOff, ReservationKey, Take};
+use pollux_block_frame::key::{decode, encode, port_of, remover, whose};
 use pollux_block_frame::{
     Error, FullStatus, Key, Port, Registrant, Reservation, ReservationOut, ReservationType, Status,
 };

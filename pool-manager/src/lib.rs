@@ -27,7 +27,6 @@ pub mod extents;
 pub mod fence;
 pub mod intent;
 pub mod journal;
-pub mod key;
 pub mod kinds;
 pub mod label;
 pub mod lvm;

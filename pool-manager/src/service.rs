@@ -14,7 +14,6 @@ use crate::backend::{Backend, Imported, PoolError, Wanted};
 use crate::disks::Disks;
 use crate::embedded::{Embedded, is_stopped};
 use crate::fence::{self, EvictError, Exclusion, FenceError};
-use crate::key;
 use crate::kinds::Kinds;
 use crate::lvm::Lvm;
 use crate::lvmd::Lvmd;
@@ -32,7 +31,7 @@ use pollux_api::pool::{
     Imported as ImportedReply, ImportedPool, LegState, Made, PROPOSE, PoolEvent, PoolHealth, Propose, RESYNC,
     ROLL_BACK, Resync, RollBack, RolledBack, SERVICE, STATUS, STOP, Status, TAKE, Take, Taken,
 };
-use pollux_block_frame::Status as DiskStatus;
+use pollux_block_frame::{Status as DiskStatus, key};
 use pollux_platform::signal::Shutdown;
 use pollux_runtime::{Client, ControllerConfig, Ctx, Profile, Service};
 use std::collections::{BTreeSet, HashMap};

@@ -29,6 +29,7 @@ mod clock;
 mod error;
 mod frame;
 mod hello;
+pub mod key;
 mod message;
 mod server;
 #[cfg(test)]

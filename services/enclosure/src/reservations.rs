@@ -43,20 +43,9 @@ const ATTEMPTS: usize = 5;
 /// TYPE of the reservation that guards a pool.
 const GUARD: ReservationType = ReservationType::WriteExclusiveRegistrantsOnly;
 
-/// The mark of a key of an array, in its upper four bits.
-const MARK: u64 = 0xa;
-
 /// The port of the controller that registered this key, if it is one of this array.
 fn owner(array: ArrayId, key: u64) -> Option<Port> {
-    let tag = array
-        .as_bytes()
-        .iter()
-        .fold(0, |tag, byte| tag ^ u64::from(*byte));
-    match (key >> 60, key >> 56 & 0xf, key >> 48 & 0xff) {
-        (MARK, 1, found) if found == tag => Some(Port::A),
-        (MARK, 2, found) if found == tag => Some(Port::B),
-        _ => None,
-    }
+    pollux_block_frame::key::owner(array, Key(key)).map(pollux_block_frame::key::port_of)
 }
 
 /// A number for a nexus that is none of ours: FNV-1a of its names, above 255.

@@ -134,7 +134,7 @@ pub fn key(controller: ControllerId, epoch: u64, generation: u64) -> Reservation
 /// The same as a disk has it.
 #[must_use]
 pub fn raw(key: ReservationKey) -> u64 {
-    pollux_pool_manager::key::encode(ARRAY, key).map_or(0, |key| key.0)
+    pollux_block_frame::key::encode(ARRAY, key).map_or(0, |key| key.0)
 }
 
 impl Array {

@@ -304,7 +304,7 @@ fn disk_aborted(disk: &Arc<FakeDisk>) -> bool {
 async fn a_key_of_an_earlier_life_goes_and_the_others_stay_until_their_turn() {
     let other = pollux_api::id::ArrayId::from_bytes(*b"the array before");
     let theirs = |controller| {
-        let key = pollux_pool_manager::key::encode(other, key(controller, 3, 4));
+        let key = pollux_block_frame::key::encode(other, key(controller, 3, 4));
         key.expect("it fits").0
     };
     let array = Array::new(1).await;

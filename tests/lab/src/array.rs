@@ -48,6 +48,13 @@ pub struct Pool {
     pub lun: u16,
 }
 
+impl Pool {
+    /// The slots of its disks.
+    pub fn slots(&self) -> impl Iterator<Item = u16> {
+        self.disks.split(',').filter_map(|slot| slot.parse().ok())
+    }
+}
+
 /// A volume on which the host has a file system.
 #[derive(Clone, Copy, Debug)]
 pub struct Volume {
@@ -422,21 +429,17 @@ impl<'a> Array<'a> {
         })
     }
 
-    /// Begins a planned move of a pool away from its home, and calls it off at once. Where it was past the point of no
-    /// return already, the refusal must say so.
+    /// Begins a planned move of a pool away from its home, and calls it off at once.
     ///
     /// # Errors
-    /// It is refused for another reason.
+    /// It is refused: it was past its point of no return, or had arrived.
     pub fn switchover_and_abort(&self, pool: Pool) -> Result<()> {
-        let machine = self.lab.machine(pool.home)?;
         let name = pool.name;
         let script = format!("pollux switchover {name} --yes --wait 0; pollux abort {name}");
-        let said = machine.try_run(&script, COMMAND)?;
-        if said.status.success() || said.err.contains("point of no return") || said.err.contains("no move") {
-            Ok(())
-        } else {
-            Err(Error::step(format!("call off the move of {name}"), said.err))
-        }
+        self.lab
+            .machine(pool.home)?
+            .run_within(&script, COMMAND)
+            .map(drop)
     }
 
     /// Takeovers and moves as both controllers tell them, newest first.
@@ -576,6 +579,7 @@ impl Newer {
         if tree.exists() {
             fs::remove_dir_all(&tree).map_err(Error::file("remove", &tree))?;
         }
+        fs::create_dir_all(&tree).map_err(Error::file("make", &tree))?;
         let about = tree.join("DEBIAN");
         let mut unpack = DPKG_DEB.command()?;
         programs::run(what, unpack.arg("--control").args([&kept, &about]))?;

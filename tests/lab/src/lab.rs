@@ -17,7 +17,7 @@ use crate::programs::{self, SSH_KEYGEN};
 use crate::shelf::Shelf;
 use crate::ssh::Ssh;
 use crate::tools::Qemu;
-use crate::topology::{self, Node};
+use crate::topology::{self, Node, OWN_DISK};
 use crate::{payload, saved, wait};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -49,6 +49,16 @@ struct State {
 struct Started {
     process: Process,
     ssh_port: u16,
+}
+
+/// A machine that was put away as it was.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    node: Node,
+    folder: PathBuf,
+    // Found before anybody counts the time.
+    qemu: Qemu,
+    image: Image,
 }
 
 /// The lab of this workspace.
@@ -139,7 +149,7 @@ impl Lab {
             payload::fill(&tree, *node, &keys.join(KEY).with_extension("pub"))?;
             parts.push(tree.listing()?);
             parts.extend(topology::shape(*node));
-            trees.push((tree, folder.join("disk.img")));
+            trees.push((tree, folder.join(OWN_DISK)));
         }
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let key = Key::of(&parts);
@@ -195,7 +205,7 @@ impl Lab {
             let (name, own) = (machine.node.as_str(), folder.join(machine.node.as_str()));
             fs::create_dir_all(&own).map_err(Error::file("make", &own))?;
             saved::put_away(&mut machine.panel()?, &own.join(saved::MEMORY))?;
-            saved::copy(&self.places.run.join(name).join("disk.img"), &own)?;
+            saved::copy(&self.places.run.join(name).join(OWN_DISK), &own)?;
         }
         saved::copy(self.shelf()?.folder(), folder)?;
         for machine in self.machines() {
@@ -210,7 +220,7 @@ impl Lab {
         self.start_around()?;
         for node in Node::ALL {
             let own = saved.join(node.as_str());
-            saved::copy(&own.join("disk.img"), &self.places.run.join(node.as_str()))?;
+            saved::copy(&own.join(OWN_DISK), &self.places.run.join(node.as_str()))?;
             self.power_on_with(node, qemu, image, Some(&own.join(saved::MEMORY)))?;
         }
         for machine in self.machines() {
@@ -229,6 +239,41 @@ impl Lab {
     pub fn power_on(&mut self, node: Node) -> Result<()> {
         let (qemu, image) = self.parts()?;
         self.power_on_with(node, &qemu, &image, None)
+    }
+
+    /// Puts a running machine away as it is, memory and system; it has no power afterwards.
+    ///
+    /// # Errors
+    /// QEMU or the file system refuses.
+    pub fn keep(&self, node: Node) -> Result<Kept> {
+        let machine = self.machine(node)?;
+        let own = self.places.run.join(node.as_str());
+        let folder = own.join("kept");
+        fs::create_dir_all(&folder).map_err(Error::file("make", &folder))?;
+        machine.hang(true)?;
+        saved::put_away(&mut machine.panel()?, &folder.join(saved::MEMORY))?;
+        machine.cut_power()?;
+        saved::copy(&own.join(OWN_DISK), &folder)?;
+        let (qemu, image) = self.parts()?;
+        Ok(Kept {
+            node,
+            folder,
+            qemu,
+            image,
+        })
+    }
+
+    /// Gives power to a machine that has none, which goes on as it was kept: with that memory, and with that system on its disk.
+    /// The second disk of a controller is as the machine has left it since.
+    ///
+    /// # Errors
+    /// It runs, or its QEMU does not start.
+    pub fn power_on_as(&mut self, kept: Kept) -> Result<()> {
+        let disk = self.places.run.join(kept.node.as_str()).join(OWN_DISK);
+        fs::rename(kept.folder.join(OWN_DISK), &disk).map_err(Error::file("put back", &disk))?;
+        let memory = kept.folder.join(saved::MEMORY);
+        self.power_on_with(kept.node, &kept.qemu, &kept.image, Some(&memory))?;
+        saved::wake(&mut self.machine(kept.node)?.panel()?)
     }
 
     /// `memory`: the file out of which it goes on; without one it boots.
@@ -254,6 +299,9 @@ impl Lab {
             (Some(shelf), true) => Some(shelf.port(node)),
             _ => None,
         };
+        if node.is_controller() {
+            state_disk(&folder.join(topology::STATE_DISK))?;
+        }
         // Of the life before: what waits for it must not see the old one.
         for stale in ["qmp.sock", "ssh.sock"] {
             let _ = fs::remove_file(folder.join(stale));
@@ -339,6 +387,18 @@ impl Lab {
     pub fn console(&self, node: Node) -> PathBuf {
         self.places.run.join(node.as_str()).join("console.log")
     }
+}
+
+/// An empty disk, unless there is one already.
+fn state_disk(file: &Path) -> Result<()> {
+    const BYTES: u64 = 128 << 20;
+    let disk = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(file);
+    disk.and_then(|disk| disk.set_len(BYTES))
+        .map_err(Error::file("make", file))
 }
 
 /// The key of all labs of this workspace: machines that were put away know it.

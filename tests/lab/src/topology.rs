@@ -40,6 +40,11 @@ pub enum Segment {
     Front,
 }
 
+/// A machine's own disk, over the image.
+pub const OWN_DISK: &str = "disk.img";
+/// A second disk of a controller's own, empty until a case wants one that is no part of its system.
+pub const STATE_DISK: &str = "state.img";
+
 /// Memory of a machine, MiB. A controller of the tests needs some 300.
 const MEMORY_MIB: u32 = 768;
 
@@ -325,8 +330,12 @@ pub fn arguments(
     };
     add("-blockdev", disk("image", show(places.root), true));
     add("-device", "virtio-blk-pci,drive=image".into());
-    add("-blockdev", disk("own", own("disk.img"), false));
+    add("-blockdev", disk("own", own(OWN_DISK), false));
     add("-device", "virtio-blk-pci,drive=own".into());
+    if node.is_controller() {
+        add("-blockdev", disk("state", own(STATE_DISK), false));
+        add("-device", "virtio-blk-pci,drive=state".into());
+    }
     let mac = |nic: u8| format!("52:54:00:4c:{:02x}:{nic:02x}", node.index());
     add(
         "-netdev",

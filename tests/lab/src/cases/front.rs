@@ -1,12 +1,13 @@
 //! What a host sees: its cables, and a move under a full queue.
 
-use super::{FAULT, homes_keep, pool_of};
+use super::{FAULT, homes_keep, pool_of, shelf};
 use crate::array::{Array, POOLS};
 use crate::error::Result;
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::topology::{Node, Segment};
 use crate::wait::last;
+use serde_json::json;
 
 /// F1: the host's way to the owner, then every way, for ten seconds each.
 pub(super) fn ports(lab: &mut Lab) -> Result<()> {
@@ -39,11 +40,16 @@ pub(super) fn planned(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// I2: a move that is called off before its point of no return; where it was already past it, it arrives.
+/// I2: a move is called off before its point of no return, which is far away while its disks are slow: the pool stays, and is
+/// served by who had it.
 pub(super) fn aborted(lab: &mut Lab) -> Result<()> {
     let pool = pool_of(Node::A);
-    let array = Array::of(lab);
-    array.switchover_and_abort(pool)?;
-    Host::of(lab)?.wait_progress()?;
-    array.wait_home()
+    let slow = json!({ "slow": { "min_ms": 1_000, "max_ms": 1_500 } });
+    for disk in pool.slots() {
+        shelf::fault(lab, disk, &slow)?;
+    }
+    Array::of(lab).switchover_and_abort(pool)?;
+    shelf::heal(lab)?;
+    homes_keep(lab)?;
+    Host::of(lab)?.wait_progress()
 }

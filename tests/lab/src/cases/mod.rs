@@ -116,7 +116,7 @@ pub const CASES: [Case; 32] = [
     },
     Case {
         name: "a9",
-        what: "the owner is reset: it may be back before its partner has noticed",
+        what: "the owner is back, just booted, before its partner calls it dead",
         quick: false,
         load: Load::LIGHT,
         fault: death::reset,

@@ -4,12 +4,15 @@
 //! 63..60 0xa   59..56 controller (1 a, 2 b)   55..48 array   47..24 epoch   23..0 claim generation
 //! ```
 //!
+//! Every daemon that meets a key asks here whose it is: the one that registers it, the one that keeps the disk's path, and the one
+//! that has its ballots there.
+//!
 //! A key is never used twice, and two keys of one array can be told apart by age: a fencer that was decided upon
 //! long ago sees that its victim is younger than itself, and stops.
 
 use pollux_api::id::{ArrayId, ControllerId, Epoch, Generation};
 use pollux_api::pool::ReservationKey;
-use pollux_block_frame::{Key, Port};
+use crate::{Key, Port};
 
 const MARK: u64 = 0xa;
 /// The mark of a key that is there for a moment, to remove others.
@@ -24,7 +27,14 @@ fn array_tag(array: ArrayId) -> u64 {
         .fold(0, |tag, byte| tag ^ u64::from(*byte))
 }
 
+/// The controller that has registered this key, if it is one of this array's.
+#[must_use]
+pub fn owner(array: ArrayId, key: Key) -> Option<ControllerId> {
+    decode(array, key).map(|key| key.controller)
+}
+
 /// The port through which a controller reaches the disks.
+#[must_use]
 pub fn port_of(controller: ControllerId) -> Port {
     match controller {
         ControllerId::A => Port::A,
@@ -34,6 +44,7 @@ pub fn port_of(controller: ControllerId) -> Port {
 
 /// As the disk keeps it; `None` where epoch or generation have outgrown their 24 bits (16 million changes of
 /// ownership).
+#[must_use]
 pub fn encode(array: ArrayId, key: ReservationKey) -> Option<Key> {
     let (epoch, generation) = (key.epoch.get(), key.generation.get());
     if epoch > FIELD || generation > FIELD {
@@ -48,6 +59,7 @@ pub fn encode(array: ArrayId, key: ReservationKey) -> Option<Key> {
 }
 
 /// Whose a key is that is none of this array, in words.
+#[must_use]
 pub fn whose(key: Key) -> String {
     let controller = match key.0 >> 56 & 0xf {
         1 => "a",
@@ -68,6 +80,7 @@ pub fn whose(key: Key) -> String {
 
 /// The key under which a controller removes keys that are none of its array's. It never guards anything: whoever takes
 /// the disk preempts it as any key of a stranger.
+#[must_use]
 pub fn remover(array: ArrayId, controller: ControllerId) -> Key {
     let controller = controller.index() as u64 + 1;
     Key(REMOVER << 60 | controller << 56 | array_tag(array) << 48 | 1)
@@ -88,6 +101,7 @@ pub fn parse(text: &str) -> Result<Key, String> {
 }
 
 /// What a disk keeps, if it is a key of this array.
+#[must_use]
 pub fn decode(array: ArrayId, key: Key) -> Option<ReservationKey> {
     if key.0 >> 60 != MARK || key.0 >> 48 & 0xff != array_tag(array) {
         return None;
@@ -174,5 +188,13 @@ mod tests {
         )
         .expect("fits");
         assert_eq!(decode(other, ours), None, "a key of another array");
+        assert_eq!(owner(ARRAY, ours), Some(ControllerId::A));
+        for key in [
+            Key(ours.0 ^ 2 << 56),
+            Key(ours.0 ^ 8 << 60),
+            remover(ARRAY, ControllerId::B),
+        ] {
+            assert_eq!(owner(ARRAY, key), None, "{key}");
+        }
     }
 }
