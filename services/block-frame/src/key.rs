@@ -10,9 +10,9 @@
 //! A key is never used twice, and two keys of one array can be told apart by age: a fencer that was decided upon
 //! long ago sees that its victim is younger than itself, and stops.
 
+use crate::{Key, Port};
 use pollux_api::id::{ArrayId, ControllerId, Epoch, Generation};
 use pollux_api::pool::ReservationKey;
-use crate::{Key, Port};
 
 const MARK: u64 = 0xa;
 /// The mark of a key that is there for a moment, to remove others.

@@ -3,8 +3,9 @@
 
 use pollux_api::id::ControllerId;
 use pollux_appliance::{ARRAY, Array, key, raw, registered};
+use pollux_block_frame::key::remover;
 use pollux_block_frame::{Client, Hello, Key, Port, Purpose, Status};
-use pollux_heartbeat::keys::{ClearError, clear, remover};
+use pollux_heartbeat::keys::{ClearError, clear};
 use pollux_heartbeat::quorum::Path;
 use pollux_platform::fake::scsi::{FakeDisk, Nexus};
 use pollux_platform::scsi::command::{ReserveOut, reserve_out};

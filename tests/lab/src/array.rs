@@ -287,7 +287,15 @@ impl<'a> Array<'a> {
         let b = self.lab.machine(Node::B)?;
         let told = self.lab.machine(Node::A)?.run("cat /etc/pollux/partner.toml")?;
         setup(&b, &for_partner(&told))?;
+        // The one that stays serves all the while; its router has to let go of the keys for as long as they are made anew, and
+        // whoever has read the old ones starts again.
+        let a = self.lab.machine(Node::A)?;
+        a.run_within("systemctl stop rpc-routerd", COMMAND)?;
         self.pair()?;
+        a.run_within(
+            "systemctl start rpc-routerd && systemctl try-restart config-keeperd block-targetd heartbeatd",
+            COMMAND,
+        )?;
         b.run_within("systemctl start pollux.target", COMMAND).map(drop)
     }
 

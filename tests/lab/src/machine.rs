@@ -165,12 +165,14 @@ impl Machine {
     }
 
     fn wait_devices(&self, wanted: u64) -> Result<()> {
-        wait_for(&format!("{} has {wanted} devices", self.node), LOOK, || {
-            match self.devices().map_err(|error| error.to_string())? {
+        wait_for(
+            &format!("{} has {wanted} devices", self.node),
+            LOOK,
+            || match self.devices().map_err(|error| error.to_string())? {
                 found if found == wanted => Ok(()),
                 found => Err(format!("{found}")),
-            }
-        })
+            },
+        )
     }
 
     /// Sets its clock to this machine's: that of a machine that was put away has stood still.
