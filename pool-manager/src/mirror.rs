@@ -11,6 +11,7 @@
 //! | flush | every leg; then own key is read back on each, which a disk may have lost with its cache |
 //! | a leg's session ends before a flush | it may have lost its cache: made equal to a leg that has not; without one the next flush fails |
 //! | a disk counts changes of its reservations anew | it was without power: the same |
+//! | the path to a leg fails | tried again for a moment: the enclosure may have another path to the disk |
 //! | a leg fails | its failure is recorded, durably, on the legs that remain; only then is the write acknowledged |
 //! | no leg in sync remains | suspended: nothing is recorded, commands wait; it goes on when legs come back |
 //! | reservation conflict, preempted, wrong key | stopped, at once and for good; never retried |
@@ -39,7 +40,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thiserror::Error as ThisError;
 use tokio::sync::{RwLock, mpsc, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
 /// How long a command waits for a suspended pool: below a host's timeout (30 s) with room for the rest of the way.
@@ -47,6 +48,11 @@ pub const HOLD: Duration = Duration::from_secs(15);
 /// How long legs that are still missing are waited for once the first has come back after a suspension. A shelf
 /// switches its disks on one after the other; without patience each power cycle would cost a leg.
 const GATHER: Duration = Duration::from_secs(3);
+/// How long a leg that was in use is written to again and again after its path has failed: the enclosure has to notice, to bring
+/// what is under way to its end, and to open another path where there is one. A disk without one stalls its pool so long, once.
+const REPATH: Duration = Duration::from_secs(2);
+/// How soon it is tried again. Nothing tells this side that the disk is served anew.
+const REPATH_LOOK: Duration = Duration::from_millis(50);
 /// Locks of regions; regions share them.
 const STRIPES: usize = 64;
 /// Unmaps are cut into pieces, so that none takes long.
@@ -147,8 +153,20 @@ enum Failure {
     Medium,
     /// Nothing was done and nothing will be.
     NotDone,
+    /// The same: nobody serves the disk.
+    NoSession,
     /// Whether it was done is unknown.
     Unknown,
+}
+
+impl Failure {
+    /// Whether the command may have had an effect.
+    fn may_be_done(self) -> bool {
+        match self {
+            Self::Medium | Self::Unknown => true,
+            Self::NotDone | Self::NoSession => false,
+        }
+    }
 }
 
 /// How one leg took one command.
@@ -311,7 +329,10 @@ impl Mirror {
             .disks
             .session(disk)
             .await
-            .map_err(|error| not_done(error.to_string()))?;
+            .map_err(|error| LegResult::Failed {
+                failure: Failure::NoSession,
+                why: error.to_string(),
+            })?;
         let expected = self.label().member(disk).map(|member| member.id);
         if expected != Some(session.info.id) {
             let why = format!(
@@ -342,13 +363,35 @@ impl Mirror {
         Ok(session)
     }
 
-    /// One command on one leg; `operation` makes it anew for a second try after the connection was lost. The caller
-    /// holds off everything that must not overtake it, so trying twice is the same as trying once.
-    async fn on_leg(&self, disk: DiskIndex, operation: impl Fn(&Session) -> Operation) -> LegResult {
+    /// One command on one leg; `operation` makes it anew for another try after the connection was lost, or, within `patience`,
+    /// the path. The caller holds off everything that must not overtake it, so trying twice is the same as trying once.
+    async fn on_leg(
+        &self,
+        disk: DiskIndex,
+        patience: Duration,
+        operation: impl Fn(&Session) -> Operation,
+    ) -> LegResult {
+        // Whoever was never in use here is not waited for: an import goes on without it.
+        let used = lock(&self.verified).contains_key(&disk);
+        let until = Instant::now() + if used { patience } else { Duration::ZERO };
         let mut again = true;
         loop {
             let session = match self.leg(disk).await {
                 Ok(session) => session,
+                Err(LegResult::Failed {
+                    failure: Failure::NoSession,
+                    ..
+                }) if Instant::now() < until => {
+                    sleep(REPATH_LOOK).await;
+                    continue;
+                }
+                // The first of two tries may have been done.
+                Err(LegResult::Failed { why, .. }) if !again => {
+                    return LegResult::Failed {
+                        failure: Failure::Unknown,
+                        why,
+                    };
+                }
                 Err(result) => return result,
             };
             let error = match session
@@ -384,6 +427,10 @@ impl Mirror {
                     };
                 }
                 (Error::Disconnected { .. }, _) if again => again = false,
+                (Error::Disconnected { .. }, _) | (_, Some(Status::NoPath)) if Instant::now() < until => {
+                    again = false;
+                    sleep(REPATH_LOOK).await;
+                }
                 (Error::Deadline { .. }, _) => {
                     self.disks.give_up(disk, &session).await;
                     return LegResult::Failed {
@@ -413,7 +460,10 @@ impl Mirror {
         legs: &[DiskIndex],
         operation: impl Fn(&Session) -> Operation,
     ) -> Result<Vec<(DiskIndex, Failure)>, MirrorError> {
-        let results = self.disks.each(legs, |disk| self.on_leg(disk, &operation)).await;
+        let results = self
+            .disks
+            .each(legs, |disk| self.on_leg(disk, REPATH, &operation))
+            .await;
         let mut failed = Vec::new();
         let mut stopped = false;
         for (disk, result) in results {
@@ -508,7 +558,7 @@ impl Mirror {
             if failed.is_empty() {
                 break;
             }
-            anywhere |= failed.len() < legs.len() || failed.iter().any(|(_, how)| *how != Failure::NotDone);
+            anywhere |= failed.len() < legs.len() || failed.iter().any(|(_, how)| how.may_be_done());
             let mut remaining = next.clone();
             for member in &mut remaining.members {
                 if failed.iter().any(|(disk, _)| *disk == member.disk) {
@@ -845,7 +895,8 @@ impl Mirror {
             lba: (DATA_AT + at) / u64::from(session.info.block_size),
             blocks: (length / u64::from(session.info.block_size)) as u32,
         };
-        match self.on_leg(disk, read).await {
+        // There is another leg to read.
+        match self.on_leg(disk, Duration::ZERO, read).await {
             LegResult::Done(data) if data.len() as u64 != length => {
                 let why = format!("{} bytes where {length} were asked", data.len());
                 LegResult::Failed {

@@ -143,7 +143,7 @@ impl Served {
                 self.work(&self.data, session, begin_by, move |path, _| {
                     let data = path
                         .read(offset, length as usize)
-                        .map_err(|error| of_io(&error))?;
+                        .map_err(|error| of_io(path, &error))?;
                     Ok(Reply::data(Bytes::from_owner(data)))
                 })
                 .await
@@ -151,14 +151,15 @@ impl Served {
             Operation::Write { lba, data, fua } => {
                 let (offset, _) = self.extent(lba, &data)?;
                 self.work(&self.data, session, begin_by, move |path, _| {
-                    path.write(offset, &data, fua).map_err(|error| of_io(&error))?;
+                    path.write(offset, &data, fua)
+                        .map_err(|error| of_io(path, &error))?;
                     Ok(Reply::ok())
                 })
                 .await
             }
             Operation::Flush => {
                 self.work(&self.data, session, begin_by, |path, _| {
-                    path.flush().map_err(|error| of_io(&error))?;
+                    path.flush().map_err(|error| of_io(path, &error))?;
                     Ok(Reply::ok())
                 })
                 .await
@@ -170,7 +171,8 @@ impl Served {
                     while done < length {
                         session.may_begin()?;
                         let part = ZERO_BYTES.min(length - done);
-                        path.zero(offset + done, part).map_err(|error| of_io(&error))?;
+                        path.zero(offset + done, part)
+                            .map_err(|error| of_io(path, &error))?;
                         done += part;
                     }
                     Ok(Reply::ok())
@@ -280,7 +282,9 @@ fn swapped(error: ScsiError) -> Result<Reply, Refusal> {
 }
 
 /// What the block layer's errors mean (`blk_errors` in block/blk-core.c).
-fn of_io(error: &io::Error) -> Refusal {
+///
+/// EIO is said of a medium and of a device that has just been taken away alike: the disk itself tells which.
+fn of_io(path: &dyn ScsiDisk, error: &io::Error) -> Refusal {
     /// `errno` values that libc's users know by name.
     const EBADE: i32 = 52;
     const ENODATA: i32 = 61;
@@ -296,7 +300,11 @@ fn of_io(error: &io::Error) -> Refusal {
     let status = match (scsi, error.raw_os_error()) {
         (Some(scsi), _) => status_of(scsi),
         (_, Some(EBADE)) => Status::ReservationConflict,
-        (_, Some(ENODATA | EILSEQ | EREMOTEIO | EIO)) => Status::MediumError,
+        (_, Some(ENODATA | EILSEQ | EREMOTEIO)) => Status::MediumError,
+        (_, Some(EIO)) => match run(path, &command::test_unit_ready()) {
+            Err(ScsiError::Io { .. } | ScsiError::Transport { .. }) => Status::NoPath,
+            _ => Status::MediumError,
+        },
         // The kernel has made the device read-only.
         (_, Some(EROFS | EPERM)) => Status::WriteProtected,
         (_, Some(ENOMEM)) => Status::MediumError,
@@ -351,10 +359,14 @@ impl Handler for Served {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pollux_platform::fake::scsi::{FakeDisk, Model};
+    use pollux_platform::scsi::decode::Wwn;
 
     #[test]
     fn errors_of_the_block_layer_are_told_as_what_they_mean() {
         let errno = io::Error::from_raw_os_error;
+        let disk = FakeDisk::new(Model::new(Wwn::Naa(0x5000_c500_a1b2_c3d7)));
+        let path = disk.port(7);
         for (error, status) in [
             (errno(52), Status::ReservationConflict),
             (errno(61), Status::MediumError),
@@ -369,7 +381,11 @@ mod tests {
                 Status::ReservationConflict,
             ),
         ] {
-            assert_eq!(of_io(&error).status, status, "{error}");
+            assert_eq!(of_io(&path, &error).status, status, "{error}");
+        }
+        disk.cut(7, true);
+        for error in [errno(5), path.write(0, &[0; 512], true).expect_err("it is gone")] {
+            assert_eq!(of_io(&path, &error).status, Status::NoPath, "{error}");
         }
         assert!(
             errno(52).to_string().contains("xchange"),

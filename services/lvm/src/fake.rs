@@ -356,8 +356,7 @@ impl FakeTools {
         let name = on_disks.first().ok_or("Volume group not found")?.clone();
         let whole = shelf.missing(&name, &seen) == 0;
         let vg = shelf.groups.get_mut(&name).ok_or("Volume group not found")?;
-        let partner = rest.contains(&"--systemid");
-        if vg.system_id != system && !partner {
+        if vg.system_id != system {
             return Err(format!("Cannot access VG {name} with system ID {}", vg.system_id));
         }
         let activation = rest
@@ -387,7 +386,14 @@ impl FakeTools {
                 }
                 lock(&self.mapped).retain(|device, _| !device.starts_with(&own));
             }
-            ("vgchange", None) => vg.system_id = system,
+            ("vgchange", None) => {
+                let heir = rest
+                    .iter()
+                    .skip_while(|word| **word != "--systemid")
+                    .nth(1)
+                    .ok_or("vgchange: nothing to change")?;
+                vg.system_id = (*heir).to_owned();
+            }
             ("vgremove", _) => {
                 shelf.groups.remove(&name);
                 shelf.images.remove(&name);
@@ -662,9 +668,22 @@ impl FakeTools {
     ) {
         let images = shelf.images.get(group).cloned().unwrap_or_default();
         let numbers: Vec<Option<Number>> = (images.iter()).map(|id| Some(shelf.disks.get(id)?.0)).collect();
+        let has_volumes = (shelf.groups.get(group).into_iter())
+            .flat_map(|vg| &vg.lvs)
+            .any(|lv| names::role(&lv.name).is_some());
         drop(shelf);
         let number = |name: &str| self.number(name);
-        let (tdata, tpool) = (format!("{group}-pool_tdata"), format!("{group}-pool-tpool"));
+        let (tdata, pool) = (format!("{group}-pool_tdata"), format!("{group}-pool"));
+        // A thin pool has a layer of its own from its first volume on.
+        let tpool = if has_volumes {
+            format!("{pool}-tpool")
+        } else {
+            pool.clone()
+        };
+        if has_volumes {
+            let layered = |table: &str| !table.contains(" thin-pool ");
+            lock(&self.mapped).retain(|name, (_, table, _)| *name != pool || layered(table));
+        }
         let behind = |disk: Number| {
             let mapped = lock(&self.mapped);
             let gate = |gate: &&str| {

@@ -198,10 +198,13 @@ impl<T: Tools> Groups<T> {
             if calls.is_empty() {
                 return Ok(groups);
             }
-            let system = plan::system(groups.first(), &self.systems).to_owned();
+            let system = plan::system(groups.first(), &self.systems);
             for call in calls {
                 let began = Instant::now();
-                self.lvm(gates, &system, &call).await?;
+                // LVM lets a group's present system give it away, and nobody else take it.
+                let giver = groups.first().filter(|_| plan::gives_away(&call));
+                let system = giver.map_or(system, |vg| &vg.system_id);
+                self.lvm(gates, system, &call).await?;
                 last = call.join(" ");
                 info!(%pool, took = ?began.elapsed(), "{last}");
             }

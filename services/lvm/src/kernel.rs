@@ -152,7 +152,11 @@ impl Kernel {
     /// What stands of an active group; `None` where there is no thin pool.
     #[must_use]
     pub fn state(&self, pool: PoolId) -> Option<State> {
-        let tpool = self.mapped.get(&names::mapped(pool, "pool-tpool"))?;
+        // In which no volume was made yet, the pool's own name stands for it (`lv_is_new_thin_pool` in LVM's lib/metadata).
+        let thin = |mapped: &&Mapped| mapped.table.1.first().is_some_and(|target| target == "thin-pool");
+        let tpool = ["pool-tpool", "pool"]
+            .iter()
+            .find_map(|name| self.mapped.get(&names::mapped(pool, name)).filter(thin))?;
         let block = tpool.table.1.get(3).and_then(|word| word.parse::<u64>().ok())? * SECTOR;
         let mut state = State {
             capacity_bytes: tpool.table.0 * SECTOR,
@@ -331,6 +335,24 @@ pub(crate) mod tests {
         let place = |end: &str| order.iter().position(|name| name.ends_with(end)).expect(end);
         assert!(place("-v_1") < place("-pool-tpool") && place("-pool-tpool") < place("-pool_tdata"));
         assert!(place("-pool_tdata") < place("rimage_0") && place("rmeta_1") < place("_03"));
+    }
+
+    #[test]
+    fn a_thin_pool_without_a_layer_of_its_own_is_active() {
+        let plain = |text: &str| -> String {
+            let lines = text
+                .lines()
+                .filter(|line| !line.contains("-pool:") && !line.contains("-pool,"));
+            lines
+                .map(|line| line.replace("-pool-tpool", "-pool") + "\n")
+                .collect()
+        };
+        let kernel = Kernel::read(&plain(INFO), &plain(TABLE), &plain(STATUS));
+        let layered = Kernel::read(INFO, TABLE, STATUS);
+        assert_eq!(kernel.state(POOL), layered.state(POOL));
+        let gone = |text: &str| text.replace("-pool-tpool", "-other");
+        let without = Kernel::read(&gone(INFO), &gone(TABLE), &gone(STATUS));
+        assert_eq!(without.state(POOL), None, "what stands on a thin pool is none");
     }
 
     #[test]

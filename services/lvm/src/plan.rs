@@ -334,6 +334,12 @@ fn adopt(vg: &Vg, systems: &Systems) -> Option<Call> {
     others.then(|| call(&["vgchange", "--yes", "--systemid", &systems.own, &vg.name]))
 }
 
+/// The call makes a group another system's.
+#[must_use]
+pub fn gives_away(call: &Call) -> bool {
+    call.iter().any(|word| word == "--systemid")
+}
+
 /// Makes the group the own system's, and activates it.
 ///
 /// # Errors

@@ -293,7 +293,8 @@ impl<'a> Array<'a> {
         a.run_within("systemctl stop rpc-routerd", COMMAND)?;
         self.pair()?;
         a.run_within(
-            "systemctl start rpc-routerd && systemctl try-restart config-keeperd block-targetd heartbeatd",
+            "set -e; systemctl start rpc-routerd
+             for daemon in config-keeperd block-targetd heartbeatd; do systemctl try-restart $daemon; done",
             COMMAND,
         )?;
         b.run_within("systemctl start pollux.target", COMMAND).map(drop)

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 const BOOT: Duration = Duration::from_secs(900);
 /// A command that only looks.
 pub const LOOK: Duration = Duration::from_secs(120);
+/// Waits until udev has done what it can. What happens to a disk that enclosured has locked keeps it busy for three minutes
+/// (`BLOCK_DEVICE_LOCKING` of systemd), and is none of our business.
+pub const SETTLED: &str = "udevadm settle --timeout=10 || true";
 /// Lines of the console that an error shows.
 const CONSOLE: usize = 15;
 
@@ -139,7 +142,9 @@ impl Machine {
         let DiskWay { block, device } = way.to(self.node, port, slot);
         self.qmp("blockdev-add", block)?;
         self.qmp("device_add", device)?;
-        self.wait_devices(before + 1)
+        self.wait_devices(before + 1)?;
+        // Its node belongs to nobody but root until udev has been there.
+        self.run(SETTLED).map(drop)
     }
 
     /// A way to a disk of the shelf is pulled out.

@@ -5,7 +5,7 @@
 //! closed, and its links are gone for a moment.
 
 use crate::error::{Error, Result};
-use crate::machine::{LOOK, Machine};
+use crate::machine::{LOOK, Machine, SETTLED};
 use crate::shelf::{DATA, QUORUM};
 use crate::ssh::Said;
 
@@ -177,11 +177,11 @@ pub struct Disk {
 /// One is missing, or is there twice.
 pub fn disks(machine: &Machine) -> Result<Vec<Disk>> {
     // The name that udev has read from the disk (VPD 83h, NAA).
-    let script = "udevadm settle && for disk in /sys/class/scsi_generic/*; do \
-                  block=$(basename \"$disk\"/device/block/*); \
-                  wwn=$(udevadm info --query=property --property=ID_WWN --value --name=\"/dev/$block\"); \
-                  echo \"$(basename \"$(readlink -f \"$disk/device\")\") naa.${wwn#0x} /dev/$(basename \"$disk\")\"; done";
-    let text = machine.run(script)?;
+    let each = "for disk in /sys/class/scsi_generic/*; do \
+                block=$(basename \"$disk\"/device/block/*); \
+                wwn=$(udevadm info --query=property --property=ID_WWN --value --name=\"/dev/$block\"); \
+                echo \"$(basename \"$(readlink -f \"$disk/device\")\") naa.${wwn#0x} /dev/$(basename \"$disk\")\"; done";
+    let text = machine.run(&format!("{SETTLED}; {each}"))?;
     in_slots(&text).map_err(|why| Error::step(format!("find the disks on {}", machine.node), why))
 }
 

@@ -535,7 +535,8 @@ impl FakePort {
             state.waiting -= 1;
         }
         if state.cut.contains(&self.nexus) {
-            return Err(io::Error::from_raw_os_error(libc::ENOLINK));
+            // As the kernel says it of a device that it has taken away.
+            return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         // The kernel's own commands get past unit attentions by being sent again.
         state.attentions.entry(self.nexus).or_default().clear();
