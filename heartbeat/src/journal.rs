@@ -30,6 +30,8 @@ struct Part {
     incident: ActionId,
     cause: Option<ActionId>,
     phase: Option<&'static str>,
+    /// It goes on where it was.
+    stays: bool,
 }
 
 /// Follows the notes of one core.
@@ -44,6 +46,8 @@ pub struct Journal {
     decision: Option<(Epoch, ActionId)>,
     requests: BTreeMap<PoolId, (ActionId, &'static str)>,
     parts: BTreeMap<PoolId, Part>,
+    /// Incidents of which a pool has gone on where it was.
+    unmoved: BTreeMap<ActionId, String>,
     generations: BTreeMap<PoolId, Generation>,
 }
 
@@ -60,6 +64,7 @@ impl Journal {
             decision: None,
             requests: BTreeMap::new(),
             parts: BTreeMap::new(),
+            unmoved: BTreeMap::new(),
             generations: BTreeMap::new(),
         }
     }
@@ -108,12 +113,14 @@ impl Journal {
                     incident,
                     cause: Some(cause),
                     phase: None,
+                    stays: false,
                 }
             }
             (None, Some(incident)) => Part {
                 incident,
                 cause: None,
                 phase: None,
+                stays: false,
             },
             (None, None) => {
                 let incident = self.move_action(pool);
@@ -122,6 +129,7 @@ impl Journal {
                     incident,
                     cause: None,
                     phase: None,
+                    stays: false,
                 }
             }
         };
@@ -258,18 +266,32 @@ impl Journal {
             }
         }
         if moving {
-            self.parts.insert(pool, Part { phase, ..part });
+            let stays = part.stays || state == "resuming";
+            self.parts.insert(pool, Part { phase, stays, ..part });
             return;
         }
         self.parts.remove(&pool);
+        if part.stays && state == "serving" {
+            let why = self.timeline().running(&name).and_then(|running| {
+                let mut own = running
+                    .phases
+                    .iter()
+                    .rev()
+                    .filter(|phase| phase.pool == Some(pool));
+                own.find_map(|phase| phase.note.clone())
+            });
+            let outcome = why.map_or_else(|| "aborted".to_owned(), |why| format!("failed: {why}"));
+            self.unmoved.insert(part.incident, outcome);
+        }
         let others: BTreeSet<_> = self.parts.values().map(|part| part.incident).collect();
         if !others.contains(&part.incident) {
             if self.membership == Some(part.incident) {
                 self.membership = None;
             }
-            let outcome = match state {
-                "serving" => "done".to_owned(),
-                other => format!("done: {other}"),
+            let outcome = match (self.unmoved.remove(&part.incident), state) {
+                (Some(outcome), _) => outcome,
+                (None, "serving") => "done".to_owned(),
+                (None, other) => format!("done: {other}"),
             };
             self.end(part.incident, &outcome);
         }
@@ -291,5 +313,47 @@ impl Journal {
 
     fn timeline(&self) -> std::sync::MutexGuard<'_, Timeline> {
         self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pollux_api::heartbeat::TimelineQuery;
+
+    /// What a request is said to have become, after its pool has gone through these states.
+    fn outcome(states: &[&'static str], exported: Option<&str>) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let timeline = Timeline::open(&dir.path().join("timeline.jsonl")).unwrap();
+        let timeline = Arc::new(Mutex::new(timeline));
+        let mut journal = Journal::new(ControllerId::A, timeline.clone());
+        let pool = PoolId::from_bytes([1; 16]);
+        journal.requested(&[pool], pollux_runtime::ctx::new_action(), "switchover");
+        let at = |ns| Now { ns, unix_ms: 0 };
+        for (ns, state) in (1..).zip(states.iter().copied()) {
+            journal.note(&Note::Pool { pool, state }, at(ns));
+            if state == "releasing" {
+                let (action, _) = journal.action(pool, at(ns));
+                let (name, note) = (action.to_string(), exported.map(str::to_owned));
+                let mut timeline = timeline.lock().unwrap();
+                timeline.open_phase(&name, "export", Some(pool), ns);
+                timeline.close_phase(&name, "export", Some(pool), ns, note);
+            }
+        }
+        let told = timeline.lock().unwrap().query(&TimelineQuery::default());
+        assert_eq!(told.len(), 1, "{told:?}");
+        told[0].outcome.clone()
+    }
+
+    #[test]
+    fn a_move_that_ends_where_it_began_is_not_done() {
+        assert_eq!(outcome(&["releasing", "giving", "given"], None), "done: given");
+        assert_eq!(
+            outcome(&["claiming", "importing", "publishing", "serving"], None),
+            "done"
+        );
+        let back = ["releasing", "resuming", "publishing", "serving"];
+        assert_eq!(outcome(&back, None), "aborted");
+        assert_eq!(outcome(&back, Some("busy")), "failed: busy");
     }
 }

@@ -450,7 +450,8 @@ impl<T: Tools> Groups<T> {
             let why = "the disk that the group has in its slot works, and is another one".to_owned();
             return Err(GroupError::Disk { slot, why });
         }
-        if !works {
+        let comes = !works;
+        if comes {
             let others = gates.iter().filter(|(other, _)| **other != slot);
             let smallest = others.filter_map(|(_, gate)| match gate {
                 Gate::Open { sectors, .. } => Some(*sectors),
@@ -479,8 +480,11 @@ impl<T: Tools> Groups<T> {
         let gates = Self::nodes(pool, &self.kernel().await?);
         let groups = self.report(&gates).await?;
         let vg = plan::find(&groups, &group, &self.systems)?;
-        if !vg.present.contains(&node) {
-            plan::may_replace(vg)?;
+        // A disk that failed and works again bears the group's name still, and holds what is older than the rest.
+        if comes || !vg.present.contains(&node) {
+            if !comes {
+                plan::may_replace(vg)?;
+            }
             let erased = self.tools.erase(&node).await;
             erased.map_err(|why| GroupError::Disk { slot, why })?;
         }

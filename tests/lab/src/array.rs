@@ -373,7 +373,9 @@ impl<'a> Array<'a> {
             .iter()
             .find(|known| known.name.as_deref() == Some(pool.name));
         let found = found.ok_or_else(|| format!("{node} does not know {} yet", pool.name))?;
-        if found.owner == Some(id(node)) && found.state == "serving" {
+        // What went wrong last stands behind it in parentheses.
+        let state = found.state.split(" (").next();
+        if found.owner == Some(id(node)) && state == Some("serving") {
             Ok(())
         } else {
             Err(format!(
