@@ -680,9 +680,12 @@ impl FakeTools {
         } else {
             pool.clone()
         };
-        if has_volumes {
-            let layered = |table: &str| !table.contains(" thin-pool ");
-            lock(&self.mapped).retain(|name, (_, table, _)| *name != pool || layered(table));
+        if has_volumes
+            && let Some((_, table, on)) = lock(&self.mapped).get_mut(&pool)
+            && table.contains(" thin-pool ")
+        {
+            *table = "0 819200 linear 253:3 0".to_owned();
+            on.clear();
         }
         let behind = |disk: Number| {
             let mapped = lock(&self.mapped);
