@@ -179,7 +179,7 @@ impl Host {
         self.machine
             .run(&format!(
                 "for disk in $(basename -a $(readlink -f /dev/disk/by-path/*-lun-{})); do echo $disk; done > /var/tmp/paths; \
-                 multipath -f {device} && for disk in $(cat /var/tmp/paths); do \
+                 multipath -f $(basename {device}) && for disk in $(cat /var/tmp/paths); do \
                  echo 1 > /sys/block/$disk/device/delete; done",
                 pool.lun
             ))
