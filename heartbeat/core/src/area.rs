@@ -24,8 +24,8 @@ pub enum Role {
     Serving,
     /// It is a member and gives its pools away, because it is to be shut down or has lost the shelf.
     Releasing,
-    /// This daemon ends, or has stopped serving and is about to reset. It may hold what it has not let go of: that has to be
-    /// fenced.
+    /// It was a member, and its daemon ends, or has stopped serving and is about to reset. It may hold what it has not let go of:
+    /// that has to be fenced.
     Dying,
     /// Good-bye: this incarnation has let go of everything in good order, and does nothing any more. True for ever.
     Left,
