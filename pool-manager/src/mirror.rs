@@ -50,6 +50,9 @@ pub const HOLD: Duration = Duration::from_secs(15);
 const GATHER: Duration = Duration::from_secs(3);
 /// How long a leg that was in use is written to again and again after its path has failed: the enclosure has to notice, to bring
 /// what is under way to its end, and to open another path where there is one. A disk without one stalls its pool so long, once.
+///
+/// A write that was answered with "no path" is taken to have ended, as every multipath driver takes it: one that the disk still
+/// executed after the same was written over the other path, and the range again after that, would be found by nobody.
 const REPATH: Duration = Duration::from_secs(2);
 /// How soon it is tried again. Nothing tells this side that the disk is served anew.
 const REPATH_LOOK: Duration = Duration::from_millis(50);

@@ -591,14 +591,14 @@ impl Array {
         let Some(datagram) = node.spoken.take() else {
             return;
         };
-        let Some(mut word) = datagram.last_word() else {
-            return;
-        };
-        node.word_said = true;
-        if self.setup.breakage == Some(Breakage::FalseFarewell) {
-            word.advert.role = Role::Left;
+        // Who has no last word ends all the same.
+        if let Some(mut word) = datagram.last_word() {
+            node.word_said = true;
+            if self.setup.breakage == Some(Breakage::FalseFarewell) {
+                word.advert.role = Role::Left;
+            }
+            self.send(c, word);
         }
-        self.send(c, word);
         match then {
             Then::LivesOn => {}
             Then::Dies => self.crash(c),
