@@ -51,8 +51,8 @@ const GATHER: Duration = Duration::from_secs(3);
 /// How long a leg that was in use is written to again and again after its path has failed: the enclosure has to notice, to bring
 /// what is under way to its end, and to open another path where there is one. A disk without one stalls its pool so long, once.
 ///
-/// A write that was answered with "no path" is taken to have ended, as every multipath driver takes it: one that the disk still
-/// executed after the same was written over the other path, and the range again after that, would be found by nobody.
+/// A write that was answered with "no path" may still be in the disk, and must not be executed after a newer one of the same
+/// range: the enclosure serves the other path only when it has aborted there what came over the one before.
 const REPATH: Duration = Duration::from_secs(2);
 /// How soon it is tried again. Nothing tells this side that the disk is served anew.
 const REPATH_LOOK: Duration = Duration::from_millis(50);

@@ -22,6 +22,11 @@
 //!                        after the second look     PREEMPT removes the key from every path that has it
 //! ```
 //!
+//! Then the path that took over *preempts and aborts* its own key, which SPC-4 (5.13.11.3) takes to mean every other path that
+//! has it: what the disk still holds of the path before is not executed any more, and what arrives late over it meets a
+//! conflict. The pool manager sends what had no answer again, and may write the same blocks anew afterwards: an old write that
+//! the disk executed then would stand in the place of the new one.
+//!
 //! Reading is one command (READ FULL STATUS), or, on disks that do not have it, READ KEYS twice around READ RESERVATION: a
 //! reservation that was read between two equal lists of keys of one generation was there with them.
 
@@ -187,21 +192,23 @@ impl Reservations {
     }
 
     /// What another path of this controller was registered with goes for this one, too, if exclusion still stands: answers
-    /// the key. Nothing else may be sent over the path before this has ended.
+    /// the key. `alone`: the other paths are the controller's no longer, and nothing that was sent over them is done from now
+    /// on. Nothing else may be sent over the path before this has ended.
     ///
     /// # Errors
     /// What the disk says. Writes over this path may meet a conflict then, until the owner registers anew.
-    pub(crate) fn inherit(&self, disk: &dyn ScsiDisk, port: Port) -> Result<Option<Key>, Refusal> {
+    pub(crate) fn inherit(
+        &self,
+        disk: &dyn ScsiDisk,
+        port: Port,
+        alone: bool,
+    ) -> Result<Option<Key>, Refusal> {
         let Some(key) = Self::sole(&self.read(disk)?, port) else {
             return Ok(None);
         };
         let register = |current: u64, new: u64| {
             let command = command::reserve_out(ReserveOut::Register, 0, current, new, self.persists);
-            match run(disk, &command) {
-                Ok(_) => Ok(true),
-                Err(ScsiError::ReservationConflict { .. }) => Ok(false),
-                Err(error) => Err(Refusal::from(error)),
-            }
+            conflict_is_no(run(disk, &command))
         };
         // Refused where this path is registered already: then it has the same key, since no other one is there.
         let new = register(0, key.0)?;
@@ -211,18 +218,28 @@ impl Reservations {
         if new && !matches!(still, Ok(true)) {
             register(key.0, 0)?;
         }
-        Ok(still?.then_some(key))
+        if !still? {
+            return Ok(None);
+        }
+        // A conflict: the partner has preempted the key since.
+        let kept =
+            !alone || conflict_is_no(self.forget_other_paths(disk, key.0, ReserveOut::PreemptAndAbort))?;
+        Ok(kept.then_some(key))
     }
 
-    /// A key that is given back may stand on other paths of this controller, which may be dead: PREEMPT by the same key
-    /// takes it from all but this one.
-    fn forget_other_paths(&self, disk: &dyn ScsiDisk, key: u64) -> Result<(), ScsiError> {
+    /// A key may stand on other paths of this controller, which may be dead: PREEMPT by the same key takes it from all but
+    /// this one.
+    fn forget_other_paths(
+        &self,
+        disk: &dyn ScsiDisk,
+        key: u64,
+        preempt: ReserveOut,
+    ) -> Result<(), ScsiError> {
         let keys = Keys::decode(&list(disk, ReserveIn::ReadKeys)?)?.keys;
         if key == 0 || keys.iter().filter(|other| **other == key).count() < 2 {
             return Ok(());
         }
-        let command = command::reserve_out(ReserveOut::Preempt, GUARD as u8, key, key, false);
-        run(disk, &command).map(drop)
+        run(disk, &command::reserve_out(preempt, GUARD as u8, key, key, false)).map(drop)
     }
 
     /// PERSISTENT RESERVE OUT.
@@ -251,7 +268,7 @@ impl Reservations {
             }
         };
         let gives_back = action == ReserveOut::Register && argument == 0;
-        if gives_back && let Err(error) = self.forget_other_paths(disk, key) {
+        if gives_back && let Err(error) = self.forget_other_paths(disk, key, ReserveOut::Preempt) {
             tracing::warn!(%error, "the key may stay on another path of this controller: the next owner preempts it");
         }
         let registers = matches!(action, ReserveOut::Register | ReserveOut::RegisterAndIgnore);
@@ -294,6 +311,15 @@ fn held(kind: u8, key: u64, port: Port) -> Result<Reservation, Refusal> {
         port,
         kind: known,
     })
+}
+
+/// Whether a command was done, where a conflict means that it must not be.
+fn conflict_is_no<T>(result: Result<T, ScsiError>) -> Result<bool, Refusal> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(ScsiError::ReservationConflict { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Registrants without repetition, in their order: a controller with two paths is one.
@@ -453,7 +479,7 @@ mod tests {
         let (disk, [first, partner]) = shelf(|_| ());
         let second = disk.port(8);
         let reservations = Reservations::new(ARRAY, true);
-        let inherit = || reservations.inherit(&second, Port::A).expect("asked");
+        let inherit = || reservations.inherit(&second, Port::A, false).expect("asked");
         assert_eq!(inherit(), None, "a blank disk");
         let (old, new) = (Key(ours(1, 5)), Key(ours(2, 6)));
         let out = |port: &FakePort, out| do_all(&reservations, &[(port, out)]);
@@ -462,7 +488,7 @@ mod tests {
         out(&first, ReservationOut::Reserve { key: old, kind: WERO });
         assert!(second.write(0, &[1; 512], true).is_err(), "a path of its own");
         assert_eq!(
-            reservations.inherit(&second, Port::B).expect("asked"),
+            reservations.inherit(&second, Port::B, true).expect("asked"),
             None,
             "what the partner holds"
         );
@@ -496,6 +522,43 @@ mod tests {
             "and nothing was registered"
         );
         assert_eq!(disk.peek(0, 512), [2; 512]);
+    }
+
+    #[test]
+    fn what_a_disk_still_holds_of_the_path_before_is_not_done_any_more() {
+        let (disk, [first, partner]) = shelf(|_| ());
+        let second = disk.port(8);
+        let reservations = Reservations::new(ARRAY, true);
+        let key = Key(ours(1, 5));
+        do_all(
+            &reservations,
+            &[
+                (&first, ReservationOut::RegisterAndIgnore { new: key }),
+                (&first, ReservationOut::Reserve { key, kind: WERO }),
+            ],
+        );
+        disk.stall(true);
+        let late = {
+            let first = first.clone();
+            std::thread::spawn(move || first.write(0, &[1; 512], true))
+        };
+        disk.wait_for_stalled(1);
+        for inherited in 0..2 {
+            let inherit = reservations.inherit(&second, Port::A, true);
+            assert_eq!(inherit.expect("asked"), Some(key), "the same key, {inherited}");
+        }
+        assert_eq!(disk.received(0x5f, 5), 1, "once: no other path has the key then");
+        disk.stall(false);
+        let late = late.join().expect("it ends");
+        assert_eq!(
+            late.expect_err("refused").raw_os_error(),
+            Some(52),
+            "EBADE: a conflict"
+        );
+        second.write(0, &[2; 512], true).expect("registered");
+        assert_eq!(disk.peek(0, 512), [2; 512]);
+        let status = reservations.read(&partner).expect("read");
+        assert_eq!(Reservations::sole(&status, Port::A), Some(key), "{status:?}");
     }
 
     /// A path at which the partner fences just before our first PERSISTENT RESERVE OUT arrives.
@@ -563,7 +626,7 @@ mod tests {
             partner: partner.clone(),
             keys: std::sync::Mutex::new(Some((new, old))),
         };
-        assert_eq!(reservations.inherit(&path, Port::A).expect("asked"), None);
+        assert_eq!(reservations.inherit(&path, Port::A, true).expect("asked"), None);
         assert_eq!(
             disk.received(0x5f, 0),
             2,
@@ -587,7 +650,10 @@ mod tests {
                 (&first, ReservationOut::Reserve { key, kind: WERO }),
             ],
         );
-        assert_eq!(reservations.inherit(&second, Port::A).expect("asked"), Some(key));
+        assert_eq!(
+            reservations.inherit(&second, Port::A, false).expect("asked"),
+            Some(key)
+        );
         disk.cut(7, true);
         let give_back = ReservationOut::Register {
             current: key,

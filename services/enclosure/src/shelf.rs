@@ -362,7 +362,8 @@ async fn open<W: World>(world: Arc<W>, place: Place, disk: Disk, found: Found) -
         let reservations = Reservations::new(place.array, facts.persists);
         if !disk.quorum {
             let address = &found.address;
-            match reservations.inherit(&*path, port_of(place.controller)) {
+            // The kernel may use another path than this one for what is its own.
+            match reservations.inherit(&*path, port_of(place.controller), !disk.kernel) {
                 Ok(None) => {}
                 Ok(Some(key)) => {
                     tracing::info!(disk = %disk.slot, address, %key, "registered as this controller is")

@@ -619,6 +619,10 @@ async fn the_other_path_goes_on_with_the_registration_of_the_first() {
         .unwrap();
     let status_now = over_second.reservation_status(deadline()).await.unwrap();
     assert_eq!(status_now.registrants.len(), 1, "{status_now:?}");
+    // What comes late over the path before is refused, wherever it waited.
+    fake.cut(1, false);
+    let raw = fake.port(1);
+    assert!(raw.write(0, &filled(3, 1), true).is_err());
     let partner = b.client(0).await;
     let conflict = Some(Status::ReservationConflict);
     assert_eq!(
@@ -638,12 +642,10 @@ async fn the_other_path_goes_on_with_the_registration_of_the_first() {
     ] {
         partner.reservation_out(out, deadline()).await.unwrap();
     }
-    fake.cut(1, false);
     assert_eq!(
         status(over_second.write(1, filled(3, 1), true, deadline()).await),
         conflict
     );
-    let raw = fake.port(1);
     assert!(
         raw.write(0, &filled(3, 1), true).is_err(),
         "nor by the first path"
