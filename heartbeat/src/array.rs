@@ -232,6 +232,15 @@ impl Array {
             .await
     }
 
+    /// Leaves disks of a pool that was deleted of which another one can be made.
+    ///
+    /// # Errors
+    /// The pool manager's.
+    pub async fn delete(&self, task: Task) -> Result<pool::Exported, RpcError> {
+        self.step(task, "delete", pool::DELETE, &pool::Export { pool: task.pool })
+            .await
+    }
+
     /// Stops a pool at once, without touching its disks.
     ///
     /// # Errors

@@ -367,6 +367,10 @@ impl Driver {
                 tracing::warn!(%pool, %generation, reason, "stopping pool");
                 self.order(pool, Job::Stop(generation));
             }
+            Effect::DeletePool { pool, generation } => {
+                tracing::info!(%pool, %generation, "the configuration has this pool no more");
+                self.order(pool, Job::Delete(generation));
+            }
             Effect::StopAll { reason } => {
                 tracing::error!(?reason, "stopping everything");
                 self.grant(0, 0);

@@ -1,7 +1,7 @@
 //! The migration of pools: what the core asks of one pool, carried out step by step.
 //!
 //! Each pool has a queue of its own, so that all pools move at the same time and the steps of one pool never overtake
-//! each other. Only a stop does not wait: it ends whatever runs for its pool and comes first.
+//! each other. Only a stop and a deletion do not wait: they end whatever runs for their pool and come first.
 //!
 //! ```text
 //! fence      pool.take
@@ -10,6 +10,7 @@
 //! release    alua.set moving (commands held) -> address.lower -> target.hold (drain) -> pool.export
 //! resume     pool.import (imported still, or it fails) -> publish
 //! stop       address.lower, alua.set nobody, pool.stop: all three, whatever the others say
+//! delete     as stop, and pool.delete before pool.stop
 //! ```
 //!
 //! It decides nothing: which pool, when, and on what evidence is the core's.
@@ -51,6 +52,8 @@ pub enum Job {
     Resume(ReservationKey),
     /// Stop using it at once.
     Stop(Generation),
+    /// Use it no more, and leave disks of which another one can be made.
+    Delete(Generation),
     /// Tell port groups and forwarding what this controller is for it.
     Route(Epoch, Generation, Role, bool),
 }
@@ -125,9 +128,9 @@ impl Moves {
             .send_if_modified(|is| std::mem::replace(is, reachable) != reachable);
     }
 
-    /// Puts an order into the queue of its pool; a stop goes first and ends what runs.
+    /// Puts an order into the queue of its pool; a stop or a deletion goes first and ends what runs.
     pub fn order(&mut self, order: Order) {
-        if matches!(order.job, Job::Stop(_))
+        if matches!(order.job, Job::Stop(_) | Job::Delete(_))
             && let Some(worker) = self.workers.remove(&order.pool)
         {
             worker.task.abort();
@@ -265,7 +268,7 @@ impl Hands {
             Job::Publish(key) => done(PoolStep::Publish, key.generation, self.publish(task(key)).await),
             Job::Release(key) => done(PoolStep::Release, key.generation, self.release(task(key)).await),
             Job::Resume(key) => done(PoolStep::Resume, key.generation, self.resume(task(key)).await),
-            Job::Stop(generation) => {
+            Job::Stop(generation) | Job::Delete(generation) => {
                 let task = lock(&self.roles).get(&pool).map_or(
                     Task {
                         action,
@@ -277,7 +280,11 @@ impl Hands {
                     |(task, _)| Task { action, ..*task },
                 );
                 self.remember(task, Role::Nobody);
-                done(PoolStep::Stop, generation, stop(&self.array, task).await);
+                if let Job::Delete(_) = job {
+                    self.delete(task).await;
+                } else {
+                    done(PoolStep::Stop, generation, stop(&self.array, task).await);
+                }
             }
             Job::Route(epoch, generation, role, reachable) => {
                 let task = Task {
@@ -293,6 +300,20 @@ impl Hands {
                 }
             }
         }
+    }
+
+    /// Nobody waits for the end of this.
+    async fn delete(&self, task: Task) {
+        let pool = task.pool;
+        match self.array.delete(task).await {
+            Ok(_) => tracing::info!(%pool, "deleted"),
+            Err(error) => tracing::error!(%pool, %error, "something of a deleted pool stays on its disks"),
+        }
+        // Also where nothing has stopped it, and for its roles.
+        if let Err(error) = stop(&self.array, task).await {
+            tracing::error!(%pool, error, "a deleted pool was not stopped in good order");
+        }
+        lock(&self.roles).remove(&pool);
     }
 
     async fn fence(&self, task: Task, victim: Option<ControllerId>) -> Result<(), String> {

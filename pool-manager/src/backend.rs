@@ -88,6 +88,18 @@ pub enum PoolError {
         /// Why.
         why: String,
     },
+    /// It was to be destroyed for a configuration that is older than its volumes.
+    #[error(
+        "pool {pool} stands on change {seen} of the configuration; that it is deleted was read in change {index}"
+    )]
+    Older {
+        /// The pool.
+        pool: PoolId,
+        /// What it was last brought to.
+        seen: u64,
+        /// What does not have it.
+        index: u64,
+    },
     /// The pool would have no room.
     #[error("{disk} has {bytes} bytes: too small for a pool")]
     TooSmall {
@@ -290,8 +302,9 @@ pub trait Imported: Send + Sync + 'static {
     fn resync(&self, disk: DiskIndex) -> impl Future<Output = Result<(), PoolError>> + Send;
     /// Ends all commands, leaves every leg equal and the label clean, gives the disks up.
     fn export(&self, within: Duration) -> impl Future<Output = Result<(), PoolError>> + Send;
-    /// Removes every volume, so that another pool may be made of the disks, then as `export`.
-    fn destroy(&self, within: Duration) -> impl Future<Output = Result<(), PoolError>> + Send;
+    /// The configuration as of change `index` has the pool no more: removes every volume, so that another pool may be made of
+    /// the disks, then as `export`. Refused if the pool has seen a later configuration.
+    fn destroy(&self, index: u64, within: Duration) -> impl Future<Output = Result<(), PoolError>> + Send;
     /// Ends everything at once without touching the disks, which may be another's already.
     fn stop(&self);
 }

@@ -597,7 +597,8 @@ impl Imported for EmbeddedPool {
         self.leave(within, |label| label.clean = true).await
     }
 
-    async fn destroy(&self, within: Duration) -> Result<(), PoolError> {
+    async fn destroy(&self, index: u64, within: Duration) -> Result<(), PoolError> {
+        self.mirror.label().allows_deletion(index)?;
         self.leave(within, |label| {
             label.clean = true;
             label.volumes.clear();

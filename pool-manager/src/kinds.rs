@@ -164,8 +164,8 @@ impl<G: Groups> Imported for AnyPool<G> {
         either!(self, pool => pool.export(within).await)
     }
 
-    async fn destroy(&self, within: Duration) -> Result<(), PoolError> {
-        either!(self, pool => pool.destroy(within).await)
+    async fn destroy(&self, index: u64, within: Duration) -> Result<(), PoolError> {
+        either!(self, pool => pool.destroy(index, within).await)
     }
 
     fn stop(&self) {

@@ -13,6 +13,7 @@
 //! then JSON. Every copy names the disk it was written for, so that a swapped or misdirected one is not taken for
 //! another disk's.
 
+use crate::backend::PoolError;
 use crate::disks::{Disks, Session, deadline};
 use crate::table;
 use bytes::Bytes;
@@ -204,6 +205,21 @@ pub enum Unlabelled {
 pub struct TooLarge(usize);
 
 impl Label {
+    /// Whether a configuration that knows the pool no more is later than all that stands here.
+    ///
+    /// # Errors
+    /// [`PoolError::Older`]: it is not.
+    pub fn allows_deletion(&self, index: u64) -> Result<(), PoolError> {
+        match index < self.config_index {
+            true => Err(PoolError::Older {
+                pool: self.pool,
+                seen: self.config_index,
+                index,
+            }),
+            false => Ok(()),
+        }
+    }
+
     fn version(&self) -> u32 {
         if self.group.is_some() {
             return 4;

@@ -1039,7 +1039,8 @@ impl<G: Groups> Imported for LvmPool<G> {
         self.leave(within, false).await
     }
 
-    async fn destroy(&self, within: Duration) -> Result<(), PoolError> {
+    async fn destroy(&self, index: u64, within: Duration) -> Result<(), PoolError> {
+        lock(&self.holding.label).allows_deletion(index)?;
         self.leave(within, true).await
     }
 

@@ -4,6 +4,7 @@
 //!  pool.take -> proof kept -> pool.import -> imported -> pool.export -> (nothing)
 //!                  |                            |
 //!                  +-- pool.export: released    +-- pool.stop, wrong key, conflict: at once, disks untouched
+//!                                               +-- pool.delete: no volumes are left, nor a group -> (nothing)
 //! ```
 //!
 //! Per pool one thing happens at a time, except `stop`, which waits for nobody. Calls are idempotent for one key. A
@@ -20,6 +21,7 @@ use crate::lvmd::Lvmd;
 use crate::plan::{self, Known};
 use crate::record::{Record, Records};
 use crate::schedule;
+use pollux_api::config::Tables;
 use pollux_api::config::follow::Follower;
 use pollux_api::config::{self, Op, PoolSpace, Watched};
 use pollux_api::error::{Code, RpcError};
@@ -27,7 +29,7 @@ use pollux_api::heartbeat;
 use pollux_api::id::PoolId;
 use pollux_api::lvm;
 use pollux_api::pool::{
-    CLEAR_KEY, ClearKey, ClearedKey, Contract, EVENTS, EXPORT, Export, Exported, IMPORT, Import,
+    CLEAR_KEY, ClearKey, ClearedKey, Contract, DELETE, EVENTS, EXPORT, Export, Exported, IMPORT, Import,
     Imported as ImportedReply, ImportedPool, LegState, Made, PROPOSE, PoolEvent, PoolHealth, Propose, RESYNC,
     ROLL_BACK, Resync, RollBack, RolledBack, SERVICE, STATUS, STOP, Status, TAKE, Take, Taken,
 };
@@ -38,7 +40,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
@@ -123,6 +125,11 @@ impl<B: Backend> Manager<B> {
         })
     }
 
+    /// The configuration as of change `index`.
+    pub fn learn(&self, index: u64, tables: Tables) {
+        self.config.send_replace(Some(Arc::new((index, tables))));
+    }
+
     fn entry(&self, pool: PoolId) -> Arc<Entry<B::Pool>> {
         lock(&self.pools).entry(pool).or_default().clone()
     }
@@ -151,6 +158,10 @@ impl<B: Backend> Manager<B> {
             PoolError::NoGroups { .. } => (
                 Code::Failed,
                 "install the packages lvm2, dmsetup and thin-provisioning-tools, and start lvmd on both controllers",
+            ),
+            PoolError::Older { .. } => (
+                Code::Superseded,
+                "ask again when the configuration is replicated; `pollux config status` says how far it is",
             ),
             PoolError::Full { .. } => (Code::Refused, "make it smaller, or free space"),
             PoolError::NoVolume { .. } | PoolError::NoSnapshot { .. } => {
@@ -225,6 +236,7 @@ impl<B: Backend> Manager<B> {
             *turn = Some(older);
             return Err(self.fence_error(&error));
         }
+        self.unused(&request)?;
         let (proof, errors) = fence::take(&self.disks, &request)
             .await
             .map_err(|error| self.fence_error(&error))?;
@@ -240,6 +252,30 @@ impl<B: Backend> Manager<B> {
         info!(pool = %request.pool, fenced = taken.fenced.len(), unfenced = taken.unfenced.len(), confirmed = taken.confirmed, "fenced");
         *turn = Some(proof);
         Ok(taken)
+    }
+
+    /// None of the disks is a leg of another pool that is imported here: a key for the new one would end that.
+    fn unused(&self, request: &Take) -> Result<(), RpcError> {
+        let others: Vec<Arc<B::Pool>> = lock(&self.pools)
+            .iter()
+            .filter(|(pool, _)| **pool != request.pool)
+            .filter_map(|(_, entry)| entry.imported().clone())
+            .collect();
+        for other in others {
+            let legs = other.health().legs;
+            if let Some(leg) = legs.iter().find(|leg| request.disks.contains(&leg.disk)) {
+                let what = format!(
+                    "{} belongs to pool {} ({}), which is imported here",
+                    leg.disk,
+                    other.name(),
+                    other.id()
+                );
+                return Err(self
+                    .error(Code::Conflict, what)
+                    .remedy("choose other disks; one that is being deleted is gone in seconds"));
+            }
+        }
+        Ok(())
     }
 
     fn other_key(&self, pool: &B::Pool) -> RpcError {
@@ -369,6 +405,48 @@ impl<B: Backend> Manager<B> {
         *entry.imported() = None;
         self.dropped(request.pool);
         info!(pool = %request.pool, "exported");
+        Ok(Exported {
+            pool: request.pool,
+            was_imported: true,
+        })
+    }
+
+    /// `pool.delete`. Two have to know: heartbeat, who asks, and the configuration as it is read here, which may come later.
+    pub async fn delete(&self, request: Export, within: Duration) -> Result<Exported, RpcError> {
+        let began = Instant::now();
+        let mut config = self.config.subscribe();
+        let without = |known: &Known| {
+            known
+                .as_deref()
+                .is_some_and(|(_, tables)| !tables.pools.contains_key(&request.pool))
+        };
+        let index = match tokio::time::timeout(within / 2, config.wait_for(without)).await {
+            Ok(Ok(known)) => known.as_deref().map(|(index, _)| *index),
+            _ => None,
+        };
+        let Some(index) = index else {
+            let what = format!(
+                "pool {} is in the configuration as it is known here",
+                request.pool
+            );
+            return Err(self.error(Code::Refused, what).remedy(
+                "delete it with `pollux pool delete`, and see whether the configuration is replicated",
+            ));
+        };
+        let entry = self.entry(request.pool);
+        let _turn = entry.turn.lock().await;
+        let Some(pool) = entry.imported().clone() else {
+            return Ok(Exported {
+                pool: request.pool,
+                was_imported: false,
+            });
+        };
+        pool.destroy(index, within.saturating_sub(began.elapsed()))
+            .await
+            .map_err(|error| self.pool_error(&error))?;
+        *entry.imported() = None;
+        self.dropped(request.pool);
+        info!(pool = %request.pool, "deleted: another pool may be made of its disks");
         Ok(Exported {
             pool: request.pool,
             was_imported: true,
@@ -716,7 +794,7 @@ async fn follow<P: Imported>(pool: std::sync::Weak<P>, mut config: watch::Receiv
 }
 
 /// Watches the configuration for ever.
-async fn watch_config(client: Client, config: watch::Sender<Known>) {
+async fn watch_config<B: Backend>(manager: Arc<Manager<B>>, client: Client) {
     let mut follower = Follower::default();
     loop {
         // Without anything there is nothing to wait for: what is there is wanted at once.
@@ -734,7 +812,7 @@ async fn watch_config(client: Client, config: watch::Sender<Known>) {
                 if follower.take(answer)
                     && let Some((tables, (index, _))) = follower.tables()
                 {
-                    config.send_replace(Some(Arc::new((index, tables.clone()))));
+                    manager.learn(index, tables.clone());
                 } else if wait_ms == 0 && follower == Follower::default() {
                     // The keeper has nothing to show before it knows which epoch counts.
                     tokio::time::sleep(RETRY).await;
@@ -890,7 +968,8 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
     let manager = Manager::new(backend, disks, records, events);
     manager.adopt_all().await?;
 
-    let (take, import, export, stop, propose, resync, roll_back, clear_key, status) = (
+    let (take, import, export, delete, stop, propose, resync, roll_back, clear_key, status) = (
+        manager.clone(),
         manager.clone(),
         manager.clone(),
         manager.clone(),
@@ -913,6 +992,10 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
         .serve::<EXPORT>(move |ctx: Ctx, request: Export| {
             let manager = export.clone();
             async move { manager.export(request, ctx.remaining()).await }
+        })
+        .serve::<DELETE>(move |ctx: Ctx, request: Export| {
+            let manager = delete.clone();
+            async move { manager.delete(request, ctx.remaining()).await }
         })
         .serve::<STOP>(move |_, request: Export| {
             let manager = stop.clone();
@@ -942,7 +1025,7 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
     let client = service.client().clone();
     let tasks = [
         tokio::spawn(pass_on(manager.clone(), client.clone(), received)),
-        tokio::spawn(watch_config(client.clone(), manager.config.clone())),
+        tokio::spawn(watch_config(manager.clone(), client.clone())),
         tokio::spawn(keep_schedules(manager.clone(), client.clone())),
         tokio::spawn(announce_space(
             client,

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use pollux_api::config::item::ItemId;
-use pollux_api::config::{Backend, Hex};
+use pollux_api::config::{Backend, Hex, Tables};
 use pollux_api::error::Code;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId, VolumeId};
 use pollux_api::lvm::{
@@ -233,6 +233,9 @@ impl Groups for Files {
     }
 
     async fn remove(&self, _: PoolId) -> Result<(), String> {
+        if *lock(&self.busy) {
+            return Err("a volume is busy".to_owned());
+        }
         *lock(&self.stored) = Stored::default();
         Ok(())
     }
@@ -748,6 +751,34 @@ async fn what_was_chosen_is_made_or_refused_with_why() {
     *lock(&a.groups.gone) = false;
     a.manager.import(a.import(1, true)).await.expect("made");
     assert_eq!(a.manager.status().await.imported[0].made, Some(made));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_the_configuration_has_no_more_leaves_disks_for_another() {
+    let array = Array::new(LABEL_AREA_BYTES);
+    let a = array.serving().await;
+    a.manager.learn(9, Tables::default());
+    *lock(&a.groups.busy) = true;
+    let delete = || a.manager.delete(Export { pool: POOL }, LONG);
+    let error = delete().await.expect_err("in use");
+    assert!(error.to_string().contains("busy"), "{error}");
+    *lock(&a.groups.busy) = false;
+    assert!(delete().await.expect("deleted").was_imported);
+    assert!(lock(&array.stored).members.is_none(), "no group is left");
+    let other = PoolId::from_bytes([1; 16]);
+    let take = Take {
+        pool: other,
+        disks: legs(),
+        key: key(A, 2),
+        victim: None,
+    };
+    a.manager.take(take).await.expect("taken");
+    let create = Import {
+        pool: other,
+        ..a.import(2, true)
+    };
+    a.manager.import(create).await.expect("made of the same disks");
+    assert!(lock(&array.stored).members.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@ mod thin;
 
 use bytes::Bytes;
 use pollux_api::chassis::DiskFault;
+use pollux_api::config::Tables;
 use pollux_api::error::Code;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId, VolumeId};
 use pollux_api::pool::{
@@ -1220,6 +1221,53 @@ async fn disks_of_another_pool_are_left_alone() {
     a.manager.import(Import { key, ..create }).await.expect("create");
     let seen = a.manager.status().await.seen;
     assert_eq!(seen.iter().map(|pool| pool.pool).collect::<Vec<_>>(), [other]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_that_the_configuration_has_no_more_leaves_disks_for_another() {
+    let array = Array::new(2);
+    let a = array.serving().await;
+    let delete = |within| a.manager.delete(Export { pool: POOL }, within);
+    let other = PoolId::from_bytes([1; 16]);
+    let later = |generation| key(A, 2, generation);
+    let take = |generation| Take {
+        pool: other,
+        disks: a.legs.clone(),
+        key: later(generation),
+        victim: None,
+    };
+    // Nothing is known of the configuration here, and then something that is older than the volumes.
+    let refused = delete(Duration::from_millis(100)).await.expect_err("unknown");
+    assert!(refused.is(Code::Refused), "{refused}");
+    a.manager.learn(0, Tables::default());
+    let refused = delete(LONG).await.expect_err("older");
+    assert!(refused.is(Code::Superseded), "{refused}");
+    let taken = a.manager.take(take(2)).await.expect_err("imported here");
+    assert!(
+        taken.is(Code::Conflict) && taken.to_string().contains("pool tank"),
+        "{taken}"
+    );
+    assert_eq!(
+        a.manager.status().await.imported.len(),
+        1,
+        "it is served all the while"
+    );
+
+    a.manager.learn(9, Tables::default());
+    assert!(delete(LONG).await.expect("deleted").was_imported);
+    assert!(!delete(LONG).await.expect("and again").was_imported);
+    for disk in &a.legs {
+        let session = a.disks.session(*disk).await.expect("session");
+        let status = session.client.reservation_status(None).await.expect("read");
+        assert!(status.registrants.is_empty(), "{disk}: {status:?}");
+    }
+    a.manager.take(take(3)).await.expect("take");
+    let create = Import {
+        pool: other,
+        create: true,
+        ..a.import_request(later(3))
+    };
+    a.manager.import(create).await.expect("made of the same disks");
 }
 
 async fn load(volume: &Client) -> Bytes {

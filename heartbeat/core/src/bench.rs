@@ -445,6 +445,7 @@ impl Bench {
             Effect::GrantLease { .. }
             | Effect::Pet
             | Effect::StopAll { .. }
+            | Effect::DeletePool { .. }
             | Effect::Route { .. }
             | Effect::Answer { .. }
             | Effect::Note(_) => return,

@@ -149,6 +149,14 @@ pub enum Effect {
         /// Why, in words.
         reason: String,
     },
+    /// The configuration has this pool no more, and no volume in it: end its use, and leave disks of which another pool can be
+    /// made. Not answered; what cannot be removed is stopped as by `StopPool`.
+    DeletePool {
+        /// The pool.
+        pool: PoolId,
+        /// The generation of its last claim.
+        generation: Generation,
+    },
     /// Withhold every reply, lower addresses, close ports, stop pools; answer `PoolDone(StopAll)` for any pool id;
     /// then reset the controller. Petting has ended already.
     StopAll {

@@ -1054,21 +1054,21 @@ fn an_answer_to_a_catch_up_that_is_over_changes_nothing() {
 }
 
 #[test]
-fn a_pool_that_is_not_configured_any_more_is_stopped_and_the_others_go_on() {
+fn a_pool_that_is_not_configured_any_more_is_deleted_and_the_others_go_on() {
     let mut bench = Bench::whole();
     bench.ask(B, Request::Switchover(POOLS[1])).unwrap();
     bench.until("it is at a", |bench| bench.serves(A, POOLS[1]));
     bench.said.clear();
     bench.tell(A, Event::Pools(configured()[..1].to_vec()));
-    let stopped: Vec<PoolId> = bench
+    let deleted: Vec<PoolId> = bench
         .heard(A)
         .into_iter()
         .filter_map(|effect| match effect {
-            Effect::StopPool { pool, .. } => Some(pool),
+            Effect::DeletePool { pool, .. } => Some(pool),
             _ => None,
         })
         .collect();
-    assert_eq!(stopped, [POOLS[1]]);
+    assert_eq!(deleted, [POOLS[1]]);
     assert!(bench.serves(A, POOLS[0]));
     assert_eq!(bench.core(A).pool_state(POOLS[1]), None);
 }

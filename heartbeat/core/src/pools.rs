@@ -511,12 +511,7 @@ impl Core {
                 .get(&id)
                 .map(|claim| claim.generation)
                 .unwrap_or_default();
-            let reason = "it is not in the configuration any more".into();
-            self.emit(Effect::StopPool {
-                pool: id,
-                generation,
-                reason,
-            });
+            self.emit(Effect::DeletePool { pool: id, generation });
         }
         self.forget_import(id);
         self.partner.holdings.remove(&id);

@@ -530,7 +530,7 @@ fn a_pool_that_is_dropped_leaves_nothing_behind() {
     assert!(
         core.out
             .iter()
-            .any(|effect| matches!(effect, Effect::StopPool { pool, .. } if *pool == POOLS[0]))
+            .any(|effect| matches!(effect, Effect::DeletePool { pool, .. } if *pool == POOLS[0]))
     );
     assert!(
         core.pool_state(POOLS[0]).is_none() && core.imported(POOLS[0]).is_none() && core.renew.is_empty()

@@ -24,6 +24,7 @@ crate::contract! {
         crate::config::STATUS,
         crate::config::UNFREEZE,
         crate::config::WATCH,
+        crate::pool::DELETE,
         crate::pool::EXPORT,
         crate::pool::IMPORT,
         crate::pool::STATUS,

@@ -30,6 +30,9 @@ crate::contract! {
         idempotent nobody IMPORT = "pool.import": Import => Imported, [Conflict, Refused, Superseded, Failed];
         /// Gives a pool up: flushes, stops serving its volumes, unregisters. Idempotent.
         idempotent nobody EXPORT = "pool.export": Export => Exported, [Refused, Superseded, Failed];
+        /// Gives up a pool that the configuration has no more, so that another one can be made of its disks; refused while this
+        /// controller's configuration still has it. Idempotent.
+        idempotent nobody DELETE = "pool.delete": Export => Exported, [Refused, Superseded, Failed];
         /// Stops a pool at once without touching its disks: they may be another's. Idempotent.
         idempotent nobody STOP = "pool.stop": Export => Exported, [Failed];
         /// Brings a returned or replaced leg back into its mirror. Answers when the copy has begun; its progress is

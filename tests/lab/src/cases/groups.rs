@@ -66,7 +66,20 @@ pub(super) fn volume_group(lab: &mut Lab) -> Result<()> {
     lab.machine(Node::A)?
         .run(&format!("pollux file-system delete {FILES} --discard-data"))?;
     host.forget(GAMMA)?;
-    array.delete(GAMMA)
+    array.delete(GAMMA)?;
+    // Nothing of it is left that would keep another one from its disks.
+    array.create(GAMMA)?;
+    array.wait_owner(GAMMA, home, MOVE)?;
+    array.delete(GAMMA)?;
+    let owner = lab.machine(home)?;
+    wait_for("no group is left on the disks", MOVE, || {
+        let left = owner.run("dmsetup ls").map_err(|error| error.to_string())?;
+        if left.contains("pollux") {
+            Err(left)
+        } else {
+            Ok(())
+        }
+    })
 }
 
 /// A move is refused while somebody else has a device of the group open, and the pool goes on where it is.

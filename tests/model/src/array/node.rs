@@ -546,7 +546,9 @@ impl Array {
                 self.lay(c, Card::Pool(Task::Release(key)));
             }
             Effect::ResumePool { key, .. } => self.lay(c, Card::Pool(Task::Resume(key))),
-            Effect::StopPool { generation, .. } => self.stop_pool(c, generation),
+            Effect::StopPool { generation, .. } | Effect::DeletePool { generation, .. } => {
+                self.stop_pool(c, generation);
+            }
             Effect::StopAll { reason } => self.stop_all(c, reason),
             Effect::ConfigEpoch { record, .. } => {
                 self.judge_record(c, record)?;

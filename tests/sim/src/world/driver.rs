@@ -224,6 +224,7 @@ impl World {
             Effect::PublishPool { pool, key } => self.job(c, pool_number(pool), Task::Publish(key)),
             Effect::ReleasePool { pool, key } => self.job(c, pool_number(pool), Task::Release(key)),
             Effect::ResumePool { pool, key } => self.job(c, pool_number(pool), Task::Resume(key)),
+            Effect::DeletePool { pool, .. } => self.stop_pool(c, pool_number(pool)),
             Effect::StopPool { pool, generation, .. } => {
                 self.stop_pool(c, pool_number(pool));
                 let step = PoolStep::Stop;
