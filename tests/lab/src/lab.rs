@@ -382,6 +382,13 @@ impl Lab {
         self.save()
     }
 
+    /// How often the kernel of a machine has said on its console that it panicked.
+    #[must_use]
+    pub fn panics(&self, node: Node) -> usize {
+        let said = fs::read(self.console(node)).unwrap_or_default();
+        String::from_utf8_lossy(&said).matches("Kernel panic").count()
+    }
+
     /// The file of a machine's console.
     #[must_use]
     pub fn console(&self, node: Node) -> PathBuf {

@@ -228,6 +228,20 @@ impl Machine {
         self.qmp("system_reset", json!({}))
     }
 
+    /// Its kernel panics, and stays so, as soon as a unit says that in its journal: nearer to an event than anybody outside
+    /// could be.
+    ///
+    /// # Errors
+    /// It cannot be entered, or waits for this already.
+    pub fn panic_at(&self, unit: &str, said: &str) -> Result<()> {
+        self.run(&format!(
+            "echo 0 > /proc/sys/kernel/panic; systemd-run --collect --unit=lab-panic sh -c \
+             'journalctl --follow --lines=0 --output=cat --unit={unit} | grep --quiet --max-count=1 \"{said}\" && \
+             echo c > /proc/sysrq-trigger'"
+        ))
+        .map(drop)
+    }
+
     /// Waits until it is up in another boot than `before`.
     ///
     /// # Errors

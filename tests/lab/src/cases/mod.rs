@@ -187,7 +187,7 @@ pub const CASES: [Case; 32] = [
     Case {
         name: "c9",
         what: "five minutes of random writes as fast as they go, with little memory left: no takeover",
-        quick: false,
+        quick: true,
         load: Load::FULL,
         fault: load::saturated,
     },
