@@ -25,7 +25,8 @@
 //! Then the path that took over *preempts and aborts* its own key, which SPC-4 (5.13.11.3) takes to mean every other path that
 //! has it: what the disk still holds of the path before is not executed any more, and what arrives late over it meets a
 //! conflict. The pool manager sends what had no answer again, and may write the same blocks anew afterwards: an old write that
-//! the disk executed then would stand in the place of the new one.
+//! the disk executed then would stand in the place of the new one. (A path that is lost and comes back as itself is one nexus:
+//! its fabric ends what it had when it logs in again.)
 //!
 //! Reading is one command (READ FULL STATUS), or, on disks that do not have it, READ KEYS twice around READ RESERVATION: a
 //! reservation that was read between two equal lists of keys of one generation was there with them.
@@ -196,14 +197,25 @@ impl Reservations {
     /// on. Nothing else may be sent over the path before this has ended.
     ///
     /// # Errors
-    /// What the disk says. Writes over this path may meet a conflict then, until the owner registers anew.
+    /// What the disk says. The path may be registered then, and the ones before not be ended.
     pub(crate) fn inherit(
         &self,
         disk: &dyn ScsiDisk,
         port: Port,
         alone: bool,
     ) -> Result<Option<Key>, Refusal> {
-        let Some(key) = Self::sole(&self.read(disk)?, port) else {
+        let before = match self.read(disk) {
+            // Held in a way that the array does not have: by somebody else.
+            Err(Refusal {
+                status: Status::Unsupported,
+                why,
+            }) => {
+                tracing::warn!(why, "nothing is inherited");
+                return Ok(None);
+            }
+            read => read?,
+        };
+        let Some(key) = Self::sole(&before, port) else {
             return Ok(None);
         };
         let register = |current: u64, new: u64| {
@@ -548,13 +560,14 @@ mod tests {
             assert_eq!(inherit.expect("asked"), Some(key), "the same key, {inherited}");
         }
         assert_eq!(disk.received(0x5f, 5), 1, "once: no other path has the key then");
-        disk.stall(false);
+        // The disk holds writes still, and this one no more.
         let late = late.join().expect("it ends");
         assert_eq!(
             late.expect_err("refused").raw_os_error(),
             Some(52),
             "EBADE: a conflict"
         );
+        disk.stall(false);
         second.write(0, &[2; 512], true).expect("registered");
         assert_eq!(disk.peek(0, 512), [2; 512]);
         let status = reservations.read(&partner).expect("read");

@@ -363,10 +363,17 @@ async fn open<W: World>(world: Arc<W>, place: Place, disk: Disk, found: Found) -
         if !disk.quorum {
             let address = &found.address;
             // The kernel may use another path than this one for what is its own.
-            match reservations.inherit(&*path, port_of(place.controller), !disk.kernel) {
+            let alone = !disk.kernel;
+            match reservations.inherit(&*path, port_of(place.controller), alone) {
                 Ok(None) => {}
                 Ok(Some(key)) => {
                     tracing::info!(disk = %disk.slot, address, %key, "registered as this controller is")
+                }
+                // It may be registered by now, and the disk still hold writes of the path before.
+                Err(Refusal { status, why }) if alone => {
+                    return Err(format!(
+                        "what came over another path of this controller was not ended ({status:?}: {why}): it is tried again"
+                    ));
                 }
                 Err(Refusal { status, why }) => tracing::warn!(
                     disk = %disk.slot, address, ?status, why,

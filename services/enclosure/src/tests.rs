@@ -675,6 +675,40 @@ async fn the_other_path_goes_on_with_the_registration_of_the_first() {
 }
 
 #[tokio::test]
+async fn a_path_does_not_serve_before_the_one_before_it_is_ended() {
+    let model = Model {
+        rejects_out: [5].into(),
+        ..Model::new(wwn(1))
+    };
+    let fake = FakeDisk::new(model);
+    let a = Daemon::start(ControllerId::A, &[disk(0, 1)], &[&fake]).await;
+    let key = key(ControllerId::A, 1);
+    let first = a.client(0).await;
+    for out in [
+        ReservationOut::RegisterAndIgnore { new: key },
+        ReservationOut::Reserve { key, kind: WERO },
+    ] {
+        first.reservation_out(out, deadline()).await.unwrap();
+    }
+    fake.cut(1, true);
+    {
+        let mut cables = a.cables.0.lock().unwrap();
+        cables[0].0.state = "transport-offline".to_owned();
+        cables.push((fake.found("2:0:0:0", "sdq"), fake.port(11)));
+    }
+    a.bell.notify_one();
+    timeout(LIMIT, first.closed()).await.unwrap();
+    let asked = Instant::now() + LIMIT;
+    // Refused, and tried again without having been called.
+    while fake.received(0x5f, 5) < 2 {
+        assert!(Instant::now() < asked, "it is not tried again");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!a.socket(0).exists());
+    a.stop().await;
+}
+
+#[tokio::test]
 async fn a_disk_that_is_not_what_its_node_says_is_not_served_until_it_is() {
     let (right, wrong) = (
         FakeDisk::new(Model::new(wwn(1))),

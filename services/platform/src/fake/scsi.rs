@@ -77,6 +77,8 @@ struct State {
     stalled: bool,
     /// Writes that wait.
     waiting: usize,
+    /// How often commands of a nexus were aborted.
+    aborts: BTreeMap<Nexus, u64>,
     /// The path of a nexus has gone.
     cut: BTreeSet<Nexus>,
 }
@@ -476,6 +478,10 @@ impl FakePort {
                 for victim in victims.into_iter().filter(|victim| *victim != self.nexus) {
                     state.keys.remove(&victim);
                     state.attend(victim, (0x2a, 0x05));
+                    if action == 5 {
+                        *state.aborts.entry(victim).or_default() += 1;
+                        self.disk.changed.notify_all();
+                    }
                 }
                 if taken {
                     state.held = Some((self.nexus, kind));
@@ -527,10 +533,13 @@ impl FakePort {
         if write {
             state.waiting += 1;
             self.disk.changed.notify_all();
+            // What is aborted while it waits is sent again by the kernel, and judged as it stands then.
+            let aborts = |state: &State| state.aborts.get(&self.nexus).copied();
+            let began = aborts(&state);
             state = self
                 .disk
                 .changed
-                .wait_while(state, |state| state.stalled)
+                .wait_while(state, |state| state.stalled && aborts(state) == began)
                 .unwrap_or_else(PoisonError::into_inner);
             state.waiting -= 1;
         }
