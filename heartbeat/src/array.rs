@@ -25,6 +25,8 @@ use tokio::sync::{mpsc, watch};
 
 /// Bound of one step. Not a budget: a step that is slower than this is repeated or given up, and said so.
 const STEP: Duration = Duration::from_secs(20);
+/// The same for the deletion of a pool, which nobody waits for: LVM may take a minute and a half.
+const DELETE: Duration = Duration::from_secs(100);
 
 /// The services of this controller.
 #[derive(Clone)]
@@ -237,8 +239,14 @@ impl Array {
     /// # Errors
     /// The pool manager's.
     pub async fn delete(&self, task: Task) -> Result<pool::Exported, RpcError> {
-        self.step(task, "delete", pool::DELETE, &pool::Export { pool: task.pool })
-            .await
+        let ctx = Ctx::of(task.action, DELETE).child();
+        let request = pool::Export { pool: task.pool };
+        self.timed(
+            task,
+            "delete",
+            self.client.call_retry(pool::DELETE, &request, &ctx),
+        )
+        .await
     }
 
     /// Stops a pool at once, without touching its disks.

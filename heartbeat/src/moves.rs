@@ -10,7 +10,7 @@
 //! release    alua.set moving (commands held) -> address.lower -> target.hold (drain) -> pool.export
 //! resume     pool.import (imported still, or it fails) -> publish
 //! stop       address.lower, alua.set nobody, pool.stop: all three, whatever the others say
-//! delete     as stop, and pool.delete before pool.stop
+//! delete     address.lower, alua.set nobody, pool.delete (again while it fails), then as stop
 //! ```
 //!
 //! It decides nothing: which pool, when, and on what evidence is the core's.
@@ -36,6 +36,11 @@ use tokio::{
 
 /// How long commands in flight may take to end when a pool is released. Below every host's patience (30 s).
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// Attempts to remove a deleted pool from its disks, and the pause between two: somebody may have a device open, or the change
+/// of the configuration be on its way to the pool manager.
+const DELETIONS: u32 = 5;
+const DELETE_AGAIN: Duration = Duration::from_secs(2);
 
 /// What the core asks of one pool.
 #[derive(Clone, Debug)]
@@ -305,11 +310,23 @@ impl Hands {
     /// Nobody waits for the end of this.
     async fn delete(&self, task: Task) {
         let pool = task.pool;
-        match self.array.delete(task).await {
-            Ok(_) => tracing::info!(%pool, "deleted"),
-            Err(error) => tracing::error!(%pool, %error, "something of a deleted pool stays on its disks"),
+        let (lowered, told) =
+            tokio::join!(self.array.lower(task), self.array.role(task, Role::Nobody, false));
+        if let Some(error) = lowered.err().or(told.err()) {
+            tracing::warn!(%pool, %error, "not out of sight yet: it is tried again when it is stopped");
         }
-        // Also where nothing has stopped it, and for its roles.
+        for attempt in 1..=DELETIONS {
+            match self.array.delete(task).await {
+                Ok(done) if done.was_imported => tracing::info!(%pool, "deleted"),
+                Ok(_) => {}
+                Err(_) if attempt < DELETIONS => {
+                    tokio::time::sleep(DELETE_AGAIN).await;
+                    continue;
+                }
+                Err(error) => tracing::error!(%pool, %error, "its disks stay as they are"),
+            }
+            break;
+        }
         if let Err(error) = stop(&self.array, task).await {
             tracing::error!(%pool, error, "a deleted pool was not stopped in good order");
         }

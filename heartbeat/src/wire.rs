@@ -6,6 +6,7 @@
 
 use pollux_api::id::ControllerId;
 use pollux_heartbeat_core::wire::BODY_MAX;
+use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
     net::{SocketAddr, UdpSocket as Blocking},
@@ -31,22 +32,42 @@ pub struct Wire {
     pub rejected: u64,
 }
 
+/// An address that no interface has yet is waited for: it may come with the carrier, and that with the partner's power.
+fn bind(local: SocketAddr) -> io::Result<Blocking> {
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    match socket.bind(&local.into()) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            tracing::warn!(
+                %local,
+                "no interface has this address: it is waited for; a cable may be out, or controller.toml may name another one"
+            );
+            match local {
+                SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+                SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+            }
+            socket.bind(&local.into())?;
+        }
+        bound => bound?,
+    }
+    Ok(socket.into())
+}
+
 impl Wire {
     /// Binds `local` and aims at `partner`. Each direction has a key of its own, so that a datagram sent back to its
     /// sender is not taken for the partner's.
     ///
     /// # Errors
-    /// The address is not there, or the port is taken.
+    /// The port is taken.
     pub async fn open(
         this: ControllerId,
         local: SocketAddr,
         partner: SocketAddr,
         pairing: &[u8; 32],
     ) -> io::Result<Self> {
-        let socket = UdpSocket::bind(local).await.map_err(|error| {
+        let socket = bind(local).map_err(|error| {
             io::Error::new(error.kind(), format!("heartbeat socket {local}/udp: {error}"))
         })?;
-        let socket = socket.into_std()?;
         let send_key = direction_key(pairing, this);
         let last_word = LastWord {
             socket: Arc::new(socket.try_clone()?),
@@ -192,6 +213,16 @@ mod tests {
         said.join().unwrap();
         let heard = tokio::time::timeout(Duration::from_secs(10), b.receive()).await;
         assert_eq!(heard.unwrap(), b"it ends");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_not_there_yet_is_waited_for() {
+        // TEST-NET-1 (RFC 5737): no interface has it.
+        let nowhere: SocketAddr = "192.0.2.77:0".parse().unwrap();
+        let wire = Wire::open(ControllerId::A, nowhere, nowhere, &PAIRING)
+            .await
+            .unwrap();
+        assert_eq!(wire.socket.local_addr().unwrap().ip(), nowhere.ip());
     }
 
     #[test]

@@ -100,6 +100,18 @@ pub enum PoolError {
         /// What does not have it.
         index: u64,
     },
+    /// It was to be destroyed with something in it.
+    #[error(
+        "pool {pool} has {volumes} volumes and {snapshots} snapshots still: it is not destroyed with them"
+    )]
+    Used {
+        /// The pool.
+        pool: PoolId,
+        /// Volumes.
+        volumes: usize,
+        /// Snapshots.
+        snapshots: usize,
+    },
     /// The pool would have no room.
     #[error("{disk} has {bytes} bytes: too small for a pool")]
     TooSmall {
@@ -302,8 +314,8 @@ pub trait Imported: Send + Sync + 'static {
     fn resync(&self, disk: DiskIndex) -> impl Future<Output = Result<(), PoolError>> + Send;
     /// Ends all commands, leaves every leg equal and the label clean, gives the disks up.
     fn export(&self, within: Duration) -> impl Future<Output = Result<(), PoolError>> + Send;
-    /// The configuration as of change `index` has the pool no more: removes every volume, so that another pool may be made of
-    /// the disks, then as `export`. Refused if the pool has seen a later configuration.
+    /// The configuration as of change `index` has the pool no more: leaves disks of which another one can be made, then as
+    /// `export`. Refused if something is in it, or if it has seen a later configuration.
     fn destroy(&self, index: u64, within: Duration) -> impl Future<Output = Result<(), PoolError>> + Send;
     /// Ends everything at once without touching the disks, which may be another's already.
     fn stop(&self);

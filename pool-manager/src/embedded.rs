@@ -599,12 +599,7 @@ impl Imported for EmbeddedPool {
 
     async fn destroy(&self, index: u64, within: Duration) -> Result<(), PoolError> {
         self.mirror.label().allows_deletion(index)?;
-        self.leave(within, |label| {
-            label.clean = true;
-            label.volumes.clear();
-            label.snapshots.clear();
-        })
-        .await
+        self.leave(within, |label| label.clean = true).await
     }
 
     fn stop(&self) {

@@ -12,6 +12,9 @@
 //!       +-- a stranger's key, and the disk is not known to be this pool's: stop; people decide about it
 //! ```
 //!
+//! Before anything is sent it is looked whether the disks carry the label of another pool with something in it, and none of
+//! this one: then the pool is to be made of disks that it may not have.
+//!
 //! A key that is none of this array's is preempted only on a disk that the pool's own label calls a member: whose disk it
 //! is otherwise, nobody here knows, and it may be somebody's who lives. Such a key is shown ([`strangers`]) and removed
 //! when an operator says so ([`evict`]).
@@ -22,7 +25,7 @@
 //! there and acknowledge.
 
 use crate::disks::{Disks, deadline};
-use crate::label::{self, Label, MemberState};
+use crate::label::{self, Label, MemberState, OnDisk};
 use pollux_api::id::{ArrayId, DiskIndex, PoolId};
 use pollux_api::pool::{ForeignKey, PowerOff, ReservationKey, Take};
 use pollux_block_frame::key::{decode, encode, port_of, remover, whose};
@@ -82,6 +85,14 @@ pub enum FenceError {
         disk: DiskIndex,
         /// Why.
         source: Error,
+    },
+    /// A pool that is not known on its disks, and another one that is, with something in it.
+    #[error("{disk}: {why}: no key is put on it for another pool")]
+    Occupied {
+        /// Where it was seen.
+        disk: DiskIndex,
+        /// What stands there.
+        why: String,
     },
     /// Epoch or generation do not fit into a key.
     #[error("epoch {} or claim generation {} is beyond 2^24", key.epoch, key.generation)]
@@ -593,9 +604,21 @@ pub async fn take(disks: &Disks, request: &Take) -> Result<(Exclusion, Vec<Fence
     // Disks that the label names and the configuration does not are members, too.
     let mut members: BTreeSet<DiskIndex> = request.disks.iter().copied().collect();
     let listed: Vec<_> = members.iter().copied().collect();
-    let seen = best_label(disks, request.pool, &listed).await;
-    if let Some(label) = &seen {
-        members.extend(label.members.iter().map(|member| member.disk));
+    let read = disks.each(&listed, |disk| label::read(disks, disk)).await;
+    let read: Vec<_> = (read.into_iter())
+        .filter_map(|(disk, read)| Some((disk, read.ok()?)))
+        .collect();
+    let newest = |(_, on): &(_, OnDisk)| on.clone().newest(request.pool);
+    let seen = label::newest(read.iter().filter_map(newest));
+    match &seen {
+        Some(label) => members.extend(label.members.iter().map(|member| member.disk)),
+        // It is to be made. Another pool may be served from these disks, or be about to leave them: a key would end that.
+        None => {
+            if let Some((disk, on)) = read.iter().find(|(_, on)| on.holds_data()) {
+                let (disk, why) = (*disk, on.why());
+                return Err(FenceError::Occupied { disk, why });
+            }
+        }
     }
     let members: Vec<_> = members.into_iter().collect();
     let results = disks

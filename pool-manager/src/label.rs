@@ -205,18 +205,27 @@ pub enum Unlabelled {
 pub struct TooLarge(usize);
 
 impl Label {
-    /// Whether a configuration that knows the pool no more is later than all that stands here.
+    /// Whether the pool may go for a configuration that does not know it. One that was brought back from before the pool was
+    /// made does not either: so nothing may be in it, and nothing of later changes.
     ///
     /// # Errors
-    /// [`PoolError::Older`]: it is not.
+    /// [`PoolError::Older`], [`PoolError::Used`].
     pub fn allows_deletion(&self, index: u64) -> Result<(), PoolError> {
-        match index < self.config_index {
-            true => Err(PoolError::Older {
+        if index < self.config_index {
+            return Err(PoolError::Older {
                 pool: self.pool,
                 seen: self.config_index,
                 index,
+            });
+        }
+        let (volumes, snapshots) = (self.volumes.len(), self.snapshots.len());
+        match volumes + snapshots {
+            0 => Ok(()),
+            _ => Err(PoolError::Used {
+                pool: self.pool,
+                volumes,
+                snapshots,
             }),
-            false => Ok(()),
         }
     }
 

@@ -34,8 +34,8 @@ use pollux_api::config::item::ItemId;
 use pollux_api::config::{self, Hex};
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
 use pollux_api::lvm::{
-    Activate, Apply, Disk, EXTENT_BYTES, Files, Group, Health, LABEL_AREA_BYTES, Level, Replace, RollBack,
-    Snapshot, State,
+    Activate, Apply, Disk, EXTENT_BYTES, Files, Group, Health, LABEL_AREA_BYTES, Level, Remove, Replace,
+    RollBack, Snapshot, State,
 };
 use pollux_api::pool::{Leg, LegState, Made, PoolEvent, PoolHealth, PowerOff, ReservationKey, SeenPool};
 use pollux_block_frame::{Error, Status};
@@ -786,7 +786,10 @@ impl<G: Groups> LvmPool<G> {
         let groups = &self.holding.groups;
         let down = async {
             match destroy {
-                true => groups.remove(self.id()).await,
+                true => {
+                    let (pool, disks) = (self.id(), self.holding.open_disks());
+                    groups.remove(Remove { pool, disks }).await
+                }
                 false => groups.deactivate(self.id()).await,
             }
         };
@@ -794,8 +797,15 @@ impl<G: Groups> LvmPool<G> {
             .await
             .map_err(|_| late("deactivating its group"))?;
         if let Err(why) = down {
-            // It is served again, until somebody decides what becomes of it.
-            self.again().await?;
+            // It is served again, until somebody decides what becomes of it: not what was stopped meanwhile, and what is stopped
+            // while it comes back goes again.
+            if !self.holding.is_stopped() {
+                self.again().await?;
+            }
+            if self.holding.is_stopped() {
+                let cut = groups.cut(self.id()).await;
+                cut.map_err(|why| self.failed(why))?;
+            }
             return Err(self.failed(why));
         }
         let left = within.saturating_sub(began.elapsed());

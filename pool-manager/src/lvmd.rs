@@ -3,8 +3,8 @@
 use crate::device::Node;
 use pollux_api::id::PoolId;
 use pollux_api::lvm::{
-    ACTIVATE, APPLY, Activate, Apply, CUT, DEACTIVATE, Group, POOLS, REMOVE, REPLACE, ROLL_BACK, Replace,
-    RollBack, STATE, State, Which,
+    ACTIVATE, APPLY, Activate, Apply, CUT, DEACTIVATE, Group, POOLS, REMOVE, REPLACE, ROLL_BACK, Remove,
+    Replace, RollBack, STATE, State, Which,
 };
 use pollux_platform::lines::LineClient;
 use pollux_platform::scsi::{LinuxDisk, Sharing};
@@ -38,8 +38,8 @@ pub trait Groups: Send + Sync + 'static {
     fn deactivate(&self, pool: PoolId) -> impl Future<Output = Result<(), String>> + Send;
     /// Lets nothing of a group reach a disk any more.
     fn cut(&self, pool: PoolId) -> impl Future<Output = Result<(), String>> + Send;
-    /// Removes a group.
-    fn remove(&self, pool: PoolId) -> impl Future<Output = Result<(), String>> + Send;
+    /// Removes a group in which nothing is.
+    fn remove(&self, request: Remove) -> impl Future<Output = Result<(), String>> + Send;
     /// Pools of which something stands in the kernel.
     fn pools(&self) -> impl Future<Output = Result<Vec<PoolId>, String>> + Send;
     /// Opens the device of a volume. Blocks.
@@ -106,8 +106,8 @@ impl Groups for Lvmd {
         self.ask::<bool>(CUT, Which { pool }, MOVE).await.map(drop)
     }
 
-    async fn remove(&self, pool: PoolId) -> Result<(), String> {
-        self.ask::<bool>(REMOVE, Which { pool }, CHANGE).await.map(drop)
+    async fn remove(&self, request: Remove) -> Result<(), String> {
+        self.ask::<bool>(REMOVE, request, CHANGE).await.map(drop)
     }
 
     async fn pools(&self) -> Result<Vec<PoolId>, String> {

@@ -52,6 +52,8 @@ const RETRY: Duration = Duration::from_millis(250);
 const SCHEDULES: Duration = Duration::from_secs(5);
 /// Most deeds of one change that schedules ask for.
 const DEEDS: usize = 500;
+/// How long a deletion waits for the change of the configuration that heartbeat has seen already.
+const CONFIGURED: Duration = Duration::from_secs(3);
 /// How long a start waits for the pools of its predecessor before it reports ready without them.
 const ADOPTION: Duration = Duration::from_secs(3);
 
@@ -101,6 +103,8 @@ pub struct Manager<B: Backend> {
     pools: Mutex<HashMap<PoolId, Arc<Entry<B::Pool>>>>,
     events: mpsc::UnboundedSender<PoolEvent>,
     config: watch::Sender<Known>,
+    /// Pools that the configuration has no more: the last one that had them, which may not have been followed to its end.
+    last: Mutex<HashMap<PoolId, Arc<(u64, Tables)>>>,
     spaces: watch::Sender<HashMap<PoolId, PoolSpace>>,
 }
 
@@ -121,13 +125,22 @@ impl<B: Backend> Manager<B> {
             pools: Mutex::default(),
             events,
             config: watch::Sender::new(None),
+            last: Mutex::default(),
             spaces: watch::Sender::default(),
         })
     }
 
     /// The configuration as of change `index`.
     pub fn learn(&self, index: u64, tables: Tables) {
-        self.config.send_replace(Some(Arc::new((index, tables))));
+        let now = Arc::new((index, tables));
+        let before = self.config.send_replace(Some(now.clone()));
+        let gone = |pool: &PoolId| !now.1.pools.contains_key(pool);
+        let mut last = lock(&self.last);
+        last.retain(|pool, _| gone(pool));
+        if let Some(before) = before {
+            let pools = before.1.pools.keys().filter(|pool| gone(pool));
+            last.extend(pools.map(|pool| (*pool, before.clone())));
+        }
     }
 
     fn entry(&self, pool: PoolId) -> Arc<Entry<B::Pool>> {
@@ -159,6 +172,10 @@ impl<B: Backend> Manager<B> {
                 Code::Failed,
                 "install the packages lvm2, dmsetup and thin-provisioning-tools, and start lvmd on both controllers",
             ),
+            PoolError::Used { .. } => (
+                Code::Refused,
+                "its disks are left as they are; a configuration that has the pool brings it back",
+            ),
             PoolError::Older { .. } => (
                 Code::Superseded,
                 "ask again when the configuration is replicated; `pollux config status` says how far it is",
@@ -185,6 +202,7 @@ impl<B: Backend> Manager<B> {
             FenceError::Superseded { .. } => self
                 .error(Code::Superseded, error)
                 .remedy("a later owner holds the pool: ask under the highest epoch"),
+            FenceError::Occupied { .. } => self.error(Code::Conflict, error).remedy("choose other disks"),
             FenceError::Foreign { disk, key } => self.error(Code::Refused, error).remedy(format!(
                 "make sure that nobody else uses {disk}, then `pollux disk clear-key {disk} {key}`; or choose another disk"
             )),
@@ -270,9 +288,9 @@ impl<B: Backend> Manager<B> {
                     other.name(),
                     other.id()
                 );
-                return Err(self
-                    .error(Code::Conflict, what)
-                    .remedy("choose other disks; one that is being deleted is gone in seconds"));
+                return Err(self.error(Code::Conflict, what).remedy(
+                    "choose other disks, or wait until it is deleted; `pollux pool list` shows whether it should be",
+                ));
             }
         }
         Ok(())
@@ -411,7 +429,8 @@ impl<B: Backend> Manager<B> {
         })
     }
 
-    /// `pool.delete`. Two have to know: heartbeat, who asks, and the configuration as it is read here, which may come later.
+    /// `pool.delete`. Two have to know: heartbeat, who asks, and the configuration as it is read here, which may come later. And
+    /// nothing may be in the pool.
     pub async fn delete(&self, request: Export, within: Duration) -> Result<Exported, RpcError> {
         let began = Instant::now();
         let mut config = self.config.subscribe();
@@ -420,27 +439,50 @@ impl<B: Backend> Manager<B> {
                 .as_deref()
                 .is_some_and(|(_, tables)| !tables.pools.contains_key(&request.pool))
         };
-        let index = match tokio::time::timeout(within / 2, config.wait_for(without)).await {
+        let index = match tokio::time::timeout(CONFIGURED.min(within / 2), config.wait_for(without)).await {
             Ok(Ok(known)) => known.as_deref().map(|(index, _)| *index),
             _ => None,
         };
         let Some(index) = index else {
-            let what = format!(
-                "pool {} is in the configuration as it is known here",
-                request.pool
-            );
+            let what = match self.config.borrow().as_deref() {
+                Some((index, _)) => format!(
+                    "pool {} is in the configuration as of change {index}",
+                    request.pool
+                ),
+                None => "no configuration is known here yet".to_owned(),
+            };
             return Err(self.error(Code::Refused, what).remedy(
                 "delete it with `pollux pool delete`, and see whether the configuration is replicated",
             ));
         };
         let entry = self.entry(request.pool);
-        let _turn = entry.turn.lock().await;
+        let mut turn = entry.turn.lock().await;
+        if let Some(proof) = turn.take() {
+            // Taken and not imported: nothing of it stays behind.
+            fence::release(&self.disks, &proof).await;
+        }
+        if entry.adopting.load(Ordering::SeqCst) {
+            let what = format!(
+                "pool {} is being taken over from the process before",
+                request.pool
+            );
+            return Err(self.error(Code::Failed, what).remedy("ask again"));
+        }
         let Some(pool) = entry.imported().clone() else {
             return Ok(Exported {
                 pool: request.pool,
                 was_imported: false,
             });
         };
+        let last = lock(&self.last).get(&request.pool).cloned();
+        if let Some(known) = last {
+            for error in pool
+                .reconcile(known.0, &plan::wanted(&known.1, request.pool))
+                .await
+            {
+                warn!(%error, "something of a deleted pool stays");
+            }
+        }
         pool.destroy(index, within.saturating_sub(began.elapsed()))
             .await
             .map_err(|error| self.pool_error(&error))?;

@@ -7,8 +7,8 @@ use pollux_api::config::{Backend, Hex, Tables};
 use pollux_api::error::Code;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, Epoch, Generation, Incarnation, PoolId, VolumeId};
 use pollux_api::lvm::{
-    Activate, Apply, Device, FileSystem, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Leg, Level, Replace,
-    RollBack, State,
+    Activate, Apply, Device, FileSystem, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Leg, Level, Remove,
+    Replace, RollBack, State,
 };
 use pollux_api::pool::{
     Export, Import, LegState, PoolEvent, PowerOff, Propose, ReservationKey, Resync, RollBack as AskRollBack,
@@ -232,11 +232,12 @@ impl Groups for Files {
         self.deactivate(pool).await
     }
 
-    async fn remove(&self, _: PoolId) -> Result<(), String> {
-        if *lock(&self.busy) {
-            return Err("a volume is busy".to_owned());
+    async fn remove(&self, _: Remove) -> Result<(), String> {
+        let mut stored = lock(&self.stored);
+        if *lock(&self.busy) || stored.volumes.len() + stored.snapshots.len() + stored.files.len() > 0 {
+            return Err("something is in it: busy".to_owned());
         }
-        *lock(&self.stored) = Stored::default();
+        *stored = Stored::default();
         Ok(())
     }
 
@@ -758,8 +759,17 @@ async fn a_group_that_the_configuration_has_no_more_leaves_disks_for_another() {
     let array = Array::new(LABEL_AREA_BYTES);
     let a = array.serving().await;
     a.manager.learn(9, Tables::default());
-    *lock(&a.groups.busy) = true;
     let delete = || a.manager.delete(Export { pool: POOL }, LONG);
+    // A configuration that was brought back from before the pool was made says nothing of its volumes.
+    let error = delete().await.expect_err("a volume is in it");
+    assert!(error.to_string().contains("something is in it"), "{error}");
+    a.host()
+        .await
+        .write(8, block(7), true, until())
+        .await
+        .expect("it goes on");
+    assert!(a.manager.reconcile(POOL, 2, &Wanted::default()).await.is_empty());
+    *lock(&a.groups.busy) = true;
     let error = delete().await.expect_err("in use");
     assert!(error.to_string().contains("busy"), "{error}");
     *lock(&a.groups.busy) = false;

@@ -1174,35 +1174,29 @@ async fn commands_at_the_edges_of_a_volume() {
 async fn disks_of_another_pool_are_left_alone() {
     let array = Array::new(2);
     let a = array.serving().await;
-    a.manager
-        .export(Export { pool: POOL }, LONG)
-        .await
-        .expect("export");
+    let b = array.start(B);
     let other = PoolId::from_bytes([1; 16]);
     let later = |generation| key(A, 2, generation);
-    let key = later(2);
-    a.manager
-        .take(Take {
-            pool: other,
-            disks: a.legs.clone(),
-            key,
-            victim: None,
-        })
-        .await
-        .expect("take");
-    let create = Import {
+    let take = |key| Take {
         pool: other,
-        create: true,
-        ..a.import_request(key)
+        disks: a.legs.clone(),
+        key,
+        victim: None,
     };
-    let error = a.manager.import(create.clone()).await.expect_err("occupied");
+    // No key of another one touches them, wherever they are served and whether or not.
+    let error = b.manager.take(take(key(B, 2, 2))).await.expect_err("served by a");
     assert!(
         error.is(Code::Conflict) && error.to_string().contains("label of pool tank"),
         "{error}"
     );
+    put(&a.volume().await, 0, 1).await;
+    a.manager
+        .export(Export { pool: POOL }, LONG)
+        .await
+        .expect("export");
+    let error = a.manager.take(take(later(2))).await.expect_err("occupied");
+    assert!(error.is(Code::Conflict), "{error}");
     // Without volumes there is nothing to lose: the disks of a deleted pool can be used again.
-    let give_back = Export { pool: other };
-    a.manager.export(give_back, LONG).await.expect("give back");
     a.take(later(3)).await;
     a.import(later(3)).await;
     a.reconcile(2, &[]).await;
@@ -1211,14 +1205,13 @@ async fn disks_of_another_pool_are_left_alone() {
         .await
         .expect("export");
     let key = later(4);
-    let take = Take {
+    a.manager.take(take(key)).await.expect("take");
+    let create = Import {
         pool: other,
-        disks: a.legs.clone(),
-        key,
-        victim: None,
+        create: true,
+        ..a.import_request(key)
     };
-    a.manager.take(take).await.expect("take");
-    a.manager.import(Import { key, ..create }).await.expect("create");
+    a.manager.import(create).await.expect("create");
     let seen = a.manager.status().await.seen;
     assert_eq!(seen.iter().map(|pool| pool.pool).collect::<Vec<_>>(), [other]);
 }
@@ -1247,13 +1240,15 @@ async fn a_pool_that_the_configuration_has_no_more_leaves_disks_for_another() {
         taken.is(Code::Conflict) && taken.to_string().contains("pool tank"),
         "{taken}"
     );
-    assert_eq!(
-        a.manager.status().await.imported.len(),
-        1,
-        "it is served all the while"
-    );
-
+    // One that was brought back from before the pool was made has no word about its volumes.
     a.manager.learn(9, Tables::default());
+    let refused = delete(LONG).await.expect_err("a volume is in it");
+    assert!(
+        refused.is(Code::Refused) && refused.to_string().contains("1 volumes"),
+        "{refused}"
+    );
+    put(&a.volume().await, 0, 1).await;
+    a.reconcile(2, &[]).await;
     assert!(delete(LONG).await.expect("deleted").was_imported);
     assert!(!delete(LONG).await.expect("and again").was_imported);
     for disk in &a.legs {

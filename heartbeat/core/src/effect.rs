@@ -149,7 +149,7 @@ pub enum Effect {
         /// Why, in words.
         reason: String,
     },
-    /// The configuration has this pool no more, and no volume in it: end its use, and leave disks of which another pool can be
+    /// The configuration has this pool no more: end its use, and if nothing is in it leave disks of which another pool can be
     /// made. Not answered; what cannot be removed is stopped as by `StopPool`.
     DeletePool {
         /// The pool.

@@ -500,19 +500,27 @@ impl Core {
         }
     }
 
-    pub(crate) fn drop_pool(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.remove(&id) else {
-            return;
-        };
-        if pool.state != State::Idle {
-            let generation = self
-                .claims
-                .pools
-                .get(&id)
-                .map(|claim| claim.generation)
-                .unwrap_or_default();
-            self.emit(Effect::DeletePool { pool: id, generation });
+    /// What is imported and in no configuration was deleted while no daemon looked.
+    fn drop_strays(&mut self) {
+        let imports = self.imports.iter().flatten();
+        let strays: Vec<(PoolId, Generation)> = imports
+            .filter(|(id, _)| !self.pools.contains_key(id))
+            .map(|(id, key)| (*id, key.generation))
+            .collect();
+        for (pool, generation) in strays {
+            self.emit(Effect::DeletePool { pool, generation });
+            self.forget_import(pool);
         }
+    }
+
+    pub(crate) fn drop_pool(&mut self, id: PoolId) {
+        if self.pools.remove(&id).is_none() {
+            return;
+        }
+        // Also of one that nothing is going on with: an attempt to take it may have left keys.
+        let claim = self.claims.pools.get(&id);
+        let generation = claim.map(|claim| claim.generation).unwrap_or_default();
+        self.emit(Effect::DeletePool { pool: id, generation });
         self.forget_import(id);
         self.partner.holdings.remove(&id);
         self.renew.remove(&id);
@@ -790,6 +798,7 @@ impl Core {
             self.adopted = true;
             self.miss_imports();
         }
+        self.drop_strays();
         let ids: Vec<PoolId> = self.pools.keys().copied().collect();
         for id in &ids {
             self.note_ask(now, *id);

@@ -539,7 +539,40 @@ fn a_pool_that_is_dropped_leaves_nothing_behind() {
     assert_eq!(core.claims.sequence, sequence + 1, "the disks are told");
     core.out.clear();
     core.drop_pool(POOLS[1]);
-    assert!(core.out.is_empty(), "nothing was going on with it here");
+    assert!(
+        matches!(core.out[..], [Effect::DeletePool { pool, .. }] if pool == POOLS[1]),
+        "keys of an attempt may be left"
+    );
+    core.out.clear();
+    core.drop_pool(POOLS[1]);
+    assert!(core.out.is_empty(), "once");
+}
+
+#[test]
+fn an_import_that_no_configuration_has_is_deleted_once() {
+    let (mut core, now) = whole();
+    let stray = PoolId::from_bytes([0x77; 16]);
+    let key = ReservationKey {
+        controller: A,
+        epoch: core.record().epoch,
+        generation: Generation::new(4),
+    };
+    let mut imports = core.imports.clone().unwrap();
+    imports.insert(stray, key);
+    core.set_imports(now, imports);
+    core.out.clear();
+    core.step_pools(now);
+    let deleted = |effect: &&Effect| matches!(effect, Effect::DeletePool { .. });
+    assert_eq!(
+        core.out.iter().filter(deleted).collect::<Vec<_>>(),
+        [&Effect::DeletePool {
+            pool: stray,
+            generation: key.generation
+        }]
+    );
+    core.out.clear();
+    core.step_pools(now);
+    assert_eq!(core.out.iter().find(deleted), None);
 }
 
 #[test]

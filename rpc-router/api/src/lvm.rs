@@ -51,8 +51,9 @@ crate::contract! {
         idempotent nobody DEACTIVATE = "lvm.deactivate": Which => bool, [Failed];
         /// Nothing of a group reaches a disk any more, whatever is under way in it; then it is taken down. Idempotent.
         idempotent nobody CUT = "lvm.cut": Which => bool, [Failed];
-        /// Removes an active group with all that is in it. Idempotent.
-        idempotent nobody REMOVE = "lvm.remove": Which => bool, [Refused, Failed];
+        /// Removes a group in which nothing is any more: its disks bear nothing of it afterwards. Answers whether there was
+        /// one. Idempotent.
+        idempotent nobody REMOVE = "lvm.remove": Remove => bool, [Conflict, Refused, Failed];
         /// Pools of which anything stands in the kernel.
         idempotent nobody POOLS = "lvm.pools": () => Vec<PoolId>, [Failed];
     }
@@ -133,6 +134,18 @@ pub struct Activate {
     pub disks: Vec<Disk>,
     /// The group may be made where there is none; otherwise a missing one is damage.
     pub create: bool,
+}
+
+/// Parameters of [`REMOVE`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Remove {
+    /// The pool.
+    pub pool: PoolId,
+    /// Its disks, all of them held by the caller; without those that have failed. Without any, those whose gates are open.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
 }
 
 /// A volume that is wanted.

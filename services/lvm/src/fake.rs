@@ -347,12 +347,6 @@ impl FakeTools {
             );
             return Ok(String::new());
         }
-        if *command == "pvremove" {
-            return match on_disks.first() {
-                Some(name) => Err(format!("PV is used by VG {name}")),
-                None => Ok(String::new()),
-            };
-        }
         let name = on_disks.first().ok_or("Volume group not found")?.clone();
         let whole = shelf.missing(&name, &seen) == 0;
         let vg = shelf.groups.get_mut(&name).ok_or("Volume group not found")?;
@@ -393,17 +387,6 @@ impl FakeTools {
                     .nth(1)
                     .ok_or("vgchange: nothing to change")?;
                 vg.system_id = (*heir).to_owned();
-            }
-            ("vgremove", _) => {
-                shelf.groups.remove(&name);
-                shelf.images.remove(&name);
-                shelf
-                    .disks
-                    .values_mut()
-                    .filter(|disk| disk.2.as_ref() == Some(&name))
-                    .for_each(|disk| disk.2 = None);
-                drop(shelf);
-                lock(&self.mapped).retain(|device, _| !device.starts_with(&format!("{name}-")));
             }
             _ => {
                 let made = self.change(vg, command, rest, last)?;
@@ -842,7 +825,15 @@ impl Tools for FakeTools {
         let id = on.and_then(|on| shelf.by_number(&on)).ok_or("No such device")?;
         let group = shelf.disks.get_mut(&id).and_then(|disk| disk.2.take());
         if let Some(group) = group {
-            *shelf.ghosts.entry(group).or_default() += 1;
+            match shelf.disks.values().any(|disk| disk.2.as_ref() == Some(&group)) {
+                true => *shelf.ghosts.entry(group).or_default() += 1,
+                // Nobody describes it any more.
+                false => {
+                    shelf.groups.remove(&group);
+                    shelf.images.remove(&group);
+                    shelf.ghosts.remove(&group);
+                }
+            }
         }
         Ok(())
     }

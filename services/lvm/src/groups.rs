@@ -13,8 +13,8 @@ use futures_util::future::{join_all, try_join_all};
 use pollux_api::config::item::ItemId;
 use pollux_api::id::{DiskIndex, PoolId};
 use pollux_api::lvm::{
-    Activate, Apply, Device, Disk, EXTENT_BYTES, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Replace,
-    RollBack, State,
+    Activate, Apply, Device, Disk, EXTENT_BYTES, Group, HEAD_BYTES, Health, LABEL_AREA_BYTES, Remove,
+    Replace, RollBack, State,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -569,31 +569,44 @@ impl<T: Tools> Groups<T> {
         Ok(was)
     }
 
-    /// `lvm.remove`.
+    /// `lvm.remove`. What stands on the disks counts, whether or not the group is active, and whatever an earlier attempt has
+    /// left. LVM does not change a group of which a disk is missing, so what it has written is overwritten instead.
     ///
     /// # Errors
-    /// As [`Groups::deactivate`].
-    pub async fn remove(&self, pool: PoolId) -> Result<bool, GroupError> {
+    /// Something is in the group, somebody has it open, or a disk does not answer. Nothing was overwritten then, or some disks
+    /// were: a repetition goes on.
+    pub async fn remove(&self, request: &Remove) -> Result<bool, GroupError> {
+        let pool = request.pool;
         let turn = self.turn(pool);
         let _turn = turn.lock().await;
-        let gates = match self.active(pool).await {
-            Ok(gates) => gates,
-            Err(GroupError::Refused(Refusal::Inactive { .. })) => return Ok(false),
-            Err(error) => return Err(error),
+        if !self.kernel().await?.is_active(pool) {
+            self.open_gates(pool, &request.disks).await?;
+        }
+        let kernel = self.kernel().await?;
+        let gates = Self::nodes(pool, &kernel);
+        let groups = match gates.is_empty() {
+            true => Vec::new(),
+            false => self.report(&gates).await?,
         };
-        self.unmount(pool, |_| true).await?;
-        let group = names::group(pool);
-        self.lvm(
-            &gates,
-            &self.systems.own,
-            &words(&["vgremove", "--yes", "--force", &group]),
-        )
-        .await?;
-        let mut clear = words(&["pvremove", "--yes"]);
-        clear.extend(gates.iter().cloned());
-        self.lvm(&gates, &self.systems.own, &clear).await?;
+        let vg = plan::remove(&groups, &names::group(pool), &self.systems)?;
+        if let Some(vg) = vg
+            && kernel.is_active(pool)
+        {
+            self.unmount(pool, |_| true).await?;
+            let call = words(&["vgchange", "--activate", "n", &vg.name]);
+            self.lvm(&gates, plan::system(Some(vg), &self.systems), &call)
+                .await?;
+        }
+        for (slot, gate) in kernel.gates(pool) {
+            if gate == Gate::Cut {
+                continue;
+            }
+            let erased = self.tools.erase(&names::node(&names::gate(pool, slot))).await;
+            erased.map_err(|why| GroupError::Disk { slot, why })?;
+        }
         self.take_down(pool).await?;
-        Ok(true)
+        info!(%pool, "removed from its disks");
+        Ok(vg.is_some())
     }
 
     /// `lvm.cut`.

@@ -119,6 +119,16 @@ pub enum Refusal {
         /// Which.
         id: ItemId,
     },
+    /// Something is in it still.
+    #[error(
+        "group {group} has {count} volumes, snapshots and file systems still: it is not removed with them"
+    )]
+    Used {
+        /// Which.
+        group: String,
+        /// How many.
+        count: usize,
+    },
     /// There is no such snapshot.
     #[error("group {group} has no {lv}")]
     NoSnapshot {
@@ -323,6 +333,30 @@ pub fn find<'a>(groups: &'a [Vg], group: &str, systems: &Systems) -> Result<&'a 
         })?;
     owned(vg, systems)?;
     Ok(vg)
+}
+
+/// The group that is to be removed, if it stands on its disks still.
+///
+/// # Errors
+/// Something is in it, or the disks are another's.
+pub fn remove<'a>(groups: &'a [Vg], group: &str, systems: &Systems) -> Result<Option<&'a Vg>, Refusal> {
+    if let Some(other) = groups.iter().find(|vg| vg.name != group && !vg.name.is_empty()) {
+        return Err(Refusal::Occupied {
+            group: group.to_owned(),
+            other: other.name.clone(),
+        });
+    }
+    let vg = match find(groups, group, systems) {
+        Err(Refusal::Missing { .. }) => return Ok(None),
+        found => found?,
+    };
+    match vg.lvs.iter().filter(|lv| names::role(&lv.name).is_some()).count() {
+        0 => Ok(Some(vg)),
+        count => Err(Refusal::Used {
+            group: group.to_owned(),
+            count,
+        }),
+    }
 }
 
 /// Makes a group of the partner's the own system's.

@@ -57,6 +57,10 @@ fn told(method: &str, error: &GroupError) -> RpcError {
             Code::Refused,
             "look at the device; if nothing of it is needed, delete the file system and make another",
         ),
+        GroupError::Refused(Refusal::Used { .. }) => (
+            Code::Refused,
+            "remove what is in it first; a configuration that has the pool brings it back",
+        ),
         GroupError::Refused(Refusal::Whole { .. }) => (Code::Refused, "nothing: it has all it needs"),
         GroupError::Refused(Refusal::Single { .. }) => {
             (Code::Refused, "make another pool, and restore a backup")
@@ -116,14 +120,17 @@ impl<T: Tools> Door<T> {
                 tokio::spawn(async move { answer(&name, groups.roll_back(&request).await) })
             }
             POOLS => tokio::spawn(async move { answer(&name, groups.pools().await) }),
-            STATE | DEACTIVATE | CUT | REMOVE => {
+            REMOVE => {
+                let request = params(method, given)?;
+                tokio::spawn(async move { answer(&name, groups.remove(&request).await) })
+            }
+            STATE | DEACTIVATE | CUT => {
                 let Which { pool } = params(method, given)?;
                 tokio::spawn(async move {
                     match &*name {
                         STATE => answer(&name, groups.state(pool).await),
                         DEACTIVATE => answer(&name, groups.deactivate(pool).await),
-                        CUT => answer(&name, groups.cut(pool).await),
-                        _ => answer(&name, groups.remove(pool).await),
+                        _ => answer(&name, groups.cut(pool).await),
                     }
                 })
             }

@@ -5,7 +5,8 @@ use pollux_api::config::item::ItemId;
 use pollux_api::error::{Code, RpcError};
 use pollux_api::id::{DiskIndex, PoolId, VolumeId};
 use pollux_api::lvm::{
-    Activate, Apply, Disk, FileSystem, FileSystemSnapshot, Group, Health, Replace, RollBack, Snapshot, Volume,
+    Activate, Apply, Disk, FileSystem, FileSystemSnapshot, Group, Health, Remove, Replace, RollBack,
+    Snapshot, Volume,
 };
 use pollux_lvm::fake::FakeTools;
 use pollux_lvm::groups::{GroupError, Groups};
@@ -41,6 +42,13 @@ fn activate(which: std::ops::Range<u8>, create: bool) -> Activate {
         pool: POOL,
         disks: disks(which),
         create,
+    }
+}
+
+fn remove(pool: PoolId, which: std::ops::Range<u8>) -> Remove {
+    Remove {
+        pool,
+        disks: disks(which),
     }
 }
 
@@ -518,9 +526,48 @@ async fn what_is_not_there_is_not_made_and_the_rest_is_told_apart() {
         matches!(error, GroupError::Tool(_)),
         "a disk has one gate: {error}"
     );
-    assert!(!a.remove(POOL).await.expect("nothing there"));
-    assert!(a.remove(other.pool).await.expect("removed"));
+    a.cut(other.pool).await.expect("its gates are closed");
+    let error = a.remove(&remove(POOL, 0..2)).await.expect_err("another's disks");
+    assert!(
+        matches!(error, GroupError::Refused(Refusal::Occupied { .. })),
+        "{error}"
+    );
+    a.cut(POOL).await.expect("its gates are closed");
+    // Not active any more: what stands on the disks counts.
+    assert!(a.remove(&remove(other.pool, 0..2)).await.expect("removed"));
     assert_eq!(a.tools().owner(&names::group(other.pool)), None);
+    assert!(!a.remove(&remove(other.pool, 0..2)).await.expect("nothing there"));
+    a.activate(&activate(0..2, true))
+        .await
+        .expect("made of the same disks");
+}
+
+#[tokio::test]
+async fn a_group_is_removed_when_nothing_is_in_it_also_with_a_disk_missing() {
+    let [a, b] = pair(2);
+    a.activate(&activate(0..2, true)).await.expect("made");
+    a.apply(&wanted(8 * MIB, &[])).await.expect("a volume");
+    let error = a.remove(&remove(POOL, 0..2)).await.expect_err("used");
+    assert!(
+        matches!(error, GroupError::Refused(Refusal::Used { count: 1, .. })),
+        "{error}"
+    );
+    assert_eq!(a.state(POOL).await.expect("active").legs.len(), 2, "it goes on");
+    let none = Apply {
+        volumes: Vec::new(),
+        ..wanted(MIB, &[])
+    };
+    a.apply(&none).await.expect("no volume");
+    a.tools().lose([1; 16], true);
+    a.cut(POOL).await.expect("given up");
+    // The other system takes it with one disk, and it is the first one's by name still.
+    b.tools().lose([1; 16], true);
+    b.activate(&activate(0..1, false)).await.expect("taken");
+    assert!(b.remove(&remove(POOL, 0..1)).await.expect("removed"));
+    assert!(
+        b.pools().await.expect("asked").is_empty(),
+        "nothing is left in the kernel"
+    );
 }
 
 #[tokio::test]
