@@ -111,6 +111,18 @@ impl Clock {
             Err(error) => Self::Unknown(error.to_string()),
         }
     }
+
+    /// Has whatever is installed for it keep the clock.
+    ///
+    /// # Errors
+    /// In words: nothing is, or timedated does not answer.
+    pub async fn keep() -> Result<(), String> {
+        match Program::timedatectl().run(&["set-ntp", "true"], b"").await {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
 }
 
 /// SCSI and NVMe disks, and who uses them. `sysfs`: /sys.

@@ -1,7 +1,8 @@
 //! `pollux setup`: makes this machine a controller of an array.
 //!
 //! It looks what is here ([`facts`]), says what that makes ([`propose`]), asks what only a person knows, and writes the
-//! files ([`files`]) when it is told to go on. It changes nothing else: no address, no disk, no daemon.
+//! files ([`files`]) when it is told to go on, and has the clock kept where nothing keeps it. It changes nothing else: no
+//! address, no disk, no daemon.
 //!
 //! It must never write over a file without saying what differs, and never without being told to.
 
@@ -59,7 +60,17 @@ pub async fn run(place: &Place, setup: &Setup) -> Result<Shown, Error> {
             Outcome::Ask(questions) => return Err(unanswered(&questions)),
         }
     };
-    conclude(&folder, &proposal, &facts, setup)
+    let mut shown = conclude(&folder, &proposal, &facts, setup)?;
+    if facts.clock == Clock::Alone && !setup.dry_run {
+        shown.text += &match Clock::keep().await {
+            Ok(()) => "time synchronization is on now; timedatectl says when the clock is right\n".to_owned(),
+            Err(why) => format!(
+                "time synchronization cannot be switched on ({why}): apt install systemd-timesyncd (or chrony), then \
+                 timedatectl set-ntp true\n"
+            ),
+        };
+    }
+    Ok(shown)
 }
 
 /// Shows what a proposal makes of the files that are there, and writes it when it is told to.
@@ -94,7 +105,7 @@ fn conclude(folder: &Path, proposal: &Proposal, facts: &Facts, setup: &Setup) ->
         ));
     }
     let changed = states.iter().any(|state| *state != State::Same);
-    if changed {
+    if changed || facts.clock == Clock::Alone {
         if !setup.yes {
             confirm(&text)?;
         }

@@ -731,8 +731,8 @@ fn clock(clock: &Clock, notes: &mut Vec<String>) {
                 .to_owned(),
         ),
         Clock::Alone => Some(
-            "nothing synchronizes the clock: times in logs of both controllers will not fit; \
-             apt install systemd-timesyncd (or chrony), then timedatectl set-ntp true"
+            "nothing synchronizes the clock, and times in logs of both controllers would not fit: \
+             setup does timedatectl set-ntp true"
                 .to_owned(),
         ),
         Clock::Unknown(why) => Some(format!("whether the clock is synchronized is unknown: {why}")),
