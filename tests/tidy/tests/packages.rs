@@ -392,7 +392,7 @@ fn make_debian() -> Result<PathBuf, String> {
     if !has("mmdebstrap") {
         return Err("mmdebstrap is not installed: apt install mmdebstrap".into());
     }
-    let kept = programs().join("debian-13.tar");
+    let kept = programs().join("debian-13-dbus.tar");
     if kept.exists() {
         return Ok(kept);
     }
@@ -403,7 +403,7 @@ fn make_debian() -> Result<PathBuf, String> {
         Command::new("mmdebstrap")
             .args([
                 "--variant=minbase",
-                "--include=systemd",
+                "--include=systemd,dbus",
                 "--dpkgopt=force-unsafe-io",
                 "trixie",
             ])
