@@ -7,7 +7,7 @@
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::machine::Machine;
-use crate::payload::INITIATOR;
+use crate::payload::{CHAP_SECRET, CHAP_USER, INITIATOR};
 use crate::programs::{self, DPKG_DEB};
 use crate::reservations::{self, Disk};
 use crate::shelf::{DATA, OWN, QUORUM};
@@ -221,6 +221,12 @@ impl<'a> Array<'a> {
         let a = self.lab.machine(Node::A)?;
         let command = |words: &str| a.run_within(&format!("pollux {words}"), COMMAND).map(drop);
         command(&format!("host create lab --iqn {INITIATOR}"))?;
+        a.run_within(
+            &format!(
+                "printf %s {CHAP_SECRET} | pollux config set key lab-chap purpose=chap user={CHAP_USER} host=lab secret=@-"
+            ),
+            COMMAND,
+        )?;
         for (number, pool) in POOLS.into_iter().enumerate() {
             self.create(pool)?;
             command(&format!(
@@ -367,21 +373,18 @@ impl<'a> Array<'a> {
     /// # Errors
     /// It does not.
     pub fn serves(&self, pool: Pool, node: Node) -> std::result::Result<(), String> {
+        serving(&self.status(node)?, pool, node)
+    }
+
+    /// Whether a controller says that it does not serve a pool: that there is no answer says nothing.
+    ///
+    /// # Errors
+    /// It serves it, or does not answer.
+    pub fn has_given_up(&self, pool: Pool, node: Node) -> std::result::Result<(), String> {
         let status = self.status(node)?;
-        let found = status
-            .pools
-            .iter()
-            .find(|known| known.name.as_deref() == Some(pool.name));
-        let found = found.ok_or_else(|| format!("{node} does not know {} yet", pool.name))?;
-        // What went wrong last stands behind it in parentheses.
-        let state = found.state.split(" (").next();
-        if found.owner == Some(id(node)) && state == Some("serving") {
-            Ok(())
-        } else {
-            Err(format!(
-                "{node}: {} (owner {:?}), {}",
-                found.state, found.owner, status.state
-            ))
+        match serving(&status, pool, node) {
+            Ok(()) => Err(format!("{node} says that it serves {}", pool.name)),
+            Err(_) => Ok(()),
         }
     }
 
@@ -482,6 +485,25 @@ impl<'a> Array<'a> {
             COMMAND,
         )?;
         self.wait_owner(pool, from.partner(), MOVE)
+    }
+}
+
+/// Whether a controller serves a pool, by its own status.
+fn serving(status: &Status, pool: Pool, node: Node) -> std::result::Result<(), String> {
+    let found = status
+        .pools
+        .iter()
+        .find(|known| known.name.as_deref() == Some(pool.name));
+    let found = found.ok_or_else(|| format!("{node} does not know {} yet", pool.name))?;
+    // What went wrong last stands behind it in parentheses.
+    let state = found.state.split(" (").next();
+    if found.owner == Some(id(node)) && state == Some("serving") {
+        Ok(())
+    } else {
+        Err(format!(
+            "{node}: {} (owner {:?}), {}",
+            found.state, found.owner, status.state
+        ))
     }
 }
 

@@ -29,6 +29,7 @@ const QUESTIONS: &[(&str, &str)] = &[
         "disks.txt",
         "lsscsi --generic --wwn --size; multipath -ll; iscsiadm --mode session --print 3",
     ),
+    ("writer.txt", "cat /var/tmp/*.job /var/tmp/*.json 2>/dev/null"),
     (
         "pollux.txt",
         "pollux status; pollux timeline --limit 5; ls -lR /etc/pollux /run/pollux",

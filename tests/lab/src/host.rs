@@ -8,6 +8,7 @@ use crate::array::{FILES, GAMMA, POOLS, Pool, Volume, install};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::machine::Machine;
+use crate::payload::{CHAP_SECRET, CHAP_USER};
 use crate::topology::Node;
 use crate::wait::wait_for;
 use serde::Deserialize;
@@ -23,6 +24,9 @@ const END: Duration = Duration::from_secs(600);
 const BACKLOG: u32 = 256;
 /// The same on the file system, which is written a quarter as fast.
 const FILES_BACKLOG: u32 = BACKLOG / 8;
+
+/// Where on a volume stands what is written once: behind what the writer uses.
+const LEDGER_MIB: u32 = 40;
 
 /// How the host writes.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +46,7 @@ impl Load {
     /// As many commands under way as one host commonly has.
     pub const DEEP: Self = Self {
         depth: 64,
-        rate: Some(40),
+        rate: None,
     };
     /// All that there can be.
     pub const FULL: Self = Self {
@@ -132,7 +136,16 @@ impl Host {
     /// A controller refuses, a device does not come together, or a limit is another.
     pub fn login(&self, package: &Path) -> Result<()> {
         install(&self.machine, package)?;
-        self.machine.run("multipathd reconfigure")?;
+        self.machine.run(&format!(
+            "multipathd reconfigure && cat >> /etc/iscsi/iscsid.conf <<'END'
+node.session.auth.authmethod = CHAP
+node.session.auth.username = {CHAP_USER}
+node.session.auth.password = {CHAP_SECRET}
+discovery.sendtargets.auth.authmethod = CHAP
+discovery.sendtargets.auth.username = {CHAP_USER}
+discovery.sendtargets.auth.password = {CHAP_SECRET}
+END"
+        ))?;
         let portals = Node::CONTROLLERS.map(Node::front).join(" ");
         self.machine
             .run_within(&format!("/usr/libexec/pollux-host/login {portals}"), LOGIN)?;
@@ -180,8 +193,8 @@ impl Host {
             .run(&format!(
                 "for disk in $(basename -a $(readlink -f /dev/disk/by-path/*-lun-{})); do echo $disk; done > /var/tmp/paths; \
                  multipath -f $(basename {device}) && for disk in $(cat /var/tmp/paths); do \
-                 echo 1 > /sys/block/$disk/device/delete; done",
-                pool.lun
+                 echo 1 > /sys/block/$disk/device/delete; done && rm -f /var/tmp/ledger-{}",
+                pool.lun, pool.volume
             ))
             .map(drop)
     }
@@ -225,6 +238,31 @@ impl Host {
         self.wait_path(pool, node.partner(), |priority| priority < OPTIMIZED)
     }
 
+    /// Waits until the host's kernel has both paths of a pool's volume as its move to `node` has made them.
+    ///
+    /// # Errors
+    /// It does not: it was not told, and asks only when a path fails.
+    pub fn wait_access(&self, pool: Pool, node: Node) -> Result<()> {
+        let wanted = [
+            (node, "active/optimized"),
+            (node.partner(), "active/non-optimized"),
+        ];
+        wait_for("the host's kernel knows of the move", LOGIN, || {
+            for (node, state) in wanted {
+                let said = self.machine.run(&format!(
+                    "cat /sys/block/$(basename $(readlink -f /dev/disk/by-path/ip-{}:*-lun-{}))/device/access_state",
+                    node.front(),
+                    pool.lun
+                ));
+                let said = said.map_err(|error| error.to_string())?;
+                if said.trim() != state {
+                    return Err(format!("through {node}: {}", said.trim()));
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn wait_path(&self, pool: Pool, node: Node, wanted: impl Fn(i32) -> bool) -> Result<()> {
         let script = format!(
             "disk=$(basename $(readlink -f /dev/disk/by-path/ip-{}:*-lun-{})); \
@@ -253,13 +291,16 @@ impl Host {
         let Load { depth, rate } = load;
         let limit = |rate: Option<u32>| rate.map_or(String::new(), |rate| format!("rate_iops={rate}\n"));
         let name = writer.name;
+        // At full speed an hour of single times would not fit into the host's memory.
+        let times = if rate.is_some() { "" } else { "log_avg_msec=50\n" };
         let mut job = format!(
             "[global]\nioengine=libaio\ndirect=1\nbs=4k\nrw=randwrite\n\
              verify=crc32c\nverify_backlog={BACKLOG}\nverify_fatal=1\nverify_dump=0\n\
-             time_based\nruntime=24h\nlog_unix_epoch=1\nwrite_lat_log=/var/tmp/{name}\n"
+             time_based\nruntime=24h\nlog_unix_epoch=1\nwrite_lat_log=/var/tmp/{name}\n{times}"
         );
         for Pool { volume, lun, .. } in writer.pools {
             let device = self.device(volume, *lun)?;
+            self.put_ledger(&device, volume)?;
             let limit = limit(rate);
             job += &format!("[{volume}]\nfilename={device}\nsize=32m\niodepth={depth}\n{limit}");
         }
@@ -285,6 +326,32 @@ impl Host {
         );
         self.machine.run(&script)?;
         self.wait_progress_of(writer)
+    }
+
+    /// Writes once, behind what the writer uses, what has to be there to the end; it is never written again.
+    fn put_ledger(&self, device: &str, volume: &str) -> Result<()> {
+        let kept = format!("/var/tmp/ledger-{volume}");
+        self.machine
+            .run(&format!(
+                "[ -e {kept} ] || {{ dd if=/dev/urandom of={kept} bs=1M count=4 status=none && \
+                 dd if={kept} of={device} bs=1M seek={LEDGER_MIB} oflag=direct conv=fsync,notrunc status=none; }}"
+            ))
+            .map(drop)
+    }
+
+    /// Reads it back, past the host's cache.
+    fn ledger_stands(&self, device: &str, volume: &str) -> Result<()> {
+        let read = format!(
+            "dd if={device} bs=1M skip={LEDGER_MIB} count=4 iflag=direct status=none | cmp - /var/tmp/ledger-{volume}"
+        );
+        let said = self.machine.try_run(&read, END)?;
+        if said.status.success() {
+            return Ok(());
+        }
+        Err(Error::broken(
+            "what was written and answered once is there to the end",
+            format!("{volume}: {}{}", said.out, said.err),
+        ))
     }
 
     /// Waits until commands of every volume are answered that were not when it was called.
@@ -335,6 +402,35 @@ impl Host {
         })
     }
 
+    /// Waits until so many commands of a pool's volume are under way at once.
+    ///
+    /// # Errors
+    /// There never are.
+    pub fn wait_in_flight(&self, pool: Pool, least: u16) -> Result<()> {
+        let device = self.device(pool.volume, pool.lun)?;
+        wait_for(
+            &format!("{least} commands of {} are under way", pool.volume),
+            LOGIN,
+            || {
+                let said = self
+                    .machine
+                    .run(&format!(
+                        "cat /sys/block/$(basename $(readlink -f {device}))/inflight"
+                    ))
+                    .map_err(|error| error.to_string())?;
+                let count: u32 = said
+                    .split_whitespace()
+                    .filter_map(|word| word.parse::<u32>().ok())
+                    .sum();
+                if count >= u32::from(least) {
+                    Ok(())
+                } else {
+                    Err(format!("{count} are"))
+                }
+            },
+        )
+    }
+
     /// The host's clock, ms since 1970.
     ///
     /// # Errors
@@ -373,6 +469,9 @@ impl Host {
             writer.jobs(),
         )
         .map_err(|seen| Error::broken(promise, seen))?;
+        for Pool { volume, lun, .. } in writer.pools {
+            self.ledger_stands(&self.device(volume, *lun)?, volume)?;
+        }
         let mut pause: Option<Gap> = None;
         for job in 1..=writer.jobs() {
             let log = self

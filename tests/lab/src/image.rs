@@ -135,7 +135,8 @@ impl Image {
     /// # Errors
     /// What it is made with is missing or fails.
     pub fn get(cache: &Cache, this: &Path) -> Result<Self> {
-        let mut parts = vec![SUITE, INIT];
+        // How it is made is in here.
+        let mut parts = vec![SUITE, INIT, include_str!("image.rs"), include_str!("modules.rs")];
         for list in [PACKAGES, LEFT_OUT, OFF, FORGOTTEN, FIRST, REST] {
             parts.extend(list);
             parts.push("");

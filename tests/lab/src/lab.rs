@@ -17,7 +17,7 @@ use crate::programs::{self, SSH_KEYGEN};
 use crate::shelf::Shelf;
 use crate::ssh::Ssh;
 use crate::tools::Qemu;
-use crate::topology::{self, Node, OWN_DISK};
+use crate::topology::{self, Node, OWN_DISK, Segment};
 use crate::{payload, saved, wait};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -232,13 +232,42 @@ impl Lab {
         Ok(())
     }
 
+    /// Cuts the power of a machine: what its kernel had not written is gone, and its partner's cables have no carrier.
+    ///
+    /// # Errors
+    /// A QEMU does not end, or refuses.
+    pub fn cut_power(&self, node: Node) -> Result<()> {
+        self.machine(node)?.cut_power()?;
+        self.carriers()
+    }
+
+    /// The interconnect's cables end at the partner: there is carrier where it has power.
+    ///
+    /// # Errors
+    /// QEMU refuses.
+    pub fn carriers(&self) -> Result<()> {
+        let powered = |node| {
+            self.machine(node)
+                .ok()
+                .filter(|machine| machine.process.is_alive())
+        };
+        for node in Node::CONTROLLERS {
+            let Some(machine) = powered(node) else { continue };
+            for leg in [Segment::Leg0, Segment::Leg1] {
+                machine.plug(leg, powered(node.partner()).is_some())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives power to a machine that has none; its disk is as it left it.
     ///
     /// # Errors
     /// It runs, or its QEMU does not start.
     pub fn power_on(&mut self, node: Node) -> Result<()> {
         let (qemu, image) = self.parts()?;
-        self.power_on_with(node, &qemu, &image, None)
+        self.power_on_with(node, &qemu, &image, None)?;
+        self.carriers()
     }
 
     /// Puts a running machine away as it is, memory and system; it has no power afterwards.
@@ -273,7 +302,8 @@ impl Lab {
         fs::rename(kept.folder.join(OWN_DISK), &disk).map_err(Error::file("put back", &disk))?;
         let memory = kept.folder.join(saved::MEMORY);
         self.power_on_with(kept.node, &kept.qemu, &kept.image, Some(&memory))?;
-        saved::wake(&mut self.machine(kept.node)?.panel()?)
+        saved::wake(&mut self.machine(kept.node)?.panel()?)?;
+        self.carriers()
     }
 
     /// `memory`: the file out of which it goes on; without one it boots.

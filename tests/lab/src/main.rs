@@ -4,9 +4,9 @@
 
 use clap::{Args, Parser, Subcommand};
 use pollux_lab::array::{self, Array};
-use pollux_lab::cases::{CASES, Case, Outcome, load};
+use pollux_lab::cases::{self, CASES, Case, Outcome};
 use pollux_lab::error::{Error, Result};
-use pollux_lab::host::{Host, Load, Writer};
+use pollux_lab::host::Host;
 use pollux_lab::lab::Lab;
 use pollux_lab::topology::Node;
 use pollux_lab::{diagnosis, image, switch};
@@ -155,20 +155,7 @@ fn run(what: What) -> Result<ExitCode> {
         }
         What::Install { unpacked, packages } => install(&Lab::find()?, unpacked, &packages)?,
         What::Run { case } => {
-            let outcome = case.run(&mut Lab::find()?)?;
-            println!(
-                "{}: ok, {} commands answered, pause {} ms from {} ms after the fault, {:.0} s{}",
-                case.name,
-                outcome.answered,
-                outcome.pause.length_ms,
-                outcome.pause.from_ms,
-                outcome.took.as_secs_f64(),
-                outcome.phases.map_or(String::new(), |phases| format!(
-                    "\n{:.1} times the import: {}",
-                    phases.whole_ms as f64 / phases.import_ms.max(1) as f64,
-                    phases.text
-                ))
-            );
+            told(case.name, case.run(&mut Lab::find()?)?);
         }
         What::All {
             cases,
@@ -183,16 +170,8 @@ fn run(what: What) -> Result<ExitCode> {
             return all(&cases, keep, &packages);
         }
         What::Saturate { minutes } => {
-            let lab = Lab::find()?;
-            let host = Host::of(&lab)?;
-            host.load(Writer::EVERY, Load::FULL)?;
-            let since = host.now_ms()?;
-            load::saturate(&lab, Duration::from_secs(minutes * 60))?;
-            let written = host.judge(Writer::EVERY, since)?;
-            println!(
-                "{} commands answered, longest pause {} ms",
-                written.answered, written.pause.length_ms
-            );
+            let length = Duration::from_secs(minutes * 60);
+            told("saturate", cases::saturated(&mut Lab::find()?, length)?);
         }
         What::List => {
             for case in CASES {
@@ -207,6 +186,22 @@ fn run(what: What) -> Result<ExitCode> {
         What::ImageHook { root, folder } => image::hook(&root, &folder)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints how one case went.
+fn told(name: &str, outcome: Outcome) {
+    println!(
+        "{name}: ok, {} commands answered, pause {} ms from {} ms after the fault, {:.0} s{}",
+        outcome.answered,
+        outcome.pause.length_ms,
+        outcome.pause.from_ms,
+        outcome.took.as_secs_f64(),
+        outcome.phases.map_or(String::new(), |phases| format!(
+            "\n{:.1} times the import: {}",
+            phases.whole_ms as f64 / phases.import_ms.max(1) as f64,
+            phases.text
+        ))
+    );
 }
 
 fn install(lab: &Lab, unpacked: bool, packages: &Packages) -> Result<()> {
@@ -236,7 +231,10 @@ fn all(cases: &[Case], keep: bool, packages: &Packages) -> Result<ExitCode> {
     if rows[0].1.is_ok() {
         for case in cases {
             let start = Instant::now();
-            let outcome = case.run(&mut lab).map(Some);
+            // What one has left is not the next one's to fail of.
+            let failed = rows.last().is_some_and(|(_, outcome, _)| outcome.is_err());
+            let mended = if failed { cases::mend(&mut lab) } else { Ok(()) };
+            let outcome = mended.and_then(|()| case.run(&mut lab)).map(Some);
             let word = if outcome.is_ok() { "ok" } else { "FAILED" };
             println!("{}: {word}, {:.0} s", case.name, start.elapsed().as_secs_f64());
             rows.push((case.name, outcome, start.elapsed()));

@@ -2,7 +2,7 @@
 
 use crate::disk::Tree;
 use crate::error::{Error, Result};
-use crate::topology::{Node, Segment};
+use crate::topology::Node;
 use std::fs;
 use std::path::Path;
 
@@ -38,6 +38,11 @@ pub fn fill(tree: &Tree, node: Node, key: &Path) -> Result<()> {
 /// Name of the host's initiator.
 pub const INITIATOR: &str = "iqn.2026-01.pollux.lab:host";
 
+/// How the host proves itself (CHAP). The lab's machines are nobody else's to reach.
+pub const CHAP_USER: &str = "lab";
+/// See [`CHAP_USER`].
+pub const CHAP_SECRET: &str = "of-the-labs-own-host";
+
 fn hosts() -> String {
     let mut text = String::from("127.0.0.1 localhost\n");
     for node in Node::ALL {
@@ -46,51 +51,62 @@ fn hosts() -> String {
     text
 }
 
+/// The examples that controllers get, under their names.
+const EXAMPLES: [(&str, &str); 5] = [
+    (
+        "20-pollux-bond.netdev",
+        include_str!("../../../packaging/network/20-pollux-bond.netdev"),
+    ),
+    (
+        "21-pollux-leg-1.network",
+        include_str!("../../../packaging/network/21-pollux-leg-1.network"),
+    ),
+    (
+        "21-pollux-leg-2.network",
+        include_str!("../../../packaging/network/21-pollux-leg-2.network"),
+    ),
+    (
+        "22-pollux-bond.network",
+        include_str!("../../../packaging/network/22-pollux-bond.network"),
+    ),
+    (
+        "23-pollux-front.network",
+        include_str!("../../../packaging/network/23-pollux-front.network"),
+    ),
+];
+
 /// Files of systemd-networkd (systemd.network(5)): names of interfaces follow their order, see
-/// [`crate::topology::arguments`].
+/// [`crate::topology::arguments`]. Those of a controller are the examples that are shipped, with the places filled in that a
+/// person fills in.
 fn networks(node: Node) -> Vec<(String, String)> {
     // QEMU's own network gives this address to its only guest.
     let mut files = vec![(
         "10-lab.network".into(),
         static_network("eth0", "10.0.2.15/24", false),
     )];
-    for (nic, segment) in (1..).zip(node.segments()) {
-        let name = format!("eth{nic}");
-        match segment {
-            Segment::Front => files.push((
-                "40-front.network".into(),
-                static_network(&name, &format!("{}/24", node.front()), true),
-            )),
-            Segment::Leg0 | Segment::Leg1 => files.push((
-                format!("20-{}.network", segment.as_str()),
-                // Each leg is a cable with two ends and no switch between them: both ends must have the same one active.
-                format!(
-                    "[Match]\nName={name}\n[Network]\nBond=bond0\nPrimarySlave={}\n",
-                    *segment == Segment::Leg0
-                ),
-            )),
-        }
-    }
-    if let Some(address) = node.interconnect() {
-        files.push((
-            "10-bond0.netdev".into(),
-            "[NetDev]\nName=bond0\nKind=bond\n[Bond]\nMode=active-backup\nPrimaryReselectPolicy=always\nMIIMonitorSec=100ms\n".into(),
-        ));
-        files.push((
-            "30-bond0.network".into(),
-            static_network("bond0", &format!("{address}/24"), false),
-        ));
+    let Some(interconnect) = node.interconnect() else {
+        let front = static_network("eth1", &format!("{}/24", node.front()), true);
+        files.push(("40-front.network".into(), front));
+        return files;
+    };
+    for (name, example) in EXAMPLES {
+        let filled = example
+            .replace("MACAddress=02:00:00:00:00:01", "Name=eth1")
+            .replace("MACAddress=02:00:00:00:00:02", "Name=eth2")
+            .replace("MACAddress=02:00:00:00:00:03", "Name=eth3")
+            .replace("Address=10.77.0.1/", &format!("Address={interconnect}/"))
+            .replace("Address=10.78.0.1/", &format!("Address={}/", node.front()));
+        files.push((name.to_owned(), filled));
     }
     files
 }
 
 /// `needed`: the network counts as up once this interface is.
 fn static_network(name: &str, address: &str, needed: bool) -> String {
-    // The address stays when the cable is pulled: what is bound to it must not end.
+    let needed = if needed { "yes" } else { "no" };
     format!(
-        "[Match]\nName={name}\n[Link]\nRequiredForOnline={}\n[Network]\nAddress={address}\n\
-         LinkLocalAddressing=no\nIPv6AcceptRA=no\nConfigureWithoutCarrier=yes\nIgnoreCarrierLoss=yes\n",
-        if needed { "yes" } else { "no" }
+        "[Match]\nName={name}\n[Link]\nRequiredForOnline={needed}\n[Network]\nAddress={address}\n\
+         LinkLocalAddressing=no\nIPv6AcceptRA=no\nConfigureWithoutCarrier=yes\nIgnoreCarrierLoss=yes\n"
     )
 }
 
@@ -105,14 +121,28 @@ mod tests {
             let found = files.iter().find(|(file, _)| file == name);
             found.map(|(_, text)| text.as_str()).unwrap_or_default()
         };
-        assert!(text("20-leg0.network").contains("Name=eth1"));
-        assert!(text("20-leg0.network").contains("PrimarySlave=true"));
+        let (first, second) = (text("21-pollux-leg-1.network"), text("21-pollux-leg-2.network"));
         assert!(
-            text("20-leg1.network").contains("PrimarySlave=false")
-                && text("20-leg1.network").contains("Name=eth2")
+            first.contains("Name=eth1") && first.contains("PrimarySlave=true"),
+            "{first}"
         );
-        assert!(text("30-bond0.network").contains("10.77.0.1/24"));
-        assert!(text("40-front.network").contains("Name=eth3"));
+        assert!(
+            second.contains("Name=eth2") && !second.contains("PrimarySlave"),
+            "{second}"
+        );
+        assert!(text("22-pollux-bond.network").contains("Address=10.77.0.1/30"));
+        let front = text("23-pollux-front.network");
+        assert!(
+            front.contains("Name=eth3") && front.contains("Address=10.78.0.1/24"),
+            "{front}"
+        );
+        assert!(
+            files.iter().all(|(_, text)| !text.contains("MACAddress=")),
+            "every place is filled in"
+        );
+        let of_b = networks(Node::B);
+        assert!(of_b.iter().any(|(_, text)| text.contains("Address=10.77.0.2/30")));
+        assert!(of_b.iter().any(|(_, text)| text.contains("Address=10.78.0.2/24")));
         assert!(!networks(Node::Host).iter().any(|(name, _)| name.contains("bond")));
     }
 }

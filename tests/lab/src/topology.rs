@@ -296,7 +296,9 @@ pub fn arguments(
         // One processor, emulated by a thread of its own.
         ("-accel", "tcg,thread=multi".into()),
         ("-cpu", "max".into()),
-        ("-smp", "1".into()),
+        // One processor, and a board that could have another: an emulated one that is alone for ever leaves out the barriers
+        // of locked instructions (`CF_PARALLEL`), which its devices, in another thread, need. Interrupts get lost without.
+        ("-smp", "1,maxcpus=2".into()),
         ("-m", format!("{MEMORY_MIB}M")),
         ("-display", "none".into()),
         ("-rtc", "base=utc,clock=host".into()),

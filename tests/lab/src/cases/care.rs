@@ -1,7 +1,7 @@
 //! What an operator does to the array in good order: all of it is shut down and started again, a controller gets a newer
 //! package, loses it, and is exchanged for one that knows nothing.
 
-use super::{FAULT, homes_keep, pool_of};
+use super::{Claims, FAULT, pool_of};
 use crate::array::{self, Array, JOIN, MOVE, Newer, POOLS};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -35,6 +35,7 @@ pub(super) fn down(lab: &mut Lab) -> Result<()> {
             }
         })?;
         machine.ssh().forget();
+        lab.carriers()?;
     }
     // The one on which nothing was typed went first, and is back first.
     lab.power_on(Node::B)?;
@@ -49,7 +50,7 @@ pub(super) fn down(lab: &mut Lab) -> Result<()> {
 
 /// One controller after the other gets a newer package: no pool moves.
 pub(super) fn upgrade(lab: &mut Lab) -> Result<()> {
-    let newer = Newer::make(lab)?;
+    let (newer, claims) = (Newer::make(lab)?, Claims::of(lab)?);
     for node in Node::CONTROLLERS {
         let machine = lab.machine(node)?;
         let process = "systemctl show --property=MainPID --value heartbeatd";
@@ -66,7 +67,7 @@ pub(super) fn upgrade(lab: &mut Lab) -> Result<()> {
             ));
         }
         Array::of(lab).wait_joined()?;
-        homes_keep(lab)?;
+        claims.hold(lab)?;
         Host::of(lab)?.wait_progress()?;
     }
     Ok(())

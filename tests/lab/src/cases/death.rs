@@ -1,17 +1,18 @@
 //! Deaths: of a controller, of its kernel, of a daemon, and in the middle of a takeover.
 
-use super::{FAULT, pool_of};
+use super::{Claims, FAULT, pool_of};
 use crate::array::{Array, JOIN, MOVE, POOLS};
 use crate::error::{Error, Result};
-use crate::host::Host;
+use crate::host::{Host, Load};
 use crate::lab::Lab;
 use crate::machine::LOOK;
 use crate::topology::Node;
 use crate::wait::{last, wait_for};
 
 /// The daemons of a controller, in the order in which they are killed: who is asked comes before who asks.
-const DAEMONS: [&str; 8] = [
+const DAEMONS: [&str; 9] = [
     "enclosured",
+    "lvmd",
     "rpc-routerd",
     "config-keeperd",
     "pool-managerd",
@@ -23,7 +24,7 @@ const DAEMONS: [&str; 8] = [
 
 /// A1.
 pub(super) fn power_cut(lab: &mut Lab) -> Result<()> {
-    lab.machine(Node::A)?.cut_power()?;
+    lab.cut_power(Node::A)?;
     taken_by_b(lab)?;
     lab.power_on(Node::A)?;
     lab.machine(Node::A)?.wait_up().map(drop)
@@ -32,6 +33,12 @@ pub(super) fn power_cut(lab: &mut Lab) -> Result<()> {
 fn taken_by_b(lab: &Lab) -> Result<()> {
     Array::of(lab).wait_owner(pool_of(Node::A), Node::B, MOVE)?;
     Host::of(lab)?.wait_progress()
+}
+
+/// F5: as A1, when as many commands are under way as the host keeps.
+pub(super) fn deep_queue(lab: &mut Lab) -> Result<()> {
+    Host::of(lab)?.wait_in_flight(pool_of(Node::A), Load::DEEP.depth * 3 / 4)?;
+    power_cut(lab)
 }
 
 /// A2: the kernel writes nothing more and starts anew by itself.
@@ -52,25 +59,25 @@ pub(super) fn hang(lab: &mut Lab) -> Result<()> {
     last(FAULT);
     a.hang(false)?;
     wait_for("a notices that it was replaced", JOIN, || {
-        match Array::of(lab).serves(pool_of(Node::A), Node::A) {
-            Ok(()) => Err("a still says that it serves".into()),
-            Err(_) => Ok(()),
-        }
+        Array::of(lab).has_given_up(pool_of(Node::A), Node::A)
     })?;
     // Nobody keeps the time of a machine that stood still.
     a.set_clock()
 }
 
-/// A4: the deadest of the living. Neither its slot nor the wire moves, and everything else on the controller goes on.
+/// A4: the deadest of the living. Neither its slot nor the wire moves, and everything else on the controller goes on, until the
+/// watchdog, which nobody pets, resets it.
 pub(super) fn stopped_heartbeat(lab: &mut Lab) -> Result<()> {
     let a = lab.machine(Node::A)?;
+    let before = a.boot()?;
     a.run("systemctl kill --kill-whom=main --signal=STOP heartbeatd")?;
-    taken_by_b(lab)
+    taken_by_b(lab)?;
+    a.wait_rebooted(&before)
 }
 
-/// A5.
+/// A5: no pool moves.
 pub(super) fn killed_daemons(lab: &mut Lab) -> Result<()> {
-    let a = lab.machine(Node::A)?;
+    let (a, claims) = (lab.machine(Node::A)?, Claims::of(lab)?);
     for daemon in DAEMONS {
         let main = format!("systemctl show --property=MainPID --value {daemon}");
         let before = a.run(&main)?;
@@ -86,16 +93,22 @@ pub(super) fn killed_daemons(lab: &mut Lab) -> Result<()> {
         })?;
         Array::of(lab).wait_joined()?;
         Host::of(lab)?.wait_progress()?;
+        claims.hold(lab)?;
     }
     Ok(())
 }
 
-/// A8.
+/// A8: who goes in good order is neither waited for nor fenced.
 pub(super) fn reboot(lab: &mut Lab) -> Result<()> {
-    let a = lab.machine(Node::A)?;
+    let (a, since) = (lab.machine(Node::A)?, Host::of(lab)?.now_ms()?);
     let before = a.boot()?;
     a.try_run("systemctl reboot", LOOK).map(drop).or_else(gone)?;
     taken_by_b(lab)?;
+    if let Some(taken) = super::longest(&Array::of(lab).timeline()?, since)
+        && taken.text.contains("detect")
+    {
+        return Err(Error::broken("a good-bye is not waited out", taken.text));
+    }
     a.wait_rebooted(&before)
 }
 
@@ -141,7 +154,7 @@ pub(super) fn reset(lab: &mut Lab) -> Result<()> {
     Host::of(lab)?.wait_progress()?;
 
     let since = Host::of(lab)?.now_ms()?;
-    lab.machine(Node::A)?.cut_power()?;
+    lab.cut_power(Node::A)?;
     lab.power_on_as(kept)?;
     let a = lab.machine(Node::A)?;
     a.ssh().forget();
@@ -155,12 +168,13 @@ pub(super) fn reset(lab: &mut Lab) -> Result<()> {
     })?;
     Array::of(lab).wait_joined()?;
     let taken = super::longest(&Array::of(lab).timeline()?, since);
-    let judged = taken.is_some_and(|phases| phases.text.contains("detect"));
-    println!(
-        "a was back {} its partner had called it dead",
-        if judged { "after" } else { "before" }
-    );
-    Ok(())
+    match taken.filter(|phases| phases.text.contains("detect")) {
+        None => Ok(()),
+        Some(phases) => Err(Error::step(
+            "come back before the partner's verdict",
+            format!("this machine is too slow for it: {}", phases.text),
+        )),
+    }
 }
 
 /// A12: the taker dies in each phase of its takeover; the one who was dead comes back first and finds what is half done.
@@ -179,7 +193,7 @@ pub(super) fn taker_dies(lab: &mut Lab) -> Result<()> {
         let before = lab.panics(Node::B);
         lab.machine(Node::B)?
             .panic_at("heartbeatd", &format!("pool {id}: {phase}"))?;
-        lab.machine(Node::A)?.cut_power()?;
+        lab.cut_power(Node::A)?;
         wait_for(&format!("b dies when its pool is {phase}"), MOVE, || {
             if lab.panics(Node::B) > before {
                 Ok(())
@@ -187,7 +201,7 @@ pub(super) fn taker_dies(lab: &mut Lab) -> Result<()> {
                 Err("it lives".into())
             }
         })?;
-        lab.machine(Node::B)?.cut_power()?;
+        lab.cut_power(Node::B)?;
         for node in [Node::A, Node::B] {
             lab.power_on(node)?;
             lab.machine(node)?.wait_up()?;
@@ -202,7 +216,7 @@ pub(super) fn taker_dies(lab: &mut Lab) -> Result<()> {
 /// A11 and E7: both lose their power and come back in the same second; each finds the pools free.
 pub(super) fn both_at_once(lab: &mut Lab) -> Result<()> {
     for node in Node::CONTROLLERS {
-        lab.machine(node)?.cut_power()?;
+        lab.cut_power(node)?;
     }
     for node in Node::CONTROLLERS {
         lab.power_on(node)?;

@@ -2,7 +2,7 @@
 //! a file system that the owner has mounted.
 
 use super::shelf;
-use crate::array::{Array, GAMMA, JOIN, MOVE};
+use crate::array::{Array, GAMMA, JOIN, MOVE, Pool};
 use crate::error::{Error, Result};
 use crate::host::{Host, Load, Writer};
 use crate::lab::Lab;
@@ -43,7 +43,7 @@ pub(super) fn volume_group(lab: &mut Lab) -> Result<()> {
     replaced(lab)?;
     host.wait_progress_of(Writer::GAMMA)?;
 
-    lab.machine(home)?.cut_power()?;
+    lab.cut_power(home)?;
     Array::of(lab).wait_owner(GAMMA, away, MOVE)?;
     host.wait_progress_of(Writer::GAMMA)?;
     lab.power_on(home)?;
@@ -67,11 +67,12 @@ pub(super) fn volume_group(lab: &mut Lab) -> Result<()> {
         .run(&format!("pollux file-system delete {FILES} --discard-data"))?;
     host.forget(GAMMA)?;
     array.delete(GAMMA)?;
-    // Nothing of it is left that would keep another one from its disks.
-    array.create(GAMMA)?;
-    array.wait_owner(GAMMA, home, MOVE)?;
-    array.delete(GAMMA)?;
-    let owner = lab.machine(home)?;
+    // Nothing of it is left that would keep another one from its disks, at the other controller too.
+    let other = Pool { home: away, ..GAMMA };
+    array.create(other)?;
+    array.wait_owner(other, away, MOVE)?;
+    array.delete(other)?;
+    let owner = lab.machine(away)?;
     wait_for("no group is left on the disks", MOVE, || {
         let left = owner.run("dmsetup ls").map_err(|error| error.to_string())?;
         if left.contains("pollux") {

@@ -61,7 +61,7 @@ pub(super) fn reservation_is_lost(lab: &mut Lab) -> Result<()> {
     if !kept.contains("Key=") {
         return Err(Error::step("reserve through the kernel's target of a", kept));
     }
-    lab.machine(Node::A)?.cut_power()?;
+    lab.cut_power(Node::A)?;
     let left = persist(Node::B, "--in --read-reservation")?;
     println!(
         "the kernel's target of b, after a has died with a reservation: {}",

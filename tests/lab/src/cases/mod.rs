@@ -9,7 +9,7 @@ mod front;
 mod groups;
 mod interconnect;
 mod kernel_target;
-pub mod load;
+mod load;
 mod shelf;
 
 use crate::array::{Array, POOLS, Pool};
@@ -17,8 +17,11 @@ use crate::diagnosis;
 use crate::error::{Error, Result};
 use crate::host::{Host, Load, Writer};
 use crate::lab::Lab;
+use crate::machine::LOOK;
 use crate::topology::Node;
 use pollux_api::heartbeat::{Incident, Phase};
+use pollux_api::id::{Generation, PoolId};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// How long a hang and a cut are left as they are after the array has reacted: the zombie wakes long after it was replaced.
@@ -71,7 +74,7 @@ pub struct Phases {
 }
 
 /// All of them, in the order in which they are run.
-pub const CASES: [Case; 32] = [
+pub const CASES: [Case; 33] = [
     Case {
         name: "a1",
         what: "the owner's power is cut: the partner takes its pool, and gives it back later",
@@ -245,7 +248,7 @@ pub const CASES: [Case; 32] = [
         what: "the owner's power is cut under a queue of 64",
         quick: false,
         load: Load::DEEP,
-        fault: death::power_cut,
+        fault: death::deep_queue,
     },
     Case {
         name: "i1",
@@ -267,6 +270,13 @@ pub const CASES: [Case; 32] = [
         quick: false,
         load: Load::LIGHT,
         fault: care::upgrade,
+    },
+    Case {
+        name: "reserve",
+        what: "what a host has reserved through a controller stands when that dies, and when it is back",
+        quick: false,
+        load: Load::LIGHT,
+        fault: front::reservation_stands,
     },
     Case {
         name: "lio",
@@ -310,55 +320,69 @@ impl Case {
     /// # Errors
     /// A promise was broken, or a step could not be taken; the error names the folder with what was collected.
     pub fn run(&self, lab: &mut Lab) -> Result<Outcome> {
-        let start = Instant::now();
-        match self.judged(lab) {
-            Ok((answered, pause, phases)) => Ok(Outcome {
-                answered,
-                pause,
-                phases,
-                took: start.elapsed(),
-            }),
-            Err(error) => {
-                let kept = diagnosis::collect(lab, self.name).map_err(|other| {
-                    Error::step(format!("{error}; and collect what the machines say"), other)
-                })?;
-                Err(Error::step(
-                    format!("case {}", self.name),
-                    format!("{error}\nwhat the machines say is in {}", kept.display()),
-                ))
-            }
-        }
-    }
-
-    fn judged(&self, lab: &mut Lab) -> Result<(u64, Pause, Option<Phases>)> {
-        let host = Host::of(lab)?;
-        Array::of(lab).wait_joined()?;
-        Array::of(lab).wait_home()?;
-        host.load(Writer::EVERY, self.load)?;
-        let since = host.now_ms()?;
-        (self.fault)(lab)?;
-        let array = Array::of(lab);
-        array.wait_joined()?;
-        array.wait_home()?;
-        host.wait_progress()?;
-        let written = host.judge(Writer::EVERY, since)?;
-        lab.shelf()?.judge(&POOLS.map(|pool| pool.disks))?;
-        nobody_gave_up(lab)?;
-        let told = Array::of(lab).timeline()?;
-        let pause = Pause {
-            length_ms: written.pause.length_ms,
-            from_ms: written.pause.after_ms.cast_signed() - since.cast_signed(),
-        };
-        Ok((written.answered, pause, longest(&told, since)))
+        collected(self.name, lab, |lab| around(self.load, lab, self.fault))
     }
 }
 
-/// No daemon fell silent before its service manager, or ended in a panic, since its machine was switched on.
-fn nobody_gave_up(lab: &Lab) -> Result<()> {
+/// C9 for any length: see [`load::saturate`].
+///
+/// # Errors
+/// As [`Case::run`].
+pub fn saturated(lab: &mut Lab, length: Duration) -> Result<Outcome> {
+    collected("saturate", lab, |lab| {
+        around(Load::FULL, lab, |lab| load::saturate(lab, length))
+    })
+}
+
+/// Collects what every machine says where it fails.
+fn collected(name: &str, lab: &mut Lab, run: impl FnOnce(&mut Lab) -> Result<Outcome>) -> Result<Outcome> {
+    run(lab).map_err(|error| {
+        let kept = match diagnosis::collect(lab, name) {
+            Ok(kept) => format!("what the machines say is in {}", kept.display()),
+            Err(other) => format!("what the machines say could not be collected: {other}"),
+        };
+        Error::step(format!("case {name}"), format!("{error}\n{kept}"))
+    })
+}
+
+/// What stands around every fault.
+fn around(load: Load, lab: &mut Lab, fault: impl FnOnce(&mut Lab) -> Result<()>) -> Result<Outcome> {
+    let start = Instant::now();
+    let host = Host::of(lab)?;
+    Array::of(lab).wait_joined()?;
+    Array::of(lab).wait_home()?;
+    host.load(Writer::EVERY, load)?;
+    let since = host.now_ms()?;
+    fault(lab)?;
+    let array = Array::of(lab);
+    array.wait_joined()?;
+    array.wait_home()?;
+    host.wait_progress()?;
+    let written = host.judge(Writer::EVERY, since)?;
+    lab.shelf()?.judge(&POOLS.map(|pool| pool.disks))?;
+    nobody_gave_up(lab, since)?;
+    let told = Array::of(lab).timeline()?;
+    let pause = Pause {
+        length_ms: written.pause.length_ms,
+        from_ms: written.pause.after_ms.cast_signed() - since.cast_signed(),
+    };
+    Ok(Outcome {
+        answered: written.answered,
+        pause,
+        phases: longest(&told, since),
+        took: start.elapsed(),
+    })
+}
+
+/// No daemon ended in a panic in any of its machine's lives since then, or fell silent before its service manager in the last
+/// one: in an earlier one a case may have silenced it.
+fn nobody_gave_up(lab: &Lab, since_ms: u64) -> Result<()> {
     for node in Node::CONTROLLERS {
-        let said = lab
-            .machine(node)?
-            .run("journalctl --no-pager --boot --grep 'Watchdog timeout|panicked at' --lines 5 || true")?;
+        let said = lab.machine(node)?.run(&format!(
+            "journalctl --no-pager --since=@{0} --grep 'panicked at' --lines 5; \
+             journalctl --no-pager --boot --since=@{0} --grep 'Watchdog timeout' --lines 5 || true",
+            since_ms / 1000
+        ))?;
         if said.contains("Watchdog timeout") || said.contains("panicked at") {
             return Err(Error::broken(
                 "no daemon panics, or has to be killed by the service manager",
@@ -374,12 +398,72 @@ fn pool_of(node: Node) -> Pool {
     if node == Node::A { POOLS[0] } else { POOLS[1] }
 }
 
-/// Nobody takes from the living: every pool is served where it was.
-fn homes_keep(lab: &Lab) -> Result<()> {
+/// Under which claim each pool is served: another one after each takeover and move.
+#[derive(Debug, PartialEq, Eq)]
+struct Claims(BTreeMap<PoolId, Generation>);
+
+impl Claims {
+    fn of(lab: &Lab) -> Result<Self> {
+        let status = Array::of(lab).status(Node::B);
+        let status = status.map_err(|seen| Error::step("ask for the claims of the pools", seen))?;
+        let claims = status.pools.iter().map(|pool| (pool.pool, pool.generation));
+        Ok(Self(claims.collect()))
+    }
+
+    /// Nobody has taken from the living: every pool is served where it was, and has been all the while.
+    fn hold(&self, lab: &Lab) -> Result<()> {
+        at_home(lab)?;
+        let now = Self::of(lab)?;
+        if now == *self {
+            Ok(())
+        } else {
+            Err(Error::broken(
+                "nobody takes from the living",
+                format!("claims {:?}, then {:?}", self.0, now.0),
+            ))
+        }
+    }
+}
+
+/// Every pool is served where it belongs.
+fn at_home(lab: &Lab) -> Result<()> {
     for pool in POOLS {
         Array::of(lab)
             .serves(pool, pool.home)
             .map_err(|seen| Error::broken("nobody takes from the living", seen))?;
+    }
+    Ok(())
+}
+
+/// Mends what a case that failed may have left: faults of disks, cables, machines without power or that stand still.
+///
+/// # Errors
+/// A machine does not come up.
+pub fn mend(lab: &mut Lab) -> Result<()> {
+    shelf::heal(lab)?;
+    for node in Node::ALL {
+        let machine = lab.machine(node)?;
+        if machine.process.is_alive() {
+            machine.hang(false)?;
+            // A kernel that has panicked and stays so.
+            if machine.try_run("true", LOOK).is_err() {
+                machine.reset()?;
+                machine.ssh().forget();
+                machine.wait_up()?;
+            }
+        } else {
+            lab.power_on(node)?;
+            lab.machine(node)?.wait_up()?;
+        }
+        for segment in node.segments() {
+            lab.machine(node)?.plug(*segment, true)?;
+        }
+    }
+    for node in Node::CONTROLLERS {
+        lab.machine(node)?.run(
+            "tc qdisc del dev bond0 root 2> /dev/null; systemctl stop lab-pressure lab-panic lab-awake 2> /dev/null; \
+             rm -f /dev/shm/lab-pressure; echo 1 > /proc/sys/kernel/panic; systemctl start pollux.target",
+        )?;
     }
     Ok(())
 }

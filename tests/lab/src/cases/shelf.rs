@@ -1,6 +1,6 @@
 //! The shelf: its quorum disks, its power, and keys that somebody else has put there.
 
-use super::{FAULT, homes_keep, pool_of};
+use super::{Claims, FAULT, pool_of};
 use crate::array::{Array, JOIN, MOVE};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -24,6 +24,7 @@ pub(super) fn heal(lab: &Lab) -> Result<()> {
 
 /// C1: one of three quorum disks fails every command.
 pub(super) fn one_quorum_disk(lab: &mut Lab) -> Result<()> {
+    let claims = Claims::of(lab)?;
     fault(
         lab,
         DATA,
@@ -43,35 +44,74 @@ pub(super) fn one_quorum_disk(lab: &mut Lab) -> Result<()> {
         }
     })?;
     last(FAULT);
-    homes_keep(lab)?;
+    claims.hold(lab)?;
     heal(lab)
 }
 
 /// C3: every command of one quorum disk takes seconds, then those of two.
 pub(super) fn slow_quorum(lab: &mut Lab) -> Result<()> {
+    let claims = Claims::of(lab)?;
     let slow = json!({ "slow": { "min_ms": 5_000, "max_ms": 7_000 } });
     fault(lab, DATA, &slow)?;
     last(FAULT * 2);
-    homes_keep(lab)?;
+    claims.hold(lab)?;
     // A majority that is slow for both is nobody's death: whoever cannot write stops, and nobody may take.
     fault(lab, DATA + 1, &slow)?;
     last(FAULT * 2);
+    for pool in crate::array::POOLS {
+        let taken = Array::of(lab).serves(pool, pool.home.partner());
+        if taken.is_ok() {
+            return Err(Error::broken(
+                "nobody takes from the living",
+                format!("{} is served by controller {}", pool.name, pool.home.partner()),
+            ));
+        }
+    }
     heal(lab)?;
     Host::of(lab)?.wait_progress()
 }
 
-/// D1: the shelf has no power for ten seconds.
+/// D1: the shelf has no power for ten seconds, and has forgotten who was registered when it is back. What the owners knew of
+/// their disks is worth nothing then: each takes its own anew, under a later claim, and stands alone on them.
 pub(super) fn shelf_power(lab: &mut Lab) -> Result<()> {
     let power = |action: &str| {
         lab.shelf()?
             .press("chassis.shelf_power", &json!({ "action": action }))
             .map(drop)
     };
+    let before = Claims::of(lab)?;
     power("off")?;
+    lab.shelf()?.press("shelf.forget_reservations", &json!({}))?;
     last(FAULT);
     power("on")?;
+    wait_for(
+        "exclusion that the disks have forgotten is taken anew",
+        JOIN,
+        || {
+            let after = Claims::of(lab).map_err(|error| error.to_string())?;
+            let later = |(pool, claim)| after.0.get(pool) > Some(claim);
+            if before.0.iter().all(later) {
+                Ok(())
+            } else {
+                Err(format!("claims {before:?}, then {after:?}"))
+            }
+        },
+    )?;
     Array::of(lab).wait_joined()?;
-    Host::of(lab)?.wait_progress()
+    Array::of(lab).wait_home()?;
+    Host::of(lab)?.wait_progress()?;
+    let a = lab.machine(Node::A)?;
+    let disks = reservations::disks(&a)?;
+    for slot in crate::array::POOLS.iter().flat_map(crate::array::Pool::slots) {
+        let keys = reservations::keys(&a, &disks[usize::from(slot)])?;
+        if keys.len() != 1 {
+            return Err(Error::broken(
+                "the owner alone is registered",
+                format!("disk {slot}: {keys:?}"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// D2: a stranger registers a key on a disk of a pool, and on one that is in none. Who may write to a pool's disk unasked is
@@ -83,18 +123,19 @@ pub(super) fn foreign_key(lab: &mut Lab) -> Result<()> {
     reservations::register(&b, &disks[0])?;
     wait_for("nobody but the owner is registered", JOIN, || {
         let keys = reservations::keys(&a, &disks[0]).map_err(|error| error.to_string())?;
-        match keys.iter().any(|key| key == STRANGER) {
-            false => Ok(()),
-            true => Err(format!("{keys:?}")),
+        match &keys[..] {
+            [key] if key != STRANGER => Ok(()),
+            _ => Err(format!("{keys:?}")),
         }
     })?;
     Array::of(lab).wait_owner(pool_of(Node::A), Node::A, MOVE)?;
     Host::of(lab)?.wait_progress()?;
+    let claims = Claims::of(lab)?;
     reservations::register(&b, &disks[usize::from(SPARE)])?;
     let found = wait_for("the stranger's key is shown", JOIN, || {
         foreign(&a)?.into_iter().next().ok_or("none is shown".into())
     })?;
-    homes_keep(lab)?;
+    claims.hold(lab)?;
     a.run(&format!(
         "pollux disk clear-key {} {} --yes",
         found.disk, found.key
@@ -137,12 +178,13 @@ pub(super) fn both_preempt(lab: &mut Lab) -> Result<()> {
 pub(super) fn second_way(lab: &mut Lab) -> Result<()> {
     const SLOT: u16 = 0;
     let (a, port) = (lab.machine(Node::A)?, lab.shelf()?.port(Node::A));
+    let claims = Claims::of(lab)?;
     for (plugged, pulled) in [(Way::Second, Way::First), (Way::First, Way::Second)] {
         a.plug_disk(plugged, &port, SLOT)?;
         Host::of(lab)?.wait_progress()?;
         a.pull_disk(pulled, SLOT)?;
         Host::of(lab)?.wait_progress()?;
-        homes_keep(lab)?;
+        claims.hold(lab)?;
         Array::of(lab)
             .in_sync(Node::A)
             .map_err(|seen| Error::broken("a disk with a way left is no failed disk", seen))?;
@@ -156,11 +198,7 @@ pub(super) fn preempted(lab: &mut Lab) -> Result<()> {
     let disks = reservations::disks(&b)?;
     let stranger = reservations::take(&b, &disks[0])?;
     wait_for("the owner has lost the disk, and says so", JOIN, || {
-        let pool = pool_of(Node::A);
-        match Array::of(lab).serves(pool, Node::A) {
-            Err(_) => Ok(()),
-            Ok(()) => Err(format!("a serves {}", pool.name)),
-        }
+        Array::of(lab).has_given_up(pool_of(Node::A), Node::A)
     })?;
     reservations::clear(&b, &disks[0], &stranger)?;
     Array::of(lab).wait_joined()?;
