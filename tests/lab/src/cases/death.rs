@@ -70,7 +70,8 @@ pub(super) fn hang(lab: &mut Lab) -> Result<()> {
 pub(super) fn stopped_heartbeat(lab: &mut Lab) -> Result<()> {
     let a = lab.machine(Node::A)?;
     let before = a.boot()?;
-    a.run("systemctl kill --kill-whom=main --signal=STOP heartbeatd")?;
+    // Else the service manager may notice first, and the next heartbeat goes on where this one stood still.
+    a.run("systemctl service-watchdogs no && systemctl kill --kill-whom=main --signal=STOP heartbeatd")?;
     taken_by_b(lab)?;
     a.wait_rebooted(&before)
 }
@@ -132,11 +133,12 @@ sync";
 
 /// Waits, in a machine that is about to be put away, until the clock on its board has run on without it; then it is its second
 /// life. Nobody has to enter it for that, which takes an emulated processor two seconds.
-const AWAKE: &str = "systemd-run --collect --unit=lab-awake sh -c '
+const AWAKE: &str = "
+clock='cat /sys/class/rtc/rtc0/since_epoch'
+before=$(($($clock) - $(cut -d. -f1 /proc/uptime)))
+systemd-run --collect --unit=lab-awake --setenv=BEFORE=$before sh -c '
 clock() { cat /sys/class/rtc/rtc0/since_epoch; }
-ahead() { echo $(($(clock) - $(cut -d. -f1 /proc/uptime))); }
-before=$(ahead)
-until [ $(ahead) -gt $((before + 2)) ]; do sleep 0.1; done
+until [ $(($(clock) - $(cut -d. -f1 /proc/uptime))) -gt $((BEFORE + 2)) ]; do sleep 0.1; done
 date --set=@$(clock)
 mount /var/lib/pollux && systemctl start pollux.target'";
 
