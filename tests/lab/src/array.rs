@@ -13,9 +13,11 @@ use crate::reservations::{self, Disk};
 use crate::shelf::{DATA, OWN, QUORUM};
 use crate::topology::Node;
 use crate::wait::wait_for;
+use pollux_api::config;
 use pollux_api::heartbeat::{Incident, STATUS, Status};
 use pollux_api::id::ControllerId;
 use pollux_api::pool;
+use pollux_api::router::TraceReport;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -46,6 +48,8 @@ pub struct Pool {
     pub volume: &'static str,
     /// The number under which the host sees the volume.
     pub lun: u16,
+    /// Its floating address.
+    pub address: &'static str,
 }
 
 impl Pool {
@@ -80,6 +84,7 @@ pub const GAMMA: Pool = Pool {
     disks: "4,5",
     volume: "gamma-0",
     lun: 3,
+    address: "10.78.0.52",
 };
 
 /// A pool for each controller.
@@ -90,6 +95,7 @@ pub const POOLS: [Pool; 2] = [
         disks: "0,1",
         volume: "alpha-0",
         lun: 0,
+        address: "10.78.0.50",
     },
     Pool {
         name: "beta",
@@ -97,6 +103,7 @@ pub const POOLS: [Pool; 2] = [
         disks: "2,3",
         volume: "beta-0",
         lun: 1,
+        address: "10.78.0.51",
     },
 ];
 
@@ -227,13 +234,8 @@ impl<'a> Array<'a> {
             ),
             COMMAND,
         )?;
-        for (number, pool) in POOLS.into_iter().enumerate() {
+        for pool in POOLS {
             self.create(pool)?;
-            command(&format!(
-                "address create 10.78.0.{}/24 --pool {}",
-                50 + number,
-                pool.name
-            ))?;
         }
         let Volume { name, pool, lun } = FILES;
         command(&format!("volume create {name} --pool {pool} --size 64M"))?;
@@ -244,7 +246,7 @@ impl<'a> Array<'a> {
         Ok(())
     }
 
-    /// Makes a pool with its volume, and shows that to the host.
+    /// Makes a pool with its volume and its address, and shows the volume to the host.
     ///
     /// # Errors
     /// A command is refused.
@@ -256,11 +258,13 @@ impl<'a> Array<'a> {
             disks,
             volume,
             lun,
+            address,
         } = pool;
         for words in [
             format!("pool create {name} --home {home} --disks {disks} --wait 200"),
             format!("volume create {volume} --pool {name} --size 64M"),
             format!("map create {volume} lab --lun {lun}"),
+            format!("address create {address}/24 --pool {name}"),
         ] {
             a.run_within(&format!("pollux {words}"), COMMAND)?;
         }
@@ -273,8 +277,14 @@ impl<'a> Array<'a> {
     /// A command is refused.
     pub fn delete(&self, pool: Pool) -> Result<()> {
         let a = self.lab.machine(Node::A)?;
-        let Pool { name, volume, .. } = pool;
+        let Pool {
+            name,
+            volume,
+            address,
+            ..
+        } = pool;
         for words in [
+            format!("address delete {address}/24"),
             format!("map delete {volume} lab"),
             format!("volume delete {volume}"),
             format!("pool delete {name}"),
@@ -316,6 +326,32 @@ impl<'a> Array<'a> {
             .run(&format!("pollux call {STATUS}"))
             .map_err(|error| error.to_string())?;
         serde_json::from_str(&text).map_err(|error| format!("{node}: {error} in {text}"))
+    }
+
+    /// Config Keeper's view at a controller.
+    ///
+    /// # Errors
+    /// It does not answer, in words.
+    pub fn keeper(&self, node: Node) -> std::result::Result<config::Status, String> {
+        let machine = self.lab.machine(node).map_err(|error| error.to_string())?;
+        let text = machine
+            .run(&format!("pollux call {}", config::STATUS))
+            .map_err(|error| error.to_string())?;
+        serde_json::from_str(&text).map_err(|error| format!("{node}: {error} in {text}"))
+    }
+
+    /// What is wrong with the configuration that a controller keeps: its rows, held against its log.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn verify(&self, node: Node) -> Result<Vec<String>> {
+        let text = self
+            .lab
+            .machine(node)?
+            .run(&format!("pollux call {}", config::VERIFY))?;
+        let verified: config::Verified = serde_json::from_str(&text)
+            .map_err(|error| Error::step("read what is wrong with the configuration", error))?;
+        Ok(verified.problems)
     }
 
     /// Waits until both controllers are members of one open epoch, say so, and take changes.
@@ -428,6 +464,24 @@ impl<'a> Array<'a> {
         )
     }
 
+    /// A change is refused at a controller whose configuration is locked, and the reason is told.
+    ///
+    /// # Errors
+    /// [`Error::Broken`]: it is taken, or refused for something else.
+    pub fn refuses_changes(&self, node: Node) -> Result<()> {
+        let said = self.lab.machine(node)?.try_run(
+            "pollux host create nobody --iqn iqn.2026-01.pollux.lab:nobody",
+            COMMAND,
+        )?;
+        if !said.status.success() && said.err.contains("locked") {
+            return Ok(());
+        }
+        Err(Error::broken(
+            "no change is taken while the configuration is locked",
+            format!("{node}: {}, {}{}", said.status, said.out, said.err),
+        ))
+    }
+
     /// Waits until an alarm of that kind stands at a controller, or none does any longer.
     ///
     /// # Errors
@@ -472,6 +526,18 @@ impl<'a> Array<'a> {
         let report: Report =
             serde_json::from_str(&text).map_err(|error| Error::step("read the timeline", error))?;
         Ok(report.incidents)
+    }
+
+    /// What an action has caused, as both routers saw it.
+    ///
+    /// # Errors
+    /// Nobody has seen it.
+    pub fn trace(&self, action: &str) -> Result<TraceReport> {
+        let text = self
+            .lab
+            .machine(Node::B)?
+            .run(&format!("pollux --json trace {action} --limit 1000"))?;
+        serde_json::from_str(&text).map_err(|error| Error::step("read the trace", error))
     }
 
     /// Moves a pool to the partner of its owner, planned, and waits until it is there.

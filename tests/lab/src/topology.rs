@@ -114,6 +114,21 @@ impl Node {
         }
     }
 
+    /// The hardware address of its interface of that number.
+    fn mac(self, nic: usize) -> String {
+        format!("52:54:00:4c:{:02x}:{nic:02x}", self.index())
+    }
+
+    /// The hardware address of its interface in the network of the hosts.
+    #[must_use]
+    pub fn front_mac(self) -> String {
+        // The first one is the lab's own.
+        let nic = (1..)
+            .zip(self.segments())
+            .find(|(_, segment)| **segment == Segment::Front);
+        self.mac(nic.map_or(0, |(nic, _)| nic))
+    }
+
     /// Its address on the interconnect.
     #[must_use]
     pub const fn interconnect(self) -> Option<&'static str> {
@@ -338,14 +353,16 @@ pub fn arguments(
         add("-blockdev", disk("state", own(STATE_DISK), false));
         add("-device", "virtio-blk-pci,drive=state".into());
     }
-    let mac = |nic: u8| format!("52:54:00:4c:{:02x}:{nic:02x}", node.index());
     add(
         "-netdev",
         format!("user,id=lab,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{ssh_port}-:22"),
     );
     add(
         "-device",
-        format!("virtio-net-pci,netdev=lab,id=nic-lab,mac={},romfile=", mac(0)),
+        format!(
+            "virtio-net-pci,netdev=lab,id=nic-lab,mac={},romfile=",
+            node.mac(0)
+        ),
     );
     for (nic, segment) in (1..).zip(node.segments()) {
         let name = segment.as_str();
@@ -362,7 +379,7 @@ pub fn arguments(
             "-device",
             format!(
                 "virtio-net-pci,netdev={name},id=nic-{name},mac={},romfile=",
-                mac(nic)
+                node.mac(nic)
             ),
         );
     }
@@ -456,6 +473,7 @@ mod tests {
             }
         }
         assert_eq!(seen.len(), 4 + 4 + 2);
+        assert!(seen.iter().any(|seen| seen.starts_with(&Node::B.front_mac())));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Deaths: of a controller, of its kernel, of a daemon, and in the middle of a takeover.
 
-use super::{Claims, FAULT, pool_of};
+use super::{Claims, FAULT, audit, pool_of};
 use crate::array::{Array, JOIN, MOVE, POOLS};
 use crate::error::{Error, Result};
 use crate::host::{Host, Load};
@@ -31,8 +31,10 @@ pub(super) fn power_cut(lab: &mut Lab) -> Result<()> {
 }
 
 fn taken_by_b(lab: &Lab) -> Result<()> {
-    Array::of(lab).wait_owner(pool_of(Node::A), Node::B, MOVE)?;
-    Host::of(lab)?.wait_progress()
+    let pool = pool_of(Node::A);
+    Array::of(lab).wait_owner(pool, Node::B, MOVE)?;
+    Host::of(lab)?.wait_progress()?;
+    audit::address_answers(lab, pool, Node::B)
 }
 
 /// F5: as A1, when as many commands are under way as the host keeps.

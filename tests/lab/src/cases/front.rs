@@ -1,6 +1,6 @@
 //! What a host sees: its cables, and a move under a full queue.
 
-use super::{Claims, FAULT, at_home, pool_of, shelf};
+use super::{Claims, FAULT, at_home, audit, pool_of, shelf};
 use crate::array::{Array, MOVE, POOLS};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -33,6 +33,8 @@ pub(super) fn planned(lab: &mut Lab) -> Result<()> {
     for pool in POOLS {
         host.wait_optimized(pool, pool.home)?;
         Array::of(lab).switchover(pool, pool.home)?;
+        audit::traced(lab)?;
+        audit::address_answers(lab, pool, pool.home.partner())?;
         host.wait_access(pool, pool.home.partner())?;
         host.wait_optimized(pool, pool.home.partner())?;
         host.wait_progress()?;

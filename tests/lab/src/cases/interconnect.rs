@@ -42,6 +42,9 @@ pub(super) fn both_legs(lab: &mut Lab) -> Result<()> {
     for node in Node::CONTROLLERS {
         Array::of(lab).wait_locked(node, true)?;
     }
+    for node in Node::CONTROLLERS {
+        Array::of(lab).refuses_changes(node)?;
+    }
     last(FAULT);
     claims.hold(lab)?;
     plug(lab, &Segment::LEGS, true)?;

@@ -1,8 +1,9 @@
 //! What is done to the array in the machines, and what must hold afterwards.
 //!
 //! Numbers are those of the fault matrix. Every case begins with both controllers joined, every pool at home and a host that
-//! writes, and ends the same way; between them lies one fault. Then the host's writer and the shelf's log judge.
+//! writes, and ends the same way; between them lies one fault. Then the host's writer, the shelf's log and [`audit`] judge.
 
+mod audit;
 mod care;
 mod death;
 mod front;
@@ -360,7 +361,7 @@ fn around(load: Load, lab: &mut Lab, fault: impl FnOnce(&mut Lab) -> Result<()>)
     host.wait_progress()?;
     let written = host.judge(Writer::EVERY, since)?;
     lab.shelf()?.judge(&POOLS.map(|pool| pool.disks))?;
-    nobody_gave_up(lab, since)?;
+    audit::all(lab, since)?;
     let told = Array::of(lab).timeline()?;
     let pause = Pause {
         length_ms: written.pause.length_ms,
@@ -372,25 +373,6 @@ fn around(load: Load, lab: &mut Lab, fault: impl FnOnce(&mut Lab) -> Result<()>)
         phases: longest(&told, since),
         took: start.elapsed(),
     })
-}
-
-/// No daemon ended in a panic in any of its machine's lives since then, or fell silent before its service manager in the last
-/// one: in an earlier one a case may have silenced it.
-fn nobody_gave_up(lab: &Lab, since_ms: u64) -> Result<()> {
-    for node in Node::CONTROLLERS {
-        let said = lab.machine(node)?.run(&format!(
-            "journalctl --no-pager --since=@{0} --grep 'panicked at' --lines 5; \
-             journalctl --no-pager --boot --since=@{0} --grep 'Watchdog timeout' --lines 5 || true",
-            since_ms / 1000
-        ))?;
-        if said.contains("Watchdog timeout") || said.contains("panicked at") {
-            return Err(Error::broken(
-                "no daemon panics, or has to be killed by the service manager",
-                format!("{node}: {said}"),
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// The pool of a controller.
