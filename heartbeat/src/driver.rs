@@ -419,7 +419,17 @@ impl Driver {
         }
     }
 
+    /// A move is known by the claim that it will lead to.
+    fn link(&mut self, pool: PoolId) {
+        let status = self.core.status(clock());
+        if let Some(status) = status.pools.iter().find(|status| status.pool == pool) {
+            self.journal.link(pool, status.leads_to);
+        }
+    }
+
     fn order(&mut self, pool: PoolId, job: Job) {
+        // The first order of a move comes before the note of it.
+        self.link(pool);
         let (action, cause) = self.journal.action(pool, now());
         drop(self.orders.send(Handover::Pool(Order {
             pool,
@@ -459,19 +469,8 @@ impl Driver {
             }
         }
         tracing::info!(note = text.1, "{}", text.0);
-        // A move is known by the claim that it will lead to: one above the one that counts when it begins.
-        if let Note::Pool {
-            pool,
-            state: "claiming" | "fencing" | "releasing",
-        } = note
-            && let Some(status) = self
-                .core
-                .status(clock())
-                .pools
-                .iter()
-                .find(|status| status.pool == *pool)
-        {
-            self.journal.link(*pool, status.generation.next());
+        if let Note::Pool { pool, .. } = note {
+            self.link(*pool);
         }
         self.journal.note(note, now());
         if let Note::Wire { alive } = note {

@@ -205,6 +205,24 @@ impl Pool {
         under_way && self.failures == 0
     }
 
+    /// Generation of the claim to which its move leads: the one under which it is taken here, or the partner's next one.
+    pub(crate) fn leads_to(&self) -> Option<Generation> {
+        match self.state {
+            State::Idle => None,
+            State::Claiming { key, .. }
+            | State::Verifying { key, .. }
+            | State::Fencing { key, .. }
+            | State::Importing { key, .. }
+            | State::LeaseWait { key }
+            | State::Publishing { key, .. }
+            | State::Serving { key } => Some(key.generation),
+            State::Releasing { key, .. } | State::Resuming { key } => Some(key.generation.next()),
+            State::Giving { generation, .. }
+            | State::Given { generation }
+            | State::Stopping { generation, .. } => Some(generation.next()),
+        }
+    }
+
     /// Stable name of the state.
     pub(crate) fn name(&self) -> &'static str {
         match self.state {

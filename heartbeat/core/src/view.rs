@@ -139,6 +139,9 @@ impl Core {
             home: pool.home,
             owner: held.map(|(who, _)| who),
             generation: top.map(|(_, claim)| claim.generation).unwrap_or_default(),
+            leads_to: pool
+                .leads_to()
+                .unwrap_or_else(|| top.map(|(_, claim)| claim.generation).unwrap_or_default().next()),
             state,
             since: pool.since,
             problem: pool.problem.clone(),

@@ -3,6 +3,7 @@ use crate::bench::{A, B, Bench, Comes, Health, POOLS, configured, params};
 use crate::effect::StopReason;
 use crate::event::{ConfigStatus, Event, PoolInfo, PoolStep};
 use crate::machine::Freeze;
+use crate::pools::Cause;
 use crate::record::{Base, Members, Record};
 use core::time::Duration;
 use pollux_api::id::{ControllerId, Epoch, Incarnation, LogLength};
@@ -896,4 +897,35 @@ fn a_pool_that_the_living_partner_does_not_serve_is_an_alarm_after_a_while_and_a
     bench.steps.clear();
     bench.until("a serves it", |bench| bench.serves(A, POOLS[1]));
     assert_eq!(bench.alarms(A), [("alone", "b".into())]);
+}
+
+#[test]
+fn both_halves_of_a_move_lead_to_the_same_claim() {
+    let mut bench = Bench::whole();
+    let pool = POOLS[0];
+    let told = |core: &Core, now| {
+        let status = core.status(now);
+        status
+            .pools
+            .into_iter()
+            .find(|status| status.pool == pool)
+            .unwrap()
+    };
+    let before = told(bench.core(A), bench.now);
+    assert_eq!(before.leads_to, before.generation, "it led here");
+    let key = bench.core(A).imports.clone().unwrap()[&pool];
+    let mut releasing = bench.core(A).clone();
+    let cause = Cause::Operator;
+    for state in [State::Releasing { key, cause }, State::Resuming { key }] {
+        releasing.pools.get_mut(&pool).unwrap().state = state;
+        let status = told(&releasing, bench.now);
+        assert_eq!(status.leads_to, before.generation.next(), "{status:?}");
+    }
+    bench.ask(A, Request::Switchover(pool)).unwrap();
+    bench.until("it is taken", |bench| bench.serves(B, pool));
+    for who in [A, B] {
+        let status = told(bench.core(who), bench.now);
+        assert_eq!(status.generation, before.generation.next(), "{status:?}");
+    }
+    assert_eq!(told(bench.core(B), bench.now).leads_to, before.generation.next());
 }

@@ -1,11 +1,12 @@
 //! Fault matrix, I: planned moves.
 
-use pollux_api::id::ControllerId::{A, B};
+use pollux_api::id::ControllerId::{self, A, B};
 use pollux_host::time::now_ns;
 use pollux_pair::Result;
 use pollux_pair::rig::MOVE;
 use pollux_pair::stage::Stage;
 use pollux_pair::wait::wait_for;
+use std::collections::BTreeSet;
 
 #[test]
 fn i1_switchover_and_giveback_under_load() -> Result<()> {
@@ -24,10 +25,26 @@ fn i1_switchover_and_giveback_under_load() -> Result<()> {
             .expect("a pool away from home may go home");
         stage.wait_taken(A, alpha)?;
     }
+    // Each controller keeps its half of a move, under the same action; and no two moves are one.
+    let released = halves(&stage, A, "release");
+    assert_eq!(released.len(), 3, "three times it went: {released:?}");
+    let imported = halves(&stage, B, "import");
+    for action in &released {
+        assert!(imported.contains(action), "{action} is not among {imported:?}");
+    }
     let judgement = stage.judge(start)?;
     judgement.expect_clean();
     eprintln!("pause: {:?}", judgement.pause);
     Ok(())
+}
+
+/// The actions of the incidents of a controller that have such a phase, each once.
+fn halves(stage: &Stage, at: ControllerId, phase: &str) -> BTreeSet<String> {
+    let told = stage.array.timeline(at).expect("heartbeat answers");
+    let with = told
+        .into_iter()
+        .filter(|incident| incident.phases.iter().any(|known| known.name == phase));
+    with.map(|incident| incident.action_id).collect()
 }
 
 #[test]
