@@ -6,18 +6,22 @@
 //! | [`fence_agent`](Program::fence_agent) | `bmc.agent` of enclosure.toml | `deadline_s` | `Status: ON` or `OFF` and its exit code (`enclosured`) |
 //!
 //! Each runs without the environment of its caller, in `/`, and without a shell; what it is told on standard input is seen
-//! by nobody else. Of what it says the beginning is read. Given up, it is killed: it does not act later.
+//! by nobody else. Of what it says the beginning is read. Given up, it is killed with all that it has started: it does not act
+//! later. (What waits in the kernel dies when that lets it go; a program that makes a session of its own gets away.)
 //!
-//! (Programs of this project are started by the enclosure in software, by `pollux demo` and by `pollux quorum format`; they
+//! (LVM, the device mapper, XFS and mounts are services/lvm's alone, with a runner of its own: what they say is longer, and a
+//! mount is run by the service manager. Programs of this project are started by the enclosure in software, by `pollux demo` and by `pollux quorum format`; they
 //! stand beside whoever starts them.)
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 /// Most that is read of what a program writes to one of its outputs, bytes.
@@ -101,13 +105,14 @@ impl Program {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Given up in the middle, it does not act later.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn();
-        let mut child = match started {
-            Ok(child) => child,
+        let mut group = match started {
+            Ok(child) => Group(child),
             Err(source) => return Err(ProgramError::Start { path, source }),
         };
+        let child = &mut group.0;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(mut to), Some(output), Some(errors)) = pipes else {
             let source = io::ErrorKind::BrokenPipe.into();
@@ -139,6 +144,20 @@ impl Program {
                 path,
                 deadline: self.deadline,
             }),
+        }
+    }
+}
+
+/// A program that was started, and all that it starts, which ends with this unless it has ended before.
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // It has a number while nobody has heard of its end: the number is not another's yet.
+        let number = self.0.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(number) = number {
+            // That nobody is left is as good.
+            let _ = killpg(Pid::from_raw(number), Signal::SIGKILL);
         }
     }
 }
@@ -185,6 +204,39 @@ mod tests {
         assert!(late.to_string().contains("/bin/sh: no end within"), "{late}");
         let said = shell(LONG).run(&["-c", "head -c 1000000 /dev/zero"], b"").await;
         assert_eq!(said.unwrap().stdout.len() as u64, SAID);
+    }
+
+    #[tokio::test]
+    async fn what_was_given_up_ends_with_all_that_it_has_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let number = dir.path().join("number");
+        let script = format!(
+            "sleep 600 & echo $! > {}.new; mv {0}.new {0}; wait",
+            number.display()
+        );
+        let program = shell(LONG);
+        let words = ["-c", &script];
+        let run = program.run(&words, b"");
+        let started = async {
+            while !number.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        // Given up by whoever waited for it, as a deadline gives it up.
+        tokio::select! {
+            said = run => panic!("{said:?}"),
+            () = started => {}
+        }
+        let child = std::fs::read_to_string(&number).unwrap();
+        let stat = format!("/proc/{}/stat", child.trim());
+        let gone = async {
+            // A dead one whose parent has gone waits for the machine's first process.
+            let lives = || std::fs::read_to_string(&stat).is_ok_and(|text| !text.contains(") Z "));
+            while lives() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(LONG, gone).await.expect("it ends with its parent");
     }
 
     #[tokio::test]
