@@ -5,7 +5,8 @@
 //! `pollux-disarm` calls this when it is stopped, which systemd does after the daemons that write and before the one
 //! that has the watchdog.
 //!
-//! It must never disarm while heartbeat runs: the partner may be waiting for the watchdog to bite.
+//! It must never disarm while heartbeat runs, or while a pool is still imported: the partner may be waiting for the watchdog to
+//! bite.
 
 use crate::array::Place;
 use crate::error::Error;
@@ -15,15 +16,44 @@ use pollux_platform::file::Lock;
 use pollux_platform::power::{ChassisBmc, Watchdog};
 use pollux_runtime::ControllerConfig;
 use serde_json::json;
+use std::path::Path;
 use std::time::Duration;
 
 /// Bound of the call.
 const WITHIN: Duration = Duration::from_secs(5);
 
+/// Where the pool manager writes down what it has imported, below the folder of what lives as long as a boot.
+const POOLS: &str = "pools";
+/// Where the kernel tells of its block devices.
+const BLOCK: &str = "/sys/block";
+/// How the names of the kernel's devices of our volume groups begin.
+pub(crate) const OURS: &str = "pollux";
+
+/// What may still write to a shared disk though every daemon has stopped: pools whose import nobody has given up, and devices of
+/// the kernel's, which need no daemon.
+fn still_imported(pools: &Path, block: &Path) -> Vec<String> {
+    let names = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let records = names(pools).into_iter().filter_map(|file| {
+        let record = file.extension().is_some_and(|ending| ending == "json");
+        let name = file.file_stem()?.to_string_lossy().into_owned();
+        record.then(|| format!("pool {name}"))
+    });
+    let devices = names(block).into_iter().filter_map(|device| {
+        let name = std::fs::read_to_string(device.join("dm/name")).ok()?;
+        name.starts_with(OURS).then(|| format!("device {}", name.trim()))
+    });
+    let mut all: Vec<String> = records.chain(devices).collect();
+    all.sort_unstable();
+    all
+}
+
 /// Disarms it.
 ///
 /// # Errors
-/// Heartbeat runs, nobody has the watchdog, or it cannot be disarmed: then it bites.
+/// Heartbeat runs, a pool is still imported, nobody has the watchdog, or it cannot be disarmed: then it bites.
 pub async fn run(place: &Place) -> Result<Shown, Error> {
     let file = place.controller_dir()?.join(pollux_runtime::config::FILE);
     let config = ControllerConfig::load(&file)
@@ -36,6 +66,16 @@ pub async fn run(place: &Place) -> Result<Shown, Error> {
             "stop heartbeat first: systemctl stop pollux.target stops everything in order",
         )
     })?;
+    let left = still_imported(&config.paths.run.join(POOLS), Path::new(BLOCK));
+    if !left.is_empty() {
+        return Err(Error::failed(
+            format!(
+                "the watchdog stays armed, and resets this machine within seconds: still imported here: {}",
+                left.join(", ")
+            ),
+            "pollux leave gives pools up in good order; what holds one is in the journal of pool-managerd and lvmd",
+        ));
+    }
     let disarmed = ChassisBmc::new(&config.paths.bmc).disarm(WITHIN).await;
     disarmed.map_err(|error| {
         Error::failed(
@@ -47,4 +87,28 @@ pub async fn run(place: &Place) -> Result<Shown, Error> {
         text: "The watchdog is disarmed.\n".into(),
         json: json!({ "armed": false }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_pools_and_devices_of_ours_are_still_imported() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pools, block) = (dir.path().join("pools"), dir.path().join("block"));
+        assert!(still_imported(&pools, &block).is_empty(), "neither is there");
+        for (device, name) in [("dm-0", "pollux_x-pool\n"), ("dm-1", "vg0-root\n")] {
+            std::fs::create_dir_all(block.join(device).join("dm")).unwrap();
+            std::fs::write(block.join(device).join("dm/name"), name).unwrap();
+        }
+        std::fs::create_dir_all(block.join("sda")).unwrap();
+        std::fs::create_dir_all(&pools).unwrap();
+        std::fs::write(pools.join("8c6f.json"), "{}").unwrap();
+        std::fs::write(pools.join("8c6f.json.new"), "").unwrap();
+        assert_eq!(
+            still_imported(&pools, &block),
+            ["device pollux_x-pool", "pool 8c6f"]
+        );
+    }
 }

@@ -74,7 +74,21 @@ fn it_is_not_while_heartbeat_runs_and_says_so_where_nobody_has_it() {
         "the watchdog was spoken to while heartbeat runs"
     );
 
-    drop((heartbeat, listener));
+    drop(heartbeat);
+    let pools = here.config.paths.run.join("pools");
+    std::fs::create_dir(&pools).unwrap();
+    std::fs::write(pools.join("8c6f.json"), "{}").unwrap();
+    let output = here.disarm();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("still imported here: pool 8c6f"), "{said}");
+    assert!(
+        listener.accept().is_err(),
+        "the watchdog was spoken to while a pool is imported"
+    );
+    std::fs::remove_dir_all(&pools).unwrap();
+
+    drop(listener);
     let output = here.disarm();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
