@@ -145,6 +145,7 @@ impl FakeDisk {
             transport: Transport::Sas,
             serial: Some(self.model.serial.clone()),
             wwn: Some(self.model.wwn),
+            multiple_ports: Some(true),
             block: Some(Block {
                 name: name.to_owned(),
                 bytes: self.model.blocks * BLOCK as u64,

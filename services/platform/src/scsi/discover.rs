@@ -115,6 +115,8 @@ pub struct Found {
     pub serial: Option<String>,
     /// Its name for all the world, if it says one.
     pub wwn: Option<Wwn>,
+    /// It says that it has several ports (MULTIP of INQUIRY, SPC-4, 6.6.2), if the kernel has kept what it says.
+    pub multiple_ports: Option<bool>,
     /// Its block device, if the kernel has made one.
     pub block: Option<Block>,
 }
@@ -171,6 +173,7 @@ fn namespace(device: &Path) -> Option<Found> {
         transport: Transport::Nvme,
         serial: line(&device.join("device/serial")),
         wwn: line(&device.join("wwid")).and_then(|wwid| wwid.parse().ok()),
+        multiple_ports: None,
         block: of_block(device),
     })
 }
@@ -191,6 +194,7 @@ fn look(device: &Path) -> Option<Found> {
         transport: Transport::of(&device),
         serial: page("vpd_pg80").and_then(|bytes| decode::serial(&bytes).ok()),
         wwn: designators.and_then(|names| Wwn::of(&names)),
+        multiple_ports: page("inquiry").and_then(|bytes| Some(bytes.get(6)? & 0x10 != 0)),
         block: block(&device.join("block")),
     })
 }

@@ -554,6 +554,7 @@ fn disks_are_found_by_what_they_are() {
     let sas = "devices/pci0/host2/port-2:0/end_device-2:0/target2:0:0/2:0:0:0";
     plant(sysfs, sas, "sdq", SAS_IDENTIFICATION);
     attribute(&sysfs.join(sas).join("block/sdq"), "holders/dm-3/dev", "254:3\n");
+    attribute(&sysfs.join(sas), "inquiry", [0, 0, 6, 2, 0x5b, 0, 0x10, 2]);
     plant(
         sysfs,
         "devices/pci0/ata1/host10/target10:0:0/10:0:0:0",
@@ -577,6 +578,10 @@ fn disks_are_found_by_what_they_are() {
     assert_eq!((block.name.as_str(), block.bytes), ("sdq", 4_000_787_030_016));
     assert!(block.write_back && block.holders == ["dm-3"]);
     assert_eq!(found[0].serial.as_deref(), Some("Z1ABCD"));
+    assert_eq!(found[0].multiple_ports, Some(true));
+    assert_eq!(found[1].multiple_ports, None, "the kernel has kept nothing");
+    attribute(&sysfs.join(sas), "inquiry", [0, 0, 6, 2, 0x5b, 0, 0, 2]);
+    assert_eq!(discover::scan(sysfs).unwrap()[0].multiple_ports, Some(false));
     // NVMe: a namespace, a partition of it, and a path to it that the kernel hides.
     for (name, attributes) in [
         (

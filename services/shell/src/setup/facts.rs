@@ -2,6 +2,7 @@
 //!
 //! Everything is read, nothing is opened for writing, and no command is sent to a disk.
 
+use crate::disarm::OURS;
 use pollux_platform::netlink::{IfAddr, Netlink};
 use pollux_platform::program::Program;
 use pollux_platform::scsi::discover::{self, NVME, Transport};
@@ -20,6 +21,8 @@ const SATA: &str =
 const SATA_BEHIND_SAS: &str = "SATA behind a SAS port: one port, and no persistent reservations; only SAS disks with two ports can be shared";
 const USB: &str =
     "USB: one port, and no persistent reservations; only SAS disks with two ports can be shared";
+
+const SINGLE_PORT: &str = "a single port (MULTIP of INQUIRY): the partner could not reach it; only SAS disks with two ports can be shared";
 
 /// What is here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,7 +153,7 @@ pub fn disks(sysfs: &Path) -> Result<Vec<Disk>, String> {
             .iter()
             .cloned()
             .chain(below)
-            .next()
+            .find(|holder| !is_ours(&class.join(holder)))
             .map(|holder| format!("{holder} is built on it"));
         disks.push(Disk {
             model: format!("{} {}", device.vendor, device.product).trim().to_owned(),
@@ -162,6 +165,8 @@ pub fn disks(sysfs: &Path) -> Result<Vec<Disk>, String> {
                 Transport::Usb => Some(USB),
                 Transport::Nvme => Some(NVME),
                 _ if device.vendor == SAT_VENDOR => Some(SATA_BEHIND_SAS),
+                // Elsewhere the ports belong to what stands before the disk.
+                Transport::Sas if device.multiple_ports == Some(false) => Some(SINGLE_PORT),
                 _ => None,
             },
             used_by: user_of(&block.name, &partitions, &mounts, &swaps).or(built),
@@ -169,6 +174,11 @@ pub fn disks(sysfs: &Path) -> Result<Vec<Disk>, String> {
         });
     }
     Ok(disks)
+}
+
+/// A device of the kernel's that a pool of this controller is made of: whoever sets up a second time takes nothing from anybody.
+fn is_ours(device: &Path) -> bool {
+    fs::read_to_string(device.join("dm/name")).is_ok_and(|name| name.starts_with(OURS))
 }
 
 /// Names of the partitions of a disk.

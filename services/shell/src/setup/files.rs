@@ -87,6 +87,13 @@ pub fn shelf_rules(disks: &[Slot]) -> String {
             text,
             "# disk-{slot:02}\nATTRS{{wwid}}==\"{wwn}\", GOTO=\"pollux_shelf_disk\""
         );
+        // Of several names the kernel takes the longest, and not one that somebody gave on the spot (NAA 3); udev takes the NAA.
+        if let Some(number) = wwn.strip_prefix("naa.") {
+            let _ = writeln!(
+                text,
+                "ENV{{ID_WWN_WITH_EXTENSION}}==\"0x{number}\", GOTO=\"pollux_shelf_disk\""
+            );
+        }
     }
     text += "GOTO=\"pollux_shelf_end\"\n\
              LABEL=\"pollux_shelf_disk\"\n\

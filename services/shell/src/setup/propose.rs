@@ -284,13 +284,14 @@ pub fn refusal(disk: &Disk, all: &[Disk]) -> Option<String> {
     if disk.bytes == 0 {
         return Some("it says that it is empty: not ready, or no medium".into());
     }
-    let twice = all
+    // Two paths of this controller to one disk are as good as one. Two disks of one name are not.
+    let other = all
         .iter()
-        .find(|other| other.name != disk.name && other.wwn.as_ref() == Some(wwn));
-    twice.map(|other| {
+        .find(|other| other.wwn.as_ref() == Some(wwn) && other.bytes != disk.bytes);
+    other.map(|other| {
         format!(
-            "it is seen as {} too: each controller has one path to a disk, its partner the other",
-            other.name
+            "{} has the same WWN and {} bytes where this one has {}: one of them is not what it says",
+            other.name, other.bytes, disk.bytes
         )
     })
 }
@@ -627,7 +628,8 @@ fn slots(
     let mut refused = vec![];
     for disk in &facts.disks {
         match (refusal(disk, &facts.disks), &disk.wwn) {
-            (None, Some(wwn)) => drop(here.insert(wwn.clone(), disk)),
+            // Of several paths the first one stands for the disk.
+            (None, Some(wwn)) => drop(here.entry(wwn.clone()).or_insert(disk)),
             (why, _) => refused.push((disk.to_string(), why.unwrap_or_default())),
         }
     }

@@ -190,8 +190,9 @@ fn disks_that_cannot_be_shared_are_refused_with_the_reason() {
         ("mounted on /", &|disk| disk.used_by = Some("mounted on /".into())),
         ("520 bytes", &|disk| disk.block = 520),
         ("not ready", &|disk| disk.bytes = 0),
-        ("seen as sda too", &|disk| {
-            disk.wwn = Some("naa.0000000000000001".into())
+        ("sda has the same WWN", &|disk| {
+            disk.wwn = Some("naa.0000000000000001".into());
+            disk.bytes /= 2;
         }),
     ] {
         let said = change(with).unwrap_or_else(|| panic!("taken: {why}"));
@@ -209,6 +210,18 @@ fn disks_that_cannot_be_shared_are_refused_with_the_reason() {
         "{}",
         problem.what
     );
+}
+
+#[test]
+fn two_paths_to_a_disk_are_one_disk() {
+    let mut facts = machine("1");
+    let count = facts.disks.len();
+    let mut second = facts.disks[1].clone();
+    second.name = "sdz".into();
+    facts.disks.push(second);
+    let proposal = ready(&facts, &Answers::default());
+    assert_eq!(proposal.enclosure.disk.len(), count);
+    assert!(proposal.refused.is_empty(), "{:?}", proposal.refused);
 }
 
 #[test]
@@ -492,7 +505,9 @@ fn rules_of_udev_touch_the_disks_of_the_list_alone() {
         kernel: false,
     }]);
     assert!(
-        rules.contains("ATTRS{wwid}==\"naa.5000c50000000004\", GOTO=\"pollux_shelf_disk\""),
+        rules.contains("ATTRS{wwid}==\"naa.5000c50000000004\", GOTO=\"pollux_shelf_disk\"")
+            && rules
+                .contains("ENV{ID_WWN_WITH_EXTENSION}==\"0x5000c50000000004\", GOTO=\"pollux_shelf_disk\""),
         "{rules}"
     );
     let lines: Vec<&str> = rules.lines().filter(|line| !line.starts_with('#')).collect();
