@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::machine::Machine;
+use crate::machine::{Machine, SETTLED};
 use crate::payload::{CHAP_SECRET, CHAP_USER, INITIATOR};
 use crate::programs::{self, DPKG_DEB};
 use crate::reservations::{self, Disk};
@@ -162,10 +162,20 @@ impl<'a> Array<'a> {
                 return Err(Error::broken("nothing runs before it is configured", active.out));
             }
         }
+        for machine in [&a, &b] {
+            machine.run("timedatectl set-ntp false")?;
+        }
         setup(&a, &answers(&slots))?;
         // What the second controller has to be told was written by the first; only its place among the hosts is its own.
         let told = a.run("cat /etc/pollux/partner.toml")?;
         setup(&b, &for_partner(&told))?;
+        for machine in [&a, &b] {
+            hands_off(machine)?;
+            let clock = machine.run("timedatectl show --property=NTP --value")?;
+            if clock.trim() != "yes" {
+                return Err(Error::broken("setup has the clock kept", clock));
+            }
+        }
         self.pair()?;
         a.run_within("systemctl start enclosured && pollux quorum format", COMMAND)?;
         for node in Node::CONTROLLERS {
@@ -302,7 +312,7 @@ impl<'a> Array<'a> {
     pub fn exchange_second(&self) -> Result<()> {
         let b = self.lab.machine(Node::B)?;
         let told = self.lab.machine(Node::A)?.run("cat /etc/pollux/partner.toml")?;
-        setup(&b, &for_partner(&told))?;
+        setup_at_terminal(&b, &told)?;
         // The one that stays serves all the while; its router has to let go of the keys for as long as they are made anew, and
         // whoever has read the old ones starts again.
         let a = self.lab.machine(Node::A)?;
@@ -596,6 +606,44 @@ fn setup(machine: &Machine, answers: &str) -> Result<()> {
         "cat > /var/tmp/answers.toml <<'END'\n{answers}END\npollux setup --yes --answers /var/tmp/answers.toml"
     );
     machine.run_within(&script, COMMAND).map(drop)
+}
+
+/// Has udev hear of what setup wrote for it. Every disk of the shelf is left alone from then on, by a name that its kernel knows.
+fn hands_off(machine: &Machine) -> Result<()> {
+    machine.run("udevadm control --reload && udevadm trigger --subsystem-match=block")?;
+    wait_for("udev leaves the shelf's disks alone", MOVE, || {
+        let said = machine
+            .run(&format!(
+                "{SETTLED}; for disk in /sys/block/sd*; do \
+                 udevadm info --query=property --property=SYSTEMD_READY --value --path=$disk; done | sort | uniq --count"
+            ))
+            .map_err(|error| error.to_string())?;
+        match said.split_whitespace().collect::<Vec<_>>()[..] {
+            [count, "0"] if count == (DATA + QUORUM).to_string() => Ok(()),
+            _ => Err(said),
+        }
+    })
+}
+
+/// Runs `pollux setup` at a terminal, with what the partner wrote down: it asks for what is this controller's own, and once more
+/// before it writes.
+fn setup_at_terminal(machine: &Machine, told: &str) -> Result<()> {
+    let command = "pollux setup --answers /var/tmp/partner.toml";
+    machine.run(&format!("cat > /var/tmp/partner.toml <<'END'\n{told}END"))?;
+    let refused = machine.ssh().typed(command, &["eth9", "eth3", "n"], COMMAND)?;
+    let left = machine.run("ls /etc/pollux 2> /dev/null || true")?;
+    if refused.status.success() || !refused.out.contains("nothing was done") || !left.trim().is_empty() {
+        return Err(Error::broken(
+            "nothing is written before somebody says yes",
+            format!("{}: {}; there is {left:?}", refused.status, refused.out),
+        ));
+    }
+    let written = machine.ssh().typed(command, &["eth3", "y"], COMMAND)?;
+    if written.status.success() {
+        hands_off(machine)
+    } else {
+        Err(Error::step("set a controller up at a terminal", written.out))
+    }
 }
 
 /// What a person answers on the first controller: which disk is in which slot, as the shelf numbers them, so that the log

@@ -324,6 +324,8 @@ END"
              systemd-run --unit={name} --property=KillSignal=SIGINT --property=TimeoutStopSec=600 \
              fio --output-format=json --output=/var/tmp/{name}.json /var/tmp/{name}.job"
         );
+        let counts = self.counts(writer)?;
+        self.machine.run(&format!("{counts} > /var/tmp/{name}.start"))?;
         self.machine.run(&script)?;
         self.wait_progress_of(writer)
     }
@@ -398,6 +400,40 @@ END"
                 Ok(())
             } else {
                 Err(format!("{first:?}, then {now:?}"))
+            }
+        })
+    }
+
+    /// A script that writes a line for each device of a writer: how many reads and writes it has done.
+    fn counts(&self, writer: Writer) -> Result<String> {
+        let mut devices = vec![];
+        for Pool { volume, lun, .. } in writer.pools {
+            devices.push(self.device(volume, *lun)?);
+        }
+        if let Some(Volume { name, lun, .. }) = writer.files {
+            devices.push(self.device(name, lun)?);
+        }
+        Ok(format!(
+            "for map in {}; do cat /sys/block/$(basename $(readlink -f $map))/stat; done | awk '{{ print $1, $5 }}'",
+            devices.join(" ")
+        ))
+    }
+
+    /// Waits until each volume has been read back since the writer was started: one that was not proves nothing.
+    ///
+    /// # Errors
+    /// As [`Host::wait_progress`].
+    pub fn wait_read_back(&self, writer: Writer) -> Result<()> {
+        self.wait_progress_of(writer)?;
+        let counts = self.counts(writer)?;
+        wait_for("every volume is read back", LOGIN, || {
+            let said = self
+                .machine
+                .run(&format!("cat /var/tmp/{}.start; echo; {counts}", writer.name))
+                .map_err(|error| error.to_string())?;
+            match said.split_once("\n\n") {
+                Some((start, now)) if is_read_back(start, now, writer) => Ok(()),
+                _ => Err(said),
             }
         })
     }
@@ -503,6 +539,32 @@ END"
     }
 }
 
+/// From the counts of reads and writes of each device at the start of a writer and now. A device that is written as it is is read by
+/// its writer alone. A file system reads of its own accord; each write of the file is some writes of the device there.
+fn is_read_back(start: &str, now: &str, writer: Writer) -> bool {
+    let counts = |text: &str| -> Option<Vec<(u64, u64)>> {
+        text.lines()
+            .map(|line| {
+                let (reads, writes) = line.split_once(' ')?;
+                Some((reads.parse().ok()?, writes.trim().parse().ok()?))
+            })
+            .collect()
+    };
+    let (Some(start), Some(now)) = (counts(start), counts(now)) else {
+        return false;
+    };
+    let enough = u64::from(FILES_BACKLOG) * 8;
+    start.len() == writer.jobs()
+        && now.len() == start.len()
+        && start.iter().zip(&now).enumerate().all(|(job, (start, now))| {
+            if job < writer.pools.len() {
+                now.0 > start.0
+            } else {
+                now.1 >= start.1 + enough
+            }
+        })
+}
+
 #[derive(Deserialize)]
 struct Report {
     jobs: Vec<Job>,
@@ -580,6 +642,23 @@ mod tests {
         );
         assert_eq!(longest_gap("1000\n1001\n", 5000), None);
         assert_eq!(longest_gap("", 0), None);
+    }
+
+    #[test]
+    fn a_volume_is_read_back_when_its_own_counts_say_so() {
+        let start = "7 10\n3 5\n9 20\n";
+        assert!(is_read_back(start, "8 300\n4 290\n9 276\n", Writer::EVERY));
+        assert!(
+            !is_read_back(start, "7 300\n4 290\n9 276\n", Writer::EVERY),
+            "not the first"
+        );
+        assert!(
+            !is_read_back(start, "8 300\n4 290\n99 275\n", Writer::EVERY),
+            "not the files"
+        );
+        assert!(!is_read_back(start, "8 300\n4 290\n", Writer::EVERY));
+        assert!(!is_read_back("", "", Writer::EVERY));
+        assert!(is_read_back("7 10\n", "8 11\n", Writer::GAMMA));
     }
 
     #[test]

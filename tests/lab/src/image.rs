@@ -43,6 +43,7 @@ const PACKAGES: &[&str] = &[
     "lvm2",
     "nftables",
     "sg3-utils",
+    "systemd-timesyncd",
     "tcpdump",
     "thin-provisioning-tools",
     "xfsprogs",
@@ -76,7 +77,6 @@ const FILES: &[(&str, &str)] = &[
         "etc/systemd/system.conf.d/lab.conf",
         include_str!("../guest/system.conf"),
     ),
-    ("etc/sysctl.d/90-lab.conf", include_str!("../guest/sysctl.conf")),
     (
         "etc/modules-load.d/lab.conf",
         include_str!("../guest/modules.conf"),

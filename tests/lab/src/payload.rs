@@ -6,9 +6,6 @@ use crate::topology::Node;
 use std::fs;
 use std::path::Path;
 
-/// What a host says of its own disks; what it says of the array's is in the package for hosts.
-const MULTIPATH: &str = include_str!("../guest/multipath.conf");
-
 /// Fills the tree of a machine; `key` is the lab's public key.
 ///
 /// # Errors
@@ -30,7 +27,6 @@ pub fn fill(tree: &Tree, node: Node, key: &Path) -> Result<()> {
     }
     let initiator = format!("InitiatorName={INITIATOR}\n");
     tree.file("etc/iscsi/initiatorname.iscsi", 0o600, initiator.as_bytes())?;
-    tree.file("etc/multipath.conf", 0o644, MULTIPATH.as_bytes())?;
     tree.enable("iscsid.service")?;
     tree.enable("multipathd.service")
 }

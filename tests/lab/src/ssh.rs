@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::programs::{self, SCP, SSH, last_lines};
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -145,6 +145,31 @@ impl Ssh {
         Ok(command)
     }
 
+    /// Runs a command at a terminal of the machine, where these lines are typed. A terminal makes one of what the command writes
+    /// to either end, and of what was typed.
+    ///
+    /// # Errors
+    /// As [`Ssh::try_run`].
+    pub fn typed(&self, script: &str, lines: &[&str], bound: Duration) -> Result<Said> {
+        let mut command = self.command(SSH)?;
+        command.args(["-tt", "-o", "ControlMaster=no", "root@127.0.0.1", script]);
+        command.stdin(Stdio::piped());
+        let what = |error| Error::step(script, error);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(what)?;
+        // It stays open: a terminal that is closed ends what runs at it.
+        let keyboard = child.stdin.take();
+        if let Some(mut keyboard) = keyboard.as_ref() {
+            for line in lines {
+                writeln!(keyboard, "{line}").map_err(what)?;
+            }
+        }
+        said(child, script, bound)
+    }
+
     /// A terminal in the machine.
     ///
     /// # Errors
@@ -162,29 +187,8 @@ impl Ssh {
     pub fn try_run(&self, script: &str, bound: Duration) -> Result<Said> {
         let mut command = self.prepared(script)?;
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| Error::step("start ssh", error))?;
-        let out = drain(child.stdout.take());
-        let err = drain(child.stderr.take());
-        let status = end_of(&mut child, bound).map_err(|error| Error::step(script, error))?;
-        let text = |pipe: std::thread::JoinHandle<Vec<u8>>| {
-            String::from_utf8_lossy(&pipe.join().unwrap_or_default()).into_owned()
-        };
-        let (out, err) = (text(out), text(err));
-        match status {
-            // What ssh ends with when it is not the command that failed.
-            Some(status) if status.code() == Some(255) => {
-                Err(Error::step(script, format!("ssh: {}", err.trim())))
-            }
-            Some(status) => Ok(Said { status, out, err }),
-            None => Err(Error::step(
-                script,
-                format!(
-                    "no end after {} s: {}",
-                    bound.as_secs(),
-                    last_lines(&(out + &err), 6)
-                ),
-            )),
-        }
+        let child = command.spawn().map_err(|error| Error::step("start ssh", error))?;
+        said(child, script, bound)
     }
 
     /// Runs a script that must end well; returns what it wrote.
@@ -208,6 +212,32 @@ impl Ssh {
         let mut command = self.command(SCP)?;
         command.arg("-q").args(files).arg(format!("root@127.0.0.1:{to}"));
         programs::run("copy into a machine", &mut command).map(drop)
+    }
+}
+
+/// What a command says until it ends.
+fn said(mut child: Child, script: &str, bound: Duration) -> Result<Said> {
+    let out = drain(child.stdout.take());
+    let err = drain(child.stderr.take());
+    let status = end_of(&mut child, bound).map_err(|error| Error::step(script, error))?;
+    let text = |pipe: std::thread::JoinHandle<Vec<u8>>| {
+        String::from_utf8_lossy(&pipe.join().unwrap_or_default()).into_owned()
+    };
+    let (out, err) = (text(out), text(err));
+    match status {
+        // What ssh ends with when it is not the command that failed.
+        Some(status) if status.code() == Some(255) => {
+            Err(Error::step(script, format!("ssh: {}", err.trim())))
+        }
+        Some(status) => Ok(Said { status, out, err }),
+        None => Err(Error::step(
+            script,
+            format!(
+                "no end after {} s: {}",
+                bound.as_secs(),
+                last_lines(&(out + &err), 6)
+            ),
+        )),
     }
 }
 

@@ -120,6 +120,32 @@ pub(super) fn address_answers(lab: &Lab, pool: Pool, node: Node) -> Result<()> {
     })
 }
 
+/// The host gets a connection to the target of a controller.
+pub(super) fn connects(lab: &Lab, node: Node) -> Result<bool> {
+    let script = format!(
+        "timeout 3 bash -c 'exec 3<> /dev/tcp/{}/3260' 2> /dev/null && echo yes || echo no",
+        node.front()
+    );
+    Ok(lab.machine(Node::Host)?.run(&script)?.trim() == "yes")
+}
+
+/// Asked anew, again and again, who has the address of a pool, that controller alone answers.
+pub(super) fn address_is_only_at(lab: &Lab, pool: Pool, node: Node) -> Result<()> {
+    let script = format!(
+        "for turn in 1 2 3 4 5; do ip neighbor flush to {0}; ping -q -c 1 -W 2 {0} > /dev/null; ip neighbor show {0}; done",
+        pool.address
+    );
+    let said = lab.machine(Node::Host)?.run(&script)?;
+    if said.contains(&node.front_mac()) && !said.contains(&node.partner().front_mac()) {
+        Ok(())
+    } else {
+        Err(Error::broken(
+            "an address has one controller",
+            format!("{}: {said}", pool.address),
+        ))
+    }
+}
+
 /// What the newest move has caused on either controller is found by its action.
 pub(super) fn traced(lab: &Lab) -> Result<()> {
     let told = Array::of(lab).timeline()?;

@@ -19,7 +19,7 @@ pub(super) fn saturated(lab: &mut Lab) -> Result<()> {
 }
 
 /// Lets the host's writer, which has been started, go on for so long while the controllers have hardly any memory left and
-/// read all of their programs again and again; prints how late their slots came at the worst.
+/// read all of their programs again and again; prints the longest time between two slots of each, which are due once a second.
 ///
 /// # Errors
 /// A pool changed hands, or the writer ended.

@@ -358,7 +358,7 @@ fn around(load: Load, lab: &mut Lab, fault: impl FnOnce(&mut Lab) -> Result<()>)
     let array = Array::of(lab);
     array.wait_joined()?;
     array.wait_home()?;
-    host.wait_progress()?;
+    host.wait_read_back(Writer::EVERY)?;
     let written = host.judge(Writer::EVERY, since)?;
     lab.shelf()?.judge(&POOLS.map(|pool| pool.disks))?;
     audit::all(lab, since)?;
@@ -444,7 +444,7 @@ pub fn mend(lab: &mut Lab) -> Result<()> {
     for node in Node::CONTROLLERS {
         lab.machine(node)?.run(
             "tc qdisc del dev bond0 root 2> /dev/null; systemctl stop lab-pressure lab-panic lab-awake 2> /dev/null; \
-             rm -f /dev/shm/lab-pressure; echo 1 > /proc/sys/kernel/panic; systemctl start pollux.target",
+             rm -f /dev/shm/lab-pressure; echo 5 > /proc/sys/kernel/panic; systemctl start pollux.target",
         )?;
     }
     Ok(())
