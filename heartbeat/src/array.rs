@@ -258,12 +258,15 @@ impl Array {
             .await
     }
 
-    /// What the pool manager has imported.
+    /// What the pool manager has imported; no disk is asked. `settled`: once what was begun before has come to its end.
     ///
     /// # Errors
     /// The pool manager's.
-    pub async fn pools(&self, within: Duration) -> Result<pool::Status, RpcError> {
-        self.client.call_retry(pool::STATUS, &(), &Ctx::new(within)).await
+    pub async fn imported(&self, settled: bool, within: Duration) -> Result<Vec<pool::Held>, RpcError> {
+        let request = pool::ListImported { settled };
+        self.client
+            .call_retry(pool::IMPORTED, &request, &Ctx::new(within))
+            .await
     }
 
     /// Any call to the config keeper, repeated while it is away.

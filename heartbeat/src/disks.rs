@@ -65,7 +65,9 @@ impl Disks {
         Place { array, seat }
     }
 
-    fn path(&self, seat: Seat) -> Path {
+    /// The way to a seat.
+    #[must_use]
+    pub fn path(&self, seat: Seat) -> Path {
         Path {
             seat,
             socket: self.config.paths.disk_socket(seat.disk),

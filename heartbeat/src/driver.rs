@@ -6,8 +6,9 @@
 
 use crate::{
     disks::{Disks, Done, Outcomes},
+    gasp::{self, LastSlots},
     gate::Gate,
-    journal::{Journal, Now},
+    journal::{Journal, Now, Turn},
     keeper::{Ask, Asked},
     legs::Legs,
     moves::{Job, Order},
@@ -23,7 +24,8 @@ use pollux_api::{
 };
 use pollux_heartbeat_core::{
     Core, Effect, Event, Instant, QuorumSet, Seat,
-    effect::{Note, Plan, Refusal, StopReason},
+    area::{Content, Slot},
+    effect::{BlockId, Note, Plan, Refusal, StopReason},
     event::{PoolStep, Request, RequestId, Victim},
     layout,
     wire::Datagram,
@@ -133,6 +135,10 @@ pub struct Driver {
     pub told: &'static str,
     /// The partner is off, and its portal is answered for here.
     pub stand_in: watch::Sender<bool>,
+    /// What is written into the own slots if the daemon panics.
+    pub last_slots: LastSlots,
+    /// The same, as the core has it.
+    pub last_slot: Option<(Slot, Vec<Seat>)>,
 }
 
 /// A request whose answer is awaited.
@@ -268,13 +274,16 @@ impl Driver {
     }
 
     fn apply(&mut self, event: Event) {
+        gasp::stand_still();
         tracing::trace!(?event, "event");
         match &event {
             Event::DiskFormatted { seat, .. } => self.disks.formatted(seat.disk),
             Event::PoolDone {
                 step: PoolStep::StopAll,
+                result,
                 ..
             } => {
+                self.journal.stopped(result);
                 if let Some(reason) = self.stopped {
                     drop(self.orders.send(Handover::Stopped(reason)));
                 }
@@ -283,8 +292,15 @@ impl Driver {
         }
         let now = clock();
         let effects = self.core.handle(now, event);
+        self.journal.at(self.core.epoch());
         for effect in effects {
+            gasp::stand_still();
             self.carry_out(effect);
+        }
+        self.prepare_last_slot(now);
+        if !self.journal.is_at_rest() {
+            let (core, pools) = (&self.core, self.core.known().collect());
+            self.journal.settle(&pools, |pool| core.moves(pool), self::now());
         }
         // Before the machine may go: whoever waits for this hears of it.
         let state = self.core.state(now);
@@ -297,6 +313,26 @@ impl Driver {
         let stands_in = self.core.stands_in();
         self.stand_in
             .send_if_modified(|now| std::mem::replace(now, stands_in) != stands_in);
+    }
+
+    /// Should it come to that, there is no time to think.
+    fn prepare_last_slot(&mut self, now: Instant) {
+        let last = self.core.last_slot(now);
+        if last == self.last_slot {
+            return;
+        }
+        let slots = last.iter().flat_map(|(slot, seats)| {
+            seats.iter().map(|seat| {
+                let (place, content) = (self.disks.place(*seat), Content::Slot(*slot));
+                gasp::LastSlot {
+                    path: self.disks.path(*seat),
+                    block: layout::block_number(BlockId::Slot, self.controller),
+                    data: layout::encode(&place, BlockId::Slot, self.controller, &content).to_vec(),
+                }
+            })
+        });
+        self.last_slots.prepare(slots.collect());
+        self.last_slot = last;
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -369,16 +405,22 @@ impl Driver {
             }
             Effect::DeletePool { pool, generation } => {
                 tracing::info!(%pool, %generation, "the configuration has this pool no more");
-                self.order(pool, Job::Delete(generation));
+                let action = self.journal.deleting(pool, now());
+                drop(self.orders.send(Handover::Pool(Order {
+                    pool,
+                    action,
+                    cause: None,
+                    job: Job::Delete(generation),
+                })));
             }
             Effect::StopAll { reason } => {
                 tracing::error!(?reason, "stopping everything");
                 self.grant(0, 0);
                 self.stopped = Some(reason);
-                drop(
-                    self.orders
-                        .send(Handover::StopAll(pollux_runtime::ctx::new_action())),
-                );
+                let action = self
+                    .journal
+                    .stopping(&format!("everything is let go: {reason:?}"), now());
+                drop(self.orders.send(Handover::StopAll(action)));
             }
             Effect::Route {
                 pool,
@@ -419,18 +461,12 @@ impl Driver {
         }
     }
 
-    /// A move is known by the claim that it will lead to.
-    fn link(&mut self, pool: PoolId) {
-        let status = self.core.status(clock());
-        if let Some(status) = status.pools.iter().find(|status| status.pool == pool) {
-            self.journal.link(pool, status.leads_to);
-        }
-    }
-
     fn order(&mut self, pool: PoolId, job: Job) {
-        // The first order of a move comes before the note of it.
-        self.link(pool);
-        let (action, cause) = self.journal.action(pool, now());
+        // The first order of a move comes before the note of it. An import that is served without having been taken is of an
+        // earlier daemon.
+        let adopted = matches!(job, Job::Publish(_));
+        let turn = self.turn(pool);
+        let (action, cause) = self.journal.action(pool, &turn, adopted, now());
         drop(self.orders.send(Handover::Pool(Order {
             pool,
             action,
@@ -447,6 +483,15 @@ impl Driver {
             self.journal.requested(&plan.pools, waiting.action, waiting.kind);
         }
         drop(waiting.reply.send(result));
+    }
+
+    /// What the core knows of a pool.
+    fn turn(&self, pool: PoolId) -> Turn {
+        let (leads_to, problem) = self.core.turn(pool).unzip();
+        Turn {
+            leads_to,
+            problem: problem.flatten().map(str::to_owned),
+        }
     }
 
     fn note(&mut self, note: &Note) {
@@ -469,13 +514,11 @@ impl Driver {
             }
         }
         tracing::info!(note = text.1, "{}", text.0);
-        if let Note::Pool { pool, .. } = note {
-            self.link(*pool);
-        }
-        self.journal.note(note, now());
-        if let Note::Wire { alive } = note {
-            drop(self.orders.send(Handover::Partner(*alive)));
-        }
+        let turn = match note {
+            Note::Pool { pool, .. } => self.turn(*pool),
+            _ => Turn::default(),
+        };
+        self.journal.note(note, &turn, now());
         self.publish(text.0, text.1);
     }
 

@@ -23,6 +23,7 @@
 pub mod array;
 pub mod disks;
 pub mod driver;
+pub mod gasp;
 pub mod gate;
 pub mod incarnation;
 pub mod journal;

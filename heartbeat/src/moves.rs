@@ -16,10 +16,12 @@
 //! It decides nothing: which pool, when, and on what evidence is the core's.
 
 use crate::array::{Array, Task};
+use crate::journal::outcome;
 use pollux_api::{
     action::ActionId,
     alua::Role,
     config::Tables,
+    error::Code,
     id::{ControllerId, Epoch, Generation, PoolId},
     pool::{PowerOff, ReservationKey},
 };
@@ -37,10 +39,16 @@ use tokio::{
 /// How long commands in flight may take to end when a pool is released. Below every host's patience (30 s).
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// How long the pool manager may take to say what it has imported. It asks no disk for that.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// Attempts to remove a deleted pool from its disks, and the pause between two: somebody may have a device open, or the change
 /// of the configuration be on its way to the pool manager.
 const DELETIONS: u32 = 5;
 const DELETE_AGAIN: Duration = Duration::from_secs(2);
+
+/// Pause before port groups that did not take what they were told are told again.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// What the core asks of one pool.
 #[derive(Clone, Debug)]
@@ -170,8 +178,9 @@ impl Moves {
             .collect();
         lock(&self.roles).clear();
         tokio::spawn(async move {
-            let imported = match array.pools(DRAIN).await {
-                Ok(status) => status.imported,
+            // Not settled: what hangs is stopped, too, and not waited for.
+            let imported = match array.imported(false, LOOK).await {
+                Ok(imported) => imported,
                 Err(error) => {
                     tracing::error!(%error, "what is imported cannot be asked: stopping what is known");
                     Vec::new()
@@ -199,7 +208,7 @@ impl Moves {
                 }
             }
             // Whoever says good-bye has to know: what is imported after all of that may still be written.
-            let left = array.pools(DRAIN).await.map(|status| status.imported.len());
+            let left = array.imported(true, LOOK).await.map(|imported| imported.len());
             let result = match (well, left) {
                 (true, Ok(0)) => Ok(()),
                 (false, _) => Err("something does not stop".to_owned()),
@@ -282,7 +291,11 @@ impl Hands {
                         epoch: Epoch::default(),
                         generation,
                     },
-                    |(task, _)| Task { action, ..*task },
+                    |(task, _)| Task {
+                        action,
+                        cause,
+                        ..*task
+                    },
                 );
                 self.remember(task, Role::Nobody);
                 if let Job::Delete(_) = job {
@@ -315,6 +328,7 @@ impl Hands {
         if let Some(error) = lowered.err().or(told.err()) {
             tracing::warn!(%pool, %error, "not out of sight yet: it is tried again when it is stopped");
         }
+        let mut problem = None;
         for attempt in 1..=DELETIONS {
             match self.array.delete(task).await {
                 Ok(done) if done.was_imported => tracing::info!(%pool, "deleted"),
@@ -323,18 +337,31 @@ impl Hands {
                     tokio::time::sleep(DELETE_AGAIN).await;
                     continue;
                 }
-                Err(error) => tracing::error!(%pool, %error, "its disks stay as they are"),
+                Err(error) => {
+                    tracing::error!(%pool, %error, "its disks stay as they are");
+                    problem = Some(format!("its disks stay as they are: {error}"));
+                }
             }
             break;
         }
         if let Err(error) = stop(&self.array, task).await {
             tracing::error!(%pool, error, "a deleted pool was not stopped in good order");
+            problem.get_or_insert(error);
         }
         lock(&self.roles).remove(&pool);
+        let ended = outcome(problem.as_ref());
+        self.array.timeline().end(&task.action.to_string(), &ended);
     }
 
     async fn fence(&self, task: Task, victim: Option<ControllerId>) -> Result<(), String> {
-        let taken = self.array.fence(task, victim).await.map_err(words)?;
+        let mut taken = self.array.fence(task, victim).await;
+        if taken.as_ref().is_err_and(|error| error.is(Code::Conflict)) {
+            // An import under an earlier claim of this controller that came to its end unseen. It is not what the core goes by,
+            // and would be in the way of every attempt.
+            self.array.stop(task).await.map_err(words)?;
+            taken = self.array.fence(task, victim).await;
+        }
+        let taken = taken.map_err(words)?;
         if taken.confirmed {
             return Ok(());
         }
@@ -348,7 +375,23 @@ impl Hands {
         Ok(())
     }
 
+    /// It is imported here under this claim. What the core knows of it may be older: a daemon that was started in the middle of
+    /// a move, or a pool manager that was.
+    async fn is_held(&self, task: Task) -> Result<(), String> {
+        let imported = self.array.imported(false, LOOK).await.map_err(words)?;
+        let same = |key: ReservationKey| key.epoch == task.epoch && key.generation == task.generation;
+        match imported.iter().find(|held| held.pool == task.pool) {
+            Some(held) if same(held.key) => Ok(()),
+            Some(held) => Err(format!(
+                "it is imported under another claim: epoch {}, generation {}",
+                held.key.epoch, held.key.generation
+            )),
+            None => Err("it is not imported".into()),
+        }
+    }
+
     async fn publish(&self, task: Task) -> Result<(), String> {
+        self.is_held(task).await?;
         let published = self.array.publish(task).await.map_err(words)?;
         for (volume, why) in published.failed {
             tracing::warn!(%volume, why, "volume is not served yet");
@@ -368,11 +411,10 @@ impl Hands {
 
     async fn release(&self, task: Task) -> Result<(), String> {
         // What is below a suspended pool cannot end, and it cannot be closed either: no host waits for that.
-        let status = self.array.pools(DRAIN).await.map_err(words)?;
-        if status
-            .imported
+        let imported = self.array.imported(false, LOOK).await.map_err(words)?;
+        if imported
             .iter()
-            .any(|pool| pool.pool == task.pool && pool.health.suspended)
+            .any(|held| held.pool == task.pool && held.suspended)
         {
             return Err("no leg in sync can be written from here: it cannot be drained".into());
         }
@@ -390,14 +432,7 @@ impl Hands {
 
     /// Only what is still imported goes on: exclusion that has ended is taken again under a later claim, or not at all.
     async fn resume(&self, task: Task) -> Result<(), String> {
-        let imported = self.array.pools(DRAIN).await.map_err(words)?.imported;
-        let same = |key: ReservationKey| key.epoch == task.epoch && key.generation == task.generation;
-        if !imported
-            .iter()
-            .any(|pool| pool.pool == task.pool && same(pool.key))
-        {
-            return Err("it is not imported any more".into());
-        }
+        self.is_held(task).await?;
         // After an export that did not come to its end its volumes are opened again.
         self.take(task, None).await?;
         self.publish(task).await
@@ -447,6 +482,7 @@ async fn assert_roles(
         };
         let reachable = *partner.borrow_and_update();
         let known: Vec<_> = lock(&roles).values().copied().collect();
+        let mut failed = false;
         for (task, role) in known {
             // A pool that has moved on meanwhile is told by its worker; the services refuse what is older.
             let current = || lock(&roles).get(&task.pool) == Some(&(task, role));
@@ -455,7 +491,7 @@ async fn assert_roles(
                 && let Err(error) = array.role(task, role, reachable).await
             {
                 tracing::warn!(pool = %task.pool, %error, "port groups not told");
-                again.notify_one();
+                failed = true;
             }
             if addresses
                 && role == Role::Owner
@@ -464,6 +500,11 @@ async fn assert_roles(
             {
                 tracing::warn!(pool = %task.pool, %error, "addresses not raised");
             }
+        }
+        if failed {
+            // An error may come at once, and as often as it is asked for.
+            tokio::time::sleep(AGAIN).await;
+            again.notify_one();
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::driver::{Bmc, PET_WITHIN, clock};
 use pollux_api::chassis::PowerState;
 use pollux_heartbeat_core::{Event, event::Power};
+use pollux_platform::lines::CallError;
 use pollux_platform::power::{ChassisBmc, PowerControl, Watchdog};
 use std::{
     path::PathBuf,
@@ -45,18 +46,20 @@ pub async fn serve(
     while let Some(ask) = asks.recv().await {
         match ask {
             Bmc::Arm(timeout) if rungs.watchdog => {
-                let mut dog = ChassisBmc::new(&bmc);
-                let armed = match dog.arm(timeout, ARM).await {
-                    Ok(()) => true,
-                    Err(error) => {
-                        tracing::warn!(%error, "watchdog not armed");
-                        false
-                    }
-                };
-                if armed && petting.is_none() {
-                    petting = Some(tokio::spawn(pet(dog, pets.clone())));
+                // One that an earlier daemon has armed, or that is armed by a question whose answer is late, bites who does not
+                // pet it meanwhile. To pet one that is not armed does nothing.
+                if petting.is_none() {
+                    petting = Some(tokio::spawn(pet(ChassisBmc::new(&bmc), pets.clone())));
                 }
-                drop(events.send(Event::Watchdog { armed }));
+                match ChassisBmc::new(&bmc).arm(timeout, ARM).await {
+                    Ok(()) => drop(events.send(Event::Watchdog { armed: true })),
+                    Err(error @ CallError::Refused { .. }) => {
+                        tracing::warn!(%error, "there is no watchdog to be armed");
+                        drop(events.send(Event::Watchdog { armed: false }));
+                    }
+                    // Nothing is known: the core asks again.
+                    Err(error) => tracing::warn!(%error, "watchdog not armed yet"),
+                }
             }
             Bmc::Arm(_) => drop(events.send(Event::Watchdog { armed: false })),
             Bmc::Power { off: None, .. } if asking.swap(true, Ordering::AcqRel) => {}
@@ -99,14 +102,20 @@ pub async fn serve(
 /// Delivers pets while they are fresh. A pet that is late is dropped: the next one comes with a fresh lease or not at
 /// all.
 async fn pet(mut dog: ChassisBmc, mut pets: watch::Receiver<u64>) {
+    let mut failing = false;
     while pets.changed().await.is_ok() {
         let due_ns = *pets.borrow_and_update();
         let age = Duration::from_nanos(clock().as_nanos().saturating_sub(due_ns));
         let Some(left) = PET_WITHIN.checked_sub(age) else {
             continue;
         };
-        if let Err(error) = dog.pet(left).await {
+        let petted = dog.pet(left).await;
+        // Once for a whole row of them: a pet goes out with every beat.
+        if let Err(error) = &petted
+            && !failing
+        {
             tracing::warn!(%error, "watchdog not petted");
         }
+        failing = petted.is_err();
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     array::{self, Array},
     disks::{self, Disks, Outcomes},
     driver::{self, Driver, Handover, Inlets, Input},
+    gasp::{self, LastSlots},
     gate::{self, Gate, GateError},
     incarnation::{self, IncarnationError},
     journal::Journal,
@@ -16,7 +17,7 @@ use crate::{
     service::{self, Doors},
     timeline::Timeline,
     view::{self, Surroundings},
-    wire::{LastWord, Wire},
+    wire::Wire,
 };
 use pollux_api::{heartbeat as api, id::Incarnation};
 use pollux_heartbeat_core::{
@@ -51,6 +52,10 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// Priority of the decision loop under SCHED_RR: above everything ordinary, below the kernel's own threads (50).
 const PRIORITY: u8 = 20;
+/// How long the pool manager may take to come to the end of what was begun; then it is asked again.
+const IMPORTS: Duration = Duration::from_secs(60);
+/// Pause before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How long the old process may take to let go of its lock when a daemon is restarted.
 const LOCK_WITHIN: Duration = Duration::from_secs(3);
 /// How long the good-bye may take to stand on the quorum disks, when everything has stopped.
@@ -439,7 +444,11 @@ async fn assemble(
         what: "interconnect".to_owned(),
         source,
     })?;
-    speak_last(wire.last_word().clone());
+    let last_slots = LastSlots::default();
+    gasp::install(wire.last_word().clone(), last_slots.clone()).map_err(|source| StartError::Io {
+        what: "a thread".to_owned(),
+        source,
+    })?;
     let around = Surroundings {
         profile: config.profile.as_str().to_owned(),
         realtime,
@@ -467,6 +476,8 @@ async fn assemble(
         stopped: None,
         left: false,
         told: "",
+        last_slots,
+        last_slot: None,
         stand_in: out.stand_in,
     };
     Ok((driver, outcomes))
@@ -477,17 +488,6 @@ fn timing(config: &ControllerConfig) -> Result<Timing, StartError> {
     let profile = Profile::from_name(name)
         .ok_or_else(|| StartError::Params(format!("timing profile {name} is not known")))?;
     Ok(Timing::derive(profile))
-}
-
-/// A panic is the end of the daemon, whichever thread it comes from: what is left of it would look alive, and decide, send or
-/// switch power no more. It says so on the wire, and the next one is started.
-fn speak_last(word: LastWord) {
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        word.say();
-        before(panic);
-        std::process::abort();
-    }));
 }
 
 /// The highest incarnation of this controller that a majority of the quorum disks remembers. Waits for a majority:
@@ -623,14 +623,20 @@ async fn distribute(
     down: Down,
 ) {
     let config = down.config.clone();
-    let mut going = false;
+    let (mut going, mut asking) = (false, None::<tokio::task::JoinHandle<()>>);
     loop {
         let item = tokio::select! {
             item = handover.recv() => match item { Some(item) => item, None => return },
             Some(name) = registered.recv() => {
                 tracing::info!(service = name, "registered");
                 match name.as_str() {
-                    pollux_api::pool::SERVICE => drop(tokio::spawn(imports(array.clone(), events.clone()))),
+                    pollux_api::pool::SERVICE => {
+                        let task = tokio::spawn(imports(array.clone(), events.clone()));
+                        // What the process before would have said is no longer true.
+                        if let Some(older) = asking.replace(task) {
+                            older.abort();
+                        }
+                    }
                     pollux_api::config::SERVICE => drop(asks.send(Ask::Look.into())),
                     pollux_api::alua::SERVICE | pollux_api::target::SERVICE | pollux_api::address::SERVICE => {
                         moves.tell_again();
@@ -675,18 +681,21 @@ async fn distribute(
     }
 }
 
-/// Tells the core what the pool manager has imported.
+/// Tells the core what the pool manager has imported, once what an earlier daemon has begun there has come to its end. Until
+/// then nothing can be taken or given, so it is asked for as long as it takes.
 async fn imports(array: Array, events: mpsc::UnboundedSender<Event>) {
-    match array.pools(Duration::from_secs(10)).await {
-        Ok(status) => {
-            let one = |pool: pollux_api::pool::ImportedPool| Import {
-                pool: pool.pool,
-                key: pool.key,
-            };
-            drop(events.send(Event::Imports(status.imported.into_iter().map(one).collect())));
+    let imported = loop {
+        match array.imported(true, IMPORTS).await {
+            Ok(imported) => break imported,
+            Err(error) => tracing::warn!(%error, "the pool manager does not say what it has imported"),
         }
-        Err(error) => tracing::warn!(%error, "the pool manager does not say what it has imported"),
-    }
+        tokio::time::sleep(ASK_AGAIN).await;
+    };
+    let one = |held: pollux_api::pool::Held| Import {
+        pool: held.pool,
+        key: held.key,
+    };
+    drop(events.send(Event::Imports(imported.into_iter().map(one).collect())));
 }
 
 #[cfg(test)]

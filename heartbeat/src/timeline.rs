@@ -11,55 +11,55 @@ use std::{
     collections::VecDeque,
     fs::OpenOptions,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread::JoinHandle,
 };
 
-/// Incidents that are kept in memory, and lines to which the journal is cut at start.
+/// Incidents that are kept.
 const KEPT: usize = 200;
+/// Phases of an incident that are kept: one whose pool cannot be imported is tried again for as long as it takes.
+const PHASES: usize = 200;
+/// Lines that may wait to be written. Whoever decides never waits for the disk of the system.
+const WAITING: usize = 1000;
 
 /// The incidents of one controller.
 #[derive(Debug)]
 pub struct Timeline {
-    journal: PathBuf,
     ended: VecDeque<Incident>,
     running: Vec<Incident>,
+    lines: Option<SyncSender<Vec<u8>>>,
+    writer: Option<JoinHandle<()>>,
 }
 
 impl Timeline {
-    /// Reads the journal; lines that are no incidents (a line torn by a power cut) are dropped.
+    /// Reads the journal; lines that are no incidents (a line torn by a power cut) are dropped. What ran when the daemon ended has
+    /// ended with it.
     ///
     /// # Errors
-    /// The journal is there and cannot be read or rewritten.
+    /// The journal is there and cannot be read or rewritten, or no thread can be started.
     pub fn open(journal: &Path) -> io::Result<Self> {
-        let text = match std::fs::read_to_string(journal) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error),
-        };
-        let lines = text.lines().count();
-        let mut ended: VecDeque<Incident> = text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect();
-        while ended.len() > KEPT {
-            ended.pop_front();
-        }
-        if lines != ended.len() {
-            let mut kept = Vec::new();
-            for incident in &ended {
-                serde_json::to_writer(&mut kept, incident)?;
-                kept.push(b'\n');
+        let mut ended = read(journal)?;
+        for incident in &mut ended {
+            if incident.outcome == RUNNING {
+                "failed: the daemon has ended before it".clone_into(&mut incident.outcome);
             }
-            pollux_platform::file::replace(journal, &kept, 0o644)?;
         }
+        write(journal, &ended)?;
+        let (lines, waiting) = sync_channel(WAITING);
+        let (path, count) = (journal.to_owned(), ended.len());
+        let writer = std::thread::Builder::new()
+            .name("timeline".into())
+            .spawn(move || keep(&path, count, &waiting))?;
         Ok(Self {
-            journal: journal.to_owned(),
             ended,
             running: Vec::new(),
+            lines: Some(lines),
+            writer: Some(writer),
         })
     }
 
-    /// Begins an incident, unless one with this action runs already.
+    /// Begins an incident, unless one with this action runs already. One that had ended goes on: the same move is tried again.
     #[expect(
         clippy::too_many_arguments,
         reason = "the fields of one record, each of its own type"
@@ -81,18 +81,52 @@ impl Timeline {
         {
             return;
         }
-        self.running.push(Incident {
-            action_id: action_id.to_owned(),
-            kind: kind.to_owned(),
-            controller,
-            epoch,
-            caused_by: None,
-            cause,
-            started_unix_ms,
-            started_ns,
-            phases: Vec::new(),
-            outcome: "running".to_owned(),
-        });
+        let before = self
+            .ended
+            .iter()
+            .position(|incident| incident.action_id == action_id);
+        let incident = match before.and_then(|at| self.ended.remove(at)) {
+            Some(again) => Incident {
+                kind: kind.to_owned(),
+                epoch,
+                cause,
+                outcome: RUNNING.to_owned(),
+                ..again
+            },
+            None => Incident {
+                action_id: action_id.to_owned(),
+                kind: kind.to_owned(),
+                controller,
+                epoch,
+                caused_by: None,
+                cause,
+                started_unix_ms,
+                started_ns,
+                phases: Vec::new(),
+                outcome: RUNNING.to_owned(),
+            },
+        };
+        self.write_down(&incident);
+        self.running.push(incident);
+    }
+
+    /// Hands a line to the writer; a disk that does not take so many loses this one, and the daemon goes on.
+    fn write_down(&self, incident: &Incident) {
+        let Ok(mut line) = serde_json::to_vec(incident) else {
+            return;
+        };
+        line.push(b'\n');
+        let taken = self
+            .lines
+            .as_ref()
+            .is_some_and(|lines| lines.try_send(line).is_ok());
+        if !taken {
+            tracing::error!(
+                action_id = incident.action_id,
+                outcome = incident.outcome,
+                "the timeline's journal takes nothing: this line is not in it"
+            );
+        }
     }
 
     /// The incident with this action, while it runs.
@@ -110,6 +144,9 @@ impl Timeline {
         let open = |phase: &&mut Phase| phase.name == name && phase.pool == pool && phase.length_us.is_none();
         if incident.phases.iter_mut().find(open).is_none() {
             let start_us = offset_us(incident.started_ns, at_ns);
+            if incident.phases.len() == PHASES {
+                incident.phases.remove(0);
+            }
             incident.phases.push(Phase {
                 name: name.to_owned(),
                 pool,
@@ -142,30 +179,21 @@ impl Timeline {
     }
 
     /// Ends an incident: phases that are still open stay without a length, which says that they never ended.
-    ///
-    /// # Errors
-    /// The journal cannot be written; the incident is kept in memory all the same.
-    pub fn end(&mut self, action_id: &str, outcome: &str) -> io::Result<()> {
+    pub fn end(&mut self, action_id: &str, outcome: &str) {
         let Some(at) = self
             .running
             .iter()
             .position(|incident| incident.action_id == action_id)
         else {
-            return Ok(());
+            return;
         };
         let mut incident = self.running.remove(at);
-        incident.outcome = outcome.to_owned();
-        let mut line = serde_json::to_vec(&incident)?;
-        line.push(b'\n');
+        outcome.clone_into(&mut incident.outcome);
+        self.write_down(&incident);
         self.ended.push_back(incident);
         if self.ended.len() > KEPT {
             self.ended.pop_front();
         }
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.journal)?
-            .write_all(&line)
     }
 
     /// Incidents, newest first.
@@ -187,6 +215,75 @@ impl Timeline {
         .cloned()
         .collect()
     }
+}
+
+impl Drop for Timeline {
+    fn drop(&mut self) {
+        self.lines = None;
+        if let Some(writer) = self.writer.take() {
+            // Whether its thread panicked or not: there is nothing more to be written.
+            let _ = writer.join();
+        }
+    }
+}
+
+/// How an incident has ended that has not.
+const RUNNING: &str = "running";
+
+/// The incidents of a journal, each as it was written last, oldest first.
+fn read(journal: &Path) -> io::Result<VecDeque<Incident>> {
+    let text = match std::fs::read_to_string(journal) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error),
+    };
+    let mut kept: VecDeque<Incident> = VecDeque::new();
+    for incident in text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Incident>(line).ok())
+    {
+        kept.retain(|older| older.action_id != incident.action_id);
+        kept.push_back(incident);
+    }
+    while kept.len() > KEPT {
+        kept.pop_front();
+    }
+    Ok(kept)
+}
+
+fn write(journal: &Path, incidents: &VecDeque<Incident>) -> io::Result<()> {
+    let mut text = Vec::new();
+    for incident in incidents {
+        serde_json::to_writer(&mut text, incident)?;
+        text.push(b'\n');
+    }
+    pollux_platform::file::replace(journal, &text, 0o644)
+}
+
+/// Writes lines until nobody has any more; cuts the journal to what is kept when it has grown to three times that.
+fn keep(journal: &Path, mut count: usize, lines: &Receiver<Vec<u8>>) {
+    for line in lines {
+        count += 1;
+        let written = append(journal, &line).and_then(|()| {
+            if count > 3 * KEPT {
+                let kept = read(journal)?;
+                count = kept.len();
+                write(journal, &kept)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = written {
+            tracing::error!(journal = %journal.display(), %error, "the timeline's journal cannot be written");
+        }
+    }
+}
+
+fn append(journal: &Path, line: &[u8]) -> io::Result<()> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(journal)?
+        .write_all(line)
 }
 
 fn offset_us(from_ns: u64, to_ns: u64) -> i64 {
@@ -218,20 +315,27 @@ mod tests {
         timeline.open_phase("one", "detect", None, 4_000_000);
         timeline.close_phase("one", "detect", None, 5_000_000, None);
         timeline.open_phase("one", "fence", None, 5_000_000);
-        timeline.end("one", "done").unwrap();
+        timeline.end("one", "done");
+        begun(&mut timeline, "two");
+        drop(timeline);
         let mut torn = std::fs::read(&journal).unwrap();
         torn.extend_from_slice(b"{\"action_id\":\"tw");
         std::fs::write(&journal, torn).unwrap();
 
         let timeline = Timeline::open(&journal).unwrap();
         let found = timeline.query(&TimelineQuery::default());
-        assert_eq!(found.len(), 1);
+        assert_eq!(found.len(), 2);
+        assert!(
+            found[0].outcome.starts_with("failed: the daemon has ended"),
+            "{found:?}"
+        );
+        let found = &found[1..];
         assert_eq!(
             (found[0].phases[0].start_us, found[0].phases[0].length_us),
             (-1000, Some(1000))
         );
         assert_eq!(found[0].phases[1].length_us, None);
-        assert_eq!(std::fs::read_to_string(&journal).unwrap().lines().count(), 1);
+        assert_eq!(std::fs::read_to_string(&journal).unwrap().lines().count(), 2);
     }
 
     #[test]
@@ -239,7 +343,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut timeline = Timeline::open(&dir.path().join("timeline.jsonl")).unwrap();
         begun(&mut timeline, "one");
-        timeline.end("one", "done").unwrap();
+        timeline.end("one", "done");
         begun(&mut timeline, "two");
         let found = timeline.query(&TimelineQuery {
             action_id: None,
@@ -249,5 +353,27 @@ mod tests {
             (found[0].action_id.as_str(), found[0].outcome.as_str()),
             ("two", "running")
         );
+    }
+
+    #[test]
+    fn one_that_is_tried_again_is_the_same_and_the_journal_stays_small() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = dir.path().join("timeline.jsonl");
+        let mut timeline = Timeline::open(&journal).unwrap();
+        for attempt in 0..2 * KEPT {
+            begun(&mut timeline, "one");
+            timeline.open_phase("one", "export", None, attempt as u64);
+            timeline.close_phase("one", "export", None, attempt as u64, None);
+            timeline.end("one", "aborted");
+            // The writer is a thread of its own, with a bounded queue.
+            if attempt % 100 == 99 {
+                drop(timeline);
+                timeline = Timeline::open(&journal).unwrap();
+            }
+        }
+        let found = timeline.query(&TimelineQuery::default());
+        assert_eq!((found.len(), found[0].phases.len()), (1, PHASES));
+        drop(timeline);
+        assert!(std::fs::read_to_string(&journal).unwrap().lines().count() <= 3 * KEPT);
     }
 }

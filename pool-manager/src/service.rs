@@ -29,9 +29,10 @@ use pollux_api::heartbeat;
 use pollux_api::id::PoolId;
 use pollux_api::lvm;
 use pollux_api::pool::{
-    CLEAR_KEY, ClearKey, ClearedKey, Contract, DELETE, EVENTS, EXPORT, Export, Exported, IMPORT, Import,
-    Imported as ImportedReply, ImportedPool, LegState, Made, PROPOSE, PoolEvent, PoolHealth, Propose, RESYNC,
-    ROLL_BACK, Resync, RollBack, RolledBack, SERVICE, STATUS, STOP, Status, TAKE, Take, Taken,
+    CLEAR_KEY, ClearKey, ClearedKey, Contract, DELETE, EVENTS, EXPORT, Export, Exported, Held, IMPORT,
+    IMPORTED, Import, Imported as ImportedReply, ImportedPool, LegState, ListImported, Made, PROPOSE,
+    PoolEvent, PoolHealth, Propose, RESYNC, ROLL_BACK, Resync, RollBack, RolledBack, SERVICE, STATUS, STOP,
+    Status, TAKE, Take, Taken,
 };
 use pollux_block_frame::{Status as DiskStatus, key};
 use pollux_platform::signal::Shutdown;
@@ -635,6 +636,27 @@ impl<B: Backend> Manager<B> {
         })
     }
 
+    /// `pool.imported`.
+    pub async fn held(&self, request: ListImported) -> Vec<Held> {
+        let entries: Vec<_> = lock(&self.pools).values().cloned().collect();
+        if request.settled {
+            for entry in &entries {
+                drop(entry.turn.lock().await);
+            }
+        }
+        // All of them in one look: while one was waited for, another has perhaps changed.
+        let imported = entries.iter().filter_map(|entry| entry.imported().clone());
+        let mut held: Vec<_> = imported
+            .map(|pool| Held {
+                pool: pool.id(),
+                key: pool.key(),
+                suspended: pool.health().suspended,
+            })
+            .collect();
+        held.sort_unstable_by_key(|held| held.pool);
+        held
+    }
+
     /// `pool.status`.
     pub async fn status(&self) -> Status {
         let entries: Vec<_> = lock(&self.pools).values().cloned().collect();
@@ -1010,7 +1032,8 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
     let manager = Manager::new(backend, disks, records, events);
     manager.adopt_all().await?;
 
-    let (take, import, export, delete, stop, propose, resync, roll_back, clear_key, status) = (
+    let (take, import, export, delete, stop, propose, resync, roll_back, clear_key, imported, status) = (
+        manager.clone(),
         manager.clone(),
         manager.clone(),
         manager.clone(),
@@ -1058,6 +1081,10 @@ pub async fn run(config: ControllerConfig) -> std::io::Result<()> {
         .serve::<CLEAR_KEY>(move |_, request: ClearKey| {
             let manager = clear_key.clone();
             async move { manager.clear_key(request).await }
+        })
+        .serve::<IMPORTED>(move |_, request: ListImported| {
+            let manager = imported.clone();
+            async move { Ok::<_, RpcError>(manager.held(request).await) }
         })
         .serve::<STATUS>(move |_, (): ()| {
             let manager = status.clone();

@@ -84,6 +84,10 @@ impl core::fmt::Display for BadParams {
 
 impl core::error::Error for BadParams {}
 
+/// By how much the number of a slot that is written at a panic is above the last one: above whatever is under way, and below that
+/// with which the next daemon begins.
+const LAST_SLOT: u64 = 16;
+
 const BLOCKS: [BlockId; 5] = [
     BlockId::Slot,
     BlockId::Vote0,
@@ -1295,6 +1299,26 @@ impl Core {
                 self.write_block(now, at, BlockId::Slot);
             }
         }
+    }
+
+    /// What the own slot says if the daemon ends now, and where it stands: that it dies.
+    ///
+    /// Only where the wire does not say it. While that lives nobody goes by the slot, and a slot that changes is a sign of life.
+    /// Not on a minority either, which tells whoever reads it that the rest may still be written to. And not of who does not act
+    /// as a member: see [`Datagram::last_word`].
+    #[must_use]
+    pub fn last_slot(&self, now: Instant) -> Option<(Slot, Vec<Seat>)> {
+        let acts = matches!(self.role(), Role::Serving | Role::Releasing);
+        if !acts || self.wire_sight.0 == WireSight::Alive || self.shelf(now) == ShelfSight::Lost {
+            return None;
+        }
+        let advert = Advert {
+            role: Role::Dying,
+            ..self.advert(now)
+        };
+        let seats = self.disks.iter().filter(|disk| disk.ours).map(|disk| disk.seat);
+        let sequence = self.sequence + LAST_SLOT;
+        Some((Slot { sequence, advert }, seats.collect()))
     }
 
     /// The good-bye stands on a majority of the quorum disks.

@@ -1621,6 +1621,43 @@ fn with_a_dead_wire_the_slot_says_who_goes_without_having_let_go() {
     }
 }
 
+#[test]
+fn a_panic_is_told_in_the_slot_of_a_member_whose_wire_is_dead_and_whose_disks_are_there() {
+    for alive in [true, false] {
+        let mut bench = Bench::whole();
+        bench.power = false;
+        bench.wire = [alive; 2];
+        bench.run(ms(3_000));
+        let last = bench.core(A).last_slot(bench.now);
+        assert_eq!(last.is_none(), alive, "a living wire says it itself");
+        let Some((slot, seats)) = last else { continue };
+        let core = bench.core(A);
+        assert_eq!((slot.advert.role, seats.len()), (Role::Dying, core.disks.len()));
+        assert!((1..1_000).contains(&(slot.sequence - core.sequence)), "{slot:?}");
+        let ordinary = bench.core(B).limits();
+        bench.cores[A.index()] = None;
+        for area in &mut bench.disks {
+            area[A.index()].slot = Ok(slot);
+        }
+        bench.run(ms(600));
+        let short = bench.core(B).limits();
+        assert!(short.1 < ordinary.1, "{short:?} against {ordinary:?}");
+        bench.until("b is alone", |bench| {
+            bench.core(B).record().members.get(A).is_none()
+        });
+    }
+    let mut blind = Bench::whole();
+    blind.power = false;
+    blind.wire = [false; 2];
+    blind.shelf[A.index()] = false;
+    blind.run(ms(3_000));
+    assert_eq!(
+        blind.core(A).last_slot(blind.now),
+        None,
+        "a minority would say that the rest can be written"
+    );
+}
+
 /// S5: a daemon that has just started has heard of no life of its partner yet, and hears of an earlier one first.
 #[test]
 fn a_good_bye_of_an_earlier_life_says_nothing_of_the_member() {

@@ -223,6 +223,11 @@ impl Pool {
         }
     }
 
+    /// It is to be released as soon as that can be begun.
+    pub(crate) fn is_wanted_away(&self) -> bool {
+        self.release.is_some()
+    }
+
     /// Stable name of the state.
     pub(crate) fn name(&self) -> &'static str {
         match self.state {

@@ -78,8 +78,6 @@ pub struct PoolStatus {
     pub owner: Option<ControllerId>,
     /// Generation of that claim.
     pub generation: Generation,
-    /// Generation of the claim to which its present move leads, here or at the partner: both know a move by it.
-    pub leads_to: Generation,
     /// Stable name: `serving`, `fencing`, `claiming`, `importing`, `lease-wait`, `publishing`, `releasing`, `giving`,
     /// `given`, `resuming`, `stopping`, `partner`, `unowned`, `unknown`.
     pub state: &'static str,

@@ -14,7 +14,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use pollux_api::id::{Epoch, PoolId};
+use pollux_api::id::{Epoch, Generation, PoolId};
 
 fn refuse<T>(reason: impl Into<String>, remedy: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal {
@@ -119,6 +119,43 @@ impl Core {
         self.pools.get(&pool).map(Pool::name)
     }
 
+    /// Generation of the claim to which the present move of a pool leads, here or at the partner (both know the move by it), and
+    /// what went wrong with the pool last.
+    #[must_use]
+    pub fn turn(&self, id: PoolId) -> Option<(Generation, Option<&str>)> {
+        let pool = self.pools.get(&id)?;
+        let top = || self.top_claim(id).map(|(_, claim)| claim.generation);
+        let leads_to = pool
+            .leads_to()
+            .unwrap_or_else(|| top().unwrap_or_default().next());
+        Some((leads_to, pool.problem.as_deref()))
+    }
+
+    /// The epoch that counts, as far as it is known here.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.record().epoch
+    }
+
+    /// The pools that there are.
+    pub fn known(&self) -> impl Iterator<Item = PoolId> {
+        self.pools.keys().copied()
+    }
+
+    /// A pool is on its way, here or from here, or will be as soon as it can.
+    #[must_use]
+    pub fn moves(&self, id: PoolId) -> bool {
+        self.pools.get(&id).is_some_and(|pool| match pool.state {
+            State::Idle => pool.ask.is_some() || self.basis(id) != Basis::No,
+            State::Serving { .. } => {
+                let leaves = self.leaving || self.wishes.shutdown.is_some();
+                leaves || pool.ask.is_some() || pool.is_wanted_away()
+            }
+            State::Given { .. } => false,
+            _ => true,
+        })
+    }
+
     fn pool_status(&self, id: PoolId) -> Option<PoolStatus> {
         let pool = self.pools.get(&id)?;
         let top = self.top_claim(id);
@@ -139,9 +176,6 @@ impl Core {
             home: pool.home,
             owner: held.map(|(who, _)| who),
             generation: top.map(|(_, claim)| claim.generation).unwrap_or_default(),
-            leads_to: pool
-                .leads_to()
-                .unwrap_or_else(|| top.map(|(_, claim)| claim.generation).unwrap_or_default().next()),
             state,
             since: pool.since,
             problem: pool.problem.clone(),
@@ -239,6 +273,17 @@ impl Core {
             | Partner::TakeOver
             | Partner::TakeOverAtOnce => {}
         }
+        if self.imports.is_none() && self.is_late(now) {
+            let reason = "the pool manager does not say what it has imported";
+            for blocks in ["takeover", "switchover"] {
+                add(
+                    blocks,
+                    reason.into(),
+                    self.started,
+                    "systemctl status pool-managerd; while a pool is being imported or exported it waits for that",
+                );
+            }
+        }
         if self.phase == Phase::Up && !self.member() {
             if self.config.is_none() {
                 add(
@@ -317,6 +362,11 @@ impl Core {
             );
         }
         all
+    }
+
+    /// Whoever was asked at the start has had time to answer.
+    fn is_late(&self, now: Instant) -> bool {
+        now.since(self.started) > self.params.timing.watchdog
     }
 
     /// Why the partner cannot receive a pool now.
@@ -629,7 +679,13 @@ impl Core {
                 format!("controller {partner} is not a member: nobody could take over"),
             );
         }
-        if self.member() && self.watchdog == Some(false) {
+        if self.imports.is_none() && self.is_late(now) {
+            let text = "the pool manager does not say what it has imported: no pool is taken or given";
+            raise("imports_unknown", self.me().to_string(), text.into());
+        }
+        // Not known is as good as none, once it had time to be known.
+        let armed = self.watchdog.unwrap_or(!self.is_late(now));
+        if self.member() && !armed {
             let text =
                 "no watchdog is armed: if this controller hangs, only other rungs can confirm the fence";
             raise("watchdog", self.me().to_string(), text.into());

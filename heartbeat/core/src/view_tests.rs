@@ -905,27 +905,74 @@ fn both_halves_of_a_move_lead_to_the_same_claim() {
     let pool = POOLS[0];
     let told = |core: &Core, now| {
         let status = core.status(now);
-        status
-            .pools
-            .into_iter()
-            .find(|status| status.pool == pool)
-            .unwrap()
+        let status = status.pools.into_iter().find(|status| status.pool == pool);
+        status.map(|status| status.generation).unwrap()
     };
+    let leads_to = |core: &Core| core.turn(pool).unwrap().0;
     let before = told(bench.core(A), bench.now);
-    assert_eq!(before.leads_to, before.generation, "it led here");
+    assert_eq!(leads_to(bench.core(A)), before, "it led here");
+    assert!(!bench.core(A).moves(pool) && !bench.core(B).moves(pool));
     let key = bench.core(A).imports.clone().unwrap()[&pool];
     let mut releasing = bench.core(A).clone();
     let cause = Cause::Operator;
     for state in [State::Releasing { key, cause }, State::Resuming { key }] {
         releasing.pools.get_mut(&pool).unwrap().state = state;
-        let status = told(&releasing, bench.now);
-        assert_eq!(status.leads_to, before.generation.next(), "{status:?}");
+        assert_eq!(leads_to(&releasing), before.next());
+        assert!(releasing.moves(pool));
     }
     bench.ask(A, Request::Switchover(pool)).unwrap();
     bench.until("it is taken", |bench| bench.serves(B, pool));
     for who in [A, B] {
-        let status = told(bench.core(who), bench.now);
-        assert_eq!(status.generation, before.generation.next(), "{status:?}");
+        assert_eq!(told(bench.core(who), bench.now), before.next());
     }
-    assert_eq!(told(bench.core(B), bench.now).leads_to, before.generation.next());
+    assert_eq!(leads_to(bench.core(B)), before.next());
+}
+
+#[test]
+fn a_pool_moves_from_the_wish_until_it_is_at_rest() {
+    let bench = Bench::whole();
+    let pool = POOLS[1];
+    let mut asked = bench.core(A).clone();
+    asked.pools.get_mut(&pool).unwrap().ask = Some(bench.now);
+    assert!(asked.moves(pool), "somebody here has asked for it");
+    let mut wanted = bench.core(B).clone();
+    wanted.release(pool);
+    assert!(wanted.moves(pool), "it is to go");
+    let mut leaving = bench.core(B).clone();
+    leaving.wishes.shutdown = Some(bench.now);
+    assert!(leaving.moves(pool), "its controller goes");
+    let mut alone = Bench::alone().core(A).clone();
+    assert!(!alone.moves(pool), "it is served");
+    alone.pools.get_mut(&pool).unwrap().state = State::Idle;
+    assert!(alone.moves(pool), "nobody else could serve it");
+    assert!(!alone.moves(PoolId::from_bytes([9; 16])), "one that is not known");
+}
+
+#[test]
+fn who_is_not_told_what_is_imported_says_so_and_takes_nothing() {
+    let mut bench = Bench::alone();
+    bench.boot(params(B, 2));
+    bench.core_mut(B).imports = None;
+    bench.core_mut(B).watchdog = None;
+    let limit = bench.core(B).params.timing.watchdog;
+    assert_eq!(bench.alarms(B), []);
+    bench.core_mut(B).started = Instant::ZERO;
+    bench.now = Instant::ZERO + limit + secs(1);
+    let now = bench.now;
+    let core = bench.core_mut(B);
+    core.raise_alarms(now);
+    let ids: Vec<&str> = bench.alarms(B).into_iter().map(|(id, _)| id).collect();
+    assert!(ids.contains(&"imports_unknown"), "{ids:?}");
+    says(
+        bench.core(B),
+        now,
+        "takeover",
+        "does not say what it has imported",
+    );
+    says(
+        bench.core(B),
+        now,
+        "switchover",
+        "does not say what it has imported",
+    );
 }

@@ -27,7 +27,7 @@ crate::contract! {
         crate::pool::DELETE,
         crate::pool::EXPORT,
         crate::pool::IMPORT,
-        crate::pool::STATUS,
+        crate::pool::IMPORTED,
         crate::pool::STOP,
         crate::pool::TAKE,
         crate::router::STATUS,
@@ -243,7 +243,8 @@ pub struct TimelineQuery {
 pub struct Incident {
     /// The action under which everything it caused can be traced.
     pub action_id: String,
-    /// `takeover`, `switchover`, `giveback`, `boot`.
+    /// `takeover`, `membership` (of the epoch, without a death), `quorum` (another disk), `switchover`, `giveback`, `shutdown`, `move`
+    /// (without a request), `restart` (a pool is served on by a heartbeat that was started again), `delete`, `stop`.
     pub kind: String,
     /// Who drove it.
     pub controller: ControllerId,
@@ -260,7 +261,7 @@ pub struct Incident {
     pub started_ns: u64,
     /// Phases in order of their start; those without a pool concern the whole.
     pub phases: Vec<Phase>,
-    /// `done`, `running`, `aborted` or `failed: why`.
+    /// `done`, `running`, `aborted` (also `aborted: why`) or `failed: why`.
     pub outcome: String,
 }
 

@@ -31,7 +31,8 @@ crate::contract! {
         /// Gives a pool up: flushes, stops serving its volumes, unregisters. Idempotent.
         idempotent nobody EXPORT = "pool.export": Export => Exported, [Refused, Superseded, Failed];
         /// Gives up a pool that the configuration has no more, so that another one can be made of its disks; refused while this
-        /// controller's configuration still has it. Idempotent.
+        /// controller's configuration still has it, and while something is in it that the configuration does not know to be
+        /// deleted. Idempotent.
         idempotent nobody DELETE = "pool.delete": Export => Exported, [Refused, Superseded, Failed];
         /// Stops a pool at once without touching its disks: they may be another's. Idempotent.
         idempotent nobody STOP = "pool.stop": Export => Exported, [Failed];
@@ -46,6 +47,8 @@ crate::contract! {
         idempotent operator CLEAR_KEY = "pool.clear_key": ClearKey => ClearedKey, [Refused, Failed];
         /// What is imported here, and what is seen on the disks.
         idempotent viewer STATUS = "pool.status": () => Status, [];
+        /// What is imported here, and nothing else: no disk is asked, so a disk that does not answer delays nothing.
+        idempotent viewer IMPORTED = "pool.imported": ListImported => Vec<Held>, [];
     }
     notifications {}
     topics {
@@ -278,6 +281,27 @@ pub struct ClearedKey {
     pub was_there: bool,
     /// Keys of strangers that stand there still.
     pub left: Vec<ForeignKey>,
+}
+
+/// Ask what is imported here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ListImported {
+    /// Wait until what was begun with each pool before, an import or an export, has come to its end.
+    #[serde(default)]
+    pub settled: bool,
+}
+
+/// A pool that is imported here, and under which key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Held {
+    /// The pool.
+    pub pool: PoolId,
+    /// The key under which it is held.
+    pub key: ReservationKey,
+    /// No leg in sync can be written from here now.
+    pub suspended: bool,
 }
 
 /// A pool that is imported here.

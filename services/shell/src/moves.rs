@@ -203,8 +203,7 @@ pub async fn run(
                 unknown: std::collections::BTreeMap::new(),
             };
             text += &timeline::render(&report, snapshot(array).await.ok().as_ref(), style);
-            // The giver's half of a move ends as `done: given`.
-            if !outcome.starts_with("done") && outcome != "running" {
+            if outcome != "done" && outcome != "running" {
                 return Err(Error::failed(
                     format!("{}it ended as: {outcome}", text),
                     format!("`pollux why`, `pollux trace {}`", accepted.action_id),

@@ -7,7 +7,7 @@ use crate::search::Violation;
 use pollux_api::id::{Generation, Incarnation};
 use pollux_api::pool::ReservationKey;
 use pollux_heartbeat_core::area::{Area, Content, Role, Unread};
-use pollux_heartbeat_core::effect::{BlockId, Evidence, StopReason};
+use pollux_heartbeat_core::effect::{BlockId, Evidence, StopReason, WriteId};
 use pollux_heartbeat_core::event::{ConfigStatus, Import, PoolInfo, PoolStep, Power, Request};
 use pollux_heartbeat_core::record::Record;
 use pollux_heartbeat_core::wire::Datagram;
@@ -603,8 +603,31 @@ impl Array {
         }
         match then {
             Then::LivesOn => {}
-            Then::Dies => self.crash(c),
+            Then::Dies => {
+                self.last_slot(c);
+                self.crash(c);
+            }
             Then::StandsStill => self.stall(c, Vec::new()),
+        }
+    }
+
+    /// What it writes into its slot before it ends: it may land, late or on some disks only, as any write.
+    fn last_slot(&mut self, c: usize) {
+        let now = self.now;
+        let node = &self.nodes[c];
+        let last = node.core.as_ref().and_then(|core| core.last_slot(now));
+        let Some((slot, seats)) = last else { return };
+        for (at, seat) in seats.into_iter().enumerate() {
+            self.lay(
+                c,
+                Card::Write {
+                    id: WriteId(u64::MAX - at as u64),
+                    disk: usize::from(seat.disk.get()),
+                    block: BlockId::Slot,
+                    content: Content::Slot(slot),
+                    submitted: now,
+                },
+            );
         }
     }
 

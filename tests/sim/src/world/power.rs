@@ -145,7 +145,7 @@ impl World {
         }
     }
 
-    /// The heartbeat daemon panics: its last word is that it ends.
+    /// The heartbeat daemon panics: its last word is that it ends. In its slot it says so on those disks that take it in time.
     pub(crate) fn panics(&mut self, c: usize, restart: Option<u64>) {
         let node = &self.nodes[c];
         if node.up
@@ -155,6 +155,23 @@ impl World {
             && let Some(word) = node.spoken.as_ref().and_then(|spoken| spoken.last_word())
         {
             self.transmit(c, word);
+        }
+        let node = &self.nodes[c];
+        let now = self.local(c);
+        let slot = match &node.core {
+            Some(core) if node.up && !node.paused && !node.halted => core.last_slot(now),
+            _ => None,
+        };
+        if let Some((slot, seats)) = slot {
+            for (at, seat) in seats.into_iter().enumerate() {
+                // A write that is under way is brought to its end first, and may take longer than the daemon lives.
+                let under_way = |write: &QuorumWrite| write.seat == seat && write.block == BlockId::Slot;
+                let busy = self.nodes[c].writes.values().any(under_way);
+                if !busy && self.rng.chance(500_000) {
+                    let id = WriteId(u64::MAX - at as u64);
+                    self.submit(c, id, seat, BlockId::Slot, Content::Slot(slot));
+                }
+            }
         }
         self.crash(c, restart);
     }
