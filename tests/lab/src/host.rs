@@ -325,7 +325,7 @@ END"
              fio --output-format=json --output=/var/tmp/{name}.json /var/tmp/{name}.job"
         );
         let counts = self.counts(writer)?;
-        self.machine.run(&format!("{counts} > /var/tmp/{name}.start"))?;
+        self.machine.run(&format!("{counts} > /var/tmp/start-{name}"))?;
         self.machine.run(&script)?;
         self.wait_progress_of(writer)
     }
@@ -429,7 +429,7 @@ END"
         wait_for("every volume is read back", LOGIN, || {
             let said = self
                 .machine
-                .run(&format!("cat /var/tmp/{}.start; echo; {counts}", writer.name))
+                .run(&format!("cat /var/tmp/start-{}; echo; {counts}", writer.name))
                 .map_err(|error| error.to_string())?;
             match said.split_once("\n\n") {
                 Some((start, now)) if is_read_back(start, now, writer) => Ok(()),

@@ -6,7 +6,7 @@ use crate::array::{self, Array, JOIN, MOVE, Newer, POOLS};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lab::Lab;
-use crate::machine::LOOK;
+use crate::machine::{LOOK, Machine};
 use crate::topology::Node;
 use crate::wait::{last, wait_for};
 use std::time::Duration;
@@ -17,14 +17,36 @@ const INSTALL: Duration = Duration::from_secs(900);
 /// The whole array is shut down by its operator. One controller comes back alone, and knows that the other has left: it
 /// serves every pool. Then the other one.
 pub(super) fn down(lab: &mut Lab) -> Result<()> {
-    let a = lab.machine(Node::A)?;
+    shut_down(&lab.machine(Node::A)?)?;
+    all_off(lab)?;
+    // The one on which nothing was typed went first, and is back first.
+    back_one_by_one(lab, Node::B)
+}
+
+/// As a power supply does that runs out: both are told at the same time, neither by the other.
+pub(super) fn ups(lab: &mut Lab) -> Result<()> {
+    let [a, b] = [lab.machine(Node::A)?, lab.machine(Node::B)?];
+    std::thread::scope(|scope| {
+        let both = [&a, &b].map(|machine| scope.spawn(move || shut_down(machine)));
+        let ended = both.map(|one| {
+            one.join()
+                .unwrap_or_else(|_| Err(Error::step("shut the array down", "a thread died")))
+        });
+        ended.into_iter().collect::<Result<()>>()
+    })?;
+    all_off(lab)?;
+    back_one_by_one(lab, Node::A)
+}
+
+fn shut_down(machine: &Machine) -> Result<()> {
     // The connection ends with the machine.
-    let said = a.try_run("pollux shutdown --yes --reason lab", MOVE);
-    if let Ok(said) = &said
-        && !said.status.success()
-    {
-        return Err(Error::step("shut the array down", &said.err));
+    match machine.try_run("pollux shutdown --yes --reason lab", MOVE) {
+        Ok(said) if !said.status.success() => Err(Error::step("shut the array down", &said.err)),
+        _ => Ok(()),
     }
+}
+
+fn all_off(lab: &Lab) -> Result<()> {
     for node in Node::CONTROLLERS {
         let machine = lab.machine(node)?;
         wait_for(&format!("{node} is off"), MOVE, || {
@@ -37,15 +59,19 @@ pub(super) fn down(lab: &mut Lab) -> Result<()> {
         machine.ssh().forget();
         lab.carriers()?;
     }
-    // The one on which nothing was typed went first, and is back first.
-    lab.power_on(Node::B)?;
-    lab.machine(Node::B)?.wait_up()?;
+    Ok(())
+}
+
+/// Controllers without power come back: one alone, until it serves every pool, then the other.
+pub(super) fn back_one_by_one(lab: &mut Lab, first: Node) -> Result<()> {
+    lab.power_on(first)?;
+    lab.machine(first)?.wait_up()?;
     for pool in POOLS {
-        Array::of(lab).wait_owner(pool, Node::B, JOIN)?;
+        Array::of(lab).wait_owner(pool, first, JOIN)?;
     }
     Host::of(lab)?.wait_progress()?;
-    lab.power_on(Node::A)?;
-    lab.machine(Node::A)?.wait_up().map(drop)
+    lab.power_on(first.partner())?;
+    lab.machine(first.partner())?.wait_up().map(drop)
 }
 
 /// One controller after the other gets a newer package: no pool moves.

@@ -1,5 +1,6 @@
 //! Deaths: of a controller, of its kernel, of a daemon, and in the middle of a takeover.
 
+use super::care::back_one_by_one;
 use super::{Claims, FAULT, audit, pool_of};
 use crate::array::{Array, JOIN, MOVE, POOLS};
 use crate::error::{Error, Result};
@@ -213,7 +214,7 @@ fn back_before_the_verdict(lab: &mut Lab) -> Result<Option<String>> {
     Ok(detected.map(|phases| phases.text))
 }
 
-/// A12: the taker dies in each phase of its takeover; the one who was dead comes back first and finds what is half done.
+/// A12: the taker dies when it has begun to arbitrate, claim, fence, import and publish; the one who was dead comes back first and finds what is half done.
 pub(super) fn taker_dies(lab: &mut Lab) -> Result<()> {
     let pool = pool_of(Node::A);
     let status = Array::of(lab).status(Node::B);
@@ -224,13 +225,13 @@ pub(super) fn taker_dies(lab: &mut Lab) -> Result<()> {
         .find(|listed| listed.name.as_deref() == Some(pool.name))
         .map(|listed| listed.pool)
         .ok_or_else(|| Error::step("find the pool's identity", format!("{} is not listed", pool.name)))?;
-    // States of a pool on its way to a new owner, as heartbeat calls them.
-    for phase in ["claiming", "fencing", "importing", "publishing"] {
+    // What heartbeat says when it begins to arbitrate, and of a pool on its way to a new owner.
+    let pool = ["claiming", "fencing", "importing", "publishing"].map(|state| format!("pool {id}: {state}"));
+    for said in ["epoch [0-9]* is proposed".to_owned()].into_iter().chain(pool) {
         let before = lab.panics(Node::B);
-        lab.machine(Node::B)?
-            .panic_at("heartbeatd", &format!("pool {id}: {phase}"))?;
+        lab.machine(Node::B)?.panic_at("heartbeatd", &said)?;
         lab.cut_power(Node::A)?;
-        wait_for(&format!("b dies when its pool is {phase}"), MOVE, || {
+        wait_for(&format!("b dies when it says: {said}"), MOVE, || {
             if lab.panics(Node::B) > before {
                 Ok(())
             } else {
@@ -249,7 +250,16 @@ pub(super) fn taker_dies(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// A11 and E7: both lose their power and come back in the same second; each finds the pools free.
+/// Both lose their power at once, and one of them comes back alone: it may serve what both had, by the disks, which say that nobody
+/// has gone on without it.
+pub(super) fn both_and_one_is_back(lab: &mut Lab) -> Result<()> {
+    for node in Node::CONTROLLERS {
+        lab.cut_power(node)?;
+    }
+    back_one_by_one(lab, Node::A)
+}
+
+/// A11: both lose their power and come back in the same second; each finds the pools free.
 pub(super) fn both_at_once(lab: &mut Lab) -> Result<()> {
     for node in Node::CONTROLLERS {
         lab.cut_power(node)?;

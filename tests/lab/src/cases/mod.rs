@@ -75,7 +75,7 @@ pub struct Phases {
 }
 
 /// All of them, in the order in which they are run.
-pub const CASES: [Case; 33] = [
+pub const CASES: [Case; 35] = [
     Case {
         name: "a1",
         what: "the owner's power is cut: the partner takes its pool, and gives it back later",
@@ -127,14 +127,21 @@ pub const CASES: [Case; 33] = [
     },
     Case {
         name: "a11",
-        what: "both lose their power at once and come back in the same second (and e7)",
+        what: "both lose their power at once and come back in the same second",
         quick: false,
         load: Load::LIGHT,
         fault: death::both_at_once,
     },
     Case {
+        name: "alone",
+        what: "both lose their power at once, and one of them comes back alone",
+        quick: false,
+        load: Load::LIGHT,
+        fault: death::both_and_one_is_back,
+    },
+    Case {
         name: "a12",
-        what: "the taker dies in each phase of its takeover",
+        what: "the taker dies when it has begun to arbitrate, to claim, to fence, to import, and to publish",
         quick: false,
         load: Load::LIGHT,
         fault: death::taker_dies,
@@ -211,7 +218,7 @@ pub const CASES: [Case; 33] = [
     },
     Case {
         name: "d4",
-        what: "both controllers preempt each other on a disk in the same moment",
+        what: "the kernels of both controllers preempt each other on a disk in the same moment (of the disks; the array's own is in tests/pair)",
         quick: false,
         load: Load::LIGHT,
         fault: shelf::both_preempt,
@@ -292,6 +299,13 @@ pub const CASES: [Case; 33] = [
         quick: false,
         load: Load::LIGHT,
         fault: care::down,
+    },
+    Case {
+        name: "ups",
+        what: "both controllers are shut down at the same moment, as by a power supply that runs out; one comes back alone",
+        quick: false,
+        load: Load::LIGHT,
+        fault: care::ups,
     },
     Case {
         name: "remove",
