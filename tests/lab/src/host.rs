@@ -28,6 +28,10 @@ const FILES_BACKLOG: u32 = BACKLOG / 8;
 /// Where on a volume stands what is written once: behind what the writer uses.
 const LEDGER_MIB: u32 = 40;
 
+/// Says where sysfs has a device. By its number: where udev is late, libdevmapper makes a node under the name of a map, and udev
+/// leaves that where it would have made a link.
+const SYSFS: &str = "stat --dereference --format=/sys/dev/block/%Hr:%Lr";
+
 /// How the host writes.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
@@ -381,7 +385,7 @@ END"
                 .machine
                 .run(&format!(
                     "systemctl is-active --quiet {} && for map in {}; do \
-                     cat /sys/block/$(basename $(readlink -f $map))/stat; done | awk '{{ print $1 + $5 }}'",
+                     cat $({SYSFS} $map)/stat; done | awk '{{ print $1 + $5 }}'",
                     writer.name,
                     devices.join(" ")
                 ))
@@ -414,7 +418,7 @@ END"
             devices.push(self.device(name, lun)?);
         }
         Ok(format!(
-            "for map in {}; do cat /sys/block/$(basename $(readlink -f $map))/stat; done | awk '{{ print $1, $5 }}'",
+            "for map in {}; do cat $({SYSFS} $map)/stat; done | awk '{{ print $1, $5 }}'",
             devices.join(" ")
         ))
     }
@@ -450,9 +454,7 @@ END"
             || {
                 let said = self
                     .machine
-                    .run(&format!(
-                        "cat /sys/block/$(basename $(readlink -f {device}))/inflight"
-                    ))
+                    .run(&format!("cat $({SYSFS} {device})/inflight"))
                     .map_err(|error| error.to_string())?;
                 let count: u32 = said
                     .split_whitespace()

@@ -237,6 +237,9 @@ fn all(cases: &[Case], keep: bool, packages: &Packages) -> Result<ExitCode> {
             let outcome = mended.and_then(|()| case.run(&mut lab)).map(Some);
             let word = if outcome.is_ok() { "ok" } else { "FAILED" };
             println!("{}: {word}, {:.0} s", case.name, start.elapsed().as_secs_f64());
+            if let Err(error) = &outcome {
+                println!("  {error}");
+            }
             rows.push((case.name, outcome, start.elapsed()));
         }
     } else {
