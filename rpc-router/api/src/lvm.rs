@@ -18,6 +18,20 @@ pub const SOCKET: &str = "lvmd.sock";
 /// Where the daemon's directory is on an appliance.
 pub const DIRECTORY: &str = "/run/pollux-lvm";
 
+/// How names of volume groups begin in the kernel; the identity of the pool follows, 32 hexadecimal digits.
+pub const GROUP: &str = "pollux_";
+/// How names of gates begin: linear maps of a disk, below a group. The same identity follows.
+pub const GATE: &str = "pollux_gate_";
+
+/// A mapped device of the kernel with this name is of one of the array's pools.
+#[must_use]
+pub fn is_of_a_pool(name: &str) -> bool {
+    let identity = |text: &str| text.len() == 32 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let gate = || name.strip_prefix(GATE)?.split_once('_');
+    let group = || name.strip_prefix(GROUP)?.split_once('-');
+    gate().or_else(group).is_some_and(|(pool, _)| identity(pool))
+}
+
 /// Bytes at the beginning of a disk that are no part of its gate. It is all that is reached of such a disk through its port.
 pub const LABEL_AREA_BYTES: u64 = 2 << 20;
 /// Bytes at the beginning of a volume's device that hosts do not see: its journal.

@@ -15,18 +15,14 @@
 use pollux_api::config::Hex;
 use pollux_api::config::item::ItemId;
 use pollux_api::id::{ArrayId, ControllerId, DiskIndex, PoolId, VolumeId};
-use pollux_api::lvm::FILES;
+use pollux_api::lvm::{FILES, GATE, GROUP};
 
 /// The thin pool, and while the group is being made the volume that becomes its data.
 pub const POOL: &str = "pool";
 /// The volume that becomes the map of the thin pool.
 pub const META: &str = "meta";
-/// How names of gates begin.
-const GATE: &str = "pollux_gate_";
 /// How names of gates end that have been put aside.
 const ASIDE: &str = "_aside";
-/// How names of groups begin.
-const GROUP: &str = "pollux_";
 /// Where the kernel's mapped devices have their nodes.
 pub const MAPPER: &str = "/dev/mapper/";
 
@@ -163,6 +159,7 @@ pub fn system_id(array: ArrayId, controller: ControllerId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pollux_api::lvm::is_of_a_pool;
 
     #[test]
     fn names_lead_back() {
@@ -173,6 +170,9 @@ mod tests {
         let aside = aside(pool, slot);
         assert_eq!((of_gate(&aside), pool_of(&aside)), (None, Some(pool)));
         assert!(is_gate(&aside) && is_gate(&gate(pool, slot)) && !is_gate(&mapped(pool, "pool")));
+        for ours in [gate(pool, slot), aside.clone(), mapped(pool, "pool")] {
+            assert!(is_of_a_pool(&ours), "{ours}");
+        }
         let first = gate_uuid(pool, slot, None);
         let second = gate_uuid(pool, slot, Some(&first));
         assert!(second != first && second.len() < 129, "{second}");
@@ -180,6 +180,7 @@ mod tests {
         assert_eq!(pool_of(&mapped(pool, "pool_tdata_rimage_0")), Some(pool));
         for foreign in ["vg-root", "pollux_x-root", "pollux_gate_x_1", "pollux_"] {
             assert_eq!(pool_of(foreign), None, "{foreign}");
+            assert!(!is_of_a_pool(foreign), "{foreign}");
         }
         let (volume_id, item) = (VolumeId::from_bytes([1; 16]), ItemId(Hex([2; 16])));
         for (name, expected) in [

@@ -12,6 +12,7 @@ use crate::array::Place;
 use crate::error::Error;
 use crate::owner;
 use crate::resources::Shown;
+use pollux_api::lvm::is_of_a_pool;
 use pollux_platform::file::Lock;
 use pollux_platform::power::{ChassisBmc, Watchdog};
 use pollux_runtime::ControllerConfig;
@@ -26,8 +27,10 @@ const WITHIN: Duration = Duration::from_secs(5);
 const POOLS: &str = "pools";
 /// Where the kernel tells of its block devices.
 const BLOCK: &str = "/sys/block";
-/// How the names of the kernel's devices of our volume groups begin.
-pub(crate) const OURS: &str = "pollux";
+/// What is given up a moment before may still be on its way out of the kernel.
+const ON_ITS_WAY: Duration = Duration::from_secs(3);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What may still write to a shared disk though every daemon has stopped: pools whose import nobody has given up, and devices of
 /// the kernel's, which need no daemon.
@@ -43,7 +46,7 @@ fn still_imported(pools: &Path, block: &Path) -> Vec<String> {
     });
     let devices = names(block).into_iter().filter_map(|device| {
         let name = std::fs::read_to_string(device.join("dm/name")).ok()?;
-        name.starts_with(OURS).then(|| format!("device {}", name.trim()))
+        is_of_a_pool(name.trim()).then(|| format!("device {}", name.trim()))
     });
     let mut all: Vec<String> = records.chain(devices).collect();
     all.sort_unstable();
@@ -66,7 +69,14 @@ pub async fn run(place: &Place) -> Result<Shown, Error> {
             "stop heartbeat first: systemctl stop pollux.target stops everything in order",
         )
     })?;
-    let left = still_imported(&config.paths.run.join(POOLS), Path::new(BLOCK));
+    let end = tokio::time::Instant::now() + ON_ITS_WAY;
+    let left = loop {
+        let left = still_imported(&config.paths.run.join(POOLS), Path::new(BLOCK));
+        if left.is_empty() || tokio::time::Instant::now() >= end {
+            break left;
+        }
+        tokio::time::sleep(LOOK).await;
+    };
     if !left.is_empty() {
         return Err(Error::failed(
             format!(
@@ -93,14 +103,20 @@ pub async fn run(place: &Place) -> Result<Shown, Error> {
 mod tests {
     use super::*;
 
+    const OURS: &str = "pollux_8c6ffe94c501880c9473e91810855b26-pool";
+
     #[test]
     fn records_of_pools_and_devices_of_ours_are_still_imported() {
         let dir = tempfile::tempdir().unwrap();
         let (pools, block) = (dir.path().join("pools"), dir.path().join("block"));
         assert!(still_imported(&pools, &block).is_empty(), "neither is there");
-        for (device, name) in [("dm-0", "pollux_x-pool\n"), ("dm-1", "vg0-root\n")] {
+        for (device, name) in [
+            ("dm-0", OURS),
+            ("dm-1", "vg0-root"),
+            ("dm-2", "pollux--a--vg-root"),
+        ] {
             std::fs::create_dir_all(block.join(device).join("dm")).unwrap();
-            std::fs::write(block.join(device).join("dm/name"), name).unwrap();
+            std::fs::write(block.join(device).join("dm/name"), format!("{name}\n")).unwrap();
         }
         std::fs::create_dir_all(block.join("sda")).unwrap();
         std::fs::create_dir_all(&pools).unwrap();
@@ -108,7 +124,7 @@ mod tests {
         std::fs::write(pools.join("8c6f.json.new"), "").unwrap();
         assert_eq!(
             still_imported(&pools, &block),
-            ["device pollux_x-pool", "pool 8c6f"]
+            [format!("device {OURS}"), "pool 8c6f".to_owned()]
         );
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Everything is read, nothing is opened for writing, and no command is sent to a disk.
 
-use crate::disarm::OURS;
+use pollux_api::lvm::is_of_a_pool;
 use pollux_platform::netlink::{IfAddr, Netlink};
 use pollux_platform::program::Program;
 use pollux_platform::scsi::discover::{self, NVME, Transport};
@@ -178,7 +178,7 @@ pub fn disks(sysfs: &Path) -> Result<Vec<Disk>, String> {
 
 /// A device of the kernel's that a pool of this controller is made of: whoever sets up a second time takes nothing from anybody.
 fn is_ours(device: &Path) -> bool {
-    fs::read_to_string(device.join("dm/name")).is_ok_and(|name| name.starts_with(OURS))
+    fs::read_to_string(device.join("dm/name")).is_ok_and(|name| is_of_a_pool(name.trim()))
 }
 
 /// Names of the partitions of a disk.

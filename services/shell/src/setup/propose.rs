@@ -272,8 +272,18 @@ pub fn refusal(disk: &Disk, all: &[Disk]) -> Option<String> {
     let Some(wwn) = &disk.wwn else {
         return Some("it has no WWN (SPC-5, 7.7.6): it could not be told from another disk".into());
     };
-    if let Some(user) = &disk.used_by {
-        return Some(format!("this machine uses it ({user})"));
+    // What is said of one path is true of the disk: a mount names the path that it goes by.
+    let paths = || all.iter().filter(|other| other.wwn.as_ref() == Some(wwn));
+    if let Some((name, user)) = paths().find_map(|path| Some((&path.name, path.used_by.as_ref()?))) {
+        let by = if *name == disk.name {
+            String::new()
+        } else {
+            format!("as {name}: ")
+        };
+        return Some(format!("this machine uses it ({by}{user})"));
+    }
+    if let Some(why) = paths().find_map(|path| path.unsuited) {
+        return Some(why.to_owned());
     }
     if !matches!(disk.block, 512 | 4096) {
         return Some(format!(
@@ -285,9 +295,7 @@ pub fn refusal(disk: &Disk, all: &[Disk]) -> Option<String> {
         return Some("it says that it is empty: not ready, or no medium".into());
     }
     // Two paths of this controller to one disk are as good as one. Two disks of one name are not.
-    let other = all
-        .iter()
-        .find(|other| other.wwn.as_ref() == Some(wwn) && other.bytes != disk.bytes);
+    let other = paths().find(|other| other.bytes != disk.bytes);
     other.map(|other| {
         format!(
             "{} has the same WWN and {} bytes where this one has {}: one of them is not what it says",

@@ -222,6 +222,21 @@ fn two_paths_to_a_disk_are_one_disk() {
     let proposal = ready(&facts, &Answers::default());
     assert_eq!(proposal.enclosure.disk.len(), count);
     assert!(proposal.refused.is_empty(), "{:?}", proposal.refused);
+    // The system is on it: a mount names one path of the two.
+    facts.disks[1].used_by = Some("mounted on /".into());
+    let proposal = ready(&facts, &Answers::default());
+    assert_eq!(proposal.enclosure.disk.len(), count - 1);
+    let [(first, why), (second, other)] = &proposal.refused[..] else {
+        panic!("{:?}", proposal.refused);
+    };
+    assert!(
+        first.starts_with("sd2") && why.contains("(mounted on /)"),
+        "{first}: {why}"
+    );
+    assert!(
+        second.starts_with("sdz") && other.contains("(as sd2: mounted on /)"),
+        "{second}: {other}"
+    );
 }
 
 #[test]
