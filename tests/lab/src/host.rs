@@ -180,9 +180,13 @@ END"
         wait_for("every volume is one device with two paths", LOGIN, || {
             let said = self
                 .machine
-                .run("multipathd show maps raw format '%n %N'")
+                .run(
+                    "multipathd show maps raw format '%n %N' | while read -r name paths; do \
+                     [ -b /dev/mapper/$name ] && node=there || node=missing; echo $name $paths $node; done",
+                )
                 .map_err(|error| error.to_string())?;
-            let whole = said.lines().filter(|line| line.ends_with(" 2")).count();
+            // Who writes to a name that udev has not made yet, writes to a file in memory.
+            let whole = said.lines().filter(|line| line.ends_with(" 2 there")).count();
             if whole == count { Ok(()) } else { Err(said) }
         })
     }
@@ -298,7 +302,7 @@ END"
         // At full speed an hour of single times would not fit into the host's memory.
         let times = if rate.is_some() { "" } else { "log_avg_msec=50\n" };
         let mut job = format!(
-            "[global]\nioengine=libaio\ndirect=1\nbs=4k\nrw=randwrite\n\
+            "[global]\nioengine=libaio\ndirect=1\nallow_file_create=0\nbs=4k\nrw=randwrite\n\
              verify=crc32c\nverify_backlog={BACKLOG}\nverify_fatal=1\nverify_dump=0\n\
              time_based\nruntime=24h\nlog_unix_epoch=1\nwrite_lat_log=/var/tmp/{name}\n{times}"
         );
@@ -318,7 +322,7 @@ END"
             // Each write is followed by an fsync: a block and the journal, too.
             let limit = limit(rate.map(|rate| rate / 4));
             job += &format!(
-                "[{name}]\nfilename={MOUNT}/data\nsize=16m\niodepth=1\nfsync=1\n\
+                "[{name}]\nfilename={MOUNT}/data\nsize=16m\niodepth=1\nfsync=1\nallow_file_create=1\n\
                  verify_backlog={FILES_BACKLOG}\n{limit}"
             );
         }
@@ -340,7 +344,7 @@ END"
         self.machine
             .run(&format!(
                 "[ -e {kept} ] || {{ dd if=/dev/urandom of={kept} bs=1M count=4 status=none && \
-                 dd if={kept} of={device} bs=1M seek={LEDGER_MIB} oflag=direct conv=fsync,notrunc status=none; }}"
+                 dd if={kept} of={device} bs=1M seek={LEDGER_MIB} oflag=direct conv=fsync,nocreat,notrunc status=none; }}"
             ))
             .map(drop)
     }
