@@ -83,7 +83,12 @@ pub enum Handover {
 #[derive(Debug)]
 pub enum Bmc {
     /// Arm the watchdog.
-    Arm(Duration),
+    Arm {
+        /// It bites after so long without a pet.
+        timeout: Duration,
+        /// When that was asked for: to arm it is to pet it.
+        asked: Instant,
+    },
     /// Ask for the partner's power, or cut it first.
     Power {
         /// Cut it.
@@ -300,7 +305,9 @@ impl Driver {
         self.prepare_last_slot(now);
         if !self.journal.is_at_rest() {
             let (core, pools) = (&self.core, self.core.known().collect());
-            self.journal.settle(&pools, |pool| core.moves(pool), self::now());
+            let arbitrates = core.arbitrates(now);
+            self.journal
+                .settle(&pools, |pool| core.moves(pool), arbitrates, self::now());
         }
         // Before the machine may go: whoever waits for this hears of it.
         let state = self.core.state(now);
@@ -377,7 +384,10 @@ impl Driver {
                 }
             }
             Effect::GrantLease { until, epoch } => self.grant(until.as_nanos(), epoch.get()),
-            Effect::ArmWatchdog { timeout } => drop(self.bmc.send(Bmc::Arm(timeout))),
+            Effect::ArmWatchdog { timeout } => drop(self.bmc.send(Bmc::Arm {
+                timeout,
+                asked: clock(),
+            })),
             Effect::Pet => drop(self.pets.send_replace(clock().as_nanos())),
             Effect::QueryPower => drop(self.bmc.send(Bmc::Power {
                 off: None,
@@ -462,11 +472,9 @@ impl Driver {
     }
 
     fn order(&mut self, pool: PoolId, job: Job) {
-        // The first order of a move comes before the note of it. An import that is served without having been taken is of an
-        // earlier daemon.
-        let adopted = matches!(job, Job::Publish(_));
+        // The first order of a move comes before the note of it.
         let turn = self.turn(pool);
-        let (action, cause) = self.journal.action(pool, &turn, adopted, now());
+        let (action, cause) = self.journal.action(pool, &turn, now());
         drop(self.orders.send(Handover::Pool(Order {
             pool,
             action,

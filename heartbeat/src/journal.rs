@@ -30,6 +30,8 @@ struct Part {
     incident: ActionId,
     cause: Option<ActionId>,
     phase: Option<&'static str>,
+    /// Its export was begun.
+    released: bool,
     /// It goes on where it was.
     stays: bool,
 }
@@ -69,6 +71,8 @@ pub struct Journal {
     open: BTreeMap<ActionId, BTreeMap<PoolId, Option<String>>>,
     /// That everything is let go, under which action.
     stopping: Option<ActionId>,
+    /// Deletions, of which the last one of a pool may still run.
+    deletions: BTreeMap<PoolId, ActionId>,
 }
 
 impl Journal {
@@ -88,6 +92,7 @@ impl Journal {
             parts: BTreeMap::new(),
             open: BTreeMap::new(),
             stopping: None,
+            deletions: BTreeMap::new(),
         }
     }
 
@@ -119,21 +124,8 @@ impl Journal {
             .map(|(_, action)| action)
     }
 
-    /// The action under which a pool is moved now, and its cause. `adopted`: nothing moves, an earlier daemon's import is
-    /// served on.
-    pub fn action(
-        &mut self,
-        pool: PoolId,
-        turn: &Turn,
-        adopted: bool,
-        now: Now,
-    ) -> (ActionId, Option<ActionId>) {
-        if adopted && !self.parts.contains_key(&pool) {
-            let incident = pollux_runtime::ctx::new_action();
-            let cause = "heartbeat has started again: the pool is served on";
-            self.begin(incident, "restart", cause.to_owned(), now);
-            self.join(pool, incident, None);
-        }
+    /// The action under which a pool is moved now, and its cause.
+    pub fn action(&mut self, pool: PoolId, turn: &Turn, now: Now) -> (ActionId, Option<ActionId>) {
         let part = self.part(pool, turn, now);
         (part.incident, part.cause)
     }
@@ -166,13 +158,15 @@ impl Journal {
     }
 
     fn join(&mut self, pool: PoolId, incident: ActionId, cause: Option<ActionId>) -> Part {
+        // What was called off in this incident stays called off while the pool comes back.
+        let over = self.open.entry(incident).or_default().remove(&pool).flatten();
         let part = Part {
             incident,
             cause,
             phase: None,
-            stays: false,
+            released: false,
+            stays: over.is_some_and(|over| over.starts_with("aborted")),
         };
-        self.open.entry(incident).or_default().remove(&pool);
         self.parts.insert(pool, part);
         part
     }
@@ -203,15 +197,27 @@ impl Journal {
             let gone = Some("the pool was deleted".to_owned());
             self.open.entry(part.incident).or_default().insert(pool, gone);
         }
+        // Asked for again before it has come to its end, it is the same.
+        let under_way = self.deletions.get(&pool).copied();
+        if let Some(incident) = under_way
+            && self.timeline().running(&incident.to_string()).is_some()
+        {
+            return incident;
+        }
         let incident = pollux_runtime::ctx::new_action();
         let cause = "the configuration has this pool no more";
         self.begin(incident, "delete", cause.to_owned(), now);
         self.open.remove(&incident);
+        self.deletions.insert(pool, incident);
         incident
     }
 
     /// Everything is let go.
     pub fn stopping(&mut self, reason: &str, now: Now) -> ActionId {
+        // It is asked for until it is done.
+        if let Some(incident) = self.stopping {
+            return incident;
+        }
         let incident = pollux_runtime::ctx::new_action();
         self.begin(incident, "stop", reason.to_owned(), now);
         self.open.remove(&incident);
@@ -221,7 +227,7 @@ impl Journal {
 
     /// It was, or not.
     pub fn stopped(&mut self, result: &Result<(), String>) {
-        if let Some(incident) = self.stopping.take() {
+        if let Some(incident) = self.stopping {
             self.end(incident, &outcome(result.as_ref().err()));
         }
     }
@@ -233,8 +239,14 @@ impl Journal {
     }
 
     /// After each event: ends the incidents whose pools have come to rest. `moves` says whether a pool moves now, or will as soon
-    /// as it can; one that is not known does not.
-    pub fn settle(&mut self, pools: &BTreeSet<PoolId>, moves: impl Fn(PoolId) -> bool, now: Now) {
+    /// as it can; one that is not known does not. `arbitrates`: another epoch is wanted or being decided.
+    pub fn settle(
+        &mut self,
+        pools: &BTreeSet<PoolId>,
+        moves: impl Fn(PoolId) -> bool,
+        arbitrates: bool,
+        now: Now,
+    ) {
         let overtaken: Vec<PoolId> = self
             .requests
             .keys()
@@ -257,7 +269,7 @@ impl Journal {
         let membership = self.membership;
         let rests = |incident: &ActionId, over: &BTreeMap<PoolId, Option<String>>| match membership {
             Some(open) if open.incident == *incident => {
-                open.decided && !pools.iter().any(|pool| moves(*pool))
+                (open.decided || !arbitrates) && !pools.iter().any(|pool| moves(*pool))
             }
             _ => !over.keys().any(|pool| moves(*pool)),
         };
@@ -300,17 +312,19 @@ impl Journal {
                         now.ns,
                         Some(record.to_string()),
                     );
-                    // What moves from now on, moves between two: each move is one of its own.
-                    let moving = self.parts.values().any(|part| part.incident == incident);
-                    if record.members.both() && !moving {
+                    // What begins to move from now on, moves between two: each move is one of its own.
+                    if record.members.both() {
                         self.membership = None;
-                        self.open.remove(&incident);
-                        self.end(incident, "done");
                     }
                 }
             }
             Note::Fencing(victim) => {
+                let known = self.membership.is_some();
                 let incident = self.open_membership(now);
+                // An earlier daemon has seen the decision.
+                if let Some(membership) = self.membership.as_mut().filter(|_| !known) {
+                    membership.decided = true;
+                }
                 let mut timeline = self.timeline();
                 if let Some(running) = timeline.running(&incident) {
                     running.cause = format!(
@@ -320,6 +334,8 @@ impl Journal {
                 }
             }
             Note::Pool { pool, state } => self.pool_state(*pool, state, turn, now),
+            // What was asked for with it does not come.
+            Note::Formatted { result: Err(_), .. } => self.wanted = None,
             Note::Wire { alive: false }
             | Note::Fenced { .. }
             | Note::Left
@@ -344,6 +360,8 @@ impl Journal {
         let suspicion = self.suspected.clone();
         // What was asked for in an earlier epoch was for that one.
         let wanted = self.wanted.take().filter(|(_, _, base)| *base == self.base);
+        // Nor was another disk, or a configuration that can be changed, asked for of one that dies.
+        let wanted = wanted.filter(|(_, kind, _)| suspicion.is_none() || *kind == "takeover");
         let (kind, cause) = match (&suspicion, wanted) {
             (_, Some((_, kind, _))) => (kind, "an operator asked for it".to_owned()),
             (Some((_, cause)), None) => ("takeover", cause.clone()),
@@ -392,8 +410,16 @@ impl Journal {
             "publishing" | "releasing" | "resuming" | "stopping" => (None, true),
             _ => (None, false),
         };
-        if !moving && !self.parts.contains_key(&pool) {
+        let known = self.parts.contains_key(&pool);
+        if !moving && !known {
             return;
+        }
+        // Served without having been taken: it is imported already, by an earlier daemon.
+        if !known && matches!(state, "publishing" | "lease-wait") {
+            let incident = pollux_runtime::ctx::new_action();
+            let cause = "heartbeat has started again: the pool is served on";
+            self.begin(incident, "restart", cause.to_owned(), now);
+            self.join(pool, incident, None);
         }
         let part = self.part(pool, turn, now);
         let name = part.incident.to_string();
@@ -408,13 +434,22 @@ impl Journal {
         }
         if moving {
             let stays = part.stays || state == "resuming";
-            self.parts.insert(pool, Part { phase, stays, ..part });
+            let released = part.released || state == "releasing";
+            let part = Part {
+                phase,
+                released,
+                stays,
+                ..part
+            };
+            self.parts.insert(pool, part);
             return;
         }
         self.parts.remove(&pool);
         let over = match state {
             "serving" if part.stays => Some(self.why_it_stays(&name, pool)),
             "serving" | "given" => None,
+            // Called off when it was exported already: it is taken again, and has gone nowhere.
+            "idle" if part.released && turn.problem.is_none() => Some("aborted".to_owned()),
             _ => turn.problem.as_ref().map(|problem| format!("failed: {problem}")),
         };
         self.open.entry(part.incident).or_default().insert(pool, over);
@@ -481,6 +516,8 @@ mod tests {
         journal: Journal,
         ns: u64,
         turn: Turn,
+        /// What is idle is to be taken again.
+        wanted: bool,
     }
 
     impl Told {
@@ -497,6 +534,7 @@ mod tests {
                     leads_to: Some(Generation::new(5)),
                     problem: None,
                 },
+                wanted: false,
             }
         }
 
@@ -514,15 +552,19 @@ mod tests {
                 let now = self.now();
                 self.journal
                     .note(&Note::Pool { pool: POOL, state }, &self.turn, now);
-                let wanted = self.turn.problem.is_some();
-                let moves = |_| !matches!(state, "serving" | "given" | "idle") || wanted;
-                self.journal.settle(&[POOL].into(), moves, now);
+                let wanted = self.wanted || self.turn.problem.is_some();
+                let moves = |_| match state {
+                    "serving" | "given" => false,
+                    "idle" => wanted,
+                    _ => true,
+                };
+                self.journal.settle(&[POOL].into(), moves, false, now);
             }
         }
 
         fn rest(&mut self) {
             let now = self.now();
-            self.journal.settle(&[POOL].into(), |_| false, now);
+            self.journal.settle(&[POOL].into(), |_| false, false, now);
         }
 
         fn incidents(&self) -> Vec<Incident> {
@@ -542,6 +584,7 @@ mod tests {
     /// What a request is said to have become, after its pool has gone through these states.
     fn outcome_of(states: &[&'static str], exported: Option<&str>) -> String {
         let mut told = Told::new();
+        told.wanted = true;
         told.journal
             .requested(&[POOL], pollux_runtime::ctx::new_action(), "switchover");
         for state in states.iter().copied() {
@@ -549,7 +592,7 @@ mod tests {
             if state == "releasing" {
                 let now = told.now();
                 let turn = told.turn.clone();
-                let (action, _) = told.journal.action(POOL, &turn, false, now);
+                let (action, _) = told.journal.action(POOL, &turn, now);
                 let (name, note) = (action.to_string(), exported.map(str::to_owned));
                 let mut timeline = told.timeline.lock().unwrap();
                 timeline.open_phase(&name, "export", Some(POOL), now.ns);
@@ -569,6 +612,15 @@ mod tests {
             outcome_of(&["claiming", "importing", "publishing", "serving"], None),
             "done"
         );
+        let late = [
+            "releasing",
+            "idle",
+            "claiming",
+            "importing",
+            "publishing",
+            "serving",
+        ];
+        assert_eq!(outcome_of(&late, None), "aborted", "exported, and taken again");
         let back = ["releasing", "resuming", "publishing", "serving"];
         assert_eq!(outcome_of(&back, None), "aborted");
         assert_eq!(outcome_of(&back, Some("busy")), "failed: busy");
@@ -651,7 +703,7 @@ mod tests {
             told.journal
                 .requested(&[POOL], pollux_runtime::ctx::new_action(), "switchover");
             if pools {
-                told.journal.settle(&[POOL].into(), |_| true, now);
+                told.journal.settle(&[POOL].into(), |_| true, true, now);
                 assert_eq!(
                     told.outcomes()[0],
                     one("takeover", "running")[0],
@@ -689,6 +741,36 @@ mod tests {
     }
 
     #[test]
+    fn that_everything_is_let_go_is_told_once_however_often_it_is_tried() {
+        let mut told = Told::new();
+        let now = told.now();
+        let action = told.journal.stopping("it is shut down", now);
+        assert_eq!(told.journal.stopping("it is shut down", now), action);
+        told.journal.stopped(&Err("beta does not stop".into()));
+        assert_eq!(told.journal.stopping("it is shut down", now), action);
+        assert_eq!(told.outcomes(), one("stop", "failed: beta does not stop"));
+    }
+
+    #[test]
+    fn who_starts_in_the_middle_of_a_fence_or_is_outvoted_leaves_nothing_open() {
+        let victim = pollux_heartbeat_core::event::Victim {
+            controller: ControllerId::B,
+            incarnation: pollux_api::id::Incarnation::new(3),
+        };
+        for note in [Note::Fencing(victim), Note::Proposing { epoch: Epoch::new(7) }] {
+            let mut told = Told::new();
+            let now = told.now();
+            told.journal.note(&note, &Turn::default(), now);
+            told.journal.settle(&[POOL].into(), |_| true, true, now);
+            assert_eq!(told.incidents()[0].outcome, "running");
+            told.rest();
+            assert_eq!(told.incidents()[0].outcome, "done");
+            told.states(&["claiming", "importing", "publishing", "serving"]);
+            assert_eq!(told.outcomes()[0].0, "move", "{note:?}");
+        }
+    }
+
+    #[test]
     fn a_deletion_is_an_incident_of_its_own_and_ends_the_pools_part_in_another() {
         let mut told = Told::new();
         told.states(&["claiming", "importing"]);
@@ -703,23 +785,32 @@ mod tests {
             ]
             .concat()
         );
+        assert_eq!(told.journal.deleting(POOL, now), action, "it is still under way");
         told.timeline.lock().unwrap().end(&action.to_string(), "done");
-        assert_eq!(told.outcomes().len(), 2);
+        assert_ne!(told.journal.deleting(POOL, now), action);
+        assert_eq!(told.outcomes().len(), 3);
     }
 
     #[test]
     fn what_a_restarted_daemon_serves_on_has_not_moved() {
         let mut told = Told::new();
         told.states(&["claiming", "importing", "publishing", "serving"]);
-        let now = told.now();
-        let turn = told.turn.clone();
-        let (action, _) = told.journal.action(POOL, &turn, true, now);
-        told.states(&["publishing", "serving"]);
+        for adopted in [
+            &["publishing", "serving"][..],
+            &["lease-wait", "publishing", "serving"],
+        ] {
+            told.states(adopted);
+        }
+        let restart = one("restart", "done");
         assert_eq!(
             told.outcomes(),
-            [one("restart", "done"), one("move", "done")].concat()
+            [restart.clone(), restart, one("move", "done")].concat()
         );
-        assert_eq!(told.incidents()[0].action_id, action.to_string());
-        assert_ne!(told.incidents()[1].action_id, action.to_string());
+        let actions: BTreeSet<String> = told
+            .incidents()
+            .into_iter()
+            .map(|incident| incident.action_id)
+            .collect();
+        assert_eq!(actions.len(), 3);
     }
 }

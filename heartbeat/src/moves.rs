@@ -179,7 +179,7 @@ impl Moves {
         lock(&self.roles).clear();
         tokio::spawn(async move {
             // Not settled: what hangs is stopped, too, and not waited for.
-            let imported = match array.imported(false, LOOK).await {
+            let imported = match array.imported(false, DRAIN).await {
                 Ok(imported) => imported,
                 Err(error) => {
                     tracing::error!(%error, "what is imported cannot be asked: stopping what is known");
@@ -354,12 +354,16 @@ impl Hands {
     }
 
     async fn fence(&self, task: Task, victim: Option<ControllerId>) -> Result<(), String> {
-        let mut taken = self.array.fence(task, victim).await;
-        if taken.as_ref().is_err_and(|error| error.is(Code::Conflict)) {
-            // An import under an earlier claim of this controller that came to its end unseen. It is not what the core goes by,
-            // and would be in the way of every attempt.
+        let taken = self.array.fence(task, victim).await;
+        if let Err(error) = &taken
+            && error.is(Code::Conflict)
+        {
+            // Perhaps an import under an earlier claim of this controller that came to its end unseen. It is not what the core
+            // goes by, and would be in the way of every attempt. What it has in the kernel goes meanwhile.
             self.array.stop(task).await.map_err(words)?;
-            taken = self.array.fence(task, victim).await;
+            return Err(format!(
+                "{error}; what was imported of it is stopped, and it is tried again"
+            ));
         }
         let taken = taken.map_err(words)?;
         if taken.confirmed {

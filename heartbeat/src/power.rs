@@ -13,7 +13,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 /// Bound of arming the watchdog.
 const ARM: Duration = Duration::from_secs(1);
@@ -39,29 +42,25 @@ pub async fn serve(
     pets: watch::Receiver<u64>,
     events: mpsc::UnboundedSender<Event>,
 ) {
-    let mut petting = None;
+    let (mut petting, mut arming) = (None, None::<JoinHandle<()>>);
     // The control answers one after the other, and the core asks more often than some answer: a question that waits behind
     // others would only keep a cut waiting, too.
     let asking = Arc::new(AtomicBool::new(false));
     while let Some(ask) = asks.recv().await {
         match ask {
-            Bmc::Arm(timeout) if rungs.watchdog => {
+            Bmc::Arm { .. } if !rungs.watchdog => drop(events.send(Event::Watchdog { armed: false })),
+            Bmc::Arm { timeout, asked } => {
                 // One that an earlier daemon has armed, or that is armed by a question whose answer is late, bites who does not
                 // pet it meanwhile. To pet one that is not armed does nothing.
                 if petting.is_none() {
                     petting = Some(tokio::spawn(pet(ChassisBmc::new(&bmc), pets.clone())));
                 }
-                match ChassisBmc::new(&bmc).arm(timeout, ARM).await {
-                    Ok(()) => drop(events.send(Event::Watchdog { armed: true })),
-                    Err(error @ CallError::Refused { .. }) => {
-                        tracing::warn!(%error, "there is no watchdog to be armed");
-                        drop(events.send(Event::Watchdog { armed: false }));
-                    }
-                    // Nothing is known: the core asks again.
-                    Err(error) => tracing::warn!(%error, "watchdog not armed yet"),
+                // One at a time, beside the partner's power; and to arm it is to pet it, so one that is late is dropped as a pet is.
+                if arming.as_ref().is_none_or(JoinHandle::is_finished) && clock().since(asked) <= PET_WITHIN {
+                    arming = Some(tokio::spawn(arm(bmc.clone(), timeout, events.clone())));
                 }
             }
-            Bmc::Arm(_) => drop(events.send(Event::Watchdog { armed: false })),
+
             Bmc::Power { off: None, .. } if asking.swap(true, Ordering::AcqRel) => {}
             Bmc::Power { off, asked } => {
                 let asking = Arc::clone(&asking);
@@ -96,6 +95,18 @@ pub async fn serve(
                 });
             }
         }
+    }
+}
+
+async fn arm(bmc: PathBuf, timeout: Duration, events: mpsc::UnboundedSender<Event>) {
+    match ChassisBmc::new(&bmc).arm(timeout, ARM).await {
+        Ok(()) => drop(events.send(Event::Watchdog { armed: true })),
+        Err(error @ CallError::Refused { .. }) => {
+            tracing::warn!(%error, "there is no watchdog to be armed");
+            drop(events.send(Event::Watchdog { armed: false }));
+        }
+        // Nothing is known: the core asks again.
+        Err(error) => tracing::warn!(%error, "watchdog not armed yet"),
     }
 }
 

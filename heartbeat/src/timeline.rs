@@ -27,6 +27,8 @@ const WAITING: usize = 1000;
 #[derive(Debug)]
 pub struct Timeline {
     ended: VecDeque<Incident>,
+    /// How many of those, the oldest, are of an earlier process: what they say in its clock is nothing that goes on.
+    earlier: usize,
     running: Vec<Incident>,
     lines: Option<SyncSender<Vec<u8>>>,
     writer: Option<JoinHandle<()>>,
@@ -52,6 +54,7 @@ impl Timeline {
             .name("timeline".into())
             .spawn(move || keep(&path, count, &waiting))?;
         Ok(Self {
+            earlier: ended.len(),
             ended,
             running: Vec::new(),
             lines: Some(lines),
@@ -81,15 +84,16 @@ impl Timeline {
         {
             return;
         }
-        let before = self
-            .ended
-            .iter()
-            .position(|incident| incident.action_id == action_id);
+        let mut own = self.ended.iter().enumerate().skip(self.earlier);
+        let before = own
+            .find(|(_, incident)| incident.action_id == action_id)
+            .map(|(at, _)| at);
         let incident = match before.and_then(|at| self.ended.remove(at)) {
             Some(again) => Incident {
                 kind: kind.to_owned(),
                 epoch,
                 cause,
+                caused_by: None,
                 outcome: RUNNING.to_owned(),
                 ..again
             },
@@ -193,6 +197,7 @@ impl Timeline {
         self.ended.push_back(incident);
         if self.ended.len() > KEPT {
             self.ended.pop_front();
+            self.earlier = self.earlier.saturating_sub(1);
         }
     }
 
@@ -242,7 +247,11 @@ fn read(journal: &Path) -> io::Result<VecDeque<Incident>> {
         .lines()
         .filter_map(|line| serde_json::from_str::<Incident>(line).ok())
     {
-        kept.retain(|older| older.action_id != incident.action_id);
+        // The same action can have been begun in two processes, and then it has begun twice.
+        let same = |older: &Incident| {
+            (&older.action_id, older.started_unix_ms) == (&incident.action_id, incident.started_unix_ms)
+        };
+        kept.retain(|older| !same(older));
         kept.push_back(incident);
     }
     while kept.len() > KEPT {
@@ -356,20 +365,36 @@ mod tests {
     }
 
     #[test]
+    fn what_an_earlier_process_has_told_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = dir.path().join("timeline.jsonl");
+        let mut timeline = Timeline::open(&journal).unwrap();
+        begun(&mut timeline, "one");
+        timeline.end("one", "done");
+        drop(timeline);
+        let mut timeline = Timeline::open(&journal).unwrap();
+        let (kind, cause) = ("move", "a pool changes hands".to_owned());
+        timeline.begin("one", kind, ControllerId::B, Epoch::new(4), cause, 7, 9_000_000);
+        timeline.end("one", "done");
+        drop(timeline);
+        let found = Timeline::open(&journal).unwrap().query(&TimelineQuery::default());
+        let told: Vec<_> = found
+            .iter()
+            .map(|incident| (incident.kind.as_str(), incident.started_unix_ms))
+            .collect();
+        assert_eq!(told, [("move", 7), ("takeover", 0)]);
+    }
+
+    #[test]
     fn one_that_is_tried_again_is_the_same_and_the_journal_stays_small() {
         let dir = tempfile::tempdir().unwrap();
         let journal = dir.path().join("timeline.jsonl");
         let mut timeline = Timeline::open(&journal).unwrap();
-        for attempt in 0..2 * KEPT {
+        for attempt in 0..PHASES + 10 {
             begun(&mut timeline, "one");
             timeline.open_phase("one", "export", None, attempt as u64);
             timeline.close_phase("one", "export", None, attempt as u64, None);
             timeline.end("one", "aborted");
-            // The writer is a thread of its own, with a bounded queue.
-            if attempt % 100 == 99 {
-                drop(timeline);
-                timeline = Timeline::open(&journal).unwrap();
-            }
         }
         let found = timeline.query(&TimelineQuery::default());
         assert_eq!((found.len(), found[0].phases.len()), (1, PHASES));

@@ -1539,7 +1539,8 @@ impl Core {
             let last = self.life_shown().unwrap_or(since).max(since);
             self.wake_at(last + timing.lease + timing.watchdog);
         }
-        if self.watchdog.is_none() && self.armed_asked.is_none_or(|at| now >= at + timing.retry) {
+        // To arm it is to pet it.
+        if fresh && self.watchdog.is_none() && self.armed_asked.is_none_or(|at| now >= at + timing.retry) {
             self.armed_asked = Some(now);
             self.emit(Effect::ArmWatchdog {
                 timeout: timing.watchdog,

@@ -196,6 +196,12 @@ impl Core {
         self.wish(now).filter(|want| self.gives_nothing_away(want))
     }
 
+    /// Another epoch is being decided, or wanted.
+    #[must_use]
+    pub fn arbitrates(&self, now: Instant) -> bool {
+        self.arbiter.running() || self.wish(now).is_some()
+    }
+
     fn wish(&self, now: Instant) -> Option<Want> {
         let record = self.record();
         let alone = Members::alone(self.me(), self.params.incarnation);

@@ -248,7 +248,13 @@ pub(crate) fn confirm(plan: &str) -> Result<(), Error> {
     }
 }
 
-/// Waits until the incident of an accepted move has ended; what is known of it then.
+/// It is the half of a move in which a pool was given.
+fn is_given(incident: &Incident) -> bool {
+    let has = |name: &str| incident.phases.iter().any(|phase| phase.name == name);
+    has("release") && !has("import")
+}
+
+/// Waits until the incident of an accepted move has ended, for its taker too; what is known of it then.
 async fn wait(array: &Array, accepted: &Accepted, seconds: u64) -> Option<Incident> {
     let end = Instant::now() + Duration::from_secs(seconds);
     let query = TimelineQuery {
@@ -262,11 +268,33 @@ async fn wait(array: &Array, accepted: &Accepted, seconds: u64) -> Option<Incide
             let told = array
                 .ask::<_, Vec<Incident>>(at, TIMELINE, &query, &Ctx::new(QUESTION))
                 .await;
-            if let Some(incident) = told.ok().and_then(|told| told.into_iter().next()) {
-                if incident.outcome != "running" {
-                    return Some(incident);
+            let Some(incident) = told.ok().and_then(|told| told.into_iter().next()) else {
+                continue;
+            };
+            // Who gives is done before who takes: that half has the same action, there.
+            let given = incident.outcome == "done" && is_given(&incident);
+            let half = TimelineQuery {
+                action_id: Some(incident.action_id.clone()),
+                limit: 1,
+            };
+            let taken = match given {
+                true => array
+                    .ask::<_, Vec<Incident>>(at.partner(), TIMELINE, &half, &Ctx::new(QUESTION))
+                    .await
+                    .ok()
+                    .and_then(|told| told.into_iter().next()),
+                false => Some(incident.clone()),
+            };
+            match taken {
+                Some(taken) if taken.outcome != "running" => return Some(taken),
+                Some(taken) => last = Some(taken),
+                // Not begun there: it is not where it was to go.
+                None => {
+                    last = Some(Incident {
+                        outcome: "running".to_owned(),
+                        ..incident
+                    });
                 }
-                last = Some(incident);
             }
         }
         if Instant::now() >= end {
