@@ -291,8 +291,8 @@ pub trait Imported: Send + Sync + 'static {
     fn space(&self) -> (u64, u64, u64);
     /// State of each leg.
     fn health(&self) -> PoolHealth;
-    /// Opens the volumes that are not served: after an export that did not come to its end.
-    fn serve_all(&self) -> Result<(), PoolError>;
+    /// Serves again what is not served: after an export that did not come to its end, however far it came.
+    fn reopen(&self) -> impl Future<Output = Result<(), PoolError>> + Send;
     /// Volumes that are served.
     fn volumes(&self) -> Vec<VolumeId>;
     /// What it may do now, to watch.

@@ -530,7 +530,7 @@ impl Imported for EmbeddedPool {
         self.mirror.health()
     }
 
-    fn serve_all(&self) -> Result<(), PoolError> {
+    async fn reopen(&self) -> Result<(), PoolError> {
         let label = self.mirror.label();
         let missing = label
             .volumes

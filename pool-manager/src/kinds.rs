@@ -124,8 +124,8 @@ impl<G: Groups> Imported for AnyPool<G> {
         either!(self, pool => pool.health())
     }
 
-    fn serve_all(&self) -> Result<(), PoolError> {
-        either!(self, pool => pool.serve_all())
+    async fn reopen(&self) -> Result<(), PoolError> {
+        either!(self, pool => pool.reopen().await)
     }
 
     fn volumes(&self) -> Vec<VolumeId> {

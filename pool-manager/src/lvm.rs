@@ -753,6 +753,18 @@ impl<G: Groups> LvmPool<G> {
         self.serve_all()
     }
 
+    /// Opens the volumes that are known and not served.
+    fn serve_all(&self) -> Result<(), PoolError> {
+        let known = lock(&self.known).clone();
+        for (id, device) in known {
+            if !lock(&self.served).contains_key(&id) {
+                let served = Served::open(device, &self.sockets, id, self.array)?;
+                lock(&self.served).insert(id, served);
+            }
+        }
+        Ok(())
+    }
+
     /// Ends the sessions of some volumes, and closes their devices. Those whose commands do not end in time stay open.
     async fn close(&self, which: impl Fn(VolumeId) -> bool, within: Duration) -> Result<(), PoolError> {
         let deadline = Instant::now() + within;
@@ -887,15 +899,14 @@ impl<G: Groups> Imported for LvmPool<G> {
         self.holding.health()
     }
 
-    fn serve_all(&self) -> Result<(), PoolError> {
-        let known = lock(&self.known).clone();
-        for (id, device) in known {
-            if !lock(&self.served).contains_key(&id) {
-                let served = Served::open(device, &self.sockets, id, self.array)?;
-                lock(&self.served).insert(id, served);
-            }
+    async fn reopen(&self) -> Result<(), PoolError> {
+        let _no_changes = self.reconcile.lock().await;
+        // Its devices are closed before the group is deactivated. What lvmd has begun of that it brings to its end, also when nobody
+        // waits for it any more: then the group is active no longer, and is activated behind it.
+        if lock(&self.known).is_empty() {
+            return self.again().await;
         }
-        Ok(())
+        self.serve_all()
     }
 
     fn volumes(&self) -> Vec<VolumeId> {

@@ -327,7 +327,7 @@ impl<B: Backend> Manager<B> {
                 return Err(self.other_key(&*pool));
             }
             // After an export that did not come to its end, its volumes are opened again.
-            pool.serve_all().map_err(|error| self.pool_error(&error))?;
+            pool.reopen().await.map_err(|error| self.pool_error(&error))?;
             return Ok(self.reply(&pool));
         }
         let Some(mut proof) = turn.take() else {
