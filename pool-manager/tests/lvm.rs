@@ -75,6 +75,8 @@ struct Files {
     busy: Arc<Mutex<bool>>,
     /// Nobody listens at the socket.
     gone: Arc<Mutex<bool>>,
+    /// What is begun comes to its end, and nobody hears of it.
+    silent: Arc<Mutex<bool>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -225,6 +227,10 @@ impl Groups for Files {
             return Err("target is busy".to_owned());
         }
         lock(&self.stored).active.remove(&self.controller);
+        let silent = *lock(&self.silent);
+        if silent {
+            std::future::pending::<()>().await;
+        }
         Ok(())
     }
 
@@ -316,6 +322,7 @@ impl Array {
             failed: Arc::default(),
             busy: Arc::default(),
             gone: Arc::default(),
+            silent: Arc::default(),
         };
         let backend = Kinds {
             embedded: Embedded::new(disks.clone(), &volumes, records.clone(), KEY_CHECK),
@@ -685,6 +692,37 @@ async fn file_systems_are_mounted_by_the_owner_alone_and_after_an_export_that_fa
     assert_eq!(paths(&b).await, [(id, true)]);
     assert!(b.reconcile(3, &[]).await.is_empty());
     assert_eq!(paths(&b).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_was_deactivated_too_late_is_activated_when_its_pool_goes_on() {
+    let array = Array::new(LABEL_AREA_BYTES);
+    let a = array.serving().await;
+    *lock(&a.groups.silent) = true;
+    let within = Duration::from_secs(3);
+    let error = a.manager.export(Export { pool: POOL }, within).await;
+    assert!(
+        error
+            .expect_err("late")
+            .to_string()
+            .contains("deactivating its group")
+    );
+    assert!(
+        lock(&array.stored).active.is_empty(),
+        "it came to its end all the same"
+    );
+    *lock(&a.groups.silent) = false;
+    // As heartbeat resumes what it could not give.
+    let served = a.manager.import(a.import(1, false)).await.expect("it goes on");
+    assert_eq!(served.volumes, [VOLUME]);
+    assert!(lock(&array.stored).active.contains(&A));
+    let host = a.host().await;
+    host.write(0, block(7), true, until()).await.expect("written");
+    drop(host);
+    a.manager
+        .export(Export { pool: POOL }, LONG)
+        .await
+        .expect("given up");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
