@@ -1,9 +1,9 @@
 //! What happened and how long each part of it took.
 //!
-//! An incident is one takeover, switchover, giveback or start. While it runs, phases are opened and closed with the
-//! instants at which things were asked and confirmed; when it has ended it is written to a journal, one JSON object
-//! per line, and can be read after any number of restarts. Only the daemon that drives an incident writes it, so the
-//! partner is asked for its own.
+//! An incident is one takeover, switchover, giveback, restart, deletion or stop. While it runs, phases are opened and closed with
+//! the instants at which things were asked and confirmed; when it begins and when it has ended it is written to a journal, one JSON
+//! object per line, by a thread of its own, and can be read after any number of restarts. Only the daemon that drives an incident
+//! writes it, so the partner is asked for its own.
 
 use pollux_api::heartbeat::{Incident, Phase, TimelineQuery};
 use pollux_api::id::{ControllerId, Epoch, PoolId};
